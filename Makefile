@@ -1,0 +1,31 @@
+# make demo    environment, a small raw catalogue, every stage, a report (minutes, no GPU)
+# make test    environment, tests (minutes)
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/ready
+	$(RUN) -m etl.synthetic data/demo
+	$(RUN) -m cluster run configs/demo.toml
+	$(RUN) -m cluster run configs/demo.toml name=demo-id model.modalities=[]
+	$(RUN) -m evaluation compare artifacts/demo/runs/demo artifacts/demo/runs/demo-id
+
+test: $(VENV)/ready
+	$(RUN) -m pytest
+
+check: $(VENV)/ready
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# torch first and alone: nothing else may choose its build.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -c constraints.txt torch
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[cpu,demo,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) artifacts data/demo

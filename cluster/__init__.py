@@ -1,0 +1,1 @@
+"""All stages of an experiment with one command."""

@@ -1,0 +1,39 @@
+"""Every stage as a process of its own, with the same configuration."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from mdsrec.config import load_experiment
+
+STAGES = ("etl", "training", "evaluation")
+
+
+def run_stages(config: str, overrides: Sequence[str], fresh: bool) -> int:
+    """Run etl, training and evaluation, up to the first that fails -> its exit code, else 0.
+
+    A mistake in the configuration is an InputError before any stage starts.
+    """
+    experiment = load_experiment(config, overrides)
+    seconds: dict[str, float] = {}
+    for stage in STAGES:
+        flags = ["--fresh"] if fresh and stage == "training" else []
+        command = [sys.executable, "-m", stage, *flags, config, *overrides]
+        print(f"\n--- {stage}", flush=True)
+        start = time.monotonic()
+        code = subprocess.run(command, check=False).returncode
+        seconds[stage] = time.monotonic() - start
+        if code:
+            code = code if code > 0 else 128 - code  # as a shell says that a signal ended it
+            print(
+                f"\n{_listed(seconds)}\ncluster: {stage} failed with exit code {code}", flush=True
+            )
+            return code
+    print(f"\n{_listed(seconds)}\nreport: {experiment.root}/runs/{experiment.name}/report.html")
+    return 0
+
+
+def _listed(seconds: dict[str, float]) -> str:
+    """etl 12 s, training 95 s"""
+    return ", ".join(f"{stage} {spent:.0f} s" for stage, spent in seconds.items())

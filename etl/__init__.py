@@ -1,0 +1,1 @@
+"""Raw reviews, metadata and vectors -> the tables of mdsrec.schema (Spark)."""

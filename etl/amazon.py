@@ -1,0 +1,193 @@
+"""The three editions of the Amazon reviews: one raw line -> one record, or the reason why not.
+
+2014: reviews are JSON lines, metadata are Python dict literals. 2018: JSON lines. 2023: JSON lines
+with `parent_asin` and times in milliseconds. Times keep the unit of the edition.
+"""
+
+import ast
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from mdsrec.schema import INTERACTIONS, METADATA
+
+Record = dict[str, Any]
+
+YEAR_2100 = 4_102_444_800  # seconds since 1970
+BLANK = "blank"
+USER = {"2014": "reviewerID", "2018": "reviewerID", "2023": "user_id"}
+ASIN = {"2014": "asin", "2018": "asin", "2023": "parent_asin"}
+TIME = {"2014": "unixReviewTime", "2018": "unixReviewTime", "2023": "timestamp"}
+TICKS = {"2014": 1, "2018": 1, "2023": 1000}  # a second in the edition's unit
+FEATURES = {"2014": "feature", "2018": "feature", "2023": "features"}
+CATEGORIES = {"2014": "categories", "2018": "category", "2023": "categories"}
+BRAND = {"2014": "brand", "2018": "brand", "2023": "store"}
+TYPE_NAMES = {str: "string", bool: "boolean", int: "number", float: "number", list: "list"}
+OUTCOME = {"reason": pa.string(), "raw": pa.string()}  # both null for a usable line
+
+
+class UnusableLineError(Exception):
+    """Why a line is rejected; also BLANK."""
+
+
+def with_reviews(lines: DataFrame, edition: str) -> DataFrame:
+    """Each line as a row of INTERACTIONS plus (reason, raw); reason is null for a usable line."""
+    return _parsed(lines, INTERACTIONS, partial(review, edition))
+
+
+def with_metadata(lines: DataFrame, edition: str) -> DataFrame:
+    """Each line as a row of METADATA plus (reason, raw); reason is null for a usable line."""
+    return _parsed(lines, METADATA, partial(metadata, edition))
+
+
+def review(edition: str, raw: bytes) -> Record:
+    """user_id, asin and time of one raw line; UnusableLineError says why there are none."""
+    record = _object(raw, _from_json)
+    return {
+        "user_id": _required_string(record, USER[edition]),
+        "asin": _required_string(record, ASIN[edition]),
+        "time": _time(record, TIME[edition], YEAR_2100 * TICKS[edition]),
+    }
+
+
+def metadata(edition: str, raw: bytes) -> Record:
+    """The fields of one raw line; an optional field of an odd type counts as absent."""
+    record = _object(raw, _from_literal if edition == "2014" else _from_json)
+    images = _image_2023(record) if edition == "2023" else _image(record)
+    return {
+        "asin": _required_string(record, ASIN[edition]),
+        "title": _text(record.get("title"), " "),
+        "features": _text(record.get(FEATURES[edition]), "\n"),
+        "description": _text(record.get("description"), "\n"),
+        "categories": _text(record.get(CATEGORIES[edition]), ", "),
+        "brand": _text(record.get(BRAND[edition]), " "),
+        "image_url": images,
+    }
+
+
+def _parsed(lines: DataFrame, table: pa.Schema, parse: Callable[[bytes], Record]) -> DataFrame:
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    out = pa.schema([*table, *(pa.field(name, kind) for name, kind in OUTCOME.items())])
+
+    def parse_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = [_outcome(row, parse) for row in batch.to_pylist()]
+            yield pa.RecordBatch.from_pylist(rows, schema=out)
+
+    return lines.mapInArrow(parse_batches, from_arrow_schema(out))
+
+
+def _outcome(row: Record, parse: Callable[[bytes], Record]) -> Record:
+    place = {"file": row["file"], "line": row["line"]}
+    try:
+        return place | parse(row["raw"])
+    except UnusableLineError as unusable:
+        raw = row["raw"].decode("utf-8", "replace")
+        return place | {"reason": str(unusable), "raw": raw}
+
+
+def _object(raw: bytes, read: Callable[[str], Any]) -> Record:
+    if not raw.strip():
+        raise UnusableLineError(BLANK)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UnusableLineError("not UTF-8") from None
+    record = read(text)
+    if not isinstance(record, dict):
+        raise UnusableLineError("not an object")
+    return record
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UnusableLineError("not JSON") from None
+
+
+def _from_literal(text: str) -> Any:
+    """A Python literal; odd escapes in its strings are the publisher's and stay as they are."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise UnusableLineError("not a Python literal") from None
+
+
+def _required_string(record: Record, field: str) -> str:
+    if field not in record:
+        raise UnusableLineError(f"missing {field}")
+    value = record[field]
+    if not isinstance(value, str):
+        raise UnusableLineError(f"{field} is {_type_name(value)}, not string")
+    if not value.strip():
+        raise UnusableLineError(f"{field} is empty")
+    if value != _encodable(value):
+        raise UnusableLineError(f"{field} is not UTF-8")
+    return value
+
+
+def _time(record: Record, field: str, end: int) -> int:
+    if field not in record:
+        raise UnusableLineError(f"missing {field}")
+    value = record[field]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnusableLineError(f"{field} is {_type_name(value)}, not number")
+    if isinstance(value, float) and not value.is_integer():
+        raise UnusableLineError(f"{field} is not a whole number")
+    if value < 0:
+        raise UnusableLineError("negative time")
+    if value >= end:
+        raise UnusableLineError("time after 2100")
+    return int(value)
+
+
+def _type_name(value: Any) -> str:
+    return "null" if value is None else TYPE_NAMES.get(type(value), "object")
+
+
+def _text(value: Any, separator: str) -> str | None:
+    """A string as it is, lists of strings (of any depth) joined; null when nothing is left."""
+    joined = separator.join(part for part in map(str.strip, _strings(value)) if part)
+    return _encodable(joined) or None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
+
+
+def _image(record: Record) -> str | None:
+    """The first image there is: high resolution, then normal (2018), then imUrl (2014)."""
+    for field in ("imageURLHighRes", "imageURL", "imUrl"):
+        first = next((url for url in _strings(record.get(field)) if url.strip()), None)
+        if first:
+            return _encodable(first.strip())
+    return None
+
+
+def _image_2023(record: Record) -> str | None:
+    """The MAIN image, else the first; its largest form."""
+    images = record.get("images")
+    usable = [i for i in images if isinstance(i, dict)] if isinstance(images, list) else []
+    for image in sorted(usable, key=lambda i: i.get("variant") != "MAIN"):
+        for size in ("hi_res", "large", "thumb"):
+            if isinstance(url := image.get(size), str) and url.strip():
+                return _encodable(url.strip())
+    return None
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which JSON can spell and UTF-8 cannot, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,184 @@
+"""Builders of the tables that every modality shares: from raw lines to items and O."""
+
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from etl import amazon, cooccurrence, interactions, items, output, sequences
+from etl.raw import RawFile, raw_lines
+from etl.recipes import text_fields
+from etl.workspace import Workspace
+from mdsrec import schema
+from mdsrec.errors import InputError
+from mdsrec.names import cooccurrence_name
+from mdsrec.tables import Manifest
+
+
+@dataclass
+class Parsed:
+    """All lines of one kind of raw file, parsed once; `lines` and `reasons` are counted by one
+    pass.
+    """
+
+    rows: DataFrame
+    files: tuple[RawFile, ...]
+    lines: dict[int, int] = field(default_factory=dict)  # lines of each file
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rows.persist()
+        groups = self.rows.groupBy("file", "reason").agg(
+            F.count("*").alias("rows"), F.max("line").alias("last")
+        )
+        for row in sorted(groups.collect(), key=lambda r: (r.file, r.reason or "")):
+            self.lines[row.file] = max(self.lines.get(row.file, 0), row["last"])
+            if row.reason is not None:
+                self.reasons[row.reason] = self.reasons.get(row.reason, 0) + row.rows
+
+    @property
+    def usable(self) -> DataFrame:
+        return self.rows.where(F.col("reason").isNull()).drop("reason", "raw")
+
+    @property
+    def bad(self) -> dict[str, int]:
+        """Lines by the reason for which they are rejected; blank lines are only counted."""
+        return {reason: n for reason, n in self.reasons.items() if reason != amazon.BLANK}
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {
+            "files": len(self.files),
+            "lines": sum(self.lines.values()),
+            "blank": self.reasons.get(amazon.BLANK, 0),
+            "rejected": sum(self.bad.values()),
+        }
+
+
+@dataclass
+class Kept:
+    """The interactions that stay, the catalogue (asin, item), and how many went where."""
+
+    events: DataFrame
+    catalogue: DataFrame
+    counters: dict[str, int]
+    size: interactions.Size
+
+
+class Base:
+    """Builds each shared table; what two of them need is computed once."""
+
+    def __init__(self, space: Workspace) -> None:
+        self.space = space
+        self.rows_per_file = space.experiment.spark.rows_per_file
+
+    @cached_property
+    def reviews(self) -> Parsed:
+        files, edition = self.space.inputs.reviews, self.space.experiment.input.edition
+        lines = raw_lines(self.space.spark, files)
+        parsed = Parsed(amazon.with_reviews(lines, edition), files)
+        if sum(parsed.reasons.values()) == sum(parsed.lines.values()):
+            raise InputError(
+                f"{files[0].uri}: no usable review in {parsed.counters['lines']} lines "
+                f"({_most_frequent(parsed.reasons)}): is input.edition = {edition!r} right?"
+            )
+        return parsed
+
+    @cached_property
+    def records(self) -> Parsed:
+        files, edition = self.space.inputs.metadata, self.space.experiment.input.edition
+        lines = raw_lines(self.space.spark, files)
+        return Parsed(amazon.with_metadata(lines, edition), files)
+
+    @cached_property
+    def kept(self) -> Kept:
+        config = self.space.experiment.sequences
+        raw = self.space.read("interactions", schema.INTERACTIONS)
+        unrepeated = interactions.drop_repeated(raw, config.repeats).localCheckpoint()
+        before = interactions.size_of(unrepeated)
+        events = interactions.only_k_core(unrepeated, config.k_core)
+        size = interactions.size_of(events)
+        interactions.check_not_empty(size, before, config.k_core)
+        counters = {
+            "repeats_dropped": self.space.manifest("interactions").rows - before.events,
+            "k_core_dropped_users": before.users - size.users,
+            "k_core_dropped_items": before.items - size.items,
+            "k_core_dropped_events": before.events - size.events,
+            "users": size.users,
+            "items": size.items,
+            "interactions": size.events,
+        }
+        return Kept(events, sequences.dense_ids(events, "asin", "item"), counters, size)
+
+    def interactions(self) -> Manifest:
+        cut = output.by_line(self.reviews.lines, self.rows_per_file)
+        return self._write_parsed("interactions", self.reviews, schema.INTERACTIONS, cut)
+
+    def metadata(self) -> Manifest:
+        cut = output.by_line(self.records.lines, self.rows_per_file)
+        return self._write_parsed("metadata", self.records, schema.METADATA, cut)
+
+    def _write_parsed(self, name: str, parsed: Parsed, table: Any, cut: output.Cut) -> Manifest:
+        return self.space.write(name, parsed.usable, table, ["file", "line"], cut, parsed.counters)
+
+    def rejects(self) -> Manifest:
+        kinds = {"reviews": self.reviews, "metadata": self.records}
+        sources = sorted({file.uri for parsed in kinds.values() for file in parsed.files})
+        lines = dict.fromkeys(range(len(sources)), 0)
+        for parsed in kinds.values():
+            for file, count in parsed.lines.items():
+                lines[sources.index(parsed.files[file].uri)] = count
+        rows = reduce(DataFrame.unionAll, (_rejected(p, sources) for p in kinds.values()))
+        counters = {f"{kind}: {why}": n for kind, p in kinds.items() for why, n in p.bad.items()}
+        cut = output.by_line(lines, self.rows_per_file)
+        return self.space.write("rejects", rows, schema.REJECTS, ["file", "line"], cut, counters)
+
+    def sequences(self) -> Manifest:
+        kept = self.kept
+        rows = sequences.sequences(kept.events, kept.catalogue).localCheckpoint()
+        counters = kept.counters | sequences.split_counters(rows)
+        cut = self.space.by_range("user", kept.size.users, kept.size.users)
+        return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], cut, counters)
+
+    def items(self) -> Manifest:
+        kept = self.kept
+        metadata = self.space.read("metadata", schema.METADATA)
+        fields = text_fields(self.space.experiment)
+        rows = items.items(kept.catalogue, metadata, self.training, fields).localCheckpoint()
+        counters = items.counters(rows, metadata, kept.catalogue)
+        cut = self.space.by_range("item", kept.size.items, kept.size.items)
+        return self.space.write("items", rows, schema.ITEMS, ["item"], cut, counters)
+
+    @property
+    def training(self) -> DataFrame:
+        return self.space.read("sequences", schema.SEQUENCES).transform(sequences.training_events)
+
+    def cooccurrence(self) -> Manifest:
+        counts = self.space.manifest("sequences").counters
+        distance = self.space.experiment.graph.distance
+        rows = cooccurrence.cooccurrence(
+            self.training, counts["items"], distance, counts["longest_train"]
+        ).localCheckpoint()
+        total = rows.agg(F.sum("pairs").alias("pairs"), F.count("*").alias("rows")).first()
+        assert total is not None
+        name = cooccurrence_name(self.space.experiment)
+        cut = self.space.by_range("item", counts["items"], total.rows)
+        counters = {"pairs": (total.pairs or 0) // 2}
+        order = ["item", "other"]
+        return self.space.write(name, rows, schema.COOCCURRENCE, order, cut, counters)
+
+
+def _rejected(parsed: Parsed, sources: list[str]) -> DataFrame:
+    """Rejected lines with their source; `file` becomes the source's place in `sources`."""
+    rows = parsed.rows.where(F.col("reason").isNotNull() & (F.col("reason") != amazon.BLANK))
+    places = [(n, sources.index(f.uri), f.uri) for n, f in enumerate(parsed.files)]
+    named = rows.sparkSession.createDataFrame(places, "file int, place int, source string")
+    return rows.join(F.broadcast(named), "file").select(
+        F.col("place").alias("file"), "line", "source", "reason", "raw"
+    )
+
+
+def _most_frequent(reasons: dict[str, int]) -> str:
+    return max(reasons, key=lambda reason: reasons[reason])

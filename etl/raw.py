@@ -1,0 +1,136 @@
+"""Raw files -> numbered lines. Line numbers are counted while a file is read, so (file, line) is
+the input order.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+import pyarrow as pa
+from pyarrow import fs
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from etl.session import num_partitions
+from mdsrec.errors import InputError
+from mdsrec.tables import file_system
+
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+GZIP_MAGIC = b"\x1f\x8b"
+BATCH_BYTES = 8 << 20
+RAW_LINES = "file int, line long, raw binary"
+
+
+@dataclass(frozen=True)
+class RawFile:
+    uri: str
+    size: int
+    modified: str
+
+    @property
+    def identity(self) -> str:
+        return f"{self.uri} {self.size} {self.modified}"
+
+
+def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list[RawFile]:
+    """The files in the order given; a folder stands for its files with `suffixes`, by name."""
+    found: list[RawFile] = []
+    for uri in uris:
+        filesystem, path = file_system(uri)
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise InputError(f"{uri}: no such file or folder")
+        if info.type == fs.FileType.Directory:
+            found += _files_of_folder(uri, filesystem, path, suffixes)
+        else:
+            found.append(_raw_file(uri, info))
+    return found
+
+
+def raw_lines(spark: SparkSession, files: Sequence[RawFile]) -> DataFrame:
+    """DataFrame(file, line, raw): one task reads one file; lines are then spread over all cores."""
+    rows = [(number, file.uri) for number, file in enumerate(files)]
+    return (
+        spark.createDataFrame(rows, "file int, uri string")
+        .repartitionById(max(len(rows), 1), "file")
+        .mapInArrow(_read_files, RAW_LINES)
+        .repartition(max(num_partitions(spark), len(rows)), F.col("line"))
+    )
+
+
+def open_stream(uri: str) -> IO[bytes]:
+    """The file's bytes, decompressed where it starts as gzip does, whatever its name."""
+    filesystem, path = file_system(uri)
+    stream = io.BufferedReader(filesystem.open_input_stream(path, compression=None), 1 << 20)
+    if stream.peek(2)[:2] == GZIP_MAGIC:
+        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
+    return stream
+
+
+def numbered_lines(uri: str) -> Iterator[tuple[int, bytes]]:
+    """(1-based number, line without its end); InputError for a file that is empty or breaks off."""
+    number = 0
+    try:
+        with open_stream(uri) as stream:
+            for number, line in enumerate(stream, start=1):
+                yield number, line.rstrip(b"\r\n")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{uri}: truncated or corrupt gzip after line {number} ({error}): fetch the file again"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be read after line {number}: {error}") from None
+    if number == 0:
+        raise InputError(f"{uri}: the file is empty")
+
+
+def _read_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for row in batch.to_pylist():
+            yield from _line_batches(row["file"], row["uri"])
+
+
+def _line_batches(file: int, uri: str) -> Iterator[pa.RecordBatch]:
+    numbers: list[int] = []
+    lines: list[bytes] = []
+    size = 0
+    for number, line in numbered_lines(uri):
+        numbers.append(number)
+        lines.append(line)
+        size += len(line)
+        if size >= BATCH_BYTES:
+            yield _batch(file, numbers, lines)
+            numbers, lines, size = [], [], 0
+    yield _batch(file, numbers, lines)
+
+
+def _batch(file: int, numbers: list[int], lines: list[bytes]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([file] * len(numbers), pa.int32()),
+            pa.array(numbers, pa.int64()),
+            pa.array(lines, pa.binary()),
+        ],
+        names=["file", "line", "raw"],
+    )
+
+
+def _files_of_folder(
+    uri: str, filesystem: Any, path: str, suffixes: tuple[str, ...]
+) -> list[RawFile]:
+    infos = [
+        info
+        for info in filesystem.get_file_info(fs.FileSelector(path))
+        if info.type == fs.FileType.File and info.base_name.endswith(suffixes)
+    ]
+    if not infos:
+        raise InputError(f"{uri}: no file of this folder ends in {' or '.join(suffixes)}")
+    infos.sort(key=lambda info: info.base_name)
+    return [_raw_file(f"{uri.rstrip('/')}/{info.base_name}", info) for info in infos]
+
+
+def _raw_file(uri: str, info: Any) -> RawFile:
+    return RawFile(uri, int(info.size), str(info.mtime_ns or ""))

@@ -1,0 +1,82 @@
+"""All tables of an experiment, each built only if it does not stand."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from pyspark.sql import SparkSession
+
+from etl.base import Base
+from etl.modality import Modality
+from etl.session import worker_errors
+from etl.workspace import Workspace
+from mdsrec import tables
+from mdsrec.config import Experiment
+from mdsrec.names import (
+    centers_name,
+    centroids_name,
+    cooccurrence_name,
+    features_name,
+    neighbors_name,
+)
+from mdsrec.tables import Manifest
+
+log = logging.getLogger("etl")
+
+Builder = Callable[[], Manifest]
+
+
+def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> dict[str, Manifest]:
+    """The manifest of every table of the experiment. Spark starts with the first that has to be
+    built.
+    """
+    tables.check_root(experiment.root)
+    space = Workspace(experiment, spark)
+    manifests: dict[str, Manifest] = {}
+    try:
+        with worker_errors():
+            manifests |= _stand_or_build(space, _base_builders(space))
+            for name in experiment.modalities:
+                modality = Modality(space, name)
+                features = {features_name(name): modality.features}
+                manifests |= _stand_or_build(space, features)
+                modality.check()
+                manifests |= _stand_or_build(space, _derived_builders(space, modality))
+    finally:
+        space.close()
+    return manifests
+
+
+def _base_builders(space: Workspace) -> dict[str, Builder]:
+    base = Base(space)
+    builders = {
+        "interactions": base.interactions,
+        "metadata": base.metadata,
+        "rejects": base.rejects,
+        "sequences": base.sequences,
+        "items": base.items,
+    }
+    return builders | {cooccurrence_name(space.experiment): base.cooccurrence}
+
+
+def _derived_builders(space: Workspace, modality: Modality) -> dict[str, Builder]:
+    return {
+        neighbors_name(space.experiment, modality.name): modality.neighbors,
+        centers_name(space.experiment, modality.name): modality.centers,
+        centroids_name(space.experiment, modality.name): modality.centroids,
+    }
+
+
+def _stand_or_build(space: Workspace, builders: dict[str, Builder]) -> dict[str, Manifest]:
+    manifests = {}
+    for name, build in builders.items():
+        began = time.monotonic()
+        manifest = space.standing(name)
+        if manifest is None:
+            manifest = build()
+            seconds = time.monotonic() - began
+            log.info("%s: built, %d rows, %.1f s", name, manifest.rows, seconds)
+        else:
+            log.info("%s: stands, %d rows", name, manifest.rows)
+        manifests[name] = manifest
+    return manifests

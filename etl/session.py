@@ -1,0 +1,135 @@
+"""The Spark session of an experiment, and errors of Python workers as the one line they are."""
+
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from etl.java import java_home
+from mdsrec.config import SparkConfig
+from mdsrec.errors import InputError
+
+PARTITIONS_A_CORE = 4
+PACKAGES = ("etl", "mdsrec")
+IN_WORKER = re.compile(r"mdsrec\.errors\.InputError: ([^\n]*)")
+
+# A failed task reaches us as an exception: its second copy in the log would only drown the first.
+LOG4J = """
+rootLogger.level = error
+rootLogger.appenderRef.stderr.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss} spark: %m%n
+logger.1.name = org.apache.spark.executor
+logger.1.level = off
+logger.2.name = org.apache.spark.scheduler.TaskSetManager
+logger.2.level = off
+logger.3.name = org.apache.spark.sql.execution
+logger.3.level = off
+logger.4.name = org.apache.spark.util.Utils
+logger.4.level = off
+logger.5.name = org.apache.spark.api.python.PythonGatewayServer
+logger.5.level = error
+"""
+
+
+def open_session(config: SparkConfig) -> SparkSession:
+    """A session by `config`; `spark.settings` win over what is set here."""
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    os.environ["JAVA_HOME"] = str(java_home())
+    os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON") or sys.executable
+    local = config.master.startswith("local")
+    if local:
+        _let_workers_import()
+    builder = SparkSession.builder.master(config.master).appName("mdsrec etl")
+    for key, value in (_settings(config, local) | config.settings).items():
+        builder = builder.config(key, value)
+    try:
+        spark = builder.getOrCreate()
+    except (PySparkException, Py4JError, OSError) as error:
+        raise InputError(
+            f"Spark did not start ({_line(error)}): check spark.master = {config.master!r}, "
+            f"spark.driver_memory = {config.driver_memory!r} and spark.settings"
+        ) from None
+    cores = spark.sparkContext.defaultParallelism
+    partitions = config.partitions or PARTITIONS_A_CORE * cores
+    spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
+    if not local:
+        spark.sparkContext.addPyFile(str(_zipped_packages()))
+    return spark
+
+
+def num_partitions(spark: SparkSession) -> int:
+    """Partitions of a shuffle: also the tasks that encoding and search are cut into."""
+    return int(str(spark.conf.get("spark.sql.shuffle.partitions")))
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """An InputError raised in a Python worker comes out as that InputError, without Spark's
+    traceback.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        found = IN_WORKER.findall(str(error))
+        if not found:
+            raise
+        raise InputError(found[-1].strip()) from None
+
+
+def _settings(config: SparkConfig, local: bool) -> dict[str, str]:
+    settings = {
+        "spark.driver.memory": config.driver_memory,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file://{_log4j_file()}",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+    }
+    if local:  # needs no name for this host
+        settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    return settings
+
+
+def _let_workers_import() -> None:
+    """Workers of a local master inherit the environment: put the folder of our packages on their
+    path.
+    """
+    ours = str(Path(__file__).absolute().parent.parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if ours not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, paths)])
+
+
+def _zipped_packages() -> Path:
+    """Our packages as a zip that Spark sends to every executor."""
+    ours = Path(__file__).absolute().parent.parent
+    folder = Path(tempfile.mkdtemp(prefix="mdsrec-"))
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ours / package, folder / "packages" / package, ignore=ignored)
+    return Path(shutil.make_archive(str(folder / "mdsrec"), "zip", folder / "packages"))
+
+
+def _log4j_file() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="mdsrec-")) / "log4j2.properties"
+    path.write_text(LOG4J)
+    return path
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

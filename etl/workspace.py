@@ -1,0 +1,78 @@
+"""What the builders of tables share: the experiment, its recipes, a Spark session that starts
+when first asked.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+
+from etl import output
+from etl.recipes import Inputs, raw_inputs, recipes
+from etl.session import num_partitions, open_session
+from mdsrec import tables
+from mdsrec.config import Experiment
+from mdsrec.tables import Manifest, Recipe
+
+REMEDY = "run `python -m etl CONFIG`"
+
+
+class Workspace:
+    """One experiment's tables under its root."""
+
+    def __init__(self, experiment: Experiment, spark: SparkSession | None = None) -> None:
+        """`spark` is a session to use; None starts one when it is needed and `close` stops it."""
+        self.experiment = experiment
+        self.inputs: Inputs = raw_inputs(experiment)
+        self.recipes: dict[str, Recipe] = recipes(experiment, self.inputs)
+        self._given = spark
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        return self._given or open_session(self.experiment.spark)
+
+    @property
+    def num_tasks(self) -> int:
+        return num_partitions(self.spark)
+
+    def close(self) -> None:
+        if "spark" in self.__dict__ and self._given is None:
+            self.spark.stop()
+
+    def uri(self, name: str) -> str:
+        return tables.table_uri(self.experiment.root, name)
+
+    def standing(self, name: str) -> Manifest | None:
+        return tables.standing(self.uri(name), self.recipes[name])
+
+    def manifest(self, name: str) -> Manifest:
+        return tables.open_table(self.uri(name), REMEDY)
+
+    def read(self, name: str, table: pa.Schema) -> DataFrame:
+        """The table as a DataFrame."""
+        return output.read(self.spark, self.uri(name), table, REMEDY)
+
+    def load(self, name: str, table: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        """The table in the driver's memory."""
+        return tables.read_table(self.uri(name), table, REMEDY, columns)
+
+    def write(
+        self,
+        name: str,
+        frame: DataFrame,
+        table: pa.Schema,
+        order: list[str],
+        cut: tuple[Column, int],
+        counters: Mapping[str, Any],
+    ) -> Manifest:
+        """Commit `frame`; `cut` is the file of a row and the number of files (output.by_range,
+        by_line).
+        """
+        recipe = self.recipes[name]
+        return output.write(frame, self.uri(name), table, recipe, order, cut, counters)
+
+    def by_range(self, key: str, num_keys: int, num_rows: int) -> tuple[Column, int]:
+        rows_per_file = self.experiment.spark.rows_per_file
+        return output.by_range(key, num_keys, num_rows, rows_per_file)

@@ -1,0 +1,1 @@
+"""Exact ranking of every held-out event on Ray, its metrics and its report."""

@@ -1,0 +1,112 @@
+"""Line charts as inline SVG, coloured by the page's style sheet (series-0, series-1, ...)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 460, 270
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 40
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    style: str  # CSS class
+    points: Sequence[Point]
+
+
+def line_chart(
+    lines: Sequence[Line],
+    x_label: str,
+    label: str,
+    log_x: bool = False,
+    x_ticks: Sequence[float] = (),
+    from_zero: bool = False,
+    marked_x: float | None = None,
+) -> str:
+    """A chart with a legend when it holds several lines; empty without points.
+
+    `label` says what it shows to who cannot see it; `marked_x` draws an upright line there.
+    """
+    points = [p for line in lines for p in line.points if math.isfinite(p[1])]
+    if not points:
+        return ""
+    xs = [x for x, _ in points]
+    y_ticks = _ticks(0 if from_zero else min(y for _, y in points), max(y for _, y in points))
+    to_x = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, log_x)
+    to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, False)
+    shown_x = list(x_ticks) or [x for x in _ticks(min(xs), max(xs)) if min(xs) <= x <= max(xs)]
+    body = [_horizontal(tick, to_y(tick)) for tick in y_ticks]
+    body += [_below(tick, to_x(tick)) for tick in shown_x]
+    body.append(
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}" '
+        f'text-anchor="middle">{escape(x_label)}</text>'
+    )
+    if marked_x is not None:
+        x = to_x(marked_x)
+        body.append(f'<path class="mark" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+    body += [_drawn(line, to_x, to_y) for line in lines]
+    svg = (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+        + "".join(body)
+        + "</svg>"
+    )
+    return (legend(lines) if len(lines) > 1 else "") + svg
+
+
+def legend(lines: Sequence[Line]) -> str:
+    keys = "".join(
+        f'<li><svg class="key" viewBox="0 0 22 8" aria-hidden="true">'
+        f'<path class="line {line.style}" d="M1 4H21"/></svg>{escape(line.name)}</li>'
+        for line in lines
+    )
+    return f'<ul class="legend">{keys}</ul>'
+
+
+def _drawn(line: Line, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:
+    """The line with a dot on each point that tells its value."""
+    points = [(x, y, to_x(x), to_y(y)) for x, y in line.points if math.isfinite(y)]
+    path = "L".join(f"{px:.1f} {py:.1f}" for _, _, px, py in points)
+    radius = 2.6 if len(points) < 40 else 1.4
+    dots = "".join(
+        f'<circle class="dot {line.style}" cx="{px:.1f}" cy="{py:.1f}" r="{radius}">'
+        f"<title>{escape(line.name)}, {x:g}: {y:.4g}</title></circle>"
+        for x, y, px, py in points
+    )
+    return f'<path class="line {line.style}" d="M{path}"/>{dots}' if points else ""
+
+
+def _horizontal(value: float, y: float) -> str:
+    return (
+        f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
+        f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{value:g}</text>'
+    )
+
+
+def _below(value: float, x: float) -> str:
+    y = HEIGHT - BOTTOM
+    return f'<text class="tick" x="{x:.1f}" y="{y + 16}" text-anchor="middle">{value:g}</text>'
+
+
+def _scale(
+    low: float, high: float, start: float, end: float, log: bool
+) -> Callable[[float], float]:
+    """Maps [low, high] onto [start, end]; a single value onto the middle."""
+    place: Callable[[float], float] = math.log if log else float
+    first, span = place(low), place(high) - place(low)
+    if not span:
+        return lambda _: (start + end) / 2
+    return lambda value: start + (end - start) * (place(value) - first) / span
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round values that span [low, high]."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / 4
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]

@@ -1,0 +1,34 @@
+"""How far a ranking is: one moving line on a terminal, a log line each tenth elsewhere."""
+
+import logging
+import sys
+import time
+
+WIDTH = 30
+
+log = logging.getLogger("evaluation")
+
+
+class Progress:
+    def __init__(self, total: int) -> None:
+        """`total` users."""
+        self._total = total
+        self._done = 0
+        self._tenths = 0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def advance(self, users: int) -> None:
+        self._done += users
+        line = f"{self._done:,} of {self._total:,} users ranked, {self._done / self.seconds:,.0f}/s"
+        if sys.stderr.isatty():
+            filled = WIDTH * self._done // self._total
+            end = "\n" if self._done == self._total else ""
+            sys.stderr.write(f"\r[{'#' * filled:{WIDTH}}] {line} {end}")
+            sys.stderr.flush()
+        elif 10 * self._done // self._total > self._tenths:
+            self._tenths = 10 * self._done // self._total
+            log.info(line)

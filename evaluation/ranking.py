@@ -1,0 +1,121 @@
+"""Exact ranks of every held-out event among all items, one shard of users at a time.
+
+Shards, batches and item blocks are fixed ranges of ids, so any worker writes the same bits.
+      B targets, C channels, X items, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mdsrec import schema
+from training.data import Target
+from training.ranking import count_channels
+
+BATCHES_PER_SHARD = 16
+POPULARITY = "popularity"
+
+Counts = NDArray[np.int64]
+
+
+class Shard(NamedTuple):
+    """Users [first, last): one Parquet part of the ranks."""
+
+    number: int
+    first: int
+    last: int
+
+
+class Scorer(Protocol):
+    """What ranking needs of a trained model."""
+
+    @property
+    def channels(self) -> tuple[str, ...]: ...  # all, fused, then each modality
+    @property
+    def weights(self) -> Tensor: ...  # [C]
+    def user_vectors(self, histories: list[NDArray[np.int32]]) -> Tensor: ...
+
+
+def shards_of(num_users: int, user_batch: int) -> list[Shard]:
+    """All users in shards of 16 batches, the last one shorter."""
+    size = BATCHES_PER_SHARD * user_batch
+    starts = range(0, num_users, size)
+    return [Shard(i, first, min(first + size, num_users)) for i, first in enumerate(starts)]
+
+
+class Popularity:
+    """The floor: items ordered by their training events, equal counts tied."""
+
+    def __init__(self, num_train: Counts) -> None:
+        self._num_train = num_train
+        self._ascending = np.sort(num_train)
+
+    def count(self, targets: NDArray[np.int32]) -> tuple[Counts, Counts]:
+        """Items with more training events than each target, and others with as many -> [B] each."""
+        own = self._num_train[targets]
+        at_most = np.searchsorted(self._ascending, own, side="right")
+        below = np.searchsorted(self._ascending, own, side="left")
+        return len(self._ascending) - at_most, at_most - below - 1
+
+
+def rank_targets(
+    scorer: Scorer,
+    items: Tensor,
+    popularity: Popularity,
+    targets: Sequence[Target],
+    user_batch: int,
+    item_block: int,
+) -> pa.Table:
+    """Ranks of `targets` (by user) among `items` [C, X, D], in every channel and by popularity."""
+    channels = (*scorer.channels, POPULARITY)
+    parts = []
+    for batch in _batches(targets, user_batch):
+        wanted = np.array([target.target for target in batch], dtype=np.int32)
+        with torch.inference_mode():
+            better, ties = count_channels(
+                scorer.user_vectors([target.history for target in batch]),
+                items,
+                scorer.weights.to(items.device),
+                torch.from_numpy(wanted).long().to(items.device),
+                item_block,
+            )
+        floor_better, floor_ties = popularity.count(wanted)
+        parts.append(
+            _rows(
+                batch,
+                channels,
+                np.column_stack([better.cpu().numpy(), floor_better]),
+                np.column_stack([ties.cpu().numpy(), floor_ties]),
+            )
+        )
+    return pa.concat_tables(parts) if parts else schema.RANKS.empty_table()
+
+
+def _batches(targets: Sequence[Target], user_batch: int) -> Iterator[list[Target]]:
+    """Targets of users [0, n), [n, 2n), ...: the same batches from wherever a shard starts."""
+    for _, batch in groupby(targets, key=lambda target: target.user // user_batch):
+        yield list(batch)
+
+
+def _rows(batch: list[Target], channels: tuple[str, ...], better: Counts, ties: Counts) -> pa.Table:
+    """One row for each target and channel, from counts [B, channels]."""
+    num_channels = len(channels)
+    columns = {
+        "user": np.repeat([target.user for target in batch], num_channels),
+        "target": np.repeat([target.target for target in batch], num_channels),
+        "split": np.repeat([target.split for target in batch], num_channels),
+        "channel": np.tile(channels, len(batch)),
+        "better": better.ravel(),
+        "ties": ties.ravel(),
+        "rank": (better + 1 + ties / 2).ravel(),
+    }
+    return pa.table(
+        {name: pa.array(column, schema.RANKS.field(name).type) for name, column in columns.items()},
+        schema=schema.RANKS,
+    )

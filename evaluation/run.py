@@ -1,0 +1,161 @@
+"""The evaluation stage: ranks table, metrics.json, report.html."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyarrow import fs
+
+from evaluation.compare import text_table
+from evaluation.progress import Progress
+from evaluation.ranking import POPULARITY, shards_of
+from evaluation.report import Facts, channel_rows, headline, report
+from evaluation.summary import modality_masks, summarise
+from evaluation.workers import Pool
+from mdsrec import names, tables
+from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from mdsrec.tables import Manifest, Recipe
+from training.data import SequenceReader
+from training.ray_session import ray_session
+from training.trained import Trained, load_trained
+
+REMEDY = "run `python -m etl CONFIG` first"
+
+
+def evaluate(experiment: Experiment, words: Sequence[str] = ("CONFIG",)) -> str:
+    """Rank, reduce and report a trained run -> what to show of it on one screen.
+
+    `words` are the configuration file and overrides as given, for the commands that lead on.
+    """
+    run = f"{experiment.root}/runs/{experiment.name}"
+    trained = load_trained(experiment)
+    recipe = ranks_recipe(experiment, trained)
+    ranks = tables.standing(f"{run}/ranks", recipe) or rank_all(experiment, recipe)
+    metrics = metrics_of(experiment, trained, ranks)
+    tables.write_json(f"{run}/metrics.json", metrics)
+    shown = {key: value for key, value in experiment.resolved().items() if key != "spark"}
+    facts = Facts(
+        config=shown,  # Spark's settings decide nothing here and may hold a store's credentials
+        metrics=metrics,
+        history=json.loads(tables.read_bytes(f"{run}/history.json") or b"{}"),
+        manifests=standing_tables(experiment),
+        next_steps=next_steps(experiment, run, words),
+    )
+    tables.write_bytes(f"{run}/report.html", report(facts).encode())
+    return _screen(metrics, run, facts.next_steps)
+
+
+def ranks_recipe(experiment: Experiment, trained: Trained) -> Recipe:
+    """What decides the ranks: the data, the weights, and the ranges that scores are computed in."""
+    settings = experiment.eval
+    return Recipe(
+        settings={
+            "run": experiment.identity(),
+            "user_batch": settings.user_batch,
+            "item_block": settings.item_block,
+            "exclude_seen": False,
+        },
+        inputs={"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)},
+    )
+
+
+def weights_fingerprint(trained: Trained) -> str:
+    """16 hex digits of the SHA-256 of the model's parameters, in order of their names."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(trained.model.named_parameters()):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(values.numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
+    """Rank the held-out events of all users on Ray and commit the ranks table.
+
+    InputError where a part is missing at the end, as when a node has a root of its own.
+    """
+    uri = f"{experiment.root}/runs/{experiment.name}/ranks"
+    version = tables.new_version(uri)
+    filesystem, path = tables.file_system(version)
+    filesystem.create_dir(path, recursive=True)
+    users, num_targets = SequenceReader(experiment).num_users, 0
+    shards = shards_of(users, experiment.eval.user_batch)
+    num_workers = min(experiment.eval.num_workers, len(shards))
+    with ray_session(), Pool(experiment, num_workers) as pool:
+        progress = Progress(users)
+        for shard, count in pool.rank(shards, version):
+            num_targets += count
+            progress.advance(shard.last - shard.first)
+        seconds = progress.seconds
+    found = filesystem.get_file_info(fs.FileSelector(path))
+    if len([info for info in found if info.path.endswith(".parquet")]) != len(shards):
+        raise InputError(
+            f"{uri}: of {len(shards)} parts only some arrived: every node must see the same root; "
+            "put it on storage that they share"
+        )
+    counters = {"users": users, "targets": num_targets, "seconds": round(seconds, 3)}
+    return tables.commit(uri, version, recipe, counters)
+
+
+def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dict[str, Any]:
+    """All of metrics.json."""
+    uri = f"{experiment.root}/runs/{experiment.name}/ranks"
+    sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"), REMEDY)
+    masks = modality_masks(experiment.root, experiment.modalities, trained.num_items)
+    channels = (*trained.channels, POPULARITY)
+    return {
+        "name": experiment.name,
+        "dataset": sequences.fingerprint,  # equal here = the same targets among the same items
+        "tables": ranks.inputs["tables"],
+        "weights": ranks.inputs["weights"],
+        "ranks": ranks.fingerprint,
+        "num_items": trained.num_items,
+        "cutoffs": list(experiment.eval.cutoffs),
+        "exclude_seen": False,
+        "items_with": {modality: int(mask.sum()) for modality, mask in masks.items()},
+        **summarise(uri, channels, experiment.eval.cutoffs, masks),
+    }
+
+
+def standing_tables(experiment: Experiment) -> dict[str, Manifest]:
+    """Manifests of the data set's tables, in the order they are made."""
+    wanted = ["interactions", "metadata", "rejects", "sequences", "items"]
+    wanted.append(names.cooccurrence_name(experiment))
+    for modality in experiment.modalities:
+        wanted.append(names.features_name(modality))
+        wanted.append(names.neighbors_name(experiment, modality))
+        wanted.append(names.centers_name(experiment, modality))
+    found = {name: tables.read_manifest(tables.table_uri(experiment.root, name)) for name in wanted}
+    return {name: manifest for name, manifest in found.items() if manifest}
+
+
+def next_steps(experiment: Experiment, run: str, words: Sequence[str]) -> list[str]:
+    """Commands that lead on from here: the same run without its interest centres, or with them."""
+    centers = not experiment.model.interest_centers
+    other = f"{experiment.name}-centers" if centers else f"{experiment.name}-no-centers"
+    overrides = [f"name={other}", f"model.interest_centers={str(centers).lower()}"]
+    return [
+        shlex.join(["python", "-m", "cluster", "run", *words, *overrides]),
+        shlex.join(
+            ["python", "-m", "evaluation", "compare", run, f"{experiment.root}/runs/{other}"]
+        ),
+    ]
+
+
+def _screen(metrics: dict[str, Any], run: str, steps: Sequence[str]) -> str:
+    header = ["test", *headline(metrics["cutoffs"])]
+    targets = f"{metrics['targets']['test']:,} test events, {metrics['num_items']:,} items"
+    return "\n".join(
+        [
+            f"{metrics['name']}: {targets}, each ranked among all",
+            "",
+            text_table(header, channel_rows(metrics)),
+            "",
+            f"report  {run}/report.html",
+            "next    " + "\n        ".join(steps),
+        ]
+    )

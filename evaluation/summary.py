@@ -1,0 +1,122 @@
+"""metrics.json: every figure is a reduction of the ranks table, in sums and counts."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mdsrec import metrics, names, schema, tables
+
+CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # N of the recall@N curve
+SPLITS = ("valid", "test")
+
+Mask = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+
+class Means:
+    """Means over the targets of many parts."""
+
+    def __init__(self, cutoffs: Sequence[int]) -> None:
+        self._cutoffs = tuple(cutoffs)
+        self._sums: dict[str, float] = defaultdict(float)
+        self._curve = np.zeros(len(CURVE))
+        self.targets = 0
+        self.tied = 0
+
+    def add(self, better: Counts, ties: Counts) -> None:
+        self.targets += len(better)
+        self.tied += int((ties > 0).sum())
+        for name, mean in metrics.summary(better, ties, self._cutoffs).items():
+            self._sums[name] += mean * len(better)
+        self._curve += [metrics.recall(better, ties, n).sum() for n in CURVE]
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.targets for name, total in self._sums.items()}
+
+    def curve(self) -> list[float]:
+        """recall@N for N in CURVE."""
+        return [float(value) for value in self._curve / max(self.targets, 1)]
+
+
+def summarise(
+    ranks_uri: str, channels: Sequence[str], cutoffs: Sequence[int], presence: dict[str, Mask]
+) -> dict[str, Any]:
+    """Metrics by split and channel, and of channel `all` by whether the target has each modality.
+
+    `presence` holds a mask over the items for each modality.
+    """
+    whole = {(split, channel): Means(cutoffs) for split in SPLITS for channel in channels}
+    sides = {
+        (split, modality, side): Means(cutoffs)
+        for split in SPLITS
+        for modality in presence
+        for side in (True, False)
+    }
+    users = 0
+    for part in _parts(ranks_uri):
+        users += pc.count_distinct(part["user"]).as_py()
+        for (split, channel), means in whole.items():
+            target, better, ties = _selected(part, split, channel)
+            means.add(better, ties)
+            if channel == "all":
+                for modality, has in presence.items():
+                    for side in (True, False):
+                        chosen = has[target] == side
+                        sides[split, modality, side].add(better[chosen], ties[chosen])
+    return {
+        "users": users,
+        "targets": {split: whole[split, channels[0]].targets for split in SPLITS},
+        "split": _by_split(channels, lambda s, c: whole[s, c].means()),
+        "ties": _by_split(channels, lambda s, c: whole[s, c].tied),
+        "curve": {"n": list(CURVE), **_by_split(channels, lambda s, c: whole[s, c].curve())},
+        "presence": _by_split(
+            list(presence),
+            lambda s, m: {
+                "with": _side(sides[s, m, True]),
+                "without": _side(sides[s, m, False]),
+            },
+        ),
+    }
+
+
+def modality_masks(root: str, modalities: Sequence[str], num_items: int) -> dict[str, Mask]:
+    """Which items have each modality -> [X] each."""
+    masks = {}
+    for modality in modalities:
+        uri = tables.table_uri(root, names.features_name(modality))
+        table = tables.read_table(uri, schema.FEATURES, "run `python -m etl CONFIG`", ["item"])
+        masks[modality] = np.zeros(num_items, dtype=bool)
+        masks[modality][table["item"].to_numpy()] = True
+    return masks
+
+
+def _by_split(names: Sequence[str], value: Any) -> dict[str, Any]:
+    return {split: {name: value(split, name) for name in names} for split in SPLITS}
+
+
+def _side(means: Means) -> dict[str, float]:
+    return {"targets": means.targets, **means.means()}
+
+
+def _parts(uri: str) -> Iterator[pa.Table]:
+    """The ranks, one file at a time; a user's rows stand in one file."""
+    manifest = tables.open_table(uri, "run `python -m evaluation CONFIG`")
+    filesystem, _ = tables.file_system(uri)
+    for path in tables.data_files(uri, manifest):
+        yield pq.read_table(path, filesystem=filesystem, partitioning=None)
+
+
+def _selected(part: pa.Table, split: str, channel: str) -> tuple[NDArray[np.int32], Counts, Counts]:
+    """target, better and ties of one split and channel."""
+    rows = part.filter(pc.and_(pc.equal(part["split"], split), pc.equal(part["channel"], channel)))
+    return (
+        rows["target"].to_numpy(),
+        rows["better"].to_numpy(),
+        rows["ties"].to_numpy(),
+    )

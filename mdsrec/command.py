@@ -1,0 +1,41 @@
+"""What every `python -m STAGE` shares: arguments, and errors of the user's as one line with exit
+code 2.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from mdsrec.config import Experiment, load_experiment
+from mdsrec.errors import InputError
+
+OVERRIDES_HELP = "dotted keys laid over the file, as in optim.lr=3e-4"
+
+
+def experiment_parser(stage: str, summary: str) -> argparse.ArgumentParser:
+    """A parser for CONFIG and overrides; a stage adds its own flags."""
+    parser = argparse.ArgumentParser(prog=f"python -m {stage}", description=summary)
+    parser.add_argument("config", metavar="CONFIG", help="the experiment's TOML file")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
+    return parser
+
+
+def experiment_of(arguments: argparse.Namespace) -> Experiment:
+    return load_experiment(arguments.config, arguments.overrides)
+
+
+def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:
+    """Run `body` on the command line's arguments; the exit code is 2 for the user's mistakes, with
+    one line.
+    """
+    logging.basicConfig(
+        level=os.environ.get("MDSREC_LOG", "INFO"), format="%(asctime)s %(name)s: %(message)s"
+    )
+    try:
+        body(None)
+    except InputError as error:
+        print(f"{stage}: {error}", file=sys.stderr)
+        return 2
+    return 0

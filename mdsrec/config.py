@@ -1,0 +1,348 @@
+"""One TOML file = one experiment; every stage reads the same file.
+
+Sections are typed and frozen. Dotted overrides (`optim.lr=3e-4`) serve the command line and a
+sweep's space alike. An unknown key is an error that names the nearest key there is.
+"""
+
+import difflib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mdsrec.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+RESERVED_MODALITIES = ("id", "all", "fused", "popularity")  # channels of the evaluator
+DEFAULT_MU = 0.2  # mu^m of every modality, as in the paper
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute against the working directory; a URI as it is."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class InputConfig(Section):
+    """Raw files of the publisher, in this order: paths or URIs of files (plain, .gz) or folders."""
+
+    edition: Literal["2014", "2018", "2023"]
+    reviews: tuple[str, ...] = Field(min_length=1)
+    metadata: tuple[str, ...] = ()
+
+    @field_validator("reviews", "metadata")
+    @classmethod
+    def _absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(absolute(path) for path in paths)
+
+
+class SequencesConfig(Section):
+    k_core: Positive = 5
+    """Users and items keep at least this many events, to the fixed point; 1 keeps all."""
+    repeats: Literal["first", "last", "keep"] = "first"
+    """Which event of a repeated (user, item) pair stays."""
+
+
+class FeatureConfig(Section):
+    """One modality: encoded from the items' text, or brought as vectors."""
+
+    encoder: str | None = None
+    """A sentence-transformers model: name, local folder, or an installed package that carries one.
+    """
+    fields: tuple[Literal["title", "features", "description", "categories", "brand"], ...] = Field(
+        default=("title", "features", "description"), min_length=1
+    )
+    """What the encoder sees, joined in this order."""
+    max_tokens: Positive | None = None
+    """Tokens after which the encoder cuts a text; none = the model's own limit."""
+    vectors: str | None = None
+    """Parquet with columns asin, vector; or .npy with one row for each line of `asins`."""
+    asins: str | None = None
+
+    @field_validator("vectors", "asins")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return None if path is None else absolute(path)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.encoder is None) == (self.vectors is None):
+            raise ValueError("set either encoder or vectors")
+        if self.vectors and self.vectors.endswith(".npy") != (self.asins is not None):
+            raise ValueError("asins goes with .npy vectors, one asin a line")
+        return self
+
+
+class GraphConfig(Section):
+    """How item graphs are built (Eq. 1-5)."""
+
+    max_neighbors: Positive = 50
+    """H_max: neighbours stored for an item. Any H up to it is a prefix, so H is the model's to
+    choose.
+    """
+    normalize: Literal["row", "symmetric", "none"] = "row"
+    """N(O) in Eq. 3; none is the paper's letter."""
+    distance: bool = True
+    """Eq. 1 divides by the distance of two events; false is the ablation w/o DIS."""
+
+
+class SparkConfig(Section):
+    master: str = "local[*]"
+    driver_memory: str = "4g"
+    partitions: Positive | None = None
+    """Partitions of a shuffle; none = four a core."""
+    rows_per_file: Positive = 500_000
+    settings: dict[str, str] = {}
+    """Any further Spark property."""
+
+
+class ModelConfig(Section):
+    """MDSRec in the paper's letters; defaults are the paper's or the field's."""
+
+    name: Literal["mdsrec"] = "mdsrec"
+    modalities: tuple[str, ...] | None = None
+    """Modalities the model uses; none = every [features.*]; [] = item ids alone."""
+    dim: Positive = 300
+    """D"""
+    num_layers: Positive = 2
+    """L"""
+    num_heads: Positive = 2
+    inner_dim: Positive = 256
+    dropout: Fraction = 0.5
+    max_length: Annotated[int, Field(ge=2)] = 50
+    mu_id: NonNegativeFloat = 16.0
+    """mu^id of Eq. 3"""
+    mu: dict[str, NonNegativeFloat] = {}
+    """mu^m of Eq. 3 for each modality; absent = 0.2; 0 is the ablation w/o CRE"""
+    num_neighbors: Annotated[int, Field(ge=0)] = 10
+    """H"""
+    num_centers: Positive = 32
+    """k"""
+    rho: dict[str, NonNegativeFloat] = {}
+    """rho_m of Eq. 17, 22 and 23, summing to 1; absent = uniform"""
+    tau: PositiveFloat = 1.0
+    include_self: bool = True
+    """An item stands in its own list of neighbours (A_ii = 1), beside the H others."""
+    graph_weight: Literal["sum", "mean"] = "sum"
+    """Eq. 6 over an item's neighbours"""
+    center_weight: Literal["mean", "sum"] = "mean"
+    """Eq. 11 over a centre's members"""
+    item_graph: bool = True
+    """false is the ablation w/o MRGC: modal features, mapped to D, in place of the graph's."""
+    interest_centers: bool = True
+    """false is the ablation w/o ICA."""
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class OptimConfig(Section):
+    """Adam (betas .9, .999, no weight decay)."""
+
+    lr: PositiveFloat = 3e-4
+    gradient_clipping: NonNegativeFloat = 0.0
+    """Norm to clip at; 0 = off"""
+
+
+class TrainConfig(Section):
+    batch_size: Positive = 512
+    """Prefixes in a global step, made of whole users"""
+    max_epochs: Positive = 100
+    patience: Positive = 10
+    """Epochs without a better validation ndcg@10 before training ends"""
+    shuffle_window: Positive = 200_000
+    """Users held, sorted by length and cut into batches at a time"""
+    num_workers: Positive = 1
+    cpus_per_worker: PositiveFloat = 0.9
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker failures that training survives by going on from its last checkpoint"""
+
+
+class EvalConfig(Section):
+    cutoffs: tuple[Positive, ...] = Field(default=(10, 20), min_length=1)
+    """N of recall@N and ndcg@N"""
+    user_batch: Positive = 256
+    item_block: Positive = 8192
+    num_workers: Positive = 2
+
+
+class Experiment(Section):
+    """A whole TOML. `name` is the run's identity under `<root>/runs/`; tables stand under
+    `<root>/dataset/`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    root: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    input: InputConfig
+    sequences: SequencesConfig = SequencesConfig()
+    features: dict[str, FeatureConfig] = {}
+    graph: GraphConfig = GraphConfig()
+    spark: SparkConfig = SparkConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: str) -> str:
+        return absolute(root).rstrip("/")
+
+    @field_validator("features")
+    @classmethod
+    def _names(cls, features: dict[str, FeatureConfig]) -> dict[str, FeatureConfig]:
+        for name in features:
+            if name in RESERVED_MODALITIES or not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
+                raise ValueError(
+                    f"{name!r} cannot name a modality: a letter, then letters, digits, _ or -, "
+                    f"and none of {_listed(RESERVED_MODALITIES)}"
+                )
+        return features
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len({f.fields for f in self.features.values() if f.encoder}) > 1:
+            raise ValueError(
+                "features: every encoder reads items.text, so their fields must be equal"
+            )
+        unknown = [m for m in self.model.modalities or () if m not in self.features]
+        if unknown:
+            raise ValueError(
+                f"model.modalities: no section [features.{unknown[0]}]; "
+                f"there is {_listed(self.features)}"
+            )
+        _check_keys("model.mu", self.model.mu, self.modalities)
+        _check_keys("model.rho", self.model.rho, self.modalities)
+        total = math.fsum(self.model.rho.values())
+        if self.model.rho and abs(total - 1) > 1e-6:
+            raise ValueError(f"model.rho: the values sum to {total:g}, they must sum to 1")
+        if self.model.num_neighbors > self.graph.max_neighbors:
+            raise ValueError(
+                f"model.num_neighbors {self.model.num_neighbors} exceeds "
+                f"graph.max_neighbors {self.graph.max_neighbors}: raise graph.max_neighbors"
+            )
+        return self
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """M, in the order of the configuration."""
+        chosen = self.model.modalities
+        return tuple(self.features) if chosen is None else chosen
+
+    def mu(self, modality: str) -> float:
+        return self.model.mu.get(modality, DEFAULT_MU)
+
+    def rho(self, modality: str) -> float:
+        return self.model.rho.get(modality, 1 / max(len(self.modalities), 1))
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, as JSON can hold it."""
+        return self.model_dump(mode="json")
+
+    def identity(self) -> dict[str, Any]:
+        """What a run's result depends on: `resolved` without the machines it happens to run on."""
+        kept = self.resolved()
+        for key in ("spark", "eval"):
+            del kept[key]
+        for key in ("num_workers", "cpus_per_worker", "device", "max_failures"):
+            del kept["train"][key]
+        return kept
+
+
+def _listed(keys: Iterable[str]) -> str:
+    return "[" + ", ".join(keys) + "]"
+
+
+def _check_keys(key: str, values: Mapping[str, float], modalities: Sequence[str]) -> None:
+    if values and set(values) != set(modalities):
+        raise ValueError(
+            f"{key}: keys {_listed(values)} must equal the modalities {_listed(modalities)}"
+        )
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in a TOML file with dotted `key=value` overrides laid over it.
+
+    InputError names the file or key, what was found and, for an unknown key, the nearest one.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+    for override in overrides:
+        _lay_over(content, override)
+    return experiment_from(content, source=str(path))
+
+
+def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
+    """The experiment in nested mappings (TOML, a run's config.json); InputError names `source`."""
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_explained(error)}") from None
+
+
+def _lay_over(content: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"override {override!r}: expected key=value, as in optim.lr=3e-4")
+    section = content
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise InputError(f"override {override!r}: {key} is a value, not a section")
+    section[keys[-1]] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    """`3e-4`, `true`, `["a", "b"]` as TOML reads them; anything else is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explained(error: ValidationError) -> str:
+    """The first thing wrong, in one line."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    dotted = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _keys_beside(location), n=1, cutoff=0.0)
+        return f"unknown key {dotted}" + (f"; the nearest key is {near[0]}" if near else "")
+    if first["type"] == "missing":
+        return f"key {dotted} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted} = {json.dumps(first['input'], default=str)}: {message}"
+
+
+def _keys_beside(location: Sequence[str]) -> list[str]:
+    """The keys of the section in which the last part of `location` stands."""
+    section: type[BaseModel] = Experiment
+    if len(location) > 1:
+        field = section.model_fields[location[0]].annotation
+        section = FeatureConfig if location[0] == "features" else cast(type[BaseModel], field)
+    return list(section.model_fields)

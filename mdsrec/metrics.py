@@ -1,0 +1,52 @@
+"""Ranking metrics as reductions of (better, ties): expectations over a random order of the tied
+items.
+
+A target beaten by `better` items and tied with `ties` others stands with equal chance on each of
+the ranks better + 1 ... better + 1 + ties. So a constant model scores exactly N / X in recall@N.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def recall(better: Counts, ties: Counts, n: int) -> Floats:
+    """Chance that each target is among the first n -> [targets]."""
+    return np.clip((n - better) / (ties + 1), 0.0, 1.0)
+
+
+def ndcg(better: Counts, ties: Counts, n: int) -> Floats:
+    """Expected 1 / log2(1 + rank), 0 beyond rank n -> [targets]; the ideal value of one target is
+    1.
+    """
+    return _expected_gain(1 / np.log2(2 + np.arange(n)), better, ties)
+
+
+def mrr(better: Counts, ties: Counts, n: int) -> Floats:
+    """Expected 1 / rank, 0 beyond rank n -> [targets]."""
+    return _expected_gain(1 / (1 + np.arange(n)), better, ties)
+
+
+def _expected_gain(gain_of_rank: Floats, better: Counts, ties: Counts) -> Floats:
+    """Mean of the gain (rank 1 first, 0 beyond its end) over ranks better + 1 ... better + 1 +
+    ties.
+    """
+    n = len(gain_of_rank)
+    summed = np.concatenate([[0.0], np.cumsum(gain_of_rank)])
+    first, last = np.minimum(better, n), np.minimum(better + ties + 1, n)
+    expected: Floats = (summed[last] - summed[first]) / (ties + 1)
+    return expected
+
+
+def summary(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str, float]:
+    """Mean of every metric at every cutoff, as `recall@10`; empty without targets."""
+    if not len(better):
+        return {}
+    metrics = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
+    return {
+        f"{name}@{n}": float(metric(better, ties, n).mean())
+        for name, metric in metrics.items()
+        for n in cutoffs
+    }

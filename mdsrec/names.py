@@ -1,0 +1,41 @@
+"""Where each table stands under `<root>/dataset/`: keys that ETL and training share."""
+
+from mdsrec.config import Experiment, GraphConfig
+
+
+def cooccurrence_name(experiment: Experiment) -> str:
+    return _keyed("cooccurrence", _departures(experiment.graph, "distance"))
+
+
+def features_name(modality: str) -> str:
+    return f"features/{modality}"
+
+
+def neighbors_name(experiment: Experiment, modality: str) -> str:
+    """`neighbors/MODALITY/KEY`; KEY is `mu=0.2` and what departs from the graph's defaults."""
+    departures = _departures(experiment.graph, "normalize", "distance")
+    return f"neighbors/{modality}/" + _keyed(f"mu={_decimal(experiment.mu(modality))}", departures)
+
+
+def centers_name(experiment: Experiment, modality: str) -> str:
+    return f"centers/{modality}/k={experiment.model.num_centers}"
+
+
+def centroids_name(experiment: Experiment, modality: str) -> str:
+    return f"centroids/{modality}/k={experiment.model.num_centers}"
+
+
+def _departures(config: GraphConfig, *keys: str) -> list[str]:
+    values = config.model_dump(mode="json")
+    defaults = GraphConfig().model_dump(mode="json")
+    return [f"{key}={values[key]}".lower() for key in keys if values[key] != defaults[key]]
+
+
+def _keyed(name: str, departures: list[str]) -> str:
+    return ",".join([name, *departures])
+
+
+def _decimal(value: float) -> str:
+    """The shortest decimal that reads back as `value`, without exponent or trailing zeros."""
+    text = f"{value:.17f}" if "e" in repr(value) else repr(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,267 @@
+"""Parquet tables under one root URI (local, s3://, gs://, hdfs://), committed atomically.
+
+A table is a folder of Parquet files and a `_manifest.json` that lists them. Files are written
+first, under a name no table had before; the manifest replaces the old one last, in one step. So a
+table without its manifest does not exist, a killed writer leaves the former table whole, and
+readers open only the files listed.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from mdsrec import schema
+from mdsrec.errors import InputError
+
+MANIFEST = "_manifest.json"
+READ_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    path: str  # below the table's folder
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a table holds and what it was made from."""
+
+    fingerprint: str
+    rows: int
+    files: tuple[DataFile, ...]
+    inputs: dict[str, str] = field(default_factory=dict)  # fingerprint of each input by name
+    settings: dict[str, Any] = field(default_factory=dict)  # what made it this table
+    counters: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = schema.VERSION
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a table's content: equal recipes make equal tables, so what stands is not
+    rebuilt.
+    """
+
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([schema.VERSION, dict(self.settings), dict(self.inputs)])
+
+
+def fingerprint(value: Any) -> str:
+    """16 hex digits of the SHA-256 of a value's canonical JSON."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def file_system(uri: str) -> tuple[fs.FileSystem, str]:
+    """pyarrow's file system of a URI or absolute local path, and the path in it."""
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{uri}: no such file system: {_first_line(error)}") from None
+    return filesystem, path
+
+
+def check_root(root: str) -> None:
+    """InputError unless `root` can be created, written and read."""
+    token = f"{root}/.mdsrec-{uuid.uuid4().hex}"
+    try:
+        filesystem, path = file_system(root)
+        filesystem.create_dir(path, recursive=True)
+        write_bytes(token, b"")
+        filesystem.delete_file(file_system(token)[1])
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"root {root}: cannot be written: {_first_line(error)}") from None
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """The file holds all of `content` or what it held before, also when the writer dies."""
+    filesystem, path = file_system(uri)
+    if filesystem.type_name in ("s3", "gcs", "abfs"):  # an object appears when its stream closes
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        return
+    filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    with filesystem.open_output_stream(partial) as stream:
+        stream.write(content)
+    filesystem.move(partial, path)
+
+
+def read_bytes(uri: str) -> bytes | None:
+    """The file's content; None where there is no such file."""
+    filesystem, path = file_system(uri)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        return None
+
+
+def write_json(uri: str, content: Mapping[str, Any]) -> None:
+    write_bytes(uri, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def delete_folder(uri: str) -> None:
+    """Delete a folder with all in it; nothing where there is none."""
+    filesystem, path = file_system(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        filesystem.delete_dir(path)
+
+
+def table_uri(root: str, name: str) -> str:
+    return f"{root}/dataset/{name}"
+
+
+def new_version(uri: str) -> str:
+    """A folder below the table at `uri` that no writer used before."""
+    return f"{uri}/{uuid.uuid4().hex[:12]}"
+
+
+def read_manifest(uri: str) -> Manifest | None:
+    """The manifest of the table at `uri`; None where no table was ever committed."""
+    content = read_bytes(f"{uri}/{MANIFEST}")
+    if content is None:
+        return None
+    try:
+        fields = json.loads(content)
+        fields["files"] = tuple(DataFile(**file) for file in fields["files"])
+        manifest = Manifest(**fields)
+    except READ_ERRORS as error:
+        raise InputError(f"{uri}/{MANIFEST}: damaged ({_first_line(error)}): rebuild it") from None
+    if manifest.schema_version != schema.VERSION:
+        raise InputError(
+            f"{uri}: schema version {manifest.schema_version}, "
+            f"this program reads {schema.VERSION}: rebuild it"
+        )
+    return manifest
+
+
+def standing(uri: str, recipe: Recipe) -> Manifest | None:
+    """The table's manifest if it stands whole and was made by `recipe`."""
+    manifest = read_manifest(uri)
+    if manifest is None or manifest.fingerprint != recipe.fingerprint:
+        return None
+    return manifest if _damage(uri, manifest) is None else None
+
+
+def commit(
+    uri: str, version: str, recipe: Recipe, counters: Mapping[str, Any] | None = None
+) -> Manifest:
+    """Make the Parquet files under the folder `version` the table at `uri`; drop what it held
+    before.
+    """
+    filesystem, path = file_system(uri)
+    found = filesystem.get_file_info(fs.FileSelector(file_system(version)[1], recursive=True))
+    files = []
+    for info in sorted((i for i in found if i.path.endswith(".parquet")), key=lambda i: i.path):
+        rows = pq.read_metadata(info.path, filesystem=filesystem).num_rows
+        if rows:
+            files.append(DataFile(info.path.removeprefix(path + "/"), rows, info.size))
+    manifest = Manifest(
+        fingerprint=recipe.fingerprint,
+        rows=sum(f.rows for f in files),
+        files=tuple(files),
+        inputs=dict(recipe.inputs),
+        settings=dict(recipe.settings),
+        counters=dict(counters or {}),
+    )
+    write_json(f"{uri}/{MANIFEST}", asdict(manifest))
+    _drop_unlisted(filesystem, path, {f.path for f in files})
+    return manifest
+
+
+def write_table(
+    uri: str,
+    batches: Iterable[pa.RecordBatch],
+    table_schema: pa.Schema,
+    recipe: Recipe,
+    counters: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Stream `batches` into one zstd Parquet file and commit it as the table at `uri`."""
+    version = new_version(uri)
+    filesystem, path = file_system(version)
+    filesystem.create_dir(path, recursive=True)
+    with pq.ParquetWriter(
+        f"{path}/part-00000.parquet", table_schema, filesystem=filesystem, compression="zstd"
+    ) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return commit(uri, version, recipe, counters)
+
+
+def open_table(uri: str, remedy: str) -> Manifest:
+    """The manifest of a table that stands whole; otherwise InputError with `remedy`."""
+    manifest = read_manifest(uri)
+    if manifest is None:
+        raise InputError(f"{uri}: no such table: {remedy}")
+    damage = _damage(uri, manifest)
+    if damage:
+        raise InputError(f"{damage}: {remedy}")
+    return manifest
+
+
+def data_files(uri: str, manifest: Manifest) -> list[str]:
+    """Full paths, in order, in the file system of `uri`."""
+    return [f"{file_system(uri)[1]}/{file.path}" for file in manifest.files]
+
+
+def read_table(
+    uri: str, table_schema: pa.Schema, remedy: str, columns: list[str] | None = None
+) -> pa.Table:
+    """All rows in the table's order, in the contract's types; InputError if absent or damaged."""
+    manifest = open_table(uri, remedy)
+    filesystem, _ = file_system(uri)
+    wanted = (
+        table_schema if columns is None else pa.schema([table_schema.field(c) for c in columns])
+    )
+    try:
+        parts = [
+            pq.read_table(path, columns=wanted.names, filesystem=filesystem, partitioning=None)
+            .select(wanted.names)
+            .cast(wanted)
+            for path in data_files(uri, manifest)
+        ]
+    except READ_ERRORS as error:
+        raise InputError(f"{uri}: unreadable ({_first_line(error)}): {remedy}") from None
+    return pa.concat_tables(parts) if parts else wanted.empty_table()
+
+
+def _damage(uri: str, manifest: Manifest) -> str | None:
+    """What is wrong with a table's files, in words; None if each is there in its full size."""
+    filesystem, _ = file_system(uri)
+    paths = data_files(uri, manifest)
+    for info, file in zip(filesystem.get_file_info(paths), manifest.files, strict=True):
+        if info.type != fs.FileType.File:
+            return f"{uri}/{file.path}: a file of the table is missing"
+        if info.size != file.bytes:
+            return f"{uri}/{file.path}: {info.size} bytes, its manifest says {file.bytes}"
+    return None
+
+
+def _drop_unlisted(filesystem: fs.FileSystem, path: str, listed: set[str]) -> None:
+    """Delete the versions that hold no listed file; nested tables are not versions."""
+    kept = {file.split("/", 1)[0] for file in listed}
+    for info in filesystem.get_file_info(fs.FileSelector(path)):
+        name = info.base_name
+        if info.type == fs.FileType.Directory and _is_version(name) and name not in kept:
+            filesystem.delete_dir(info.path)
+
+
+def _is_version(name: str) -> bool:
+    return len(name) == 12 and all(c in "0123456789abcdef" for c in name)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,17 @@
+"""Fixtures that several test files share. Spark starts with the first test that asks for it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    from etl.session import open_session
+    from mdsrec.config import SparkConfig
+
+    config = SparkConfig(master="local[2]", driver_memory="1g", partitions=2)
+    session = open_session(config)
+    yield session
+    session.stop()

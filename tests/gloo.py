@@ -1,0 +1,40 @@
+"""Runs a function on several gloo processes, each with its own rank, without Ray."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, multiprocessing
+
+
+def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(*arguments)` returns on every rank, in order of rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(
+            _one_rank, (world_size, folder, function, arguments), nprocs=world_size, join=True
+        )
+        return [
+            torch.load(Path(folder) / f"rank-{rank}.pt", weights_only=True)
+            for rank in range(world_size)
+        ]
+
+
+def _one_rank(
+    rank: int,
+    world_size: int,
+    folder: str,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world_size))
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    result = function(*arguments)
+    distributed.barrier()
+    torch.save(result, Path(folder) / f"rank-{rank}.pt")
+    distributed.destroy_process_group()

@@ -1,0 +1,136 @@
+"""A small random data set written straight as tables, for tests that need no Spark."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle as plain
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+
+from mdsrec import names, schema, tables
+from mdsrec.config import Experiment, experiment_from
+
+NUM_ITEMS, NUM_USERS, WIDTH = 40, 61, 6
+
+
+def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
+    """An experiment of two modalities over the data set at `root`; sections are laid over it."""
+    content: dict[str, Any] = {
+        "name": "small",
+        "root": str(root),
+        "input": {"edition": "2018", "reviews": ["reviews.json"]},
+        "features": {m: {"vectors": f"{m}.parquet"} for m in ("text", "image")},
+        "graph": {"max_neighbors": 6},
+        "model": {
+            "dim": 8,
+            "inner_dim": 12,
+            "max_length": 6,
+            "num_neighbors": 4,
+            "num_centers": 3,
+            "dropout": 0.0,
+        },
+        "optim": {"lr": 0.01},
+        "train": {"batch_size": 24, "max_epochs": 3, "shuffle_window": 25},
+        "eval": {"user_batch": 7, "item_block": 16},
+    }
+    for section, values in sections.items():
+        content[section] = {**content.get(section, {}), **values}
+    return experiment_from(content, source="test")
+
+
+def write_dataset(experiment: Experiment, seed: int = 0, users_per_file: int = 20) -> None:
+    """Random histories and features and what derives from them, as the ETL would leave them."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(2, 15, NUM_USERS)
+    histories = [generator.integers(0, NUM_ITEMS, n).tolist() for n in lengths]
+    train_end = [n - 2 if n > 2 else n for n in lengths]
+    training = [history[:end] for history, end in zip(histories, train_end, strict=True)]
+    num_train = np.bincount(np.concatenate(training).astype(int), minlength=NUM_ITEMS)
+    item = np.arange(NUM_ITEMS, dtype=np.int32)
+    asin = [f"B{i:04d}" for i in item]
+    titles = [f"Item <{i}> & co" for i in item]
+    _write(
+        experiment,
+        "items",
+        schema.ITEMS,
+        [item, asin, titles, titles, [None] * NUM_ITEMS, num_train],
+        seed,
+    )
+    users = np.arange(NUM_USERS)
+    _write(
+        experiment,
+        "sequences",
+        schema.SEQUENCES,
+        [
+            users,
+            [f"U{u:04d}" for u in users],
+            histories,
+            [list(range(n)) for n in lengths],
+            train_end,
+            [n - 1 if n > 2 else n for n in lengths],
+        ],
+        seed,
+        rows_per_file=users_per_file,
+    )
+    O = plain.cooccurrence(training, NUM_ITEMS)  # noqa: E741
+    rows, columns = np.nonzero(O.numpy())
+    _write(
+        experiment,
+        names.cooccurrence_name(experiment),
+        schema.COOCCURRENCE,
+        [rows, columns, O.numpy()[rows, columns]],
+        seed,
+    )
+    for number, modality in enumerate(experiment.features):
+        has = np.ones(NUM_ITEMS, dtype=bool)
+        has[: 5 * number] = False  # the first items have no image
+        _write_modality(experiment, modality, has, plain.normalized(O, "row"), generator, seed)
+
+
+def _write_modality(
+    experiment: Experiment,
+    modality: str,
+    has: np.ndarray[Any, Any],
+    N_O: torch.Tensor,
+    generator: np.random.Generator,
+    seed: int,
+) -> None:
+    items = np.flatnonzero(has)
+    vectors = generator.normal(size=(NUM_ITEMS, WIDTH)).astype(np.float32) * has[:, None]
+    smoothed = plain.smoothed(torch.from_numpy(vectors).double(), N_O, experiment.mu(modality))
+    lists = plain.neighbors(smoothed, torch.from_numpy(has), experiment.graph.max_neighbors)
+    kept = [lists[i] for i in items]
+    centers = np.arange(len(items)) % experiment.model.num_centers
+    for name, table_schema, columns in (
+        (names.features_name(modality), schema.FEATURES, [items, vectors[items].tolist()]),
+        (
+            names.neighbors_name(experiment, modality),
+            schema.NEIGHBORS,
+            [items, kept, [[0.0] * len(n) for n in kept]],
+        ),
+        (names.centers_name(experiment, modality), schema.CENTERS, [items, centers]),
+    ):
+        _write(experiment, name, table_schema, columns, seed)
+
+
+def _write(
+    experiment: Experiment,
+    name: str,
+    table_schema: pa.Schema,
+    columns: list[Any],
+    seed: int,
+    rows_per_file: int = 10**6,
+) -> None:
+    table = pa.table(
+        [pa.array(c, type=f.type) for c, f in zip(columns, table_schema, strict=True)],
+        schema=table_schema,
+    )
+    uri = tables.table_uri(experiment.root, name)
+    version = Path(tables.new_version(uri))
+    version.mkdir(parents=True)
+    for number, start in enumerate(range(0, table.num_rows, rows_per_file)):
+        part = table.slice(start, rows_per_file)
+        pa.parquet.write_table(part, version / f"part-{number:05d}.parquet")
+    tables.commit(uri, str(version), tables.Recipe({"seed": seed, "name": name}, {}))

@@ -1,0 +1,127 @@
+"""`python -m cluster run` runs the stages as processes, in order, up to the first that fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.__main__ import main
+from mdsrec.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+TOML = 'name = "a"\nroot = "/data"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
+
+
+class Stages:
+    """Stands for the processes: what was started, and the exit codes they end with."""
+
+    def __init__(self, **codes):
+        self.codes = codes
+        self.started = []
+
+    def run(self, command, check):
+        self.started.append(command)
+        return subprocess.CompletedProcess(command, self.codes.get(command[2], 0))
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(TOML)
+    return str(path)
+
+
+def ran(monkeypatch, words, **codes):
+    """The commands that were started, and the exit code."""
+    stages = Stages(**codes)
+    monkeypatch.setattr(subprocess, "run", stages.run)
+    try:
+        main(words)
+    except SystemExit as ended:
+        return stages.started, ended.code
+    return stages.started, 0
+
+
+def test_every_stage_gets_the_same_configuration(monkeypatch, config, capsys):
+    started, code = ran(monkeypatch, ["run", config, "optim.lr=0.1", "name=b"])
+    assert started == [
+        [sys.executable, "-m", stage, config, "optim.lr=0.1", "name=b"]
+        for stage in ("etl", "training", "evaluation")
+    ]
+    assert code == 0
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == ["etl 0 s, training 0 s, evaluation 0 s", "report: /data/runs/b/report.html"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--fresh", "CONFIG", "name=b"], ["CONFIG", "--fresh", "name=b"]]
+)
+def test_fresh_is_for_training_alone(monkeypatch, config, words):
+    words = [config if word == "CONFIG" else word for word in words]
+    started, _ = ran(monkeypatch, ["run", *words])
+    assert [("--fresh" in command) for command in started] == [False, True, False]
+    assert all(command[-2:] == [config, "name=b"] for command in started)
+
+
+@pytest.mark.parametrize(("returned", "exit_code"), [(3, 3), (-9, 128 + 9)])
+def test_the_first_stage_that_fails_ends_the_run(monkeypatch, config, capsys, returned, exit_code):
+    started, code = ran(monkeypatch, ["run", config], training=returned)
+    assert [command[2] for command in started] == ["etl", "training"]
+    assert code == exit_code
+    assert f"training failed with exit code {exit_code}" in capsys.readouterr().out
+
+
+def test_a_mistake_in_the_configuration_starts_nothing(monkeypatch, config):
+    stages = Stages()
+    monkeypatch.setattr(subprocess, "run", stages.run)
+    with pytest.raises(InputError, match="unknown key modle"):
+        main(["run", config, "modle.dim=3"])
+    assert stages.started == []
+
+
+SMALL = """
+name = "small"
+root = "root"
+[input]
+edition = "2018"
+reviews = ["raw/reviews.json.gz"]
+metadata = ["raw/metadata.json.gz"]
+[features.image]
+vectors = "raw/image.parquet"
+[model]
+dim = 16
+inner_dim = 16
+num_centers = 4
+[train]
+max_epochs = 2
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.ray
+def test_all_stages_from_raw_files_to_the_report(tmp_path):
+    """And the evaluation finds the validation metrics that training chose its best epoch by."""
+
+    def call(*words):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    (tmp_path / "small.toml").write_text(SMALL)
+    call("etl.synthetic", "raw", "--users", "300", "--items", "100")
+    shown = call("cluster", "run", "small.toml")
+    run = tmp_path / "root" / "runs" / "small"
+    assert shown.splitlines()[-1] == f"report: {run}/report.html"
+    history = json.loads((run / "history.json").read_text())
+    best = history["epochs"][history["best_epoch"]]
+    found = json.loads((run / "metrics.json").read_text())["split"]["valid"]["all"]
+    assert found["ndcg@10"] == pytest.approx(best["ndcg@10"], abs=1e-4)
+    assert found["recall@10"] == pytest.approx(best["recall@10"], abs=1e-4)
+    assert (run / "report.html").stat().st_size > 10_000

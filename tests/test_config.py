@@ -1,0 +1,131 @@
+"""One TOML = one experiment; what is wrong in it is named."""
+
+from pathlib import Path
+
+import pytest
+
+from mdsrec.config import experiment_from, load_experiment
+from mdsrec.errors import InputError
+
+TOML = """
+name = "small"
+root = "data"
+
+[input]
+edition = "2018"
+reviews = ["raw/reviews.json.gz"]
+
+[features.text]
+vectors = "text.parquet"
+
+[features.image]
+vectors = "image.parquet"
+
+[model]
+dim = 64
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_defaults_are_the_papers(path):
+    experiment = load_experiment(path)
+    model = experiment.model
+    assert (model.dim, model.num_neighbors, model.num_centers, model.mu_id) == (64, 10, 32, 16.0)
+    assert experiment.modalities == ("text", "image")
+    assert [experiment.rho(m) for m in experiment.modalities] == [1 / 2, 1 / 2]
+    assert experiment.mu("image") == 0.2
+
+
+def test_local_paths_are_made_absolute_and_uris_kept(path):
+    experiment = load_experiment(path)
+    assert experiment.root == str(Path.cwd() / "data")
+    assert experiment.input.reviews == (str(Path.cwd() / "raw/reviews.json.gz"),)
+    assert load_experiment(path, ["root=s3://bucket/x/"]).root == "s3://bucket/x"
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("optim.lr=3e-4", 3e-4),
+        ("train.num_workers=4", 4),
+        ("model.include_self=false", False),
+        ('model.modalities=["text"]', ("text",)),
+        ("model.graph_weight=mean", "mean"),
+        ("model.rho.text=0.25 model.rho.image=0.75", {"text": 0.25, "image": 0.75}),
+        ("name=other", "other"),
+    ],
+)
+def test_an_override_lies_over_the_file(path, override, value):
+    words = override.split(" ")
+    found = load_experiment(path, words)
+    for key in words[0].partition("=")[0].removesuffix(".text").split("."):
+        found = getattr(found, key)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.dims=8"], "unknown key model.dims; the nearest key is dim"),
+        (["modle.dim=8"], "unknown key modle; the nearest key is model"),
+        (["features.text.vektors=x"], "features.text.vektors; the nearest key is vectors"),
+        (["model.dim=eight"], 'model.dim = "eight"'),
+        (["model.dim=0"], "model.dim = 0"),
+        (["optim.lr=nan"], "optim.lr"),
+        (["model.dropout=1.0"], "model.dropout = 1.0"),
+        (["model.dim=5"], "dim 5 is not a multiple of num_heads 2"),
+        (["model.graph_weight=median"], 'model.graph_weight = "median"'),
+        (["model.rho.text=0.5", "model.rho.image=0.6"], "sum to 1.1, they must sum to 1"),
+        (["model.rho.text=1.0"], r"model.rho: keys \[text\] must equal the modalities \[text, ima"),
+        (["model.mu.video=1.0"], "model.mu: keys"),
+        (['model.modalities=["video"]'], r"no section \[features.video\]"),
+        (["model.num_neighbors=51"], "num_neighbors 51 exceeds graph.max_neighbors 50"),
+        (["name=../elsewhere"], 'name = "../elsewhere"'),
+        (["features.text.encoder=x"], "set either encoder or vectors"),
+        (["features.text.vectors=x.npy"], "asins goes with .npy"),
+        (["lr"], "override 'lr': expected key=value"),
+        (["name.x=1"], "name is a value, not a section"),
+    ],
+)
+def test_what_is_wrong_is_named(path, overrides, message):
+    with pytest.raises(InputError, match=message) as raised:
+        load_experiment(path, overrides)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_key_is_named(path):
+    path.write_text(TOML.replace('name = "small"', ""))
+    with pytest.raises(InputError, match=f"{path}: key name is missing"):
+        load_experiment(path)
+
+
+def test_a_missing_or_broken_file_is_named(path):
+    with pytest.raises(InputError, match=r"none\.toml: no such configuration file"):
+        load_experiment("none.toml")
+    path.write_text("name = ")
+    with pytest.raises(InputError, match=f"{path}: not a readable TOML file"):
+        load_experiment(path)
+
+
+def test_rho_within_a_millionth_of_the_simplex_is_kept_as_it_is(path):
+    overrides = ["model.rho.text=0.3333333", "model.rho.image=0.6666667"]
+    assert load_experiment(path, overrides).rho("text") == 0.3333333
+
+
+def test_a_resolved_configuration_reads_back_as_itself(path):
+    experiment = load_experiment(path, ["model.rho.text=0.25", "model.rho.image=0.75"])
+    assert experiment_from(experiment.resolved(), source="config.json") == experiment
+
+
+def test_identity_is_all_but_the_machines(path):
+    experiment = load_experiment(path)
+    machines = ["train.num_workers=4", "eval.user_batch=8", "spark.driver_memory=9g"]
+    assert load_experiment(path, machines).identity() == experiment.identity()
+    assert load_experiment(path, ["optim.lr=0.1"]).identity() != experiment.identity()
+    assert load_experiment(path, ["train.batch_size=8"]).identity() != experiment.identity()

@@ -1,0 +1,128 @@
+"""One raw line -> one record or a reason, for the three editions. No Spark."""
+
+import json
+
+import pytest
+
+from etl.amazon import UnusableLineError, metadata, review
+
+REVIEW_2018 = {"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1_400_000_000, "overall": 5.0}
+REVIEW_2023 = {"user_id": "A1", "parent_asin": "B1", "asin": "X", "timestamp": 1_400_000_000_123}
+
+
+def line(record: object) -> bytes:
+    return json.dumps(record).encode()
+
+
+def reason(edition: str, raw: bytes) -> str:
+    with pytest.raises(UnusableLineError) as unusable:
+        review(edition, raw)
+    return str(unusable.value)
+
+
+@pytest.mark.parametrize(
+    ("edition", "record", "time"),
+    [
+        ("2014", REVIEW_2018, 1_400_000_000),
+        ("2018", REVIEW_2018, 1_400_000_000),
+        ("2023", REVIEW_2023, 1_400_000_000_123),
+    ],
+)
+def test_a_review_keeps_user_item_and_the_editions_time(edition, record, time):
+    assert review(edition, line(record)) == {"user_id": "A1", "asin": "B1", "time": time}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"asin": None}, "asin is null, not string"),
+        ({"asin": 7}, "asin is number, not string"),
+        ({"asin": " "}, "asin is empty"),
+        ({"asin": "\ud800"}, "asin is not UTF-8"),
+        ({"unixReviewTime": "1400000000"}, "unixReviewTime is string, not number"),
+        ({"unixReviewTime": True}, "unixReviewTime is boolean, not number"),
+        ({"unixReviewTime": 1.5}, "unixReviewTime is not a whole number"),
+        ({"unixReviewTime": -1}, "negative time"),
+        ({"unixReviewTime": 4_102_444_800}, "time after 2100"),
+        ({"unixReviewTime": 1_400_000_000_123}, "time after 2100"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_was_found(change, why):
+    assert reason("2018", line(REVIEW_2018 | change)) == why
+
+
+@pytest.mark.parametrize("field", ["reviewerID", "asin", "unixReviewTime"])
+def test_a_missing_field_is_named(field):
+    record = {key: value for key, value in REVIEW_2018.items() if key != field}
+    assert reason("2018", line(record)) == f"missing {field}"
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"", "blank"),
+        (b"  ", "blank"),
+        (b'{"asin": ', "not JSON"),
+        (b"{'asin': 'B1'}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[1]", "not an object"),
+        (b'"\xff"', "not UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_object_says_so(raw, why):
+    assert reason("2018", raw) == why
+
+
+def test_whole_floats_and_the_last_second_before_2100_are_times():
+    for time in (0, 1.4e9, 4_102_444_799):
+        assert review("2018", line(REVIEW_2018 | {"unixReviewTime": time}))["time"] == int(time)
+
+
+def test_metadata_of_2014_are_python_literals():
+    raw = (
+        rb"{'asin': 'B1', 'title': 'A \d title', 'description': 'It is good', 'brand': 'X',"
+        rb" 'imUrl': 'http://i/1.jpg', 'categories': [['Toys', 'Games'], ['Gifts']]}"
+    )
+    assert metadata("2014", raw) == {
+        "asin": "B1",
+        "title": r"A \d title",
+        "features": None,
+        "description": "It is good",
+        "categories": "Toys, Games, Gifts",
+        "brand": "X",
+        "image_url": "http://i/1.jpg",
+    }
+
+
+def test_metadata_of_2018_join_lists_and_prefer_the_high_resolution_image():
+    record = {
+        "asin": "B1",
+        "title": "T",
+        "feature": ["f1", "", "f2"],
+        "description": [],
+        "category": ["C1", "C2"],
+        "brand": {"odd": 1},
+        "imageURL": ["http://small"],
+        "imageURLHighRes": ["http://large"],
+    }
+    assert metadata("2018", line(record)) == {
+        "asin": "B1",
+        "title": "T",
+        "features": "f1\nf2",
+        "description": None,
+        "categories": "C1, C2",
+        "brand": None,
+        "image_url": "http://large",
+    }
+
+
+def test_metadata_of_2023_take_the_main_image_and_the_parent_asin():
+    images = [{"large": "http://a", "variant": "PT01"}, {"thumb": "http://b", "variant": "MAIN"}]
+    found = metadata("2023", line({"parent_asin": "B1", "store": "S", "images": images}))
+    assert (found["asin"], found["brand"], found["image_url"]) == ("B1", "S", "http://b")
+
+
+def test_a_metadata_record_needs_an_asin_only():
+    assert metadata("2018", line({"asin": "B1", "title": 3}))["title"] is None
+    with pytest.raises(UnusableLineError, match="missing asin"):
+        metadata("2018", line({"title": "T"}))

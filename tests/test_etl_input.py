@@ -1,0 +1,209 @@
+"""What a user can get wrong: one line that names the file, what was found and what to do."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from etl.features import model_location
+from etl.raw import numbered_lines, raw_files
+from mdsrec.config import FeatureConfig, experiment_from
+from mdsrec.errors import InputError
+
+REVIEWS = [
+    {"reviewerID": f"A{user}", "asin": f"B{item}", "unixReviewTime": 10 * user + item}
+    for user in range(4)
+    for item in range(4)
+]
+
+
+def one_line(error):
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def experiment(tmp_path, **sections):
+    """Four users x four items in a plain file, one modality of vectors for three items."""
+    reviews = write_lines(tmp_path / "reviews.json", REVIEWS)
+    vectors = write_vectors(tmp_path / "v.parquet", ["B0", "B1", "B2"], np.eye(3))
+    content = {
+        "name": "x",
+        "root": str(tmp_path / "root"),
+        "input": {"edition": "2018", "reviews": [reviews]},
+        "sequences": {"k_core": 1},
+        "features": {"image": {"vectors": vectors}},
+        "model": {"num_neighbors": 2, "num_centers": 2},
+    }
+    return experiment_from(content | sections, "test")
+
+
+def write_vectors(path, asins, rows):
+    vectors = pa.array([list(map(float, row)) for row in rows], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"asin": pa.array(asins, pa.string()), "vector": vectors}), path)
+    return str(path)
+
+
+def run_etl(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "etl", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_lines_are_counted_in_plain_and_gzip_whatever_the_name(tmp_path):
+    plain, packed = tmp_path / "a.json", tmp_path / "b.json"
+    plain.write_bytes(b"x\r\n\ny")
+    packed.write_bytes(gzip.compress(b"x\n\ny\n"))
+    expected = [(1, b"x"), (2, b""), (3, b"y")]
+    assert list(numbered_lines(str(plain))) == list(numbered_lines(str(packed))) == expected
+
+
+def test_a_folder_stands_for_its_raw_files_by_name(tmp_path):
+    for name in ("b.json.gz", "a.jsonl", "readme.txt", "c.jsonl.gz"):
+        (tmp_path / name).write_text("{}\n")
+    names = [file.uri.rsplit("/", 1)[1] for file in raw_files([str(tmp_path)])]
+    assert names == ["a.jsonl", "b.json.gz", "c.jsonl.gz"]
+
+
+def test_a_missing_file_and_a_folder_without_raw_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.json: no such file or folder"):
+        raw_files([str(tmp_path / "nowhere.json")])
+    with pytest.raises(InputError, match=r"no file of this folder ends in \.json or"):
+        raw_files([str(tmp_path)])
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+def test_an_empty_file_is_an_error(tmp_path, content):
+    (tmp_path / "e.json.gz").write_bytes(content)
+    with pytest.raises(InputError, match=r"e\.json\.gz: the file is empty"):
+        list(numbered_lines(str(tmp_path / "e.json.gz")))
+
+
+def broken_gzip(path, keep, flip=False):
+    """A gzip of 20,000 lines cut to a part of its bytes, or with some bytes wrong."""
+    lines = np.random.default_rng(0).integers(10**9, size=20_000)
+    packed = bytearray(gzip.compress("".join(f"{n}\n" for n in lines).encode()))
+    middle = int(len(packed) * keep)
+    if flip:
+        packed[middle : middle + 50] = b"\xff" * 50
+        path.write_bytes(packed)
+    else:
+        path.write_bytes(packed[:middle])
+    return str(path)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_truncated_or_corrupt_gzip_names_the_file_and_the_line_reached(tmp_path, flip):
+    uri = broken_gzip(tmp_path / "t.json.gz", 0.5, flip)
+    with pytest.raises(InputError, match=r"t\.json\.gz: truncated or corrupt gzip after line \d+"):
+        list(numbered_lines(uri))
+
+
+def test_an_encoder_is_a_folder_or_a_package_that_carries_a_model_or_a_name(tmp_path):
+    assert model_location(str(tmp_path)) == str(tmp_path)
+    assert model_location("someone/some-model") == "someone/some-model"
+    with pytest.raises(InputError, match="no such folder"):
+        model_location("./nowhere")
+
+
+def test_the_command_answers_help_without_spark_and_mistakes_with_one_line(tmp_path):
+    done = run_etl("--help")
+    assert done.returncode == 0
+    config = tmp_path / "x.toml"
+    config.write_text(
+        f'name = "x"\nroot = "{tmp_path}/root"\n'
+        '[input]\nedition = "2018"\nreviews = ["nowhere.json"]\n'
+    )
+    for override, words in [
+        ("seed=0", "nowhere.json: no such file"),
+        ("sequences.kcore=3", "nearest key is k_core"),
+        (f"root={config}/below", "cannot be written"),
+    ]:
+        done = run_etl(config, override)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.spark
+def test_a_corrupt_file_met_by_a_worker_is_one_line(spark, tmp_path):
+    from etl.run import build_tables
+
+    broken = broken_gzip(tmp_path / "t.json.gz", 0.5)
+    source = {"edition": "2018", "reviews": [broken]}
+    with pytest.raises(InputError) as error:
+        build_tables(experiment(tmp_path, input=source), spark)
+    assert "t.json.gz: truncated or corrupt gzip after line" in one_line(error)
+
+
+@pytest.mark.spark
+def test_reviews_of_another_edition_are_not_silently_empty(spark, tmp_path):
+    from etl.run import build_tables
+
+    reviews = write_lines(tmp_path / "r.json", REVIEWS)
+    source = {"edition": "2023", "reviews": [reviews]}
+    with pytest.raises(InputError) as error:
+        build_tables(experiment(tmp_path, input=source), spark)
+    assert "no usable review in 16 lines (missing user_id)" in one_line(error)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("asins", "rows", "words"),
+    [
+        (["B0", "B1", "B2"], [[1, 2], [1, 2], [1, 2, 3]], "asin B2 has width 3, expected 2"),
+        (["B0", "B1"], [[1, 2], [np.nan, 2]], "asin B1 holds a NaN"),
+        (["B0", "B1"], [[1, 2], [1, np.inf]], "asin B1 holds a NaN, null or infinity"),
+        (["B0", "B0"], [[1, 2], [3, 4]], "asin B0 has 2 vectors"),
+        (["Z", "Y"], [[1, 2], [3, 4]], "none of its 2 asins belongs to an item"),
+        ([], [], "no vectors"),
+    ],
+)
+def test_wrong_vectors_are_named_by_asin(spark, tmp_path, asins, rows, words):
+    with pytest.raises(InputError) as error:
+        brought(spark, write_vectors(tmp_path / "v.parquet", asins, rows))
+    assert words in one_line(error)
+
+
+def brought(spark, vectors, asins=None):
+    from etl.vectors import brought as read
+
+    catalogue = spark.createDataFrame([("B0", 0), ("B1", 1)], "asin string, item int")
+    return read(spark, FeatureConfig(vectors=vectors, asins=asins), catalogue)
+
+
+@pytest.mark.spark
+def test_files_of_vectors_that_do_not_fit_are_named(spark, tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        brought(spark, str(tmp_path / "nowhere.parquet"))
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    with pytest.raises(InputError, match="not Parquet"):
+        brought(spark, str(tmp_path / "text.parquet"))
+    pq.write_table(pa.table({"asin": ["B0"]}), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="no column vector; there is asin"):
+        brought(spark, str(tmp_path / "c.parquet"))
+    np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float32))
+    (tmp_path / "asins.txt").write_text("B0\nB1\n")
+    with pytest.raises(InputError, match=r"3 rows, but .*asins\.txt has 2 asins"):
+        brought(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
+
+
+@pytest.mark.spark
+def test_npy_rows_belong_to_the_lines_of_asins_and_zeros_are_no_vector(spark, tmp_path):
+    from etl.vectors import counters, known
+
+    np.save(tmp_path / "v.npy", np.array([[9, 9], [0, 0], [1, 2]], dtype=np.float64))
+    (tmp_path / "asins.txt").write_text("Z\nB0\nB1\n")
+    rows = brought(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
+    assert [tuple(row) for row in known(rows).collect()] == [(1, [1.0, 2.0])]
+    assert counters(rows) == {"unknown_asins": 1, "zero_vectors": 1}

@@ -1,0 +1,232 @@
+"""The whole stage on a small synthetic catalogue, with vectors in place of an encoder."""
+
+import json
+
+import numpy as np
+import pytest
+
+from etl.synthetic import write_catalogue
+from mdsrec import schema, tables
+from mdsrec.config import experiment_from
+from mdsrec.errors import InputError
+
+pytestmark = pytest.mark.spark
+
+SCHEMAS = {
+    "interactions": schema.INTERACTIONS,
+    "metadata": schema.METADATA,
+    "rejects": schema.REJECTS,
+    "items": schema.ITEMS,
+    "sequences": schema.SEQUENCES,
+    "cooccurrence": schema.COOCCURRENCE,
+    "features": schema.FEATURES,
+    "neighbors": schema.NEIGHBORS,
+    "centers": schema.CENTERS,
+    "centroids": schema.CENTROIDS,
+}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    write_catalogue(folder, num_users=80, num_items=50, seed=1)
+    return folder
+
+
+def experiment(raw, root, **changes):
+    content = {
+        "name": "x",
+        "root": str(root),
+        "input": {
+            "edition": "2018",
+            "reviews": [str(raw / "reviews.json.gz")],
+            "metadata": [str(raw / "metadata.json.gz")],
+        },
+        "sequences": {"k_core": 3},
+        "features": {"image": {"vectors": str(raw / "image.parquet")}},
+        "graph": {"max_neighbors": 12},
+        "spark": {"rows_per_file": 100},
+        "model": {"num_centers": 4},
+    }
+    return experiment_from(content | changes, "test")
+
+
+@pytest.fixture(scope="module")
+def built(spark, raw, tmp_path_factory):
+    """(experiment, manifests) of the catalogue, built once."""
+    from etl.run import build_tables
+
+    built = experiment(raw, tmp_path_factory.mktemp("root"))
+    spark.conf.set("spark.sql.shuffle.partitions", 1)
+    return built, build_tables(built, spark)
+
+
+def table(experiment, name):
+    uri = tables.table_uri(experiment.root, name)
+    return tables.read_table(uri, SCHEMAS[name.split("/")[0].split(",")[0]], "")
+
+
+@pytest.mark.parametrize("partitions", [3, 8])
+def test_any_partitioning_gives_the_same_bits_in_the_same_files(
+    spark, raw, built, tmp_path, partitions
+):
+    from etl.run import build_tables
+
+    first, expected = built
+    again = experiment(raw, tmp_path)
+    spark.conf.set("spark.sql.shuffle.partitions", partitions)
+    spark.conf.set("spark.sql.adaptive.enabled", False)
+    try:
+        manifests = build_tables(again, spark)
+    finally:
+        spark.conf.set("spark.sql.adaptive.enabled", True)
+        spark.conf.set("spark.sql.shuffle.partitions", 2)
+    assert manifests.keys() == expected.keys()
+    for name, manifest in manifests.items():
+        assert table(again, name).equals(table(first, name)), name
+        assert [f.rows for f in manifest.files] == [f.rows for f in expected[name].files]
+        assert manifest.counters == expected[name].counters
+
+
+def test_ids_are_dense_and_tables_are_in_order(built):
+    first, manifests = built
+    for name, key in [("items", "item"), ("sequences", "user")]:
+        assert table(first, name).column(key).to_pylist() == list(range(manifests[name].rows))
+    asins = table(first, "items").column("asin").to_pylist()
+    assert asins == sorted(asins, key=str.encode)
+    pairs = table(first, "cooccurrence").select(["item", "other"]).to_pylist()
+    assert [(p["item"], p["other"]) for p in pairs] == sorted(
+        (p["item"], p["other"]) for p in pairs
+    )
+    lines = table(first, "interactions").column("line").to_pylist()
+    assert lines == sorted(lines)
+    assert len(manifests["interactions"].files) > 1
+
+
+def test_cooccurrence_and_num_train_equal_plain_python_over_training_events(built):
+    first, _ = built
+    expected, num_train = {}, {}
+    for row in table(first, "sequences").to_pylist():
+        items = row["items"][: row["train_end"]]
+        for p, a in enumerate(items):
+            num_train[a] = num_train.get(a, 0) + 1
+            for q in range(p + 1, len(items)):
+                if a != items[q]:
+                    for pair in ((a, items[q]), (items[q], a)):
+                        expected[pair] = expected.get(pair, 0) + 1 / (q - p)
+    rows = table(first, "cooccurrence").to_pylist()
+    assert {(r["item"], r["other"]) for r in rows} == expected.keys()
+    for row in rows:
+        assert row["score"] == pytest.approx(expected[row["item"], row["other"]], rel=1e-9)
+    for row in table(first, "items").to_pylist():
+        assert row["num_train"] == num_train.get(row["item"], 0)
+
+
+def test_held_out_items_never_reach_the_cooccurrence(spark, built):
+    from etl.cooccurrence import cooccurrence
+    from etl.sequences import training_events
+
+    first, manifests = built
+    rows = table(first, "sequences").to_pylist()
+    held_out = [item for row in rows for item in row["items"][row["train_end"] :]]
+    permuted = iter(np.random.default_rng(0).permutation(held_out).tolist())
+    for row in rows:
+        row["items"] = [
+            item if place < row["train_end"] else next(permuted)
+            for place, item in enumerate(row["items"])
+        ]
+    assert rows != table(first, "sequences").to_pylist()
+    columns = "items array<int>, train_end int"
+    frame = spark.createDataFrame([(row["items"], row["train_end"]) for row in rows], columns)
+    counts = manifests["sequences"].counters
+    found = cooccurrence(
+        training_events(frame), counts["items"], True, counts["longest_train"]
+    ).collect()
+    scores = sorted((row["item"], row["other"], row["score"]) for row in found)
+    stored = table(first, "cooccurrence").to_pylist()
+    assert scores == [(row["item"], row["other"], row["score"]) for row in stored]
+
+
+def test_neighbours_are_a_prefix_ordered_list_without_the_item_itself(built):
+    first, manifests = built
+    having = set(table(first, "features/image").column("item").to_pylist())
+    assert manifests["features/image"].counters["items_without"] > 0
+    rows = table(first, "neighbors/image/mu=0.2").to_pylist()
+    assert {row["item"] for row in rows} == having
+    for row in rows:
+        assert len(row["neighbors"]) == min(12, len(having) - 1)
+        assert row["item"] not in row["neighbors"]
+        assert set(row["neighbors"]) <= having
+        assert row["similarities"] == sorted(row["similarities"], reverse=True)
+
+
+def test_nothing_of_the_input_vanishes_uncounted(built, raw):
+    first, manifests = built
+    counters = manifests["interactions"].counters
+    assert counters["lines"] == (
+        manifests["interactions"].rows + counters["blank"] + counters["rejected"]
+    )
+    assert manifests["rejects"].counters == {
+        "reviews: missing asin": 1,
+        "reviews: not JSON": 1,
+        "reviews: unixReviewTime is string, not number": 1,
+        "metadata: not JSON": 1,
+    }
+    reject = table(first, "rejects").to_pylist()[0]
+    assert (reject["source"], reject["line"]) == (str(raw / "metadata.json.gz"), 11)
+    assert reject["raw"] == '{"reviewerID": "A1", "asin": '
+    kept = manifests["sequences"].counters
+    assert manifests["interactions"].rows == (
+        kept["interactions"] + kept["k_core_dropped_events"] + kept["repeats_dropped"]
+    )
+    assert kept["repeats_dropped"] > 0
+    assert kept["train"] + kept["valid"] + kept["test"] == kept["interactions"]
+    items = manifests["items"].counters
+    assert items["metadata_duplicates"] > 0
+    assert "A later record" not in table(first, "items").column("title").to_pylist()
+
+
+def test_what_stands_is_not_rebuilt_and_another_mu_builds_its_neighbours_only(spark, raw, built):
+    from etl.run import build_tables
+    from etl.workspace import Workspace
+
+    first, manifests = built
+    assert build_tables(first) == manifests  # no session given: none is started for this
+    graph = {"max_neighbors": 12, "normalize": "none"}
+    other = experiment(raw, first.root, graph=graph)
+    space = Workspace(other, spark)
+    assert [name for name in space.recipes if space.standing(name) is None] == [
+        "neighbors/image/mu=0.2,normalize=none"
+    ]
+    assert build_tables(other, spark)["neighbors/image/mu=0.2,normalize=none"].rows > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"sequences": {"k_core": 99}},
+            "no user is left after sequences.k_core = 99: the input has",
+        ),
+        ({"model": {"num_neighbors": 50}}, "items have the modality image: set it to"),
+        ({"model": {"num_centers": 51}}, "items have the modality image: set it to"),
+    ],
+)
+def test_a_setting_that_the_data_cannot_give_is_named(spark, raw, built, changes, words):
+    from etl.run import build_tables
+
+    with pytest.raises(InputError, match=words) as error:
+        build_tables(experiment(raw, built[0].root, graph={}, **changes), spark)
+    assert "\n" not in str(error.value)
+
+
+def test_the_synthetic_catalogue_is_the_same_bytes_for_a_seed(raw, tmp_path):
+    write_catalogue(tmp_path, num_users=80, num_items=50, seed=1)
+    for name in ("reviews.json.gz", "metadata.json.gz", "image.parquet"):
+        assert (tmp_path / name).read_bytes() == (raw / name).read_bytes()
+
+
+def test_the_manifest_names_the_rule_for_ties(built):
+    first, _ = built
+    uri = tables.table_uri(first.root, "sequences") + "/" + tables.MANIFEST
+    assert "input order" in json.loads(tables.read_bytes(uri))["settings"]["ties"]

@@ -1,0 +1,86 @@
+"""Shards, batches and the popularity floor."""
+
+from collections import Counter
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.ranking import Popularity, rank_targets, shards_of
+from training.data import Target
+
+
+class Constant:
+    """A model to which every user and every item is the same."""
+
+    channels = ("all", "fused", "text")
+    weights = torch.tensor([1.0, 1.0])
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def user_vectors(self, histories):
+        self.batches.append(len(histories))
+        return torch.ones(len(histories), 2, 3)
+
+
+def targets_of(users, num_items):
+    history = np.array([0], dtype=np.int32)
+    return [Target(u, split, u % num_items, history) for u in users for split in ("valid", "test")]
+
+
+def ranked(users, num_items, user_batch=2, item_block=4):
+    return rank_targets(
+        Constant(),
+        torch.ones(2, num_items, 3),
+        Popularity(np.arange(num_items)),
+        targets_of(users, num_items),
+        user_batch,
+        item_block,
+    ).to_pylist()
+
+
+@given(st.integers(0, 200), st.integers(1, 5))
+def test_every_user_stands_in_exactly_one_shard(num_users, user_batch):
+    shards = shards_of(num_users, user_batch)
+    covered = Counter(user for _, first, last in shards for user in range(first, last))
+    assert covered == Counter(range(num_users))
+    assert [shard.number for shard in shards] == list(range(len(shards)))
+    assert all(shard.first % (16 * user_batch) == 0 for shard in shards)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
+def test_popularity_ranks_equal_counting_them(num_train):
+    counts = np.array(num_train, dtype=np.int64)
+    better, ties = Popularity(counts).count(np.arange(len(counts), dtype=np.int32))
+    for item, own in enumerate(num_train):
+        assert better[item] == sum(other > own for other in num_train)
+        assert ties[item] == sum(other == own for other in num_train) - 1
+
+
+def test_a_constant_model_ties_with_every_other_item():
+    for row in ranked(users=[0, 1, 5], num_items=7):
+        if row["channel"] != "popularity":
+            assert (row["better"], row["ties"], row["rank"]) == (0, 6, 1 + 6 / 2)
+
+
+def test_rows_come_by_user_split_and_channel():
+    channels = ("all", "fused", "text", "popularity")
+    assert [(r["user"], r["split"], r["channel"]) for r in ranked([3, 4], num_items=7)] == [
+        (user, split, channel)
+        for user in (3, 4)
+        for split in ("valid", "test")
+        for channel in channels
+    ]
+
+
+def test_batches_are_ranges_of_users_whatever_users_have_targets():
+    scorer = Constant()
+    targets = targets_of([0, 3, 4, 5, 9], num_items=7)
+    rank_targets(scorer, torch.ones(2, 7, 3), Popularity(np.arange(7)), targets, 2, 4)
+    assert scorer.batches == [2, 2, 4, 2]  # users 0-1, 2-3, 4-5, 8-9
+
+
+def test_without_targets_there_are_no_rows():
+    assert ranked([], num_items=7) == []

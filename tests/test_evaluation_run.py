@@ -1,0 +1,242 @@
+"""A run with random weights through the whole evaluation, on Ray."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from safetensors.torch import save
+from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
+
+from evaluation.compare import comparison
+from evaluation.ranking import shards_of
+from evaluation.run import evaluate, rank_all, ranks_recipe
+from evaluation.workers import Pool, RankWorker
+from mdsrec import metrics, schema, tables
+from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from training.graph import load_item_tables
+from training.model import MDSRec
+from training.trained import load_trained
+from training.worker import dataset_fingerprint
+
+pytestmark = pytest.mark.ray
+
+TWO_USERS = {
+    "user_batch": 2,
+    "item_block": 16,
+}  # 61 users: shards of 32 and 29, the last batch of 1
+FIGURES = {"epoch": 0, "loss": 3.25, "ndcg@10": 0.125, "recall@10": 0.25, "seconds": 61.0}
+
+
+def write_weights(experiment: Experiment, seed: int) -> None:
+    """What a training leaves behind, before its first step."""
+    item_tables = load_item_tables(experiment)
+    model = MDSRec(experiment, item_tables)
+    model.initialize(seed)
+    weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
+    fingerprint = dataset_fingerprint(item_tables.fingerprints)
+    run = f"{experiment.root}/runs/{experiment.name}"
+    tables.write_bytes(f"{run}/best.safetensors", save(weights, {"dataset": fingerprint}))
+    history = {"epochs": [FIGURES], "best_epoch": 0, "num_parameters": 4321}
+    tables.write_json(f"{run}/history.json", history)
+
+
+def run_of(experiment: Experiment) -> str:
+    return f"{experiment.root}/runs/{experiment.name}"
+
+
+def parts_of(experiment: Experiment) -> list[bytes]:
+    """The content of the ranks' files, in order."""
+    uri = f"{run_of(experiment)}/ranks"
+    manifest = tables.open_table(uri, "")
+    return [Path(path).read_bytes() for path in tables.data_files(uri, manifest)]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def small_run(root: Path) -> Experiment:
+    experiment = small_experiment(root, eval=TWO_USERS)
+    write_dataset(experiment)
+    write_weights(experiment, seed=1)
+    return experiment
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, cluster: None) -> Experiment:
+    return small_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Experiment:
+    """A run that was evaluated; its tests only read it."""
+    experiment = small_run(tmp_path_factory.mktemp("evaluated"))
+    assert f"{run_of(experiment)}/report.html" in evaluate(experiment)
+    return experiment
+
+
+def test_ranks_are_the_same_bits_from_any_number_of_workers(experiment, tmp_path):
+    found = []
+    for num_workers in (1, 2, 3):  # the third finds no users left
+        shared = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": num_workers})
+        rank_all(shared, ranks_recipe(shared, load_trained(shared)))
+        found.append(parts_of(shared))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 2
+
+
+def test_every_target_is_ranked_once_in_every_channel(evaluated):
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS, "").to_pandas()
+    sequences = tables.read_table(
+        tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES, ""
+    ).to_pylist()
+    wanted = [
+        (row["user"], split, row["items"][position], channel)
+        for row in sequences
+        for split, position in (("valid", row["train_end"]), ("test", row["valid_end"]))
+        if position < len(row["items"])
+        for channel in ("all", "fused", "text", "image", "popularity")
+    ]
+    assert list(zip(ranks.user, ranks.split, ranks.target, ranks.channel, strict=True)) == wanted
+    assert ((ranks.better >= 0) & (ranks.ties >= 0)).all()
+    assert (ranks.better + ranks.ties < NUM_ITEMS).all()
+    assert (ranks["rank"] == ranks.better + 1 + ranks.ties / 2).all()
+
+
+def test_the_whole_score_ranks_as_a_plain_sort_of_it(evaluated):
+    """Eq. 22 item by item in float64 orders the items as the counter says, up to rounding."""
+    trained = load_trained(evaluated)
+    items = trained.item_vectors().double()
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS, "").to_pylist()
+    row = next(r for r in ranks if (r["split"], r["channel"]) == ("test", "all"))
+    sequences = tables.read_table(
+        tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES, ""
+    )
+    history = np.array(sequences["items"][row["user"]].as_py()[:-1], dtype=np.int32)
+    user = trained.user_vectors([history])[0].double()
+    scores = sum(w * (i @ u) for w, i, u in zip(trained.weights, items, user, strict=True))
+    own = scores[row["target"]]
+    assert abs((scores > own).sum().item() - row["better"]) <= (abs(scores - own) < 1e-6).sum()
+
+
+def test_metrics_json_holds_reductions_of_the_ranks(evaluated):
+    found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS, "").to_pandas()
+    for (split, channel), rows in ranks.groupby(["split", "channel"]):
+        better, ties = rows.better.to_numpy(), rows.ties.to_numpy()
+        assert found["split"][split][channel] == pytest.approx(
+            metrics.summary(better, ties, (10, 20))
+        )
+        assert found["ties"][split][channel] == (ties > 0).sum()
+        at_ten = found["curve"][split][channel][found["curve"]["n"].index(10)]
+        assert at_ten == pytest.approx(found["split"][split][channel]["recall@10"])
+    assert found["targets"]["test"] == (ranks[ranks.channel == "all"].split == "test").sum()
+    assert found["users"] == ranks.user.nunique()
+
+
+def test_slices_by_modality_split_the_targets(evaluated):
+    found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS, "").to_pandas()
+    rows = ranks[(ranks.split == "test") & (ranks.channel == "all")]
+    without = rows[rows.target < 5]  # the small data set gives these no image
+    sides = found["presence"]["test"]["image"]
+    assert sides["without"]["targets"] == len(without)
+    assert sides["with"]["targets"] == len(rows) - len(without)
+    assert sides["without"]["recall@10"] == pytest.approx(
+        metrics.recall(without.better.to_numpy(), without.ties.to_numpy(), 10).mean()
+    )
+    assert found["items_with"] == {"text": NUM_ITEMS, "image": NUM_ITEMS - 5}
+
+
+def test_standing_ranks_are_not_made_again_until_the_weights_change(experiment):
+    evaluate(experiment)
+    first = tables.open_table(f"{run_of(experiment)}/ranks", "")
+    evaluate(experiment)
+    assert tables.open_table(f"{run_of(experiment)}/ranks", "") == first
+    write_weights(experiment, seed=2)
+    evaluate(experiment)
+    assert tables.open_table(f"{run_of(experiment)}/ranks", "").fingerprint != first.fingerprint
+
+
+def test_a_killed_workers_shard_is_ranked_by_another(experiment, monkeypatch):
+    class DiesOnce(RankWorker):
+        """Loses its process at its first shard, as on a node that is switched off."""
+
+        def rank(self, shard, version):
+            mark = Path(version, "died")
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().rank(shard, version)
+
+    recipe = ranks_recipe(experiment, load_trained(experiment))
+    rank_all(experiment, recipe)
+    undisturbed = parts_of(experiment)
+    monkeypatch.setattr("evaluation.workers.RankWorker", DiesOnce)
+    rank_all(experiment, recipe)
+    assert list(Path(run_of(experiment), "ranks").rglob("died"))
+    assert parts_of(experiment) == undisturbed
+
+
+def test_a_worker_that_cannot_load_the_run_ends_the_ranking(experiment, monkeypatch):
+    class Unable(RankWorker):
+        def __init__(self, experiment):
+            raise ValueError("no such thing")
+
+    monkeypatch.setattr("evaluation.workers.RankWorker", Unable)
+    with pytest.raises(ray.exceptions.RayActorError, match="no such thing"):
+        rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
+
+
+def test_ranks_that_some_node_wrote_elsewhere_are_not_committed(experiment, monkeypatch):
+    class Elsewhere(RankWorker):
+        def rank(self, shard, version):
+            return super().rank(shard, version if shard.number else f"{version}-elsewhere")
+
+    monkeypatch.setattr("evaluation.workers.RankWorker", Elsewhere)
+    with pytest.raises(InputError, match="every node must see the same root"):
+        rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
+    assert tables.read_manifest(f"{run_of(experiment)}/ranks") is None
+
+
+def test_a_pool_larger_than_the_cluster_ends(experiment, tmp_path):
+    tmp_path.joinpath("version").mkdir()
+    shards = shards_of(NUM_USERS, 1)
+    with Pool(experiment, 5) as pool:
+        done = [shard for shard, _ in pool.rank(shards, str(tmp_path / "version"))]
+    assert sorted(done) == shards
+    assert len(list(tmp_path.joinpath("version").glob("part-*.parquet"))) == len(shards)
+
+
+def test_a_run_without_weights_is_named(experiment, tmp_path):
+    with pytest.raises(InputError, match="no trained weights"):
+        evaluate(experiment.model_copy(update={"name": "other"}))
+
+
+def test_runs_on_the_same_data_stand_side_by_side(experiment):
+    evaluate(experiment)
+    other = experiment.model_copy(update={"name": "other"})
+    write_weights(other, seed=2)
+    evaluate(other)
+    header, *lines = comparison([run_of(experiment), run_of(other)]).splitlines()
+    assert header.split() == ["run", "recall@10", "recall@20", "ndcg@10", "ndcg@20"]
+    assert [line.split()[0] for line in lines] == ["small", "other", "popularity"]
+    found = json.loads(Path(run_of(other), "metrics.json").read_text())["split"]["test"]
+    assert lines[1].split()[1] == f"{found['all']['recall@10']:.4f}"
+    assert lines[2].split()[1] == f"{found['popularity']['recall@10']:.4f}"
+
+
+def test_the_report_stands_beside_the_metrics(evaluated):
+    found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
+    html = Path(run_of(evaluated), "report.html").read_text()
+    assert "spark" not in html
+    for means in found["split"]["test"].values():
+        assert f'<td class="number">{means["ndcg@10"]:.4f}</td>' in html

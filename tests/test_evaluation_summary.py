@@ -1,0 +1,74 @@
+"""Reductions of a ranks table written by hand."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evaluation.summary import CURVE, summarise
+from mdsrec import metrics, schema, tables
+from mdsrec.tables import Recipe
+
+ROWS = [  # user, target, split, channel, better, ties
+    (0, 2, "valid", "all", 0, 0),
+    (0, 1, "test", "all", 3, 1),
+    (0, 1, "test", "popularity", 9, 0),
+    (1, 0, "test", "all", 0, 0),
+    (1, 0, "test", "popularity", 0, 2),
+    (5, 1, "test", "all", 12, 0),
+    (5, 1, "test", "popularity", 1, 0),
+]
+TEST_ALL = np.array([3, 0, 12]), np.array([1, 0, 0])
+
+
+def written(tmp_path, *parts):
+    """A ranks table of one file a part."""
+    uri = str(tmp_path / "ranks")
+    version = tmp_path / "ranks" / "0123456789ab"
+    version.mkdir(parents=True)
+    for number, rows in enumerate(parts):
+        columns = list(zip(*((*row, row[4] + 1 + row[5] / 2) for row in rows), strict=True))
+        part = pa.table([pa.array(c) for c in columns], names=schema.RANKS.names)
+        pq.write_table(part.cast(schema.RANKS), version / f"part-{number}.parquet")
+    tables.commit(uri, str(version), Recipe({}, {}))
+    return uri
+
+
+def summary_of(tmp_path, *parts):
+    presence = {"image": np.array([True, False, True])}
+    return summarise(written(tmp_path, *parts), ("all", "popularity"), (5, 10), presence)
+
+
+def test_metrics_are_means_over_targets_not_over_files(tmp_path):
+    found = summary_of(tmp_path, ROWS[:3], ROWS[3:])
+    assert found["split"]["test"]["all"] == pytest.approx(metrics.summary(*TEST_ALL, (5, 10)))
+    assert found["split"]["test"]["all"]["recall@5"] == pytest.approx((1 + 1 + 0) / 3)
+    assert found["split"]["test"]["popularity"]["recall@5"] == pytest.approx((0 + 1 + 1) / 3)
+
+
+def test_users_targets_and_ties_are_counted_once(tmp_path):
+    found = summary_of(tmp_path, ROWS[:3], ROWS[3:])
+    assert found["users"] == 3
+    assert found["targets"] == {"valid": 1, "test": 3}
+    assert found["ties"]["test"] == {"all": 1, "popularity": 1}
+
+
+def test_the_curve_is_recall_at_each_n(tmp_path):
+    curve = summary_of(tmp_path, ROWS)["curve"]
+    assert curve["n"] == list(CURVE)
+    expected = [metrics.recall(*TEST_ALL, n).mean() for n in CURVE]
+    assert curve["test"]["all"] == pytest.approx(expected)
+
+
+def test_slices_follow_what_the_target_has(tmp_path):
+    sides = summary_of(tmp_path, ROWS)["presence"]["test"]["image"]
+    assert (sides["with"]["targets"], sides["without"]["targets"]) == (1, 2)
+    assert sides["with"]["recall@5"] == 1  # item 0, first
+    assert sides["without"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1, twice
+
+
+def test_a_split_without_targets_has_no_means(tmp_path):
+    found = summary_of(tmp_path, ROWS[:1])
+    assert found["split"]["test"] == {"all": {}, "popularity": {}}
+    assert found["curve"]["test"]["all"] == [0.0] * len(CURVE)
+    assert found["presence"]["test"]["image"]["with"] == {"targets": 0}

@@ -1,0 +1,72 @@
+"""Metrics of (better, ties), worked by hand."""
+
+from itertools import permutations
+from math import log2
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdsrec import metrics
+
+
+def one(metric, better, ties, n):
+    return metric(np.array([better]), np.array([ties]), n).item()
+
+
+def test_ndcg_of_rank_two_is_one_over_log2_three():
+    assert one(metrics.ndcg, 1, 0, 10) == pytest.approx(1 / log2(3))
+
+
+def test_mrr_of_rank_four_is_a_quarter():
+    assert one(metrics.mrr, 3, 0, 10) == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("metric", [metrics.recall, metrics.ndcg, metrics.mrr])
+def test_a_target_first_scores_one_and_one_beyond_the_cutoff_nothing(metric):
+    assert one(metric, 0, 0, 10) == 1
+    assert one(metric, 9, 0, 10) > 0
+    assert one(metric, 10, 0, 10) == 0
+
+
+def test_a_tie_across_the_cutoff_counts_its_chance():
+    # ranks 9, 10, 11 with equal chance: two of three are within 10
+    assert one(metrics.recall, 8, 2, 10) == pytest.approx(2 / 3)
+    assert one(metrics.ndcg, 8, 2, 10) == pytest.approx((1 / log2(10) + 1 / log2(11)) / 3)
+
+
+@pytest.mark.parametrize("num_items", [1, 7, 23])
+def test_a_constant_model_scores_exactly_n_over_x(num_items):
+    for n in (1, 5, 10, 20):
+        assert one(metrics.recall, 0, num_items - 1, n) == min(n, num_items) / num_items
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(1, 8), st.data())
+def test_ties_count_as_the_mean_over_all_orders_of_the_tied(scores, n, data):
+    """Each order of the items, sorted by score alone, puts the target at some rank."""
+    target = data.draw(st.integers(0, len(scores) - 1))
+    better = sum(score > scores[target] for score in scores)
+    ties = sum(score == scores[target] for score in scores) - 1
+    ranks = []
+    for order in permutations(range(len(scores))):
+        ranking = sorted(order, key=lambda item: -scores[item])
+        ranks.append(1 + ranking.index(target))
+    inside = [rank for rank in ranks if rank <= n]
+    assert one(metrics.recall, better, ties, n) == pytest.approx(len(inside) / len(ranks))
+    gain = sum(1 / log2(1 + rank) for rank in inside) / len(ranks)
+    assert one(metrics.ndcg, better, ties, n) == pytest.approx(gain)
+    reciprocal = sum(1 / rank for rank in inside) / len(ranks)
+    assert one(metrics.mrr, better, ties, n) == pytest.approx(reciprocal)
+
+
+def test_the_summary_names_every_metric_at_every_cutoff():
+    means = metrics.summary(np.array([0, 1]), np.array([0, 0]), (1, 10))
+    assert means["recall@1"] == 1 / 2
+    assert means["ndcg@10"] == pytest.approx((1 + 1 / log2(3)) / 2)
+    assert set(means) == {f"{m}@{n}" for m in ("recall", "ndcg", "mrr") for n in (1, 10)}
+
+
+def test_without_targets_there_is_no_mean():
+    nothing = np.array([], dtype=np.int64)
+    assert metrics.summary(nothing, nothing, (10,)) == {}

@@ -1,0 +1,160 @@
+"""Tables are there whole or not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mdsrec import schema, tables
+from mdsrec.errors import InputError
+from mdsrec.tables import Recipe
+
+ONE, TWO = Recipe({"k": 1}, {"raw": "abc"}), Recipe({"k": 2}, {"raw": "abc"})
+REMEDY = "run the ETL"
+
+
+def written(uri: str, centers: list[int], recipe: Recipe) -> tables.Manifest:
+    table = pa.table(
+        {"item": range(len(centers)), "center": centers},
+        schema=schema.CENTERS,
+    )
+    return tables.write_table(uri, table.to_batches(), schema.CENTERS, recipe, {"k": 3})
+
+
+def read(uri: str) -> list[int]:
+    return tables.read_table(uri, schema.CENTERS, REMEDY, ["center"])["center"].to_pylist()
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return str(tmp_path / "centers")
+
+
+def test_what_was_written_is_read(uri):
+    manifest = written(uri, [2, 0, 1], ONE)
+    assert read(uri) == [2, 0, 1]
+    assert (manifest.rows, manifest.counters) == (3, {"k": 3})
+    assert tables.open_table(uri, REMEDY) == manifest
+
+
+def test_a_table_without_its_manifest_does_not_exist(uri):
+    written(uri, [2, 0, 1], ONE)
+    Path(uri, tables.MANIFEST).unlink()
+    assert tables.read_manifest(uri) is None
+    with pytest.raises(InputError, match=rf"{uri}: no such table: {REMEDY}"):
+        read(uri)
+
+
+def test_a_new_version_takes_the_place_of_the_old_one(uri):
+    written(uri, [2, 0, 1], ONE)
+    written(uri, [1, 1], TWO)
+    assert read(uri) == [1, 1]
+    assert len([path for path in Path(uri).iterdir() if path.is_dir()]) == 1
+
+
+KILLED_WRITER = """
+import os, signal, sys
+import pyarrow as pa
+from mdsrec import schema, tables
+
+def batches():
+    yield pa.record_batch({"item": [0], "center": [7]}, schema=schema.CENTERS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+tables.write_table(sys.argv[1], batches(), schema.CENTERS, tables.Recipe({"k": 2}, {}))
+"""
+
+KILLED_COMMIT = """
+import os, signal, sys
+import pyarrow as pa
+from mdsrec import schema, tables
+
+tables.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+batch = pa.record_batch({"item": [0], "center": [7]}, schema=schema.CENTERS)
+tables.write_table(sys.argv[1], [batch], schema.CENTERS, tables.Recipe({"k": 2}, {}))
+"""
+
+
+@pytest.mark.parametrize("program", [KILLED_WRITER, KILLED_COMMIT], ids=["rows", "commit"])
+def test_a_killed_writer_leaves_the_former_table(uri, program):
+    manifest = written(uri, [2, 0, 1], ONE)
+    ended = subprocess.run([sys.executable, "-c", program, uri], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert tables.open_table(uri, REMEDY) == manifest
+    assert read(uri) == [2, 0, 1]
+    written(uri, [1, 1], TWO)  # and what the killed one left goes with the next commit
+    assert len([path for path in Path(uri).iterdir() if path.is_dir()]) == 1
+
+
+@pytest.mark.parametrize("harm", [lambda p: os.truncate(p, 10), Path.unlink], ids=["cut", "gone"])
+def test_a_damaged_file_is_named(uri, harm):
+    manifest = written(uri, [2, 0, 1], ONE)
+    harm(Path(uri, manifest.files[0].path))
+    with pytest.raises(InputError, match=rf"{manifest.files[0].path}.*{REMEDY}"):
+        read(uri)
+    assert tables.standing(uri, ONE) is None
+
+
+def test_a_file_of_the_right_size_with_other_bytes_is_an_input_error(uri):
+    manifest = written(uri, [2, 0, 1], ONE)
+    Path(uri, manifest.files[0].path).write_bytes(bytes(manifest.files[0].bytes))
+    with pytest.raises(InputError, match=f"{uri}: unreadable"):
+        read(uri)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"rows": 3}', '{"files": [{"path": 1}]}'])
+def test_a_damaged_manifest_is_named(uri, content):
+    written(uri, [2, 0, 1], ONE)
+    Path(uri, tables.MANIFEST).write_text(content)
+    with pytest.raises(InputError, match=rf"{uri}/{tables.MANIFEST}: damaged"):
+        read(uri)
+
+
+def test_a_table_of_another_schema_version_is_refused(uri):
+    written(uri, [2, 0, 1], ONE)
+    path = Path(uri, tables.MANIFEST)
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps({**fields, "schema_version": schema.VERSION + 1}))
+    with pytest.raises(InputError, match=f"schema version {schema.VERSION + 1}"):
+        read(uri)
+
+
+def test_a_table_stands_for_the_recipe_that_made_it_alone(uri):
+    assert tables.standing(uri, ONE) is None
+    manifest = written(uri, [2, 0, 1], ONE)
+    assert tables.standing(uri, ONE) == manifest
+    assert tables.standing(uri, TWO) is None
+    assert tables.standing(uri, Recipe({"k": 1}, {"raw": "abd"})) is None
+
+
+def test_a_fingerprint_depends_on_values_and_not_on_their_order():
+    assert tables.fingerprint({"a": 1, "b": [2]}) == tables.fingerprint({"b": [2], "a": 1})
+    assert tables.fingerprint({"a": 1}) != tables.fingerprint({"a": 2})
+    assert tables.fingerprint([1, 2]) != tables.fingerprint([2, 1])
+
+
+def test_write_bytes_leaves_no_other_file(tmp_path):
+    target = tmp_path / "new" / "metrics.json"
+    tables.write_bytes(str(target), b"one")
+    tables.write_bytes(str(target), b"two")
+    assert target.read_bytes() == b"two"
+    assert [path.name for path in target.parent.iterdir()] == ["metrics.json"]
+
+
+def test_an_empty_table_is_a_table(uri):
+    manifest = tables.write_table(uri, [], schema.CENTERS, ONE)
+    assert manifest.rows == 0
+    assert read(uri) == []
+
+
+def test_a_root_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/root: cannot be written"):
+        tables.check_root(str(tmp_path / "file" / "root"))
+    with pytest.raises(InputError, match="no such file system"):
+        tables.check_root("nowhere://bucket")

@@ -1,0 +1,1 @@
+"""MDSRec's model and its training on Ray Train with DeepSpeed."""

@@ -1,0 +1,213 @@
+"""Sequences streamed from Parquet: the same global steps for any number of workers.
+
+A step is a set of whole users fixed by (seed, epoch, step) alone, of about `batch_size` prefixes.
+Row groups are permuted, windows of them shuffled, sorted by length, cut into steps, and the steps
+shuffled. Every rank computes the same plan and takes its slice.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from mdsrec import tables
+from mdsrec.config import Experiment
+from training.model import Batch
+
+Ints = NDArray[np.int64]
+REMEDY = "run `python -m etl CONFIG` first"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Windows of users' training events; sample s predicts events starts[s]+1 ... stops[s] of
+    `events`.
+    """
+
+    events: Ints
+    starts: Ints
+    stops: Ints
+    first_counted: Ints  # inputs before this one were counted in the window before
+
+    @property
+    def num_prefixes(self) -> Ints:
+        return self.stops - self.starts - self.first_counted
+
+    def __getitem__(self, index: Ints) -> "Samples":
+        return Samples(
+            self.events, self.starts[index], self.stops[index], self.first_counted[index]
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def windows_of(events: Ints, offsets: Ints, train_end: Ints, max_length: int) -> Samples:
+    """Every training event that has one before it as a target exactly once.
+
+    User u's events are events[offsets[u]:][:train_end[u]]. More than `max_length` inputs go into
+    windows that overlap by half; each target counts in the window that gives it the most history.
+    """
+    num_inputs = np.maximum(train_end - 1, 0)
+    half = max_length // 2
+    beyond = np.maximum(num_inputs - max_length, 0)
+    num_windows = np.where(num_inputs > 0, 1 + -(-beyond // half), 0)
+    user = np.repeat(np.arange(len(train_end)), num_windows)
+    window = np.arange(len(user)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    starts = window * half
+    stops = np.minimum(starts + max_length, num_inputs[user])
+    first_counted = np.where(window > 0, max_length - half, 0)
+    return Samples(events, offsets[user] + starts, offsets[user] + stops, first_counted)
+
+
+class Step(NamedTuple):
+    """One global step of an epoch."""
+
+    samples: Samples
+    num_prefixes: int
+
+
+class SequenceReader:
+    """The `sequences` table as training steps and as targets to rank."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.uri = tables.table_uri(experiment.root, "sequences")
+        self.manifest = tables.open_table(self.uri, REMEDY)
+        self.num_users = self.manifest.rows
+        self._file_system, _ = tables.file_system(self.uri)
+        self._paths = tables.data_files(self.uri, self.manifest)
+
+    def steps(self, epoch: int) -> Iterator[Step]:
+        """The global steps of an epoch, in order."""
+        config, seed = self.experiment.train, self.experiment.seed
+        groups = [
+            (path, group, metadata.row_group(group).num_rows)
+            for path in self._paths
+            for metadata in [pq.read_metadata(path, filesystem=self._file_system)]
+            for group in range(metadata.num_row_groups)
+        ]
+        order = np.random.default_rng([seed, epoch]).permutation(len(groups))
+        window: list[tuple[str, int]] = []
+        held = number = 0
+        for position, index in enumerate(order):
+            path, group, rows = groups[index]
+            window.append((path, group))
+            held += rows
+            if held >= config.shuffle_window or position == len(order) - 1:
+                yield from self._steps_of(window, np.random.default_rng([seed, epoch, number]))
+                window, held, number = [], 0, number + 1
+
+    def _steps_of(
+        self, window: list[tuple[str, int]], generator: np.random.Generator
+    ) -> Iterator[Step]:
+        samples = self._samples(window)
+        samples = samples[generator.permutation(len(samples))]
+        samples = samples[np.argsort(samples.stops - samples.starts, kind="stable")]
+        steps = _cut(samples, self.experiment.train.batch_size)
+        for index in generator.permutation(len(steps)):
+            yield steps[index]
+
+    def _samples(self, window: list[tuple[str, int]]) -> Samples:
+        columns = ["items", "train_end"]
+        table = pa.concat_tables(
+            pq.ParquetFile(path, filesystem=self._file_system).read_row_group(group, columns)
+            for path, group in window
+        )
+        lists = table.column("items").combine_chunks()
+        lengths = lists.value_lengths().to_numpy().astype(np.int64)
+        return windows_of(
+            lists.flatten().to_numpy().astype(np.int64),
+            np.cumsum(lengths) - lengths,
+            table.column("train_end").to_numpy().astype(np.int64),
+            self.experiment.model.max_length,
+        )
+
+    def targets(self, first: int, last: int, split: str | None = None) -> list["Target"]:
+        """What is to be predicted for users first <= user < last, in order of user, then time."""
+        found = ds.dataset(self._paths, filesystem=self._file_system, format="parquet").to_table(
+            columns=["user", "items", "train_end", "valid_end"],
+            filter=(pc.field("user") >= first) & (pc.field("user") < last),
+        )
+        return [
+            target
+            for row in found.sort_by("user").to_batches()
+            for target in _targets_of(row)
+            if split is None or target.split == split
+        ]
+
+
+class Target(NamedTuple):
+    """An event to predict from all that stands before it."""
+
+    user: int
+    split: str  # valid | test
+    target: int
+    history: NDArray[np.int32]
+
+
+def _targets_of(batch: pa.RecordBatch) -> Iterator[Target]:
+    for user, items, train_end, valid_end in zip(
+        *(batch.column(name) for name in ("user", "items", "train_end", "valid_end")), strict=True
+    ):
+        events = items.values.to_numpy()
+        for position in range(max(train_end.as_py(), 1), len(events)):
+            split = "valid" if position < valid_end.as_py() else "test"
+            yield Target(user.as_py(), split, int(events[position]), events[:position])
+
+
+def _cut(samples: Samples, batch_size: int) -> list[Step]:
+    """Consecutive samples of at most `batch_size` prefixes a step; a longer one stands alone."""
+    ends = np.cumsum(samples.num_prefixes)
+    steps, start, done = [], 0, 0
+    while start < len(samples):
+        stop = max(int(np.searchsorted(ends, done + batch_size, side="right")), start + 1)
+        steps.append(Step(samples[np.arange(start, stop)], int(ends[stop - 1]) - done))
+        start, done = stop, int(ends[stop - 1])
+    return steps
+
+
+def batch_of(
+    step: Step, rank: int, world_size: int, noise: torch.Tensor, device: torch.device
+) -> Batch:
+    """Rank `rank`'s slice of a step; without a user of its own it holds one that does not count.
+
+    `noise` [num_prefixes, |M|, K] belongs to the step's prefixes in order, whoever computes them.
+    """
+    mine = np.arange(rank, len(step.samples), world_size)
+    counts = bool(len(mine))
+    mine = mine if counts else np.zeros(1, dtype=np.int64)
+    samples = step.samples[mine]
+    lengths = samples.stops - samples.starts
+    T = int(lengths.max())
+    at = np.arange(T)
+    inside = at < lengths[:, None]
+    index = np.where(inside, samples.starts[:, None] + at, samples.starts[:, None])
+    counted = inside & (at >= samples.first_counted[:, None]) & counts
+    first_prefix = (np.cumsum(step.samples.num_prefixes) - step.samples.num_prefixes)[mine]
+    prefix = np.where(counted, first_prefix[:, None] + at - samples.first_counted[:, None], 0)
+    return Batch(
+        items=torch.from_numpy(samples.events[index]).to(device),
+        targets=torch.from_numpy(samples.events[index + 1]).to(device),
+        counted=torch.from_numpy(counted).to(device),
+        noise=noise[torch.from_numpy(prefix)].to(device),
+    )
+
+
+def padded(
+    histories: list[NDArray[np.int32]], max_length: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last `max_length` events of each history, padded at the end [B, T]; lengths [B]."""
+    cut = [history[-max_length:] for history in histories]
+    lengths = torch.tensor([len(history) for history in cut])
+    items = torch.zeros(len(cut), int(lengths.max()), dtype=torch.int64)
+    for row, history in enumerate(cut):
+        items[row, : len(history)] = torch.from_numpy(history.astype(np.int64))
+    return items.to(device), lengths.to(device)

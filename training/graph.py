@@ -1,0 +1,215 @@
+"""What the tables say about items, as the sparse matrices of the model: N(O), Ahat^m, C^m.
+
+Each is built once from the Parquet tables; a row is a list of (column, weight).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mdsrec import names, schema, tables
+from mdsrec.config import Experiment, GraphConfig, ModelConfig
+from mdsrec.errors import InputError
+
+Ints = NDArray[np.int64]
+
+
+class SparseRows(nn.Module):
+    """A constant sparse matrix by rows, for products with a dense one."""
+
+    starts: Tensor
+    columns: Tensor
+    weights: Tensor
+
+    def __init__(self, starts: Ints, columns: Ints, weights: NDArray[np.float64]) -> None:
+        """`starts` [rows + 1]: row r holds entries starts[r] to starts[r + 1]."""
+        super().__init__()
+        for name, value in (("starts", starts), ("columns", columns), ("weights", weights)):
+            self.register_buffer(
+                name, torch.from_numpy(np.ascontiguousarray(value)), persistent=False
+            )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.starts) - 1
+
+    def times(self, dense_XD: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The product -> [rows, D]; `rows` chooses and orders rows, None takes all."""
+        starts, columns, weights = self.starts[:-1], self.columns, self.weights
+        if rows is not None:
+            lengths = (self.starts[1:] - self.starts[:-1])[rows]
+            starts = lengths.cumsum(0) - lengths
+            shift = torch.repeat_interleave(self.starts[rows] - starts, lengths)
+            entries = torch.arange(len(shift), device=rows.device) + shift
+            columns, weights = columns[entries], weights[entries]
+        return F.embedding_bag(
+            columns, dense_XD, starts, mode="sum", per_sample_weights=weights.to(dense_XD.dtype)
+        )
+
+
+@dataclass(frozen=True)
+class ModalityTables:
+    """One modality's constants: Ahat^m or raw features, and C^m."""
+
+    adjacency: SparseRows | None
+    features: Tensor | None  # [X, d_m], zero rows where the modality is absent
+    membership: SparseRows | None
+
+
+@dataclass(frozen=True)
+class ItemTables:
+    """All that the model is told about the items of one data set."""
+
+    num_items: int
+    cooccurrence: SparseRows  # N(O)
+    modalities: dict[str, ModalityTables]
+    fingerprints: dict[str, str]  # of every table used, sequences included
+
+
+def by_row(rows: Ints, columns: Ints, weights: NDArray[np.float64], num_rows: int) -> SparseRows:
+    """A sparse matrix from its entries, sorted by row."""
+    starts = np.zeros(num_rows + 1, dtype=np.int64)
+    np.cumsum(np.bincount(rows, minlength=num_rows), out=starts[1:])
+    return SparseRows(starts, columns, weights)
+
+
+def normalized(
+    rows: Ints, columns: Ints, scores: NDArray[np.float64], how: str
+) -> NDArray[np.float64]:
+    """N(O): weights of O's entries, row | symmetric | none."""
+    if how == "none" or not len(rows):
+        return scores
+    degree = np.bincount(rows, weights=scores)
+    divisor = degree[rows] if how == "row" else np.sqrt(degree[rows] * degree[columns])
+    weights: NDArray[np.float64] = scores / divisor
+    return weights
+
+
+def adjacency(
+    items: Ints, lengths: Ints, neighbors: Ints, num_items: int, config: ModelConfig
+) -> SparseRows:
+    """Ahat^m (Eq. 5): the first H stored neighbours of an item, itself beside them by
+    `include_self`.
+
+    `neighbors` holds the lists of `items` end to end, `lengths` of them each. An item without an
+    entry (no modality, or H = 0 without itself) keeps its own row of E^id.
+    """
+    position = np.arange(len(neighbors)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    first = position < config.num_neighbors
+    rows, columns = np.repeat(items, lengths)[first], neighbors[first]
+    own = np.bincount(rows, minlength=num_items) == 0
+    if config.include_self:
+        own[items] = True
+    rows = np.concatenate([rows, np.flatnonzero(own)])
+    columns = np.concatenate([columns, np.flatnonzero(own)])
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    counts = np.bincount(rows, minlength=num_items)
+    weights = np.ones(len(rows)) if config.graph_weight == "sum" else 1.0 / counts[rows]
+    return by_row(rows, columns[order], weights, num_items)
+
+
+def membership(items: Ints, centers: Ints, num_centers: int, how: str) -> SparseRows:
+    """C^m (Eq. 10-11): a row a centre, over its members' mean or sum; an empty centre is a zero
+    row.
+    """
+    order = np.argsort(centers, kind="stable")
+    counts = np.bincount(centers, minlength=num_centers)
+    weights = 1.0 / counts[centers[order]] if how == "mean" else np.ones(len(items))
+    return by_row(centers[order], items[order], weights, num_centers)
+
+
+def load_item_tables(experiment: Experiment) -> ItemTables:
+    """The tables that the ETL made for this experiment; InputError names one that is absent or too
+    small.
+    """
+    root, model = experiment.root, experiment.model
+    remedy = "run `python -m etl CONFIG` first"
+    fingerprints: dict[str, str] = {}
+
+    def read(name: str, table_schema: pa.Schema, columns: list[str]) -> pa.Table:
+        uri = tables.table_uri(root, name)
+        fingerprints[name] = tables.open_table(uri, remedy).fingerprint
+        return tables.read_table(uri, table_schema, remedy, columns)
+
+    num_items = read("items", schema.ITEMS, ["item"]).num_rows
+    sequences = tables.open_table(tables.table_uri(root, "sequences"), remedy)
+    fingerprints["sequences"] = sequences.fingerprint
+    cooccurrence = read(
+        names.cooccurrence_name(experiment), schema.COOCCURRENCE, ["item", "other", "score"]
+    )
+    modalities = {}
+    for modality in experiment.modalities:
+        features = read(names.features_name(modality), schema.FEATURES, ["item"])
+        _check_sizes(model, modality, features.num_rows)
+        graph = raw = members = None
+        if model.item_graph:
+            lists = read(
+                names.neighbors_name(experiment, modality), schema.NEIGHBORS, ["item", "neighbors"]
+            )
+            graph = adjacency(
+                _ints(lists, "item"), *_flattened(lists, "neighbors"), num_items, model
+            )
+        else:
+            raw = _vectors(
+                read(names.features_name(modality), schema.FEATURES, ["item", "vector"]), num_items
+            )
+        if model.interest_centers:
+            table = read(
+                names.centers_name(experiment, modality), schema.CENTERS, ["item", "center"]
+            )
+            members = membership(
+                _ints(table, "item"), _ints(table, "center"), model.num_centers, model.center_weight
+            )
+        modalities[modality] = ModalityTables(graph, raw, members)
+    return ItemTables(
+        num_items,
+        _cooccurrence(cooccurrence, num_items, experiment.graph),
+        modalities,
+        fingerprints,
+    )
+
+
+def _check_sizes(model: ModelConfig, modality: str, num_items: int) -> None:
+    if model.num_neighbors >= num_items:
+        raise InputError(
+            f"model.num_neighbors = {model.num_neighbors}: only {num_items} items have {modality}; "
+            "it must be smaller"
+        )
+    if model.interest_centers and model.num_centers > num_items:
+        raise InputError(
+            f"model.num_centers = {model.num_centers}: only {num_items} items have {modality}; "
+            "it must not be larger"
+        )
+
+
+def _cooccurrence(table: pa.Table, num_items: int, config: GraphConfig) -> SparseRows:
+    rows, columns = _ints(table, "item"), _ints(table, "other")
+    scores = table.column("score").to_numpy()
+    return by_row(rows, columns, normalized(rows, columns, scores, config.normalize), num_items)
+
+
+def _ints(table: pa.Table, column: str) -> Ints:
+    integers: Ints = table.column(column).to_numpy().astype(np.int64)
+    return integers
+
+
+def _flattened(table: pa.Table, column: str) -> tuple[Ints, Ints]:
+    """Lengths of a column's lists, and the lists end to end."""
+    lists = table.column(column).combine_chunks()
+    return (
+        lists.value_lengths().to_numpy().astype(np.int64),
+        lists.flatten().to_numpy().astype(np.int64),
+    )
+
+
+def _vectors(table: pa.Table, num_items: int) -> Tensor:
+    flat = table.column("vector").combine_chunks().flatten().to_numpy()
+    vectors = torch.zeros(num_items, len(flat) // table.num_rows)
+    vectors[_ints(table, "item")] = torch.from_numpy(flat.reshape(table.num_rows, -1).copy())
+    return vectors

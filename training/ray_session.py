@@ -1,0 +1,60 @@
+"""Ray as this process finds it: the cluster it belongs to, or a local one."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray as it runs already, the cluster of RAY_ADDRESS (in a submitted job), or a local one."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    local = {} if address else {"include_dashboard": False}
+    ray.init(address or "local", logging_level=logging.WARNING, **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def capacity() -> dict[str, float]:
+    """CPU and GPU of the cluster, or the most its autoscaler may grow to where it declares that."""
+    declared = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    here = ray.cluster_resources()
+    return {name: max(here.get(name, 0.0), declared.get(name, 0)) for name in ("CPU", "GPU")}
+
+
+def uses_gpu(experiment: Experiment) -> bool:
+    """Whether workers take a GPU each: as `train.device` says, by what the cluster has where it
+    says auto.
+    """
+    has_gpu = capacity()["GPU"] > 0
+    if experiment.train.device == "gpu" and not has_gpu:
+        raise InputError("train.device = gpu: the cluster has no GPU; set train.device=cpu or auto")
+    return has_gpu and experiment.train.device != "cpu"
+
+
+def check_capacity(experiment: Experiment, use_gpu: bool) -> None:
+    """InputError if the cluster can never hold the workers, instead of waiting for ever."""
+    config, most = experiment.train, capacity()
+    cpus = config.num_workers * config.cpus_per_worker
+    if cpus > most["CPU"]:
+        raise InputError(
+            f"train.num_workers = {config.num_workers} of {config.cpus_per_worker:g} CPUs "
+            f"need {cpus:g}, the cluster has {most['CPU']:g}: "
+            "lower train.num_workers or train.cpus_per_worker"
+        )
+    if use_gpu and config.num_workers > most["GPU"]:
+        raise InputError(
+            f"train.num_workers = {config.num_workers}: the cluster has {most['GPU']:g} GPUs; "
+            "lower train.num_workers"
+        )

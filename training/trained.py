@@ -1,0 +1,86 @@
+"""A trained run, ready to score: the best weights beside the tables they were trained on."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+from torch import Tensor
+
+from mdsrec import tables
+from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from training.data import padded
+from training.graph import load_item_tables
+from training.model import MDSRec
+from training.worker import dataset_fingerprint
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: MDSRec
+    channels: tuple[str, ...]  # all, fused, then each modality
+    num_items: int
+    weights: Tensor  # [C]: 1 for fused, rho_m for each modality
+    dataset_fingerprint: str
+    max_length: int
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """[C, X, D]"""
+        return self.model.item_vectors()
+
+    @torch.no_grad()
+    def user_vectors(self, histories: list[NDArray[np.int32]]) -> Tensor:
+        """What stands before each target, oldest first -> [B, C, D]."""
+        device = self.model.item_embedding.device
+        return self.model.user_vectors(*padded(histories, self.max_length, device))
+
+
+def load_trained(experiment: Experiment, device: torch.device | None = None) -> Trained:
+    """The best epoch of the experiment's run; InputError if it has none or another data set's."""
+    run = f"{experiment.root}/runs/{experiment.name}"
+    content = tables.read_bytes(f"{run}/best.safetensors")
+    if content is None:
+        raise InputError(f"{run}: no trained weights: run `python -m training CONFIG` first")
+    item_tables = load_item_tables(experiment)
+    standing = dataset_fingerprint(item_tables.fingerprints)
+    trained_on = _metadata(content).get("dataset")
+    if trained_on != standing:
+        raise InputError(
+            f"{run}: trained on data set {trained_on}, "
+            f"but {experiment.root}/dataset is {standing}: "
+            "train it anew (--fresh) or under another name"
+        )
+    model = MDSRec(experiment, item_tables)
+    _load_weights(model, load(content), run)
+    model.to(device or torch.device("cpu")).eval()
+    return Trained(
+        model=model,
+        channels=("all", "fused", *experiment.modalities),
+        num_items=item_tables.num_items,
+        weights=model.channel_weights,
+        dataset_fingerprint=standing,
+        max_length=experiment.model.max_length,
+    )
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The string metadata in the header of a safetensors file."""
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
+    return header.get("__metadata__", {})
+
+
+def _load_weights(model: MDSRec, weights: dict[str, Tensor], run: str) -> None:
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise InputError(
+                f"{run}/best.safetensors: {name} is {found.get(name)}, this configuration needs "
+                f"{expected.get(name)}: the run was trained with another [model]"
+            )
+    model.load_state_dict(weights)
