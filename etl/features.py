@@ -22,7 +22,7 @@ ROWS = "item int, vector array<float>"
 def encoded(items: DataFrame, config: FeatureConfig, num_items: int, num_tasks: int) -> DataFrame:
     """DataFrame(item, vector) of the items that have text, by the model `config.encoder`."""
     assert config.encoder is not None
-    model_location(config.encoder)
+    check_encoder(config.encoder)
     encode = partial(_encode_blocks, config.encoder, config.max_tokens)
     return (
         items.where(F.col("text").isNotNull())
@@ -48,6 +48,31 @@ def model_location(encoder: str) -> str:
     return encoder
 
 
+def check_encoder(encoder: str) -> None:
+    """InputError at once where neither this machine nor the hub has the model.
+
+    Workers would try for minutes, each on its own, before they said so.
+    """
+    if Path(model_location(encoder)).is_dir():
+        return
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    name = encoder if "/" in encoder else f"sentence-transformers/{encoder}"
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
+    except Exception as error:  # the hub's client raises many kinds
+        raise cannot_load(encoder, error) from None
+
+
+def cannot_load(encoder: str, error: Exception) -> InputError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return InputError(
+        f"encoder {encoder!r} cannot be loaded ({reason}): give a local folder, an installed "
+        "package that carries a model, or a sentence-transformers name this machine can reach"
+    )
+
+
 def encoder_identity(encoder: str) -> list[str]:
     """What tells two encoders apart: the name, and the model's files and sizes where they are
     local.
@@ -60,19 +85,19 @@ def encoder_identity(encoder: str) -> list[str]:
 @cache
 def _model(encoder: str, max_tokens: int | None) -> Any:
     """The model, loaded once a worker process, on one thread: tasks are what runs in parallel."""
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    os.environ |= {
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+        "HF_HUB_VERBOSITY": "error",
+    }
     import torch
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(1)
     try:
         model = SentenceTransformer(model_location(encoder), device="cpu")
-    except Exception as error:  # the hub's client raises many kinds
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"encoder {encoder!r} cannot be loaded ({reason}): give a local folder, an installed "
-            "package that carries a model, or a sentence-transformers name this machine can reach"
-        ) from None
+    except Exception as error:  # as many kinds as there are formats
+        raise cannot_load(encoder, error) from None
     if max_tokens is not None:
         model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     return model

@@ -49,7 +49,7 @@ def open_session(config: SparkConfig) -> SparkSession:
     logging.getLogger("py4j").setLevel(logging.WARNING)
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON") or sys.executable
-    local = config.master.startswith("local")
+    local = config.master == "local" or config.master.startswith("local[")
     if local:
         _let_workers_import()
     builder = SparkSession.builder.master(config.master).appName("mdsrec etl")

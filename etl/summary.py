@@ -1,4 +1,4 @@
-"""What a run of the stage says at its end: tables, counters, the next command."""
+"""What a run of the stage says at its end: tables and counters."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,13 @@ WIDTH = 100
 MAX_COUNTERS = 12
 
 
-def screen(experiment: Experiment, manifests: Mapping[str, Manifest], config: str) -> str:
+def screen(experiment: Experiment, manifests: Mapping[str, Manifest]) -> str:
     """One screen: a line for each table with its rows and counters."""
     pad = max(map(len, manifests))
     lines = [f"Tables under {experiment.root}/dataset"]
     for name, manifest in manifests.items():
         lines.append(f"  {name:{pad}} {manifest.rows:>12,}  {_counters(manifest)}".rstrip())
-    return "\n".join([*lines, f"Next: python -m training {config}"])
+    return "\n".join(lines)
 
 
 def _counters(manifest: Manifest) -> str:

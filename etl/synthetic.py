@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = write_catalogue(chosen.folder, chosen.users, chosen.items, chosen.seed)
     print(f"Wrote reviews.json.gz, metadata.json.gz and image.parquet to {chosen.folder}")
     print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
-    print("Next: python -m etl configs/demo.toml (it reads data/demo)")
+    print("next: python -m etl configs/demo.toml (its inputs are in data/demo)")
 
 
 if __name__ == "__main__":

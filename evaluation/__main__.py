@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mdsrec.command import experiment_of, experiment_parser, run_command
+from mdsrec.command import command_line, experiment_of, experiment_parser, run_command
 
 SUMMARY = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
 COMPARE = "python -m evaluation compare RUN RUN ... prints the metrics of runs on the same data."
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment = experiment_of(arguments)
     from evaluation.run import evaluate
 
-    print(evaluate(experiment, [arguments.config, *arguments.overrides]))
+    print(evaluate(experiment, command_line("cluster run", arguments)))
 
 
 if __name__ == "__main__":

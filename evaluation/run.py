@@ -26,10 +26,10 @@ from training.trained import Trained, load_trained
 REMEDY = "run `python -m etl CONFIG` first"
 
 
-def evaluate(experiment: Experiment, words: Sequence[str] = ("CONFIG",)) -> str:
+def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG") -> str:
     """Rank, reduce and report a trained run -> what to show of it on one screen.
 
-    `words` are the configuration file and overrides as given, for the commands that lead on.
+    `again` runs all stages of this experiment; the commands that lead on are made from it.
     """
     run = f"{experiment.root}/runs/{experiment.name}"
     trained = load_trained(experiment)
@@ -43,7 +43,7 @@ def evaluate(experiment: Experiment, words: Sequence[str] = ("CONFIG",)) -> str:
         metrics=metrics,
         history=json.loads(tables.read_bytes(f"{run}/history.json") or b"{}"),
         manifests=standing_tables(experiment),
-        next_steps=next_steps(experiment, run, words),
+        next_steps=next_steps(experiment, run, again),
     )
     tables.write_bytes(f"{run}/report.html", report(facts).encode())
     return _screen(metrics, run, facts.next_steps)
@@ -133,13 +133,12 @@ def standing_tables(experiment: Experiment) -> dict[str, Manifest]:
     return {name: manifest for name, manifest in found.items() if manifest}
 
 
-def next_steps(experiment: Experiment, run: str, words: Sequence[str]) -> list[str]:
+def next_steps(experiment: Experiment, run: str, again: str) -> list[str]:
     """Commands that lead on from here: the same run without its interest centres, or with them."""
     centers = not experiment.model.interest_centers
     other = f"{experiment.name}-centers" if centers else f"{experiment.name}-no-centers"
-    overrides = [f"name={other}", f"model.interest_centers={str(centers).lower()}"]
     return [
-        shlex.join(["python", "-m", "cluster", "run", *words, *overrides]),
+        f"{again} name={other} model.interest_centers={str(centers).lower()}",
         shlex.join(
             ["python", "-m", "evaluation", "compare", run, f"{experiment.root}/runs/{other}"]
         ),

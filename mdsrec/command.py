@@ -5,6 +5,7 @@ code 2.
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,11 @@ def experiment_parser(stage: str, summary: str) -> argparse.ArgumentParser:
 
 def experiment_of(arguments: argparse.Namespace) -> Experiment:
     return load_experiment(arguments.config, arguments.overrides)
+
+
+def command_line(stage: str, arguments: argparse.Namespace) -> str:
+    """`stage` on the same experiment, as a line that a shell runs."""
+    return shlex.join(["python", "-m", *stage.split(), arguments.config, *arguments.overrides])
 
 
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:

@@ -147,6 +147,22 @@ def test_a_corrupt_file_met_by_a_worker_is_one_line(spark, tmp_path):
 
 
 @pytest.mark.spark
+def test_reviews_alone_make_tables_of_items_that_nothing_describes(spark, tmp_path):
+    from etl.run import build_tables
+
+    alone = experiment(tmp_path, model={"modalities": []}, sequences={"k_core": 4})
+    manifests = build_tables(alone, spark)
+    assert list(manifests)[:3] == ["interactions", "metadata", "rejects"]
+    assert [manifests[name].rows for name in ("interactions", "metadata", "rejects")] == [16, 0, 0]
+    counters = manifests["items"].counters
+    assert (counters["items"], counters["items_without_metadata"]) == (4, 4)
+    assert (counters["items_with_title"], counters["items_with_text"]) == (0, 0)
+    # every user holds B0 B1 in training: one pair a user, both ways
+    assert manifests["cooccurrence"].rows == 2
+    assert manifests["cooccurrence"].counters == {"pairs": 4}
+
+
+@pytest.mark.spark
 def test_reviews_of_another_edition_are_not_silently_empty(spark, tmp_path):
     from etl.run import build_tables
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mdsrec.command import experiment_of, experiment_parser, run_command
+from mdsrec.command import command_line, experiment_of, experiment_parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -13,6 +13,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.run import fit
 
     print(fit(experiment, arguments.fresh).summary())
+    print(f"next        {command_line('evaluation', arguments)}")
 
 
 if __name__ == "__main__":

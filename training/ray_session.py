@@ -18,7 +18,7 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"include_dashboard": False}
+    local = {} if address else {"include_dashboard": True}
     ray.init(address or "local", logging_level=logging.WARNING, **local)
     try:
         yield

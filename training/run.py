@@ -31,7 +31,7 @@ class Fit:
     trained_now: bool
 
     def summary(self) -> str:
-        """One screen: what came out, where it stands, what to run next."""
+        """One screen: what came out, where it stands."""
         best = self.history["epochs"][self.history["best_epoch"]]
         lines = [
             f"run         {run_uri(self.experiment)}"
@@ -39,7 +39,6 @@ class Fit:
             f"epochs      {len(self.history['epochs'])}, the best is {self.history['best_epoch']}",
             f"validation  ndcg@10 {best['ndcg@10']:.4f}  recall@10 {best['recall@10']:.4f}",
             f"parameters  {self.history['num_parameters']:,}",
-            "next        python -m evaluation CONFIG",
         ]
         return "\n".join(lines)
 
@@ -105,6 +104,7 @@ def _trainer(experiment: Experiment, use_gpu: bool) -> TorchTrainer:
 def train_worker(resolved: dict[str, Any]) -> None:
     """What Ray Train runs on every worker."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line an epoch is ours
     from training.curves import LearningCurves
     from training.worker import train
 

@@ -1,0 +1,119 @@
+"""The run as a whole: its identity, its survival of a killed worker, what it leaves behind."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from gloo import on_ranks
+from small_dataset import small_experiment, write_dataset
+from test_training import trained
+
+from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from training.graph import load_item_tables
+from training.run import _claim, fit
+from training.trained import load_trained
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    experiment = small_experiment(
+        tmp_path, train={"num_workers": 2, "cpus_per_worker": 0.5, "max_epochs": 4}
+    )
+    write_dataset(experiment)
+    return experiment
+
+
+def changed(experiment: Experiment, **sections: dict[str, Any]) -> Experiment:
+    content = experiment.resolved()
+    for section, values in sections.items():
+        content[section] |= values
+    return Experiment.model_validate(content)
+
+
+def fingerprints(experiment: Experiment) -> dict[str, str]:
+    return load_item_tables(experiment).fingerprints
+
+
+def test_another_configuration_under_the_same_name_is_refused_by_its_keys(
+    experiment: Experiment,
+) -> None:
+    _claim(experiment, fingerprints(experiment))
+    other = changed(experiment, optim={"lr": 0.5}, train={"num_workers": 1})
+    with pytest.raises(InputError, match=r"small has another configuration \(optim.lr changed\)"):
+        _claim(other, fingerprints(other))
+
+
+def test_other_machines_are_the_same_run(experiment: Experiment) -> None:
+    _claim(experiment, fingerprints(experiment))
+    other = changed(experiment, train={"num_workers": 1, "device": "cpu"})
+    _claim(other, fingerprints(other))
+
+
+def test_a_data_set_that_changed_under_its_run_is_named(experiment: Experiment) -> None:
+    _claim(experiment, fingerprints(experiment))
+    write_dataset(experiment, seed=1)
+    with pytest.raises(InputError, match=r"its data set changed under it .*sequences"):
+        _claim(experiment, fingerprints(experiment))
+
+
+def test_training_without_tables_names_the_stage_that_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such table: run `python -m etl CONFIG` first"):
+        fit(small_experiment(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_neighbors", 40), ("num_centers", 41)], ids=["H >= items", "k > items"]
+)
+def test_more_neighbours_or_centres_than_items_are_refused(
+    tmp_path: Path, key: str, value: int
+) -> None:
+    experiment = small_experiment(tmp_path, graph={"max_neighbors": 50})
+    write_dataset(experiment)
+    with pytest.raises(InputError, match=f"model.{key} = {value}: only"):
+        load_item_tables(changed(experiment, model={key: value}))
+
+
+def test_a_run_without_weights_says_how_to_train_it(experiment: Experiment) -> None:
+    with pytest.raises(InputError, match="no trained weights: run `python -m training CONFIG`"):
+        load_trained(experiment)
+
+
+@pytest.mark.ray
+def test_a_run_whose_worker_is_killed_equals_one_never_killed(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    elsewhere = {**experiment.resolved(), "name": "undisturbed"}
+    undisturbed = on_ranks(2, trained, elsewhere, None, str(tmp_path), -1)[0]
+    run = tmp_path / "runs" / "small"
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_a_worker_after_an_epoch, args=(run, killed))
+    killer.start()
+    finished = fit(experiment)
+    killer.join()
+    assert killed
+    found = [[epoch["loss"], epoch["ndcg@10"]] for epoch in finished.history["epochs"]]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(undisturbed), atol=1e-5, rtol=0)
+    assert load_trained(experiment).channels == ("all", "fused", "text", "image")
+    assert json.loads((run / "config.json").read_text()) == experiment.resolved()
+    assert list((run / "events").iterdir())
+    again = fit(experiment)
+    assert not again.trained_now and again.history == finished.history
+
+
+def _kill_a_worker_after_an_epoch(run: Path, killed: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while not killed and time.monotonic() < deadline:
+        time.sleep(0.02)
+        if not list(run.glob("checkpoint_*/state.json")):
+            continue
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in "".join(process.cmdline()[:1]):
+                process.kill()
+                killed.append(process.pid)
+                break
