@@ -158,9 +158,7 @@ class Base:
     def cooccurrence(self) -> Manifest:
         counts = self.space.manifest("sequences").counters
         distance = self.space.experiment.graph.distance
-        rows = cooccurrence.cooccurrence(
-            self.training, counts["items"], distance, counts["longest_train"]
-        ).localCheckpoint()
+        rows = cooccurrence.cooccurrence(self.training, counts["items"], distance).localCheckpoint()
         total = rows.agg(F.sum("pairs").alias("pairs"), F.count("*").alias("rows")).first()
         assert total is not None
         name = cooccurrence_name(self.space.experiment)

@@ -21,20 +21,19 @@ from pyspark.sql import functions as F
 Ints = npt.NDArray[np.int64]
 Sums = tuple[Ints, Ints, Ints]  # key = low * num_items + high, weight, pairs of events
 
-PRECISION = 1e-9  # relative error of a score
+SCALE = math.lcm(*range(1, 31))  # 2.3e12: 1/d is exact to d = 30, within 2.2e-13 beyond
 COMBINE_AT = 1 << 22  # pairs held before equal keys are summed
 YIELD_AT = 1 << 21  # distinct keys held before they leave the task
 ROWS = "low int, high int, weight long, pairs long"
 
 
-def cooccurrence(training: DataFrame, num_items: int, distance: bool, longest: int) -> DataFrame:
-    """DataFrame(item, other, score, pairs), both directions; `training` is (items), `longest` the
-    longest of them.
+def cooccurrence(training: DataFrame, num_items: int, distance: bool) -> DataFrame:
+    """DataFrame(item, other, score, pairs), both directions; `training` is (items).
 
     Without `distance` each pair counts 1. A sum beyond int64 is an error of Spark's (ANSI), never a
     wrong number.
     """
-    scale = fixed_point(longest) if distance else 1
+    scale = SCALE if distance else 1
     emit = partial(_sum_pairs, num_items, scale, distance)
     half = (
         training.mapInArrow(emit, ROWS)
@@ -45,11 +44,6 @@ def cooccurrence(training: DataFrame, num_items: int, distance: bool, longest: i
     there = half.select(F.col("low").alias("item"), F.col("high").alias("other"), "score", "pairs")
     back = half.select(F.col("high").alias("item"), F.col("low").alias("other"), "score", "pairs")
     return there.unionAll(back)
-
-
-def fixed_point(longest: int) -> int:
-    """A power of two s: round(s/d)/s is 1/d within PRECISION of it for every d < longest."""
-    return 1 << math.ceil(math.log2(max(longest, 2) / (2 * PRECISION)))
 
 
 def emitted_pairs(items: Ints, lengths: Ints, num_items: int) -> Iterator[tuple[int, Ints]]:

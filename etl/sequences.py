@@ -70,7 +70,6 @@ def split_counters(sequence_rows: DataFrame) -> dict[str, int]:
         F.sum(F.col("valid_end") - F.col("train_end")).alias("valid"),
         F.sum(length - F.col("valid_end")).alias("test"),
         F.max(length).alias("longest"),
-        F.max("train_end").alias("longest_train"),
     ).first()
     assert row is not None
     return {key: int(value) for key, value in row.asDict().items()}

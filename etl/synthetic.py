@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--users", type=int, default=2000)
-    parser.add_argument("--items", type=int, default=1200)
+    parser.add_argument("--items", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(argv)
     if chosen.users < 1 or chosen.items < 50 or chosen.seed < 0:

@@ -139,9 +139,7 @@ def test_held_out_items_never_reach_the_cooccurrence(spark, built):
     columns = "items array<int>, train_end int"
     frame = spark.createDataFrame([(row["items"], row["train_end"]) for row in rows], columns)
     counts = manifests["sequences"].counters
-    found = cooccurrence(
-        training_events(frame), counts["items"], True, counts["longest_train"]
-    ).collect()
+    found = cooccurrence(training_events(frame), counts["items"], True).collect()
     scores = sorted((row["item"], row["other"], row["score"]) for row in found)
     stored = table(first, "cooccurrence").to_pylist()
     assert scores == [(row["item"], row["other"], row["score"]) for row in stored]

@@ -170,8 +170,9 @@ def test_scores_are_the_oracles(settings: dict[str, Any]) -> None:
     world = World(settings)
     oracle, _ = world.oracle()
     histories = [np.array(s, dtype=np.int32) for s in SEQUENCES]
-    queries = world.model.eval().user_vectors(*padded(histories, 8, CPU))
-    channels = torch.einsum("bcd,cxd->bcx", queries, world.model.item_vectors())
+    side = world.model.eval().item_side()
+    queries = world.model.user_vectors(*padded(histories, 8, CPU), side)
+    channels = torch.einsum("bcd,cxd->bcx", queries, side.vectors)
     whole = torch.einsum("bcx,c->bx", channels, world.model.channel_weights)
     for user, history in enumerate(SEQUENCES):
         expected = oracle.logits(history)
@@ -193,7 +194,7 @@ def test_a_prefix_is_blind_to_later_items() -> None:
 
 def _queries(model: MDSRec, items: Tensor, noise: Tensor) -> Tensor:
     at = torch.arange(items.shape[1]).expand_as(items)
-    return model._queries(items, at, noise, *model._item_side())
+    return model.queries(items, at, noise, model.item_side())
 
 
 def test_delta_of_one_half_is_no_noise() -> None:

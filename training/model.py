@@ -17,6 +17,13 @@ from training.transformer import Encoder, center_mixture
 INIT_STD = 0.02
 
 
+class ItemSide(NamedTuple):
+    """What the weights alone decide, the same for every user."""
+
+    vectors: Tensor  # [C, X, D]: E^id, then Ehat^m, what each channel scores against (Eq. 20-21)
+    centers: list[Tensor | None]  # c^0 of each modality, [K, D]
+
+
 class Batch(NamedTuple):
     """A rank's part of a global step. Sequences are padded at their end."""
 
@@ -92,34 +99,24 @@ class MDSRec(nn.Module):
 
         The objective is `channel_weights @ forward(batch)` over the number of prefixes.
         """
-        items_CXD, centers = self._item_side()
+        side = self.item_side()
         at = torch.arange(batch.items.shape[1], device=batch.items.device).expand_as(batch.items)
-        queries_BTCD = self._queries(batch.items, at, batch.noise, items_CXD, centers)
-        return channel_losses(queries_BTCD[batch.counted], items_CXD, batch.targets[batch.counted])
+        queries_BTCD = self.queries(batch.items, at, batch.noise, side)
+        counted = batch.counted
+        return channel_losses(queries_BTCD[counted], side.vectors, batch.targets[counted])
 
-    def item_vectors(self) -> Tensor:
-        """What each channel scores against: E^id, then Ehat^m -> [C, X, D] (Eq. 20-21)."""
-        return self._item_side()[0]
-
-    def user_vectors(self, items_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: ItemSide) -> Tensor:
         """The whole sequences' representations, without noise -> [B, C, D]."""
-        items_CXD, centers = self._item_side()
-        return self._queries(items_BT, lengths_B[:, None] - 1, None, items_CXD, centers)[:, 0]
+        return self.queries(items_BT, lengths_B[:, None] - 1, None, side)[:, 0]
 
-    def _item_side(self) -> tuple[Tensor, list[Tensor | None]]:
-        """Item vectors of every channel [C, X, D], and c^0 of every modality."""
+    def item_side(self) -> ItemSide:
         embedding_XD = self.item_embedding
         sides = [self.constants[_key(name)](embedding_XD) for name in self.modalities]
         items_CXD = torch.stack([embedding_XD, *(items_XD for items_XD, _ in sides)])
-        return items_CXD, [centers for _, centers in sides]
+        return ItemSide(items_CXD, [centers for _, centers in sides])
 
-    def _queries(
-        self,
-        items_BT: Tensor,
-        at_BP: Tensor,
-        noise: Tensor | None,
-        items_CXD: Tensor,
-        centers: list[Tensor | None],
+    def queries(
+        self, items_BT: Tensor, at_BP: Tensor, noise: Tensor | None, side: ItemSide
     ) -> Tensor:
         """e_s and etilde^m of the prefixes that end at positions `at_BP` -> [B, P, C, D]."""
         T = items_BT.shape[1]
@@ -129,8 +126,8 @@ class MDSRec(nn.Module):
         fused = _taken(id_BTD, at_BP)
         queries = []
         for index, name in enumerate(self.modalities):
-            x_BTD = items_CXD[1 + index][items_BT] + positions  # Eq. 9
-            x_BTD, c_BPKD = self.encoders[_key(name)](x_BTD, centers[index], visible_BPT)
+            x_BTD = side.vectors[1 + index][items_BT] + positions  # Eq. 9
+            x_BTD, c_BPKD = self.encoders[_key(name)](x_BTD, side.centers[index], visible_BPT)
             e_BPD = _taken(x_BTD, at_BP)
             fused = fused + self.channel_weights[1 + index] * e_BPD  # Eq. 17
             if c_BPKD is not None:

@@ -2,6 +2,8 @@
 items.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -17,18 +19,21 @@ def count_channels(
     a channel. ValueError on a score that is no number.
     """
     starts = range(0, items.shape[1], block)
+
+    @lru_cache(maxsize=1)  # items that fit one block are scored once
+    def scores_from(start: int) -> Tensor:
+        return block_scores(queries, items[:, start : start + block], weights)
+
     own = queries.new_empty(len(targets), 1 + len(weights))
     for start in starts:
         inside = ((targets >= start) & (targets < start + block)).nonzero().squeeze(1)
         if len(inside):
-            scores = block_scores(queries, items[:, start : start + block], weights)
-            own[inside] = scores[inside, :, targets[inside] - start]
+            own[inside] = scores_from(start)[inside, :, targets[inside] - start]
     better = torch.zeros_like(own, dtype=torch.int64)
     level = torch.zeros_like(own, dtype=torch.int64)
     for start in starts:
-        scores = block_scores(queries, items[:, start : start + block], weights)
-        better += (scores > own[..., None]).sum(-1)
-        level += (scores == own[..., None]).sum(-1)
+        better += (scores_from(start) > own[..., None]).sum(-1)
+        level += (scores_from(start) == own[..., None]).sum(-1)
     return better, level - 1
 
 

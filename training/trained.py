@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.data import padded
 from training.graph import load_item_tables
-from training.model import MDSRec
+from training.model import ItemSide, MDSRec
 from training.worker import dataset_fingerprint
 
 
@@ -27,16 +28,20 @@ class Trained:
     dataset_fingerprint: str
     max_length: int
 
+    @cached_property
     @torch.no_grad()
+    def _side(self) -> ItemSide:
+        return self.model.item_side()
+
     def item_vectors(self) -> Tensor:
         """[C, X, D]"""
-        return self.model.item_vectors()
+        return self._side.vectors
 
     @torch.no_grad()
     def user_vectors(self, histories: list[NDArray[np.int32]]) -> Tensor:
         """What stands before each target, oldest first -> [B, C, D]."""
         device = self.model.item_embedding.device
-        return self.model.user_vectors(*padded(histories, self.max_length, device))
+        return self.model.user_vectors(*padded(histories, self.max_length, device), self._side)
 
 
 def load_trained(experiment: Experiment, device: torch.device | None = None) -> Trained:

@@ -180,18 +180,19 @@ def validate(
     engine.eval()
     with ds.gathered(engine):
         model: MDSRec = engine.module
-        items = model.item_vectors()
+        side = model.item_side()
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size
             targets = reader.targets(first, first + size, "valid")
             # Under ZeRO-3 the ranks fetch parameters together: one without targets joins all the
             # same.
             histories = [t.history for t in targets] or [np.zeros(1, dtype=np.int32)]
-            queries = model.user_vectors(*padded(histories, experiment.model.max_length, device))
+            histories_BT = padded(histories, experiment.model.max_length, device)
+            queries = model.user_vectors(*histories_BT, side)
             if targets:
                 wanted = torch.tensor([t.target for t in targets], device=device)
                 better, ties = count_channels(
-                    queries, items, model.channel_weights, wanted, experiment.eval.item_block
+                    queries, side.vectors, model.channel_weights, wanted, experiment.eval.item_block
                 )
                 counts = better[:, 0].cpu().numpy(), ties[:, 0].cpu().numpy()
                 sums += torch.tensor(
