@@ -204,9 +204,8 @@ def test_delta_of_one_half_is_no_noise() -> None:
     queries = _queries(world.model.eval(), batch.items, half)
     lengths = torch.tensor([len(s) for s in SEQUENCES])
     last = [queries[user, n - 2] for user, n in enumerate(lengths)]
-    torch.testing.assert_close(
-        torch.stack(last), world.model.user_vectors(batch.items, lengths - 1)
-    )
+    whole = world.model.user_vectors(batch.items, lengths - 1, world.model.item_side())
+    torch.testing.assert_close(torch.stack(last), whole)
 
 
 def test_every_event_after_the_first_is_a_target_once_with_the_most_history() -> None:
