@@ -25,9 +25,9 @@ def spark_uri(uri: str) -> str:
     return uri if "://" in uri else f"file://{uri}"
 
 
-def read(spark: SparkSession, uri: str, table: pa.Schema, remedy: str) -> DataFrame:
+def read(spark: SparkSession, uri: str, table: pa.Schema) -> DataFrame:
     """The rows of a committed table: only the files in its manifest."""
-    manifest = tables.open_table(uri, remedy)
+    manifest = tables.open_table(uri)
     paths = [GLOB.sub(r"\\\1", f"{spark_uri(uri)}/{file.path}") for file in manifest.files]
     if not paths:
         return spark.createDataFrame([], from_arrow_schema(table))

@@ -63,12 +63,13 @@ def training_events(sequence_rows: DataFrame) -> DataFrame:
 
 
 def split_counters(sequence_rows: DataFrame) -> dict[str, int]:
-    """Events by split, and the longest sequence."""
+    """Events by split, prefixes to train on, and the longest sequence."""
     length = F.size("items")
     row = sequence_rows.agg(
         F.sum("train_end").alias("train"),
         F.sum(F.col("valid_end") - F.col("train_end")).alias("valid"),
         F.sum(length - F.col("valid_end")).alias("test"),
+        F.sum(F.greatest(F.col("train_end") - 1, F.lit(0))).alias("prefixes"),
         F.max(length).alias("longest"),
     ).first()
     assert row is not None

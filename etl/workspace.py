@@ -16,8 +16,6 @@ from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe
 
-REMEDY = "run `python -m etl CONFIG`"
-
 
 class Workspace:
     """One experiment's tables under its root."""
@@ -48,15 +46,15 @@ class Workspace:
         return tables.standing(self.uri(name), self.recipes[name])
 
     def manifest(self, name: str) -> Manifest:
-        return tables.open_table(self.uri(name), REMEDY)
+        return tables.open_table(self.uri(name))
 
     def read(self, name: str, table: pa.Schema) -> DataFrame:
         """The table as a DataFrame."""
-        return output.read(self.spark, self.uri(name), table, REMEDY)
+        return output.read(self.spark, self.uri(name), table)
 
     def load(self, name: str, table: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         """The table in the driver's memory."""
-        return tables.read_table(self.uri(name), table, REMEDY, columns)
+        return tables.read_table(self.uri(name), table, columns)
 
     def write(
         self,

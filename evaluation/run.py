@@ -23,8 +23,6 @@ from training.data import SequenceReader
 from training.ray_session import ray_session
 from training.trained import Trained, load_trained
 
-REMEDY = "run `python -m etl CONFIG` first"
-
 
 def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG") -> str:
     """Rank, reduce and report a trained run -> what to show of it on one screen.
@@ -104,7 +102,7 @@ def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
 def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dict[str, Any]:
     """All of metrics.json."""
     uri = f"{experiment.root}/runs/{experiment.name}/ranks"
-    sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"), REMEDY)
+    sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
     masks = modality_masks(experiment.root, experiment.modalities, trained.num_items)
     channels = (*trained.channels, POPULARITY)
     return {

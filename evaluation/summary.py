@@ -90,7 +90,7 @@ def modality_masks(root: str, modalities: Sequence[str], num_items: int) -> dict
     masks = {}
     for modality in modalities:
         uri = tables.table_uri(root, names.features_name(modality))
-        table = tables.read_table(uri, schema.FEATURES, "run `python -m etl CONFIG`", ["item"])
+        table = tables.read_table(uri, schema.FEATURES, ["item"])
         masks[modality] = np.zeros(num_items, dtype=bool)
         masks[modality][table["item"].to_numpy()] = True
     return masks

@@ -60,7 +60,7 @@ class RankWorker:
 
 def _num_train(experiment: Experiment) -> np.ndarray[Any, np.dtype[np.int64]]:
     uri = tables.table_uri(experiment.root, "items")
-    items = tables.read_table(uri, schema.ITEMS, "run `python -m etl CONFIG`", ["num_train"])
+    items = tables.read_table(uri, schema.ITEMS, ["num_train"])
     return np.asarray(items["num_train"].to_numpy())
 
 

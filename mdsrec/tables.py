@@ -21,6 +21,7 @@ from mdsrec import schema
 from mdsrec.errors import InputError
 
 MANIFEST = "_manifest.json"
+ETL_FIRST = "run `python -m etl CONFIG` first"
 READ_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
@@ -201,7 +202,7 @@ def write_table(
     return commit(uri, version, recipe, counters)
 
 
-def open_table(uri: str, remedy: str) -> Manifest:
+def open_table(uri: str, remedy: str = ETL_FIRST) -> Manifest:
     """The manifest of a table that stands whole; otherwise InputError with `remedy`."""
     manifest = read_manifest(uri)
     if manifest is None:
@@ -218,7 +219,10 @@ def data_files(uri: str, manifest: Manifest) -> list[str]:
 
 
 def read_table(
-    uri: str, table_schema: pa.Schema, remedy: str, columns: list[str] | None = None
+    uri: str,
+    table_schema: pa.Schema,
+    columns: list[str] | None = None,
+    remedy: str = ETL_FIRST,
 ) -> pa.Table:
     """All rows in the table's order, in the contract's types; InputError if absent or damaged."""
     manifest = open_table(uri, remedy)

@@ -63,7 +63,7 @@ def built(spark, raw, tmp_path_factory):
 
 def table(experiment, name):
     uri = tables.table_uri(experiment.root, name)
-    return tables.read_table(uri, SCHEMAS[name.split("/")[0].split(",")[0]], "")
+    return tables.read_table(uri, SCHEMAS[name.split("/")[0].split(",")[0]])
 
 
 @pytest.mark.parametrize("partitions", [3, 8])

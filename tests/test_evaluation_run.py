@@ -94,9 +94,9 @@ def test_ranks_are_the_same_bits_from_any_number_of_workers(experiment, tmp_path
 
 
 def test_every_target_is_ranked_once_in_every_channel(evaluated):
-    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS, "").to_pandas()
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
     sequences = tables.read_table(
-        tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES, ""
+        tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES
     ).to_pylist()
     wanted = [
         (row["user"], split, row["items"][position], channel)
@@ -115,11 +115,9 @@ def test_the_whole_score_ranks_as_a_plain_sort_of_it(evaluated):
     """Eq. 22 item by item in float64 orders the items as the counter says, up to rounding."""
     trained = load_trained(evaluated)
     items = trained.item_vectors().double()
-    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS, "").to_pylist()
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pylist()
     row = next(r for r in ranks if (r["split"], r["channel"]) == ("test", "all"))
-    sequences = tables.read_table(
-        tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES, ""
-    )
+    sequences = tables.read_table(tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES)
     history = np.array(sequences["items"][row["user"]].as_py()[:-1], dtype=np.int32)
     user = trained.user_vectors([history])[0].double()
     scores = sum(w * (i @ u) for w, i, u in zip(trained.weights, items, user, strict=True))
@@ -129,7 +127,7 @@ def test_the_whole_score_ranks_as_a_plain_sort_of_it(evaluated):
 
 def test_metrics_json_holds_reductions_of_the_ranks(evaluated):
     found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
-    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS, "").to_pandas()
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
     for (split, channel), rows in ranks.groupby(["split", "channel"]):
         better, ties = rows.better.to_numpy(), rows.ties.to_numpy()
         assert found["split"][split][channel] == pytest.approx(
@@ -144,7 +142,7 @@ def test_metrics_json_holds_reductions_of_the_ranks(evaluated):
 
 def test_slices_by_modality_split_the_targets(evaluated):
     found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
-    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS, "").to_pandas()
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
     rows = ranks[(ranks.split == "test") & (ranks.channel == "all")]
     without = rows[rows.target < 5]  # the small data set gives these no image
     sides = found["presence"]["test"]["image"]

@@ -27,7 +27,7 @@ def written(uri: str, centers: list[int], recipe: Recipe) -> tables.Manifest:
 
 
 def read(uri: str) -> list[int]:
-    return tables.read_table(uri, schema.CENTERS, REMEDY, ["center"])["center"].to_pylist()
+    return tables.read_table(uri, schema.CENTERS, ["center"], REMEDY)["center"].to_pylist()
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from mdsrec.config import Experiment
 from training.model import Batch
 
 Ints = NDArray[np.int64]
-REMEDY = "run `python -m etl CONFIG` first"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class SequenceReader:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.uri = tables.table_uri(experiment.root, "sequences")
-        self.manifest = tables.open_table(self.uri, REMEDY)
+        self.manifest = tables.open_table(self.uri)
         self.num_users = self.manifest.rows
         self._file_system, _ = tables.file_system(self.uri)
         self._paths = tables.data_files(self.uri, self.manifest)

@@ -129,16 +129,15 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
     small.
     """
     root, model = experiment.root, experiment.model
-    remedy = "run `python -m etl CONFIG` first"
     fingerprints: dict[str, str] = {}
 
     def read(name: str, table_schema: pa.Schema, columns: list[str]) -> pa.Table:
         uri = tables.table_uri(root, name)
-        fingerprints[name] = tables.open_table(uri, remedy).fingerprint
-        return tables.read_table(uri, table_schema, remedy, columns)
+        fingerprints[name] = tables.open_table(uri).fingerprint
+        return tables.read_table(uri, table_schema, columns)
 
     num_items = read("items", schema.ITEMS, ["item"]).num_rows
-    sequences = tables.open_table(tables.table_uri(root, "sequences"), remedy)
+    sequences = tables.open_table(tables.table_uri(root, "sequences"))
     fingerprints["sequences"] = sequences.fingerprint
     cooccurrence = read(
         names.cooccurrence_name(experiment), schema.COOCCURRENCE, ["item", "other", "score"]

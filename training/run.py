@@ -57,6 +57,7 @@ def fit(experiment: Experiment, fresh: bool = False) -> Fit:
     if fresh:
         tables.delete_folder(run_uri(experiment))
     fingerprints = load_item_tables(experiment).fingerprints
+    _check_prefixes(experiment)
     _claim(experiment, fingerprints)
     history = _history(experiment)
     if history.get("finished"):
@@ -125,6 +126,15 @@ def train_worker(resolved: dict[str, Any]) -> None:
     else:
         with checkpoint.as_directory() as folder:
             train(experiment, get_device(), Path(folder), report)
+
+
+def _check_prefixes(experiment: Experiment) -> None:
+    uri = tables.table_uri(experiment.root, "sequences")
+    if tables.open_table(uri).counters.get("prefixes") == 0:
+        raise InputError(
+            f"{uri}: no user has two training events, so there is no prefix to learn from: "
+            "bring more data or lower sequences.k_core"
+        )
 
 
 def _claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
