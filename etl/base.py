@@ -9,11 +9,11 @@ from pyspark.sql import functions as F
 
 from etl import amazon, cooccurrence, interactions, items, output, sequences
 from etl.raw import RawFile, raw_lines
-from etl.recipes import text_fields
 from etl.workspace import Workspace
 from mdsrec import schema
 from mdsrec.errors import InputError
 from mdsrec.names import cooccurrence_name
+from mdsrec.settings import text_fields
 from mdsrec.tables import Manifest
 
 

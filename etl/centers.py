@@ -15,19 +15,20 @@ from mdsrec.schema import CENTERS, CENTROIDS
 Vectors = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+SEED = 0  # the same centres for every seed of a training
 ITERATIONS = 25
 SAMPLE_PER_CENTER = 1024
 BLOCK = 4096
 
 
-def clustered(vectors: Vectors, k: int, seed: int) -> tuple[Ints, Vectors]:
+def clustered(vectors: Vectors, k: int) -> tuple[Ints, Vectors]:
     """(center of each row, centroids [k, d]); no centre is empty. k <= n."""
-    centroids = trained(vectors, k, seed)
+    centroids = trained(vectors, k)
     center, distance = assigned(vectors, centroids)
     return repaired(vectors, centroids, center, distance)
 
 
-def trained(vectors: Vectors, k: int, seed: int) -> Vectors:
+def trained(vectors: Vectors, k: int) -> Vectors:
     """Centroids [k, d] of a sample of at most SAMPLE_PER_CENTER * k rows."""
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     import faiss
@@ -37,7 +38,7 @@ def trained(vectors: Vectors, k: int, seed: int) -> Vectors:
         vectors.shape[1],
         k,
         niter=ITERATIONS,
-        seed=seed % (1 << 31),
+        seed=SEED,
         min_points_per_centroid=1,
         max_points_per_centroid=SAMPLE_PER_CENTER,
     )

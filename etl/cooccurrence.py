@@ -22,6 +22,7 @@ Ints = npt.NDArray[np.int64]
 Sums = tuple[Ints, Ints, Ints]  # key = low * num_items + high, weight, pairs of events
 
 SCALE = math.lcm(*range(1, 31))  # 2.3e12: 1/d is exact to d = 30, within 2.2e-13 beyond
+MOST_PAIRS = (2**63 - 1) // SCALE  # of one key, whose weights still sum below 2^63
 COMBINE_AT = 1 << 22  # pairs held before equal keys are summed
 YIELD_AT = 1 << 21  # distinct keys held before they leave the task
 ROWS = "low int, high int, weight long, pairs long"
@@ -74,11 +75,10 @@ def combined(parts: list[Sums]) -> Sums:
     starts = np.flatnonzero(np.diff(keys, prepend=-1))
     if not len(starts):
         return keys, weights, pairs
-    return (
-        keys[starts],
-        np.add.reduceat(weights[order], starts),
-        np.add.reduceat(pairs[order], starts),
-    )
+    num_pairs = np.add.reduceat(pairs[order], starts)
+    if num_pairs.max() > MOST_PAIRS:
+        raise OverflowError(f"two items meet more than {MOST_PAIRS:,} times in one task")
+    return keys[starts], np.add.reduceat(weights[order], starts), num_pairs
 
 
 def pair_sums(

@@ -74,9 +74,7 @@ def cannot_load(encoder: str, error: Exception) -> InputError:
 
 
 def encoder_identity(encoder: str) -> list[str]:
-    """What tells two encoders apart: the name, and the model's files and sizes where they are
-    local.
-    """
+    """What tells two encoders apart: the name, and a local model's files and their sizes."""
     folder = Path(model_location(encoder))
     files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
     return [encoder, *(f"{p.relative_to(folder)} {p.stat().st_size}" for p in files)]

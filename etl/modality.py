@@ -28,6 +28,7 @@ class Modality:
         self.name = name
         self.config = space.experiment.features[name]
         self.loaded = lru_cache(maxsize=1)(self._load)
+        self.clustered = lru_cache(maxsize=1)(self._clustered)
 
     def features(self) -> Manifest:
         num_items = self.space.manifest("items").rows
@@ -57,18 +58,8 @@ class Modality:
 
     def check(self) -> None:
         """InputError where the model asks for more than the modality's items can give."""
-        model = self.space.experiment.model
         found = self.space.manifest(features_name(self.name)).rows
-        if model.num_neighbors >= found:
-            raise InputError(
-                f"model.num_neighbors = {model.num_neighbors}, but {found} items have the modality "
-                f"{self.name}: set it to {found - 1} or less"
-            )
-        if model.num_centers > found:
-            raise InputError(
-                f"model.num_centers = {model.num_centers}, but {found} items have the modality "
-                f"{self.name}: set it to {found} or less"
-            )
+        self.space.experiment.model.check_fits(self.name, found)
 
     def neighbors(self) -> Manifest:
         experiment, (item_ids, matrix) = self.space.experiment, self.loaded()
@@ -77,11 +68,12 @@ class Modality:
         Ebar = neighbors.smoothed(
             item_ids, matrix, graph, experiment.mu(self.name), experiment.graph.normalize
         )
-        scratch = tables.new_version(self.space.uri(name)) + "/unit.npy"  # commit drops it
-        neighbors.save_matrix(scratch, neighbors.unit_rows(Ebar))
+        scratch = tables.new_version(self.space.uri(name))
+        matrix_uri = f"{scratch}/unit.npy"
+        neighbors.save_matrix(matrix_uri, neighbors.unit_rows(Ebar))
         rows = neighbors.neighbors(
             self.space.spark,
-            scratch,
+            matrix_uri,
             item_ids,
             experiment.graph.max_neighbors,
             self.space.num_tasks,
@@ -93,7 +85,9 @@ class Modality:
             "neighbors": min(experiment.graph.max_neighbors, len(item_ids) - 1),
             "recall": 1.0,  # exact by construction: neighbors.nearest settles every place
         }
-        return self.space.write(name, rows, schema.NEIGHBORS, ["item"], cut, counters)
+        manifest = self.space.write(name, rows, schema.NEIGHBORS, ["item"], cut, counters)
+        tables.delete_folder(scratch)
+        return manifest
 
     def centers(self) -> Manifest:
         return self._cluster(centers_name(self.space.experiment, self.name), schema.CENTERS)
@@ -104,7 +98,7 @@ class Modality:
     def _cluster(self, name: str, table: pa.Schema) -> Manifest:
         experiment, (item_ids, matrix) = self.space.experiment, self.loaded()
         k = experiment.model.num_centers
-        center, centroids = centers.clustered(matrix, k, experiment.seed)
+        center, centroids = self.clustered(k)
         sizes = np.bincount(center, minlength=k)
         if table is schema.CENTERS:
             batch = centers.center_rows(item_ids, center)
@@ -119,6 +113,10 @@ class Modality:
         return tables.write_table(
             self.space.uri(name), [batch], table, self.space.recipes[name], counters
         )
+
+    def _clustered(self, k: int) -> tuple[Any, Any]:
+        """The centre of each item that has the modality [n], and the centroids [k, d]."""
+        return centers.clustered(self.loaded()[1], k)
 
     def _load(self) -> tuple[Any, Any]:
         """Item ids, ascending, and their vectors [n, d]."""

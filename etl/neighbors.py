@@ -25,7 +25,6 @@ Matrix = npt.NDArray[np.float64]
 
 BLOCK = 256  # queries searched together; the same blocks whatever the partitioning
 SPARE = 32  # candidates beyond H + 1 at first
-MARGIN = 1e-5  # more than float32 can err in the cosine of unit vectors
 ROWS = "item int, neighbors array<int>, similarities array<float>"
 
 
@@ -88,12 +87,13 @@ def nearest(unit: Matrix, queries: Ints, count: int, index: Any) -> Iterator[tup
     """
     found: dict[int, tuple[Ints, Matrix]] = {}
     unsettled, width = queries, min(len(unit), count + 1 + SPARE)
+    margin = 2 * (unit.shape[1] + 2) * 2.0**-24  # what float32 can err in a cosine, and more
     while len(unsettled):
         approximate, candidates = index.search(unit[unsettled].astype(np.float32), width)
         settled = []
         for query, similar, rows in zip(unsettled, approximate, candidates, strict=True):
             rows, exact = _rescored(unit, query, rows[rows != query], count)
-            beyond = similar[-1] + MARGIN  # no row outside the candidates comes above this
+            beyond = similar[-1] + margin  # no row outside the candidates comes above this
             if width == len(unit) or not count or exact[-1] > beyond:
                 found[int(query)] = rows, exact
                 settled.append(query)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -50,14 +50,16 @@ def write(
         F.col(field.name).cast(field.dataType).alias(field.name)
         for field in from_arrow_schema(table).fields
     ]
+    written = Observation()
     (
         frame.repartitionById(num_files, part.cast("int"))
         .sortWithinPartitions(*order)
         .select(*columns)
+        .observe(written, F.count(F.lit(1)).alias("rows"))
         .write.option("compression", "zstd")
         .parquet(spark_uri(version))
     )
-    return tables.commit(uri, version, recipe, counters)
+    return tables.commit(uri, version, recipe, written.get["rows"], counters)
 
 
 def by_range(key: str, num_keys: int, num_rows: int, rows_per_file: int) -> Cut:

@@ -10,16 +10,10 @@ from dataclasses import dataclass
 
 from etl.features import encoder_identity
 from etl.raw import RawFile, raw_files
-from etl.sequences import TIE_RULE
 from mdsrec.config import Experiment, FeatureConfig
-from mdsrec.names import (
-    centers_name,
-    centroids_name,
-    cooccurrence_name,
-    features_name,
-    neighbors_name,
-)
-from mdsrec.tables import Recipe
+from mdsrec.names import cooccurrence_name, features_name
+from mdsrec.settings import table_settings
+from mdsrec.tables import Recipe, fingerprint
 
 
 @dataclass(frozen=True)
@@ -35,57 +29,46 @@ def raw_inputs(experiment: Experiment) -> Inputs:
     return Inputs(tuple(raw_files(config.reviews)), tuple(raw_files(config.metadata)))
 
 
-def text_fields(experiment: Experiment) -> tuple[str, ...]:
-    """What `items.text` is joined from: the encoders' fields, which are equal, or the default."""
-    encoders = [f for f in experiment.features.values() if f.encoder]
-    return encoders[0].fields if encoders else FeatureConfig.model_fields["fields"].default
-
-
 def recipes(experiment: Experiment, inputs: Inputs) -> dict[str, Recipe]:
     """A recipe for each table by name, in an order in which they can be built."""
-    edition = {"edition": experiment.input.edition}
-    found = {
-        "interactions": Recipe(edition, _identities(reviews=inputs.reviews)),
-        "metadata": Recipe(edition, _identities(metadata=inputs.metadata)),
-        "rejects": Recipe(edition, _identities(reviews=inputs.reviews, metadata=inputs.metadata)),
-    }
-    sequences = experiment.sequences.model_dump(mode="json")
-    split = {"ties": TIE_RULE, "split": "leave-one-out; fewer than 3 events train only"}
-    found["sequences"] = Recipe(sequences | split, _of(found, "interactions"))
-    found["items"] = Recipe(
-        {"text": list(text_fields(experiment))}, _of(found, "sequences", "metadata")
-    )
-    graph = cooccurrence_name(experiment)
-    found[graph] = Recipe({"distance": experiment.graph.distance}, _of(found, "sequences"))
-    for modality in experiment.modalities:
-        features = features_name(modality)
-        found[features] = _features_recipe(experiment.features[modality], found)
-        found[neighbors_name(experiment, modality)] = Recipe(
-            {
-                "mu": experiment.mu(modality),
-                "normalize": experiment.graph.normalize,
-                "distance": experiment.graph.distance,
-                "num_neighbors": experiment.graph.max_neighbors,
-            },
-            _of(found, features, graph),
-        )
-        centers = Recipe(
-            {"k": experiment.model.num_centers, "seed": experiment.seed}, _of(found, features)
-        )
-        found[centers_name(experiment, modality)] = centers
-        found[centroids_name(experiment, modality)] = centers
+    found: dict[str, Recipe] = {}
+    for name, settings in table_settings(experiment).items():
+        found[name] = Recipe(settings, _inputs(name, experiment, inputs, found))
     return found
 
 
-def _features_recipe(config: FeatureConfig, found: dict[str, Recipe]) -> Recipe:
+def _inputs(
+    name: str, experiment: Experiment, raw: Inputs, found: dict[str, Recipe]
+) -> dict[str, str]:
+    """Fingerprints of what the table is made from; the tables among them are in `found`."""
+    kind, *rest = name.split("/")
+    match kind.split(",")[0]:
+        case "interactions":
+            return _identities(reviews=raw.reviews)
+        case "metadata":
+            return _identities(metadata=raw.metadata)
+        case "rejects":
+            return _identities(reviews=raw.reviews, metadata=raw.metadata)
+        case "sequences":
+            return _of(found, "interactions")
+        case "items":
+            return _of(found, "sequences", "metadata")
+        case "cooccurrence":
+            return _of(found, "sequences")
+        case "features":
+            return _feature_sources(experiment.features[rest[0]]) | _of(found, "items")
+        case "neighbors":
+            return _of(found, features_name(rest[0]), cooccurrence_name(experiment))
+        case "centers" | "centroids":
+            return _of(found, features_name(rest[0]))
+    raise AssertionError(name)
+
+
+def _feature_sources(config: FeatureConfig) -> dict[str, str]:
     if config.encoder is not None:
-        settings = {
-            "encoder": encoder_identity(config.encoder),
-            "max_tokens": config.max_tokens,
-        }
-        return Recipe(settings, _of(found, "items"))
+        return {"encoder": fingerprint(encoder_identity(config.encoder))}
     files = raw_files([uri for uri in (config.vectors, config.asins) if uri], (".parquet",))
-    return Recipe({}, _identities(vectors=files) | _of(found, "items"))
+    return _identities(vectors=files)
 
 
 def _of(found: dict[str, Recipe], *names: str) -> dict[str, str]:

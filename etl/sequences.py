@@ -5,7 +5,6 @@ from pyspark.sql import functions as F
 
 from etl.interactions import POSITION
 
-TIE_RULE = "events of equal time stand in input order: raw file as configured, then line"
 ROW_BITS = 33  # monotonically_increasing_id = partition << 33 | row in the partition
 
 
@@ -21,11 +20,8 @@ def dense_ids(values: DataFrame, column: str, name: str) -> DataFrame:
         row.partition: row["count"]
         for row in ordered.groupBy(F.spark_partition_id().alias("partition")).count().collect()
     }
-    offset, total = F.lit(0).cast("long"), 0
-    for partition in sorted(counts):
-        here = F.spark_partition_id() == partition
-        offset = F.when(here, F.lit(total).cast("long")).otherwise(offset)
-        total += counts[partition]
+    offsets = [sum(counts.get(p, 0) for p in range(end)) for end in range(max(counts) + 1)]
+    offset = F.lit(offsets)[F.spark_partition_id()]
     row_in_partition = F.monotonically_increasing_id().bitwiseAND((1 << ROW_BITS) - 1)
     return ordered.select(column, (offset + row_in_partition).alias(name)).localCheckpoint()
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyarrow import fs
 
 from evaluation.compare import text_table
 from evaluation.progress import Progress
@@ -17,7 +16,6 @@ from evaluation.summary import modality_masks, summarise
 from evaluation.workers import Pool
 from mdsrec import names, tables
 from mdsrec.config import Experiment
-from mdsrec.errors import InputError
 from mdsrec.tables import Manifest, Recipe
 from training.data import SequenceReader
 from training.ray_session import ray_session
@@ -29,7 +27,7 @@ def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG"
 
     `again` runs all stages of this experiment; the commands that lead on are made from it.
     """
-    run = f"{experiment.root}/runs/{experiment.name}"
+    run = names.run_uri(experiment)
     trained = load_trained(experiment)
     recipe = ranks_recipe(experiment, trained)
     ranks = tables.standing(f"{run}/ranks", recipe) or rank_all(experiment, recipe)
@@ -72,11 +70,8 @@ def weights_fingerprint(trained: Trained) -> str:
 
 
 def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
-    """Rank the held-out events of all users on Ray and commit the ranks table.
-
-    InputError where a part is missing at the end, as when a node has a root of its own.
-    """
-    uri = f"{experiment.root}/runs/{experiment.name}/ranks"
+    """Rank the held-out events of all users on Ray and commit the ranks table."""
+    uri = f"{names.run_uri(experiment)}/ranks"
     version = tables.new_version(uri)
     filesystem, path = tables.file_system(version)
     filesystem.create_dir(path, recursive=True)
@@ -89,19 +84,14 @@ def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
             num_targets += count
             progress.advance(shard.last - shard.first)
         seconds = progress.seconds
-    found = filesystem.get_file_info(fs.FileSelector(path))
-    if len([info for info in found if info.path.endswith(".parquet")]) != len(shards):
-        raise InputError(
-            f"{uri}: of {len(shards)} parts only some arrived: every node must see the same root; "
-            "put it on storage that they share"
-        )
     counters = {"users": users, "targets": num_targets, "seconds": round(seconds, 3)}
-    return tables.commit(uri, version, recipe, counters)
+    num_channels = len(experiment.modalities) + 3  # all, fused, popularity
+    return tables.commit(uri, version, recipe, num_targets * num_channels, counters)
 
 
 def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dict[str, Any]:
     """All of metrics.json."""
-    uri = f"{experiment.root}/runs/{experiment.name}/ranks"
+    uri = f"{names.run_uri(experiment)}/ranks"
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
     masks = modality_masks(experiment.root, experiment.modalities, trained.num_items)
     channels = (*trained.channels, POPULARITY)

@@ -104,14 +104,13 @@ class SparkConfig(Section):
     partitions: Positive | None = None
     """Partitions of a shuffle; none = four a core."""
     rows_per_file: Positive = 500_000
-    settings: dict[str, str] = {}
-    """Any further Spark property."""
+    settings: dict[str, str] = Field(default={}, exclude=True)
+    """Any further Spark property; never written down, it may hold a store's credentials."""
 
 
 class ModelConfig(Section):
     """MDSRec in the paper's letters; defaults are the paper's or the field's."""
 
-    name: Literal["mdsrec"] = "mdsrec"
     modalities: tuple[str, ...] | None = None
     """Modalities the model uses; none = every [features.*]; [] = item ids alone."""
     dim: Positive = 300
@@ -148,7 +147,22 @@ class ModelConfig(Section):
     def _shapes(self) -> Self:
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if len(set(self.modalities or ())) < len(self.modalities or ()):
+            raise ValueError(f"modalities {_listed(self.modalities or ())} names one twice")
         return self
+
+    def check_fits(self, modality: str, num_items: int) -> None:
+        """InputError if H or k asks for more than the `num_items` items that have the modality."""
+        if self.item_graph and self.num_neighbors >= num_items:
+            raise InputError(
+                f"model.num_neighbors = {self.num_neighbors}, but {num_items} items have the "
+                f"modality {modality}: set it to {num_items - 1} or less"
+            )
+        if self.interest_centers and self.num_centers > num_items:
+            raise InputError(
+                f"model.num_centers = {self.num_centers}, but {num_items} items have the "
+                f"modality {modality}: set it to {num_items} or less"
+            )
 
 
 class OptimConfig(Section):
@@ -258,10 +272,15 @@ class Experiment(Section):
         return self.model_dump(mode="json")
 
     def identity(self) -> dict[str, Any]:
-        """What a run's result depends on: `resolved` without the machines it happens to run on."""
+        """What makes a run this run: `resolved` without machines and places.
+
+        The data's identity is that of its tables, wherever they and the raw files lie.
+        """
         kept = self.resolved()
-        for key in ("spark", "eval"):
+        for key in ("root", "input", "spark", "eval"):
             del kept[key]
+        for feature in kept["features"].values():
+            del feature["vectors"], feature["asins"]
         for key in ("num_workers", "cpus_per_worker", "device", "max_failures"):
             del kept["train"][key]
         return kept

@@ -1,6 +1,10 @@
-"""Where each table stands under `<root>/dataset/`: keys that ETL and training share."""
+"""Where things stand under a root: runs, and tables by the keys that ETL and training share."""
 
 from mdsrec.config import Experiment, GraphConfig
+
+
+def run_uri(experiment: Experiment) -> str:
+    return f"{experiment.root}/runs/{experiment.name}"
 
 
 def cooccurrence_name(experiment: Experiment) -> str:

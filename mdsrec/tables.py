@@ -8,6 +8,8 @@ readers open only the files listed.
 
 import hashlib
 import json
+import re
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,6 +24,8 @@ from mdsrec.errors import InputError
 
 MANIFEST = "_manifest.json"
 ETL_FIRST = "run `python -m etl CONFIG` first"
+VERSION = re.compile("[0-9a-f]{12}")
+ABANDONED_AFTER = 86_400  # seconds
 READ_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
@@ -158,10 +162,16 @@ def standing(uri: str, recipe: Recipe) -> Manifest | None:
 
 
 def commit(
-    uri: str, version: str, recipe: Recipe, counters: Mapping[str, Any] | None = None
+    uri: str,
+    version: str,
+    recipe: Recipe,
+    expected_rows: int,
+    counters: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Make the Parquet files under the folder `version` the table at `uri`; drop what it held
     before.
+
+    InputError if they hold other than `expected_rows`, as when writers do not share the root.
     """
     filesystem, path = file_system(uri)
     found = filesystem.get_file_info(fs.FileSelector(file_system(version)[1], recursive=True))
@@ -178,9 +188,41 @@ def commit(
         settings=dict(recipe.settings),
         counters=dict(counters or {}),
     )
+    if manifest.rows != expected_rows:
+        raise InputError(
+            f"{uri}: {expected_rows} rows were written, {manifest.rows} arrived: "
+            "every node must see the same root; put it on storage that they share"
+        )
+    former = _listed_versions(uri)
     write_json(f"{uri}/{MANIFEST}", asdict(manifest))
-    _drop_unlisted(filesystem, path, {f.path for f in files})
+    for name in _versions(uri) - {version.rsplit("/", 1)[1]}:
+        if name in former or _abandoned(f"{uri}/{name}"):
+            delete_folder(f"{uri}/{name}")
     return manifest
+
+
+def _listed_versions(uri: str) -> set[str]:
+    """The version folders in the standing manifest; none where it is damaged."""
+    try:
+        listed = json.loads(read_bytes(f"{uri}/{MANIFEST}") or b"{}").get("files", [])
+        return {file["path"].split("/", 1)[0] for file in listed}
+    except READ_ERRORS:
+        return set()
+
+
+def _versions(uri: str) -> set[str]:
+    filesystem, path = file_system(uri)
+    found = {info.base_name for info in filesystem.get_file_info(fs.FileSelector(path))}
+    return {name for name in found if VERSION.fullmatch(name)}
+
+
+def _abandoned(uri: str) -> bool:
+    """Whether a writer left the folder long ago; a younger one may belong to a writer at work."""
+    filesystem, path = file_system(uri)
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    found.append(filesystem.get_file_info(path))
+    newest = max((info.mtime.timestamp() for info in found if info.mtime), default=0.0)
+    return time.time() - newest > ABANDONED_AFTER
 
 
 def write_table(
@@ -194,12 +236,14 @@ def write_table(
     version = new_version(uri)
     filesystem, path = file_system(version)
     filesystem.create_dir(path, recursive=True)
+    rows = 0
     with pq.ParquetWriter(
         f"{path}/part-00000.parquet", table_schema, filesystem=filesystem, compression="zstd"
     ) as writer:
         for batch in batches:
             writer.write_batch(batch)
-    return commit(uri, version, recipe, counters)
+            rows += batch.num_rows
+    return commit(uri, version, recipe, rows, counters)
 
 
 def open_table(uri: str, remedy: str = ETL_FIRST) -> Manifest:
@@ -252,19 +296,6 @@ def _damage(uri: str, manifest: Manifest) -> str | None:
         if info.size != file.bytes:
             return f"{uri}/{file.path}: {info.size} bytes, its manifest says {file.bytes}"
     return None
-
-
-def _drop_unlisted(filesystem: fs.FileSystem, path: str, listed: set[str]) -> None:
-    """Delete the versions that hold no listed file; nested tables are not versions."""
-    kept = {file.split("/", 1)[0] for file in listed}
-    for info in filesystem.get_file_info(fs.FileSelector(path)):
-        name = info.base_name
-        if info.type == fs.FileType.Directory and _is_version(name) and name not in kept:
-            filesystem.delete_dir(info.path)
-
-
-def _is_version(name: str) -> bool:
-    return len(name) == 12 and all(c in "0123456789abcdef" for c in name)
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from mdsrec import names, schema, tables
 from mdsrec.config import Experiment, experiment_from
+from mdsrec.settings import table_settings
 
 NUM_ITEMS, NUM_USERS, WIDTH = 40, 61, 6
 
@@ -133,4 +134,9 @@ def _write(
     for number, start in enumerate(range(0, table.num_rows, rows_per_file)):
         part = table.slice(start, rows_per_file)
         pa.parquet.write_table(part, version / f"part-{number:05d}.parquet")
-    tables.commit(uri, str(version), tables.Recipe({"seed": seed, "name": name}, {}))
+    tables.commit(
+        uri,
+        str(version),
+        tables.Recipe(table_settings(experiment)[name], {"seed": str(seed)}),
+        table.num_rows,
+    )

@@ -21,7 +21,6 @@ from mdsrec.errors import InputError
 from training.graph import load_item_tables
 from training.model import MDSRec
 from training.trained import load_trained
-from training.worker import dataset_fingerprint
 
 pytestmark = pytest.mark.ray
 
@@ -38,11 +37,12 @@ def write_weights(experiment: Experiment, seed: int) -> None:
     model = MDSRec(experiment, item_tables)
     model.initialize(seed)
     weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-    fingerprint = dataset_fingerprint(item_tables.fingerprints)
+    fingerprint = item_tables.fingerprint
     run = f"{experiment.root}/runs/{experiment.name}"
     tables.write_bytes(f"{run}/best.safetensors", save(weights, {"dataset": fingerprint}))
     history = {"epochs": [FIGURES], "best_epoch": 0, "num_parameters": 4321}
     tables.write_json(f"{run}/history.json", history)
+    tables.write_json(f"{run}/config.json", experiment.resolved())
 
 
 def run_of(experiment: Experiment) -> str:

@@ -54,7 +54,7 @@ def test_a_new_version_takes_the_place_of_the_old_one(uri):
     written(uri, [2, 0, 1], ONE)
     written(uri, [1, 1], TWO)
     assert read(uri) == [1, 1]
-    assert len([path for path in Path(uri).iterdir() if path.is_dir()]) == 1
+    assert num_versions(uri) == 1
 
 
 KILLED_WRITER = """
@@ -87,8 +87,34 @@ def test_a_killed_writer_leaves_the_former_table(uri, program):
     assert ended.returncode == -signal.SIGKILL
     assert tables.open_table(uri, REMEDY) == manifest
     assert read(uri) == [2, 0, 1]
-    written(uri, [1, 1], TWO)  # and what the killed one left goes with the next commit
-    assert len([path for path in Path(uri).iterdir() if path.is_dir()]) == 1
+    written(uri, [1, 1], TWO)
+    assert num_versions(uri) == 2  # what it left may be a writer's at work
+    for path in Path(uri).rglob("*"):
+        os.utime(path, (0, 0))
+    written(uri, [0], ONE)  # a day later it goes with the next commit
+    assert num_versions(uri) == 1
+
+
+def num_versions(uri):
+    return len([path for path in Path(uri).iterdir() if path.is_dir()])
+
+
+def test_a_writer_at_work_keeps_its_files_while_another_commits(uri):
+    def batches():
+        yield pa.record_batch({"item": [0], "center": [0]}, schema=schema.CENTERS)
+        written(uri, [5, 6], TWO)
+        yield pa.record_batch({"item": [1], "center": [1]}, schema=schema.CENTERS)
+
+    tables.write_table(uri, batches(), schema.CENTERS, ONE)
+    assert read(uri) == [0, 1]
+
+
+def test_rows_that_did_not_arrive_are_no_table(uri):
+    version = tables.new_version(uri)
+    Path(version).mkdir(parents=True)
+    with pytest.raises(InputError, match="3 rows were written, 0 arrived: every node must see"):
+        tables.commit(uri, version, ONE, expected_rows=3)
+    assert tables.read_manifest(uri) is None
 
 
 @pytest.mark.parametrize("harm", [lambda p: os.truncate(p, 10), Path.unlink], ids=["cut", "gone"])

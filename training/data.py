@@ -7,12 +7,11 @@ shuffled. Every rank computes the same plan and takes its slice.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from mdsrec.config import Experiment
 from training.model import Batch
 
 Ints = NDArray[np.int64]
+GROUPS, WINDOW = 0, 1  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -73,40 +73,57 @@ class Step(NamedTuple):
     num_prefixes: int
 
 
+class RowGroup(NamedTuple):
+    """Users [first, last) of the sequences table: row u is user u."""
+
+    path: str
+    number: int
+    first: int
+    last: int
+
+
 class SequenceReader:
     """The `sequences` table as training steps and as targets to rank."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.uri = tables.table_uri(experiment.root, "sequences")
-        self.manifest = tables.open_table(self.uri)
-        self.num_users = self.manifest.rows
-        self._file_system, _ = tables.file_system(self.uri)
-        self._paths = tables.data_files(self.uri, self.manifest)
+        uri = tables.table_uri(experiment.root, "sequences")
+        manifest = tables.open_table(uri)
+        self.num_users = manifest.rows
+        self._file_system, _ = tables.file_system(uri)
+        self._groups = list(self._row_groups(tables.data_files(uri, manifest)))
+        self._held = lru_cache(maxsize=1)(self._read)  # targets are asked for in order of user
+
+    def _row_groups(self, paths: list[str]) -> Iterator[RowGroup]:
+        first = 0
+        for path in paths:
+            metadata = pq.read_metadata(path, filesystem=self._file_system)
+            for number in range(metadata.num_row_groups):
+                last = first + metadata.row_group(number).num_rows
+                yield RowGroup(path, number, first, last)
+                first = last
+
+    def _read(self, group: RowGroup) -> pa.Table:
+        columns = ["items", "train_end", "valid_end"]
+        with pq.ParquetFile(group.path, filesystem=self._file_system) as file:
+            return file.read_row_group(group.number, columns)
 
     def steps(self, epoch: int) -> Iterator[Step]:
         """The global steps of an epoch, in order."""
         config, seed = self.experiment.train, self.experiment.seed
-        groups = [
-            (path, group, metadata.row_group(group).num_rows)
-            for path in self._paths
-            for metadata in [pq.read_metadata(path, filesystem=self._file_system)]
-            for group in range(metadata.num_row_groups)
-        ]
-        order = np.random.default_rng([seed, epoch]).permutation(len(groups))
-        window: list[tuple[str, int]] = []
-        held = number = 0
+        order = np.random.default_rng([seed, epoch, GROUPS]).permutation(len(self._groups))
+        window: list[RowGroup] = []
+        number = 0
         for position, index in enumerate(order):
-            path, group, rows = groups[index]
-            window.append((path, group))
-            held += rows
+            window.append(self._groups[index])
+            held = sum(group.last - group.first for group in window)
             if held >= config.shuffle_window or position == len(order) - 1:
-                yield from self._steps_of(window, np.random.default_rng([seed, epoch, number]))
-                window, held, number = [], 0, number + 1
+                yield from self._steps_of(
+                    window, np.random.default_rng([seed, epoch, WINDOW, number])
+                )
+                window, number = [], number + 1
 
-    def _steps_of(
-        self, window: list[tuple[str, int]], generator: np.random.Generator
-    ) -> Iterator[Step]:
+    def _steps_of(self, window: list[RowGroup], generator: np.random.Generator) -> Iterator[Step]:
         samples = self._samples(window)
         samples = samples[generator.permutation(len(samples))]
         samples = samples[np.argsort(samples.stops - samples.starts, kind="stable")]
@@ -114,12 +131,8 @@ class SequenceReader:
         for index in generator.permutation(len(steps)):
             yield steps[index]
 
-    def _samples(self, window: list[tuple[str, int]]) -> Samples:
-        columns = ["items", "train_end"]
-        table = pa.concat_tables(
-            pq.ParquetFile(path, filesystem=self._file_system).read_row_group(group, columns)
-            for path, group in window
-        )
+    def _samples(self, window: list[RowGroup]) -> Samples:
+        table = pa.concat_tables(self._read(group) for group in window)
         lists = table.column("items").combine_chunks()
         lengths = lists.value_lengths().to_numpy().astype(np.int64)
         return windows_of(
@@ -131,16 +144,13 @@ class SequenceReader:
 
     def targets(self, first: int, last: int, split: str | None = None) -> list["Target"]:
         """What is to be predicted for users first <= user < last, in order of user, then time."""
-        found = ds.dataset(self._paths, filesystem=self._file_system, format="parquet").to_table(
-            columns=["user", "items", "train_end", "valid_end"],
-            filter=(pc.field("user") >= first) & (pc.field("user") < last),
-        )
-        return [
-            target
-            for row in found.sort_by("user").to_batches()
-            for target in _targets_of(row)
-            if split is None or target.split == split
-        ]
+        found: list[Target] = []
+        for group in self._groups:
+            start, stop = max(first, group.first), min(last, group.last)
+            if start < stop:
+                rows = self._held(group).slice(start - group.first, stop - start)
+                found += _targets_of(rows, start)
+        return [target for target in found if split is None or target.split == split]
 
 
 class Target(NamedTuple):
@@ -152,14 +162,13 @@ class Target(NamedTuple):
     history: NDArray[np.int32]
 
 
-def _targets_of(batch: pa.RecordBatch) -> Iterator[Target]:
-    for user, items, train_end, valid_end in zip(
-        *(batch.column(name) for name in ("user", "items", "train_end", "valid_end")), strict=True
-    ):
+def _targets_of(rows: pa.Table, first_user: int) -> Iterator[Target]:
+    columns = (rows.column(name) for name in ("items", "train_end", "valid_end"))
+    for user, (items, train_end, valid_end) in enumerate(zip(*columns, strict=True), first_user):
         events = items.values.to_numpy()
         for position in range(max(train_end.as_py(), 1), len(events)):
             split = "valid" if position < valid_end.as_py() else "test"
-            yield Target(user.as_py(), split, int(events[position]), events[:position])
+            yield Target(user, split, int(events[position]), events[:position])
 
 
 def _cut(samples: Samples, batch_size: int) -> list[Step]:

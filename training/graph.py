@@ -3,7 +3,9 @@
 Each is built once from the Parquet tables; a row is a list of (column, weight).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdsrec import names, schema, tables
+from mdsrec import schema, tables
 from mdsrec.config import Experiment, GraphConfig, ModelConfig
 from mdsrec.errors import InputError
+from mdsrec.names import centers_name, cooccurrence_name, features_name, neighbors_name
+from mdsrec.settings import table_settings
 
 Ints = NDArray[np.int64]
 
@@ -69,6 +73,11 @@ class ItemTables:
     cooccurrence: SparseRows  # N(O)
     modalities: dict[str, ModalityTables]
     fingerprints: dict[str, str]  # of every table used, sequences included
+
+    @property
+    def fingerprint(self) -> str:
+        """One fingerprint of all the tables."""
+        return tables.fingerprint(self.fingerprints)
 
 
 def by_row(rows: Ints, columns: Ints, weights: NDArray[np.float64], num_rows: int) -> SparseRows:
@@ -125,66 +134,71 @@ def membership(items: Ints, centers: Ints, num_centers: int, how: str) -> Sparse
 
 
 def load_item_tables(experiment: Experiment) -> ItemTables:
-    """The tables that the ETL made for this experiment; InputError names one that is absent or too
-    small.
+    """The tables that the ETL made for this experiment.
+
+    InputError names one that is absent or too small, made by other settings, or made from another
+    state of its inputs.
     """
     root, model = experiment.root, experiment.model
-    fingerprints: dict[str, str] = {}
+    settings = table_settings(experiment)
+    manifests: dict[str, tables.Manifest] = {}
+
+    def opened(name: str) -> tables.Manifest:
+        uri = tables.table_uri(root, name)
+        manifests[name] = tables.open_table(uri)
+        _check_made_for(uri, manifests[name], settings[name], manifests)
+        return manifests[name]
 
     def read(name: str, table_schema: pa.Schema, columns: list[str]) -> pa.Table:
-        uri = tables.table_uri(root, name)
-        fingerprints[name] = tables.open_table(uri).fingerprint
-        return tables.read_table(uri, table_schema, columns)
+        opened(name)
+        return tables.read_table(tables.table_uri(root, name), table_schema, columns)
 
-    num_items = read("items", schema.ITEMS, ["item"]).num_rows
-    sequences = tables.open_table(tables.table_uri(root, "sequences"))
-    fingerprints["sequences"] = sequences.fingerprint
-    cooccurrence = read(
-        names.cooccurrence_name(experiment), schema.COOCCURRENCE, ["item", "other", "score"]
-    )
+    opened("sequences")
+    num_items = opened("items").rows
+    name = cooccurrence_name(experiment)
+    cooccurrence = read(name, schema.COOCCURRENCE, ["item", "other", "score"])
     modalities = {}
     for modality in experiment.modalities:
-        features = read(names.features_name(modality), schema.FEATURES, ["item"])
-        _check_sizes(model, modality, features.num_rows)
+        model.check_fits(modality, opened(features_name(modality)).rows)
         graph = raw = members = None
         if model.item_graph:
-            lists = read(
-                names.neighbors_name(experiment, modality), schema.NEIGHBORS, ["item", "neighbors"]
-            )
-            graph = adjacency(
-                _ints(lists, "item"), *_flattened(lists, "neighbors"), num_items, model
-            )
+            name = neighbors_name(experiment, modality)
+            lists = read(name, schema.NEIGHBORS, ["item", "neighbors"])
+            flattened = _flattened(lists, "neighbors")
+            graph = adjacency(_ints(lists, "item"), *flattened, num_items, model)
         else:
-            raw = _vectors(
-                read(names.features_name(modality), schema.FEATURES, ["item", "vector"]), num_items
-            )
+            vectors = read(features_name(modality), schema.FEATURES, ["item", "vector"])
+            raw = _vectors(vectors, num_items)
         if model.interest_centers:
-            table = read(
-                names.centers_name(experiment, modality), schema.CENTERS, ["item", "center"]
-            )
-            members = membership(
-                _ints(table, "item"), _ints(table, "center"), model.num_centers, model.center_weight
-            )
+            table = read(centers_name(experiment, modality), schema.CENTERS, ["item", "center"])
+            pairs = _ints(table, "item"), _ints(table, "center")
+            members = membership(*pairs, model.num_centers, model.center_weight)
         modalities[modality] = ModalityTables(graph, raw, members)
     return ItemTables(
         num_items,
         _cooccurrence(cooccurrence, num_items, experiment.graph),
         modalities,
-        fingerprints,
+        {name: manifest.fingerprint for name, manifest in manifests.items()},
     )
 
 
-def _check_sizes(model: ModelConfig, modality: str, num_items: int) -> None:
-    if model.num_neighbors >= num_items:
-        raise InputError(
-            f"model.num_neighbors = {model.num_neighbors}: only {num_items} items have {modality}; "
-            "it must be smaller"
-        )
-    if model.interest_centers and model.num_centers > num_items:
-        raise InputError(
-            f"model.num_centers = {model.num_centers}: only {num_items} items have {modality}; "
-            "it must not be larger"
-        )
+def _check_made_for(
+    uri: str,
+    manifest: tables.Manifest,
+    settings: Mapping[str, Any],
+    standing: Mapping[str, tables.Manifest],
+) -> None:
+    """InputError if the configuration asks for another table, or its inputs are newer than it."""
+    for key in sorted(settings.keys() | manifest.settings.keys()):
+        wanted, found = settings.get(key), manifest.settings.get(key)
+        if wanted != found:
+            raise InputError(
+                f"{uri}: made with {key} = {found}, the configuration says {wanted}: "
+                f"{tables.ETL_FIRST}"
+            )
+    for name, made_from in manifest.inputs.items():
+        if name in standing and standing[name].fingerprint != made_from:
+            raise InputError(f"{uri}: made before {name} was built anew: {tables.ETL_FIRST}")
 
 
 def _cooccurrence(table: pa.Table, num_items: int, config: GraphConfig) -> SparseRows:

@@ -18,6 +18,11 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("http"):
+        raise InputError(
+            f"RAY_ADDRESS = {address} is for `ray job submit`: submit the command as a job, "
+            "or unset it to run here"
+        )
     local = {} if address else {"include_dashboard": True}
     ray.init(address or "local", logging_level=logging.WARNING, **local)
     try:
@@ -46,11 +51,13 @@ def uses_gpu(experiment: Experiment) -> bool:
 def check_capacity(experiment: Experiment, use_gpu: bool) -> None:
     """InputError if the cluster can never hold the workers, instead of waiting for ever."""
     config, most = experiment.train, capacity()
-    cpus = config.num_workers * config.cpus_per_worker
-    if cpus > most["CPU"]:
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    fit = sum(int(cpus / config.cpus_per_worker + 1e-9) for cpus in nodes)
+    grows = most["CPU"] > sum(nodes)
+    if config.num_workers > fit and not grows:
         raise InputError(
-            f"train.num_workers = {config.num_workers} of {config.cpus_per_worker:g} CPUs "
-            f"need {cpus:g}, the cluster has {most['CPU']:g}: "
+            f"train.num_workers = {config.num_workers} of {config.cpus_per_worker:g} CPUs each, "
+            f"the cluster of {len(nodes)} nodes and {most['CPU']:g} CPUs holds {fit}: "
             "lower train.num_workers or train.cpus_per_worker"
         )
     if use_gpu and config.num_workers > most["GPU"]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ray import train as ray_train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 
 from mdsrec import tables
 from mdsrec.config import Experiment, experiment_from
 from mdsrec.errors import InputError
+from mdsrec.names import run_uri
 from training.graph import load_item_tables
+from training.identity import claim
 from training.ray_session import check_capacity, ray_session, uses_gpu
 
 log = logging.getLogger("training")
@@ -43,28 +46,27 @@ class Fit:
         return "\n".join(lines)
 
 
-def run_uri(experiment: Experiment) -> str:
-    return f"{experiment.root}/runs/{experiment.name}"
-
-
 def fit(experiment: Experiment, fresh: bool = False) -> Fit:
     """Train the experiment to its end, from its last checkpoint if it has one.
 
     InputError if the run's name belongs to another configuration or data set (unless `fresh`, which
-    deletes the run), or if the cluster cannot hold the workers.
+    deletes the run once all else is in order), or if the cluster cannot hold the workers.
     """
     tables.check_root(experiment.root)
-    if fresh:
-        tables.delete_folder(run_uri(experiment))
     fingerprints = load_item_tables(experiment).fingerprints
-    _check_prefixes(experiment)
-    _claim(experiment, fingerprints)
-    history = _history(experiment)
-    if history.get("finished"):
-        return Fit(experiment, history, trained_now=False)
+    _check_events(experiment)
+    if not fresh:
+        claim(experiment, fingerprints)
+        history = _history(experiment)
+        if history.get("finished"):
+            return Fit(experiment, history, trained_now=False)
+        _check_world_size(experiment, history)
     with ray_session():
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
+        if fresh:
+            tables.delete_folder(run_uri(experiment))
+            claim(experiment, fingerprints)
         log.info(
             "%s: %d workers on %s, ZeRO stage %d",
             experiment.name,
@@ -72,8 +74,17 @@ def fit(experiment: Experiment, fresh: bool = False) -> Fit:
             "GPU" if use_gpu else "CPU",
             experiment.train.zero_stage,
         )
-        _trainer(experiment, use_gpu).fit()
+        try:
+            _trainer(experiment, use_gpu).fit()
+        except TrainingFailedError as error:
+            raise _users_mistake(error) or error from None
     return Fit(experiment, _history(experiment), trained_now=True)
+
+
+def _users_mistake(error: Exception) -> InputError | None:
+    """The InputError that a worker raised, if that is what ended the training."""
+    found = re.search(r"mdsrec\.errors\.InputError: (.+)", str(error))
+    return InputError(found.group(1)) if found else None
 
 
 def _trainer(experiment: Experiment, use_gpu: bool) -> TorchTrainer:
@@ -128,49 +139,26 @@ def train_worker(resolved: dict[str, Any]) -> None:
             train(experiment, get_device(), Path(folder), report)
 
 
-def _check_prefixes(experiment: Experiment) -> None:
+def _check_events(experiment: Experiment) -> None:
+    """InputError if there is nothing to learn from, or nothing to tell the best epoch by."""
     uri = tables.table_uri(experiment.root, "sequences")
-    if tables.open_table(uri).counters.get("prefixes") == 0:
+    counters = tables.open_table(uri).counters
+    for counter, lack in (
+        ("prefixes", "no user has two training events, so there is no prefix to learn from"),
+        ("valid", "no user has three events, so there is nothing to validate on"),
+    ):
+        if counters.get(counter) == 0:
+            raise InputError(f"{uri}: {lack}: bring more data or lower sequences.k_core")
+
+
+def _check_world_size(experiment: Experiment, history: dict[str, Any]) -> None:
+    """InputError where DeepSpeed could not read the checkpoint: ZeRO cut it by worker."""
+    before = history.get("num_workers", experiment.train.num_workers)
+    if experiment.train.zero_stage >= 2 and before != experiment.train.num_workers:
         raise InputError(
-            f"{uri}: no user has two training events, so there is no prefix to learn from: "
-            "bring more data or lower sequences.k_core"
+            f"run {experiment.name} stopped on {before} workers: with train.zero_stage = "
+            f"{experiment.train.zero_stage} it goes on with train.num_workers={before} alone"
         )
-
-
-def _claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
-    """Make the run's folder this experiment's, or refuse: its name is its identity."""
-    uri = f"{run_uri(experiment)}/config.json"
-    content = tables.read_bytes(uri)
-    if content is None:
-        tables.write_json(uri, experiment.resolved())
-        tables.write_json(f"{run_uri(experiment)}/dataset.json", fingerprints)
-        return
-    standing = experiment_from(json.loads(content), source=uri).identity()
-    changed = sorted(_differences(standing, experiment.identity()))
-    if changed:
-        raise InputError(
-            f"run {experiment.name} has another configuration ({', '.join(changed)} changed): "
-            "choose another name, or --fresh to train it anew"
-        )
-    known = json.loads(tables.read_bytes(f"{run_uri(experiment)}/dataset.json") or b"{}")
-    changed = sorted(name for name in fingerprints if fingerprints[name] != known.get(name))
-    if changed:
-        raise InputError(
-            f"run {experiment.name}: its data set changed under it ({', '.join(changed)}): "
-            "choose another name, or --fresh to train it anew"
-        )
-    tables.write_json(uri, experiment.resolved())
-
-
-def _differences(left: Any, right: Any, key: str = "") -> set[str]:
-    """Dotted keys at which two nested mappings differ."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return {
-            found
-            for name in left.keys() | right.keys()
-            for found in _differences(left.get(name), right.get(name), f"{key}.{name}".lstrip("."))
-        }
-    return set() if left == right else {key}
 
 
 def _history(experiment: Experiment) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from torch import Tensor
 from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.names import run_uri
 from training.data import padded
 from training.graph import load_item_tables
+from training.identity import check_identity
 from training.model import ItemSide, MDSRec
-from training.worker import dataset_fingerprint
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class Trained:
 
 def load_trained(experiment: Experiment, device: torch.device | None = None) -> Trained:
     """The best epoch of the experiment's run; InputError if it has none or another data set's."""
-    run = f"{experiment.root}/runs/{experiment.name}"
+    run = run_uri(experiment)
     content = tables.read_bytes(f"{run}/best.safetensors")
     if content is None:
         raise InputError(f"{run}: no trained weights: run `python -m training CONFIG` first")
+    check_identity(experiment)
     item_tables = load_item_tables(experiment)
-    standing = dataset_fingerprint(item_tables.fingerprints)
+    standing = item_tables.fingerprint
     trained_on = _metadata(content).get("dataset")
     if trained_on != standing:
         raise InputError(

@@ -19,6 +19,7 @@ from torch import Tensor, distributed
 
 from mdsrec import metrics, tables
 from mdsrec.config import Experiment
+from mdsrec.names import run_uri
 from training import engine as ds
 from training.data import SequenceReader, Step, batch_of, padded
 from training.graph import load_item_tables
@@ -76,32 +77,25 @@ def train(
     if checkpoint is not None:
         progress = Progress(**ds.load_checkpoint(engine, checkpoint))
         log.info("resumed after epoch %d", progress.next_epoch - 1)
-    run = f"{experiment.root}/runs/{experiment.name}"
-    facts = {"num_parameters": num_parameters, "dataset": item_tables.fingerprints}
+    run = run_uri(experiment)
+    facts = {"num_parameters": num_parameters, "num_workers": distributed.get_world_size()}
     while not progress.finished(experiment):
-        metrics = _epoch(engine, experiment, reader, progress.next_epoch, device)
-        progress.epochs.append(metrics)
-        if metrics["ndcg@10"] > progress.best:
+        epoch = _epoch(engine, experiment, reader, progress.next_epoch, device)
+        progress.epochs.append(epoch)
+        if epoch["ndcg@10"] > progress.best:
             progress.best_epoch = progress.next_epoch
-            weights = ds.whole_weights(
-                engine, {"dataset": dataset_fingerprint(item_tables.fingerprints)}
-            )
+            weights = ds.whole_weights(engine, {"dataset": item_tables.fingerprint})
             if weights is not None:
                 tables.write_bytes(f"{run}/best.safetensors", weights)
         progress.next_epoch += 1
         if rank == 0:
-            log.info("%s", _line(metrics, progress))
+            log.info("%s", _line(epoch, progress))
             tables.write_json(
                 f"{run}/history.json",
                 {**asdict(progress), **facts, "finished": progress.finished(experiment)},
             )
-        report(metrics, functools.partial(ds.save_checkpoint, engine, state=asdict(progress)))
+        report(epoch, functools.partial(ds.save_checkpoint, engine, state=asdict(progress)))
     return progress
-
-
-def dataset_fingerprint(fingerprints: dict[str, str]) -> str:
-    """One fingerprint of all tables that a run was trained on."""
-    return tables.fingerprint(fingerprints)
 
 
 def _epoch(
@@ -210,10 +204,10 @@ def validate(
     }
 
 
-def _line(metrics: dict[str, float], progress: Progress) -> str:
+def _line(epoch: dict[str, float], progress: Progress) -> str:
     return (
-        f"epoch {metrics['epoch']:>3}  loss {metrics['loss']:.4f}  "
-        f"valid ndcg@10 {metrics['ndcg@10']:.4f}  recall@10 {metrics['recall@10']:.4f}  "
-        f"{metrics['prefixes_per_second']:,.0f} prefixes/s  {metrics['seconds']:.1f} s  "
+        f"epoch {epoch['epoch']:>3}  loss {epoch['loss']:.4f}  "
+        f"valid ndcg@10 {epoch['ndcg@10']:.4f}  recall@10 {epoch['recall@10']:.4f}  "
+        f"{epoch['prefixes_per_second']:,.0f} prefixes/s  {epoch['seconds']:.1f} s  "
         f"best epoch {progress.best_epoch}"
     )
