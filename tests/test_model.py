@@ -181,6 +181,18 @@ def test_scores_are_the_oracles(settings: dict[str, Any]) -> None:
             torch.testing.assert_close(scores.double(), expected[channel], atol=1e-5, rtol=1e-5)
 
 
+def test_a_history_beyond_max_length_is_its_last_events() -> None:
+    world = World({"max_length": 4})
+    oracle, _ = world.oracle()
+    history = SEQUENCES[2]
+    side = world.model.eval().item_side()
+    query = world.model.user_vectors(*padded([np.array(history, dtype=np.int32)], 4, CPU), side)
+    scores = torch.einsum("cd,cxd,c->x", query[0], side.vectors, world.model.channel_weights)
+    expected = oracle.logits(history)["all"]
+    torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(oracle.logits(history[-4:])["all"], expected)
+
+
 def test_a_prefix_is_blind_to_later_items() -> None:
     world = World({})
     batch, _ = world.batch()

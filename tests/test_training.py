@@ -1,21 +1,24 @@
 """Workers, ZeRO stages and interruptions change where training runs, never what it computes."""
 
 import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gloo import on_ranks
 from small_dataset import NUM_USERS, small_experiment, write_dataset
 from torch import Tensor
 
+from mdsrec import schema, tables
 from mdsrec.config import Experiment, experiment_from
 from training import engine as ds
-from training.data import SequenceReader
+from training.data import SequenceReader, batch_of, padded
 from training.graph import load_item_tables
 from training.model import MDSRec
-from training.worker import take_step, train
+from training.worker import Progress, noise_of, take_step, train, validate
 
 CPU = torch.device("cpu")
 
@@ -81,6 +84,100 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(root: Path) -> list[Tensor]:
     result: list[Tensor] = on_ranks(1, losses_of_steps, small(root).resolved(), 20)
     return result
+
+
+def gradients(resolved: dict[str, Any]) -> list[Tensor]:
+    """What the first step moves weights by, at learning rate 1 without Adam's scaling; and what the
+    whole step's mean loss, differentiated plainly, would move them by.
+    """
+    experiment = experiment_from(resolved, source="test")
+    model, plain = (MDSRec(experiment, load_item_tables(experiment)) for _ in range(2))
+    model.initialize(0)
+    plain.initialize(0)
+    step = next(SequenceReader(experiment).steps(0))
+    torch.optim.Adam = lambda parameters, lr: torch.optim.SGD(parameters, lr=1.0)  # type: ignore
+    engine = ds.initialize(model, experiment, CPU)
+    engine.train()
+    take_step(engine, experiment, step, (0, 0), CPU)
+    losses = plain(batch_of(step, 0, 1, noise_of(experiment, step, (0, 0)), CPU))
+    weights = torch.tensor([1.0, *(experiment.rho(m) for m in experiment.modalities)])
+    (losses @ weights / step.num_prefixes).backward()  # type: ignore[no-untyped-call]
+    moved = plain.item_embedding.detach() - engine.module.item_embedding.detach()
+    assert plain.item_embedding.grad is not None
+    return [moved, plain.item_embedding.grad]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_step_follows_the_gradient_of_the_mean_over_its_prefixes(
+    root: Path, world_size: int
+) -> None:
+    resolved = small(root, model={"rho": {"text": 0.8, "image": 0.2}}).resolved()
+    for moved, gradient in on_ranks(world_size, gradients, resolved):
+        assert gradient.abs().max() > 1e-3
+        torch.testing.assert_close(moved, gradient, atol=1e-6, rtol=1e-4)
+
+
+def validated(resolved: dict[str, Any]) -> list[float]:
+    """ndcg@10 and recall@10 of untrained weights."""
+    experiment = experiment_from(resolved, source="test")
+    model = MDSRec(experiment, load_item_tables(experiment))
+    model.initialize(0)
+    engine = ds.initialize(model, experiment, CPU)
+    found = validate(engine, experiment, SequenceReader(experiment), CPU)
+    return [found["ndcg@10"], found["recall@10"]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_validation_ranks_each_validation_event_once_without_dropout(
+    root: Path, world_size: int
+) -> None:
+    experiment = small(root, model={"dropout": 0.5})
+    model = MDSRec(experiment, load_item_tables(experiment)).eval()
+    model.initialize(0)
+    side = model.item_side()
+    ndcg, hits, count = 0.0, 0, 0
+    for row in read_sequences(experiment):
+        if row["valid_end"] == row["train_end"]:
+            continue
+        history = np.array(row["items"][: row["train_end"]], dtype=np.int32)
+        query = model.user_vectors(*padded([history], experiment.model.max_length, CPU), side)
+        scores = torch.einsum("cd,cxd,c->x", query[0], side.vectors, model.channel_weights)
+        rank = 1 + int((scores > scores[row["items"][row["train_end"]]]).sum())
+        count, hits = count + 1, hits + (rank <= 10)
+        ndcg += 1 / math.log2(1 + rank) if rank <= 10 else 0.0
+    for found in on_ranks(world_size, validated, experiment.resolved()):
+        assert found == pytest.approx([ndcg / count, hits / count], abs=1e-6)
+
+
+def read_sequences(experiment: Experiment) -> list[dict[str, Any]]:
+    uri = tables.table_uri(experiment.root, "sequences")
+    rows: list[dict[str, Any]] = tables.read_table(uri, schema.SEQUENCES).to_pylist()
+    return rows
+
+
+def test_training_ends_after_patience_epochs_without_a_better_one(root: Path) -> None:
+    experiment = small(root, train={"patience": 2, "max_epochs": 9})
+    progress = Progress()
+    for number, ndcg in enumerate([0.1, 0.3, 0.2, 0.3]):
+        assert not progress.finished(experiment)
+        progress.add({"ndcg@10": ndcg})
+        assert progress.best_epoch == [0, 1, 1, 1][number]
+    assert progress.finished(experiment)
+
+
+def test_deepspeed_is_told_its_stage_and_never_clips_unasked(root: Path) -> None:
+    assert ds.deepspeed_config(small(root))["gradient_clipping"] == 0.0
+    config = ds.deepspeed_config(small(root, stage=2, optim={"gradient_clipping": 0.5}))
+    assert config["gradient_clipping"] == 0.5
+    assert config["zero_optimization"]["stage"] == 2
+
+
+def test_noise_differs_by_step_and_repeats_for_the_same_one(root: Path) -> None:
+    experiment = small(root)
+    step = next(SequenceReader(experiment).steps(0))
+    noise = [noise_of(experiment, step, position) for position in [(0, 0), (0, 1), (1, 0), (0, 0)]]
+    assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
+    assert torch.equal(noise[0], noise[3])
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

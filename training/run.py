@@ -116,6 +116,7 @@ def _trainer(experiment: Experiment, use_gpu: bool) -> TorchTrainer:
 def train_worker(resolved: dict[str, Any]) -> None:
     """What Ray Train runs on every worker."""
     logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     log.setLevel(logging.INFO)  # a line an epoch
     from training.curves import LearningCurves
     from training.worker import train

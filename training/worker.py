@@ -44,6 +44,15 @@ class Progress:
     def best(self) -> float:
         return self.epochs[self.best_epoch]["ndcg@10"] if self.best_epoch >= 0 else -math.inf
 
+    def add(self, epoch: dict[str, float]) -> bool:
+        """Count an epoch as done -> whether it is the best so far."""
+        better = epoch["ndcg@10"] > self.best
+        self.epochs.append(epoch)
+        if better:
+            self.best_epoch = self.next_epoch
+        self.next_epoch += 1
+        return better
+
     def finished(self, experiment: Experiment) -> bool:
         config = experiment.train
         stale = self.next_epoch - 1 - self.best_epoch
@@ -81,13 +90,10 @@ def train(
     facts = {"num_parameters": num_parameters, "num_workers": distributed.get_world_size()}
     while not progress.finished(experiment):
         epoch = _epoch(engine, experiment, reader, progress.next_epoch, device)
-        progress.epochs.append(epoch)
-        if epoch["ndcg@10"] > progress.best:
-            progress.best_epoch = progress.next_epoch
+        if progress.add(epoch):
             weights = ds.whole_weights(engine, {"dataset": item_tables.fingerprint})
             if weights is not None:
                 tables.write_bytes(f"{run}/best.safetensors", weights)
-        progress.next_epoch += 1
         if rank == 0:
             log.info("%s", _line(epoch, progress))
             tables.write_json(
@@ -142,12 +148,7 @@ def take_step(
     prefixes.
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    model = experiment.model
-    noise = torch.rand(
-        (step.num_prefixes, len(experiment.modalities), model.num_centers),
-        generator=torch.Generator().manual_seed(_seed(experiment, *position, NOISE)),
-    ).logit(eps=1e-6)
-    batch = batch_of(step, rank, world_size, noise, device)
+    batch = batch_of(step, rank, world_size, noise_of(experiment, step, position), device)
     torch.manual_seed(_seed(experiment, *position, DROPOUT, rank))
     losses: Tensor = engine(batch)
     # DeepSpeed averages gradients over the ranks; the objective is the mean over the step's
@@ -155,6 +156,13 @@ def take_step(
     engine.backward(engine.module.channel_weights @ losses * world_size / step.num_prefixes)
     engine.step()
     return losses.detach()
+
+
+def noise_of(experiment: Experiment, step: Step, position: tuple[int, int]) -> Tensor:
+    """logit(delta) of Eq. 19 for the prefixes of a step, in order -> [prefixes, |M|, K]."""
+    generator = torch.Generator().manual_seed(_seed(experiment, *position, NOISE))
+    shape = step.num_prefixes, len(experiment.modalities), experiment.model.num_centers
+    return torch.rand(shape, generator=generator).logit(eps=1e-6)
 
 
 def _seed(experiment: Experiment, *stream: int) -> int:
