@@ -1,11 +1,13 @@
 """Every stage as a process of its own, with the same configuration."""
 
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
 from mdsrec.config import load_experiment
+from mdsrec.names import run_uri
 
 STAGES = ("etl", "training", "evaluation")
 
@@ -22,7 +24,7 @@ def run_stages(config: str, overrides: Sequence[str], fresh: bool) -> int:
         command = [sys.executable, "-m", stage, *flags, config, *overrides]
         print(f"\n--- {stage}", flush=True)
         start = time.monotonic()
-        code = subprocess.run(command, check=False).returncode
+        code = run_process(command)
         seconds[stage] = time.monotonic() - start
         if code:
             code = code if code > 0 else 128 - code  # as a shell says that a signal ended it
@@ -30,8 +32,18 @@ def run_stages(config: str, overrides: Sequence[str], fresh: bool) -> int:
                 f"\n{_listed(seconds)}\ncluster: {stage} failed with exit code {code}", flush=True
             )
             return code
-    print(f"\n{_listed(seconds)}\nreport: {experiment.root}/runs/{experiment.name}/report.html")
+    print(f"\n{_listed(seconds)}\nreport: {run_uri(experiment)}/report.html")
     return 0
+
+
+def run_process(command: Sequence[str]) -> int:
+    """Run a stage to its end; SIGTERM (a spot instance's notice) reaches it too."""
+    with subprocess.Popen(command) as stage:
+        before = signal.signal(signal.SIGTERM, lambda *_: stage.terminate())
+        try:
+            return stage.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _listed(seconds: dict[str, float]) -> str:

@@ -19,11 +19,11 @@ def screen(experiment: Experiment, manifests: Mapping[str, Manifest]) -> str:
 
 
 def _counters(manifest: Manifest) -> str:
-    """`users 10, items 5`; zeros and what repeats the row count are left out."""
+    """`users 10, items 5`; zeros are left out."""
     shown = [
         f"{key.replace('_', ' ')} {_number(value)}"
         for key, value in manifest.counters.items()
-        if value and value != manifest.rows
+        if value
     ]
     more = len(shown) - MAX_COUNTERS
     return ", ".join(shown[:MAX_COUNTERS]) + (f", and {more} more" if more > 0 else "")

@@ -122,14 +122,16 @@ def standing_tables(experiment: Experiment) -> dict[str, Manifest]:
 
 
 def next_steps(experiment: Experiment, run: str, again: str) -> list[str]:
-    """Commands that lead on from here: the same run without its interest centres, or with them."""
-    centers = not experiment.model.interest_centers
-    other = f"{experiment.name}-centers" if centers else f"{experiment.name}-no-centers"
+    """Commands that lead on from here: the run without what sets it apart, and the two compared."""
+    if experiment.modalities and experiment.model.interest_centers:
+        other, change = f"{experiment.name}-no-centers", "model.interest_centers=false"
+    elif experiment.modalities:
+        other, change = f"{experiment.name}-ids", "model.modalities=[]"
+    else:
+        return [f"python -m evaluation compare {run} RUN"]
     return [
-        f"{again} name={other} model.interest_centers={str(centers).lower()}",
-        shlex.join(
-            ["python", "-m", "evaluation", "compare", run, f"{experiment.root}/runs/{other}"]
-        ),
+        f"{again} name={other} {shlex.quote(change)}",
+        f"python -m evaluation compare {run} {experiment.root}/runs/{other}",
     ]
 
 

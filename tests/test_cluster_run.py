@@ -23,9 +23,9 @@ class Stages:
         self.codes = codes
         self.started = []
 
-    def run(self, command, check):
+    def run(self, command):
         self.started.append(command)
-        return subprocess.CompletedProcess(command, self.codes.get(command[2], 0))
+        return self.codes.get(command[2], 0)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def config(tmp_path):
 def ran(monkeypatch, words, **codes):
     """The commands that were started, and the exit code."""
     stages = Stages(**codes)
-    monkeypatch.setattr(subprocess, "run", stages.run)
+    monkeypatch.setattr("cluster.run.run_process", stages.run)
     try:
         main(words)
     except SystemExit as ended:
@@ -75,9 +75,22 @@ def test_the_first_stage_that_fails_ends_the_run(monkeypatch, config, capsys, re
     assert f"training failed with exit code {exit_code}" in capsys.readouterr().out
 
 
+def test_a_signal_to_end_reaches_the_stage():
+    sleeper = "import time; print('up', flush=True); time.sleep(60)"
+    stage = f"[sys.executable, '-c', {sleeper!r}]"
+    runner = f"import sys; from cluster.run import run_process; run_process({stage})"
+    with subprocess.Popen(
+        [sys.executable, "-c", runner], cwd=ROOT, stdout=subprocess.PIPE
+    ) as started:
+        assert started.stdout is not None and started.stdout.readline() == b"up\n"
+        started.terminate()
+        assert started.wait(timeout=20) == 0  # both are gone, long before the minute
+        assert started.stdout.read() == b""
+
+
 def test_a_mistake_in_the_configuration_starts_nothing(monkeypatch, config):
     stages = Stages()
-    monkeypatch.setattr(subprocess, "run", stages.run)
+    monkeypatch.setattr("cluster.run.run_process", stages.run)
     with pytest.raises(InputError, match="unknown key modle"):
         main(["run", config, "modle.dim=3"])
     assert stages.started == []
