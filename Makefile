@@ -11,6 +11,7 @@ demo: $(VENV)/ready
 	$(RUN) -m cluster run configs/demo.toml
 	$(RUN) -m cluster run configs/demo.toml name=demo-id model.modalities=[]
 	$(RUN) -m evaluation compare artifacts/demo/runs/demo artifacts/demo/runs/demo-id
+	@echo "next    open the report; then your own data: README.md, \"Your data\""
 
 test: $(VENV)/ready
 	$(RUN) -m pytest

@@ -12,7 +12,7 @@ SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "rule on s
 
 
 def comparison(runs: Sequence[str]) -> str:
-    """Test metrics of the whole score of each run, and popularity's, as a table of text."""
+    """Test metrics of the whole score of each run, and popularity's; where their reports lie."""
     found = [_metrics(absolute(run).rstrip("/")) for run in runs]
     for run, other in zip(runs, found, strict=True):
         for key, words in SAME.items():
@@ -24,10 +24,12 @@ def comparison(runs: Sequence[str]) -> str:
     names = [f"{metric}@{n}" for metric in ("recall", "ndcg") for n in found[0]["cutoffs"]]
     rows = [[metrics["name"], metrics["split"]["test"]["all"]] for metrics in found]
     rows.append(["popularity", found[0]["split"]["test"]["popularity"]])
-    return text_table(
+    table = text_table(
         ["run", *names],
         [[name, *(f"{means[key]:.4f}" for key in names)] for name, means in rows],
     )
+    reports = [f"report  {absolute(run).rstrip('/')}/report.html" for run in runs]
+    return "\n".join([table, "", *reports])
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
