@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from scipy import sparse
 
+from mdsrec.graph import normalized
 from mdsrec.tables import file_system, read_bytes
 
 Ints = npt.NDArray[np.int64]
@@ -35,32 +36,17 @@ def smoothed(
     E = vectors.astype(np.float64)
     if mu == 0:
         return E
-    N = normalized(among(item_ids, graph), normalize)
-    return np.asarray(E + mu * (N @ E))
+    return np.asarray(E + mu * (among(item_ids, graph, normalize) @ E))
 
 
-def among(item_ids: Ints, graph: pa.Table) -> Any:
-    """O restricted to the items given (ascending), as a sparse matrix by their positions."""
+def among(item_ids: Ints, graph: pa.Table, normalize: str) -> Any:
+    """N(O) of the items given (ascending) alone, as a sparse matrix by their positions [n, n]."""
     ends = [graph.column(c).to_numpy().astype(np.int64) for c in ("item", "other")]
     places = [np.minimum(np.searchsorted(item_ids, end), len(item_ids) - 1) for end in ends]
     kept = (item_ids[places[0]] == ends[0]) & (item_ids[places[1]] == ends[1])
-    scores = graph.column("score").to_numpy()[kept]
-    shape = (len(item_ids), len(item_ids))
-    return sparse.csr_matrix((scores, (places[0][kept], places[1][kept])), shape=shape)
-
-
-def normalized(graph: Any, how: str) -> Any:
-    """N(O): rows sum to 1 (row), D^-1/2 O D^-1/2 (symmetric), or O itself (none); a row of zeros
-    stays.
-    """
-    if how == "none":
-        return graph
-    degree = np.asarray(graph.sum(axis=1)).ravel()
-    inverse = np.divide(1.0, degree, out=np.zeros_like(degree), where=degree > 0)
-    if how == "row":
-        return sparse.diags(inverse) @ graph
-    root = sparse.diags(np.sqrt(inverse))
-    return root @ graph @ root
+    rows, columns = (place[kept] for place in places)
+    weights = normalized(rows, columns, graph.column("score").to_numpy()[kept], normalize)
+    return sparse.csr_matrix((weights, (rows, columns)), shape=(len(item_ids), len(item_ids)))
 
 
 def unit_rows(Ebar: Matrix) -> Matrix:

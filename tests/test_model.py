@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from mdsrec.config import Experiment
+from mdsrec.graph import normalized
 from training.data import Samples, Step, batch_of, padded, windows_of
-from training.graph import ItemTables, ModalityTables, adjacency, by_row, membership, normalized
+from training.graph import ItemTables, ModalityTables, adjacency, by_row, membership
 from training.model import MDSRec
 
 X, D, K, H = 11, 6, 3, 4

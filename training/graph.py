@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from mdsrec import schema, tables
 from mdsrec.config import Experiment, GraphConfig, ModelConfig
 from mdsrec.errors import InputError
+from mdsrec.graph import normalized
 from mdsrec.names import centers_name, cooccurrence_name, features_name, neighbors_name
 from mdsrec.settings import table_settings
 
@@ -85,18 +86,6 @@ def by_row(rows: Ints, columns: Ints, weights: NDArray[np.float64], num_rows: in
     starts = np.zeros(num_rows + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=num_rows), out=starts[1:])
     return SparseRows(starts, columns, weights)
-
-
-def normalized(
-    rows: Ints, columns: Ints, scores: NDArray[np.float64], how: str
-) -> NDArray[np.float64]:
-    """N(O): weights of O's entries, row | symmetric | none."""
-    if how == "none" or not len(rows):
-        return scores
-    degree = np.bincount(rows, weights=scores)
-    divisor = degree[rows] if how == "row" else np.sqrt(degree[rows] * degree[columns])
-    weights: NDArray[np.float64] = scores / divisor
-    return weights
 
 
 def adjacency(
