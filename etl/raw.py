@@ -133,4 +133,6 @@ def _files_of_folder(
 
 
 def _raw_file(uri: str, info: Any) -> RawFile:
+    if info.type != fs.FileType.File:
+        raise InputError(f"{uri}: neither a file nor a folder")
     return RawFile(uri, int(info.size), str(info.mtime_ns or ""))

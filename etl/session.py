@@ -48,7 +48,8 @@ def open_session(config: SparkConfig) -> SparkSession:
     """A session by `config`; `spark.settings` win over what is set here."""
     logging.getLogger("py4j").setLevel(logging.WARNING)
     os.environ["JAVA_HOME"] = str(java_home())
-    os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON") or sys.executable
+    python = config.settings.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
+    os.environ["PYSPARK_PYTHON"] = python or sys.executable  # Spark reads it before its settings
     local = config.master == "local" or config.master.startswith("local[")
     if local:
         _let_workers_import()

@@ -150,6 +150,7 @@ def _is_vector(kind: pa.DataType) -> bool:
 def _gather_rows(uri: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     matrix = open_npy(uri)
     for batch in batches:
-        rows = matrix[batch.column("row").to_numpy(zero_copy_only=False)].astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinity
+            rows = matrix[batch.column("row").to_numpy(zero_copy_only=False)].astype(np.float32)
         vectors = pa.array(list(rows), pa.list_(pa.float32()))
         yield pa.RecordBatch.from_arrays([batch.column("asin"), vectors], names=["asin", "vector"])
