@@ -13,8 +13,10 @@ from gloo import on_ranks
 from small_dataset import small_experiment, write_dataset
 from test_training import trained
 
+from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.names import run_uri
 from training.graph import load_item_tables
 from training.identity import claim
 from training.run import fit
@@ -61,6 +63,60 @@ def test_a_data_set_that_changed_under_its_run_is_named(experiment: Experiment) 
     write_dataset(experiment, seed=1)
     with pytest.raises(InputError, match=r"its data set changed under it .*sequences"):
         claim(experiment, fingerprints(experiment))
+
+
+def test_a_table_made_by_other_settings_is_named_with_them(experiment: Experiment) -> None:
+    other = changed(experiment, sequences={"k_core": 9})
+    with pytest.raises(InputError, match="made with k_core = 5, the configuration says 9: run"):
+        load_item_tables(other)
+
+
+def test_a_table_older_than_its_input_is_named(experiment: Experiment) -> None:
+    uri = tables.table_uri(experiment.root, "neighbors/text/mu=0.2")
+    standing = tables.open_table(uri)
+    rows = tables.read_table(uri, schema.NEIGHBORS)
+    recipe = tables.Recipe(standing.settings, {"features/text": "an earlier one"})
+    tables.write_table(uri, rows.to_batches(), schema.NEIGHBORS, recipe)
+    with pytest.raises(InputError, match="made before features/text was built anew"):
+        load_item_tables(experiment)
+
+
+def test_zero_2_goes_on_with_as_many_workers_as_before(experiment: Experiment) -> None:
+    sharded = changed(experiment, train={"zero_stage": 2})
+    claim(sharded, fingerprints(sharded))
+    tables.write_json(f"{run_uri(sharded)}/history.json", {"num_workers": 3})
+    with pytest.raises(InputError, match=r"stopped on 3 workers: .* train.num_workers=3 alone"):
+        fit(sharded)
+
+
+@pytest.mark.parametrize(
+    ("counter", "lack"), [("prefixes", "learn from"), ("valid", "validate on")]
+)
+def test_data_with_nothing_to_learn_from_or_validate_on_is_refused(
+    experiment: Experiment, counter: str, lack: str
+) -> None:
+    uri = tables.table_uri(experiment.root, "sequences")
+    standing = tables.open_table(uri)
+    rows = tables.read_table(uri, schema.SEQUENCES).to_batches()
+    recipe = tables.Recipe(standing.settings, standing.inputs)
+    tables.write_table(uri, rows, schema.SEQUENCES, recipe, {counter: 0})
+    with pytest.raises(InputError, match=lack):
+        fit(experiment)
+
+
+def test_fresh_keeps_the_run_until_all_else_is_in_order(experiment: Experiment) -> None:
+    claim(experiment, fingerprints(experiment))
+    tables.delete_folder(tables.table_uri(experiment.root, "items"))
+    with pytest.raises(InputError, match="no such table"):
+        fit(experiment, fresh=True)
+    assert tables.read_bytes(f"{run_uri(experiment)}/config.json") is not None
+
+
+def test_weights_are_not_scored_under_another_model(experiment: Experiment) -> None:
+    claim(experiment, fingerprints(experiment))
+    tables.write_bytes(f"{run_uri(experiment)}/best.safetensors", b"whatever")
+    with pytest.raises(InputError, match=r"another configuration \(model.tau changed\)"):
+        load_trained(changed(experiment, model={"tau": 0.5}))
 
 
 def test_training_without_tables_names_the_stage_that_makes_them(tmp_path: Path) -> None:
