@@ -79,18 +79,17 @@ class Base:
         files, edition = self.space.inputs.reviews, self.space.experiment.input.edition
         lines = raw_lines(self.space.spark, files)
         parsed = Parsed(amazon.with_reviews(lines, edition), files)
-        if sum(parsed.reasons.values()) == sum(parsed.lines.values()):
-            raise InputError(
-                f"{files[0].uri}: no usable review in {parsed.counters['lines']} lines "
-                f"({_most_frequent(parsed.reasons)}): is input.edition = {edition!r} right?"
-            )
+        _check_usable(parsed, "review", edition)
         return parsed
 
     @cached_property
     def records(self) -> Parsed:
         files, edition = self.space.inputs.metadata, self.space.experiment.input.edition
         lines = raw_lines(self.space.spark, files)
-        return Parsed(amazon.with_metadata(lines, edition), files)
+        parsed = Parsed(amazon.with_metadata(lines, edition), files)
+        if files:
+            _check_usable(parsed, "metadata record", edition)
+        return parsed
 
     @cached_property
     def kept(self) -> Kept:
@@ -176,6 +175,14 @@ def _rejected(parsed: Parsed, sources: list[str]) -> DataFrame:
     return rows.join(F.broadcast(named), "file").select(
         F.col("place").alias("file"), "line", "source", "reason", "raw"
     )
+
+
+def _check_usable(parsed: Parsed, what: str, edition: str) -> None:
+    if sum(parsed.reasons.values()) == sum(parsed.lines.values()):
+        raise InputError(
+            f"{parsed.files[0].uri}: no usable {what} in {parsed.counters['lines']} lines "
+            f"({_most_frequent(parsed.reasons)}): is input.edition = {edition!r} right?"
+        )
 
 
 def _most_frequent(reasons: dict[str, int]) -> str:

@@ -2,6 +2,7 @@
 the input order.
 """
 
+import codecs
 import gzip
 import io
 import zlib
@@ -76,7 +77,8 @@ def numbered_lines(uri: str) -> Iterator[tuple[int, bytes]]:
     try:
         with open_stream(uri) as stream:
             for number, line in enumerate(stream, start=1):
-                yield number, line.rstrip(b"\r\n")
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                yield number, text.rstrip(b"\r\n")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{uri}: truncated or corrupt gzip after line {number} ({error}): fetch the file again"

@@ -73,6 +73,7 @@ def _stand_or_build(space: Workspace, builders: dict[str, Builder]) -> dict[str,
         began = time.monotonic()
         manifest = space.standing(name)
         if manifest is None:
+            log.info("%s: building", name)
             manifest = build()
             seconds = time.monotonic() - began
             log.info("%s: built, %d rows, %.1f s", name, manifest.rows, seconds)

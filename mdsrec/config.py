@@ -13,21 +13,42 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mdsrec.errors import InputError
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 
+EXPECTED = {  # in the words of TOML, by pydantic's type of error
+    "dict_type": "expected a section of keys",
+    "model_type": "expected a section of keys",
+    "tuple_type": "expected a list, as in [1, 2]",
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text, in quotes",
+}
 RESERVED_MODALITIES = ("id", "all", "fused", "popularity")  # channels of the evaluator
 DEFAULT_MU = 0.2  # mu^m of every modality, as in the paper
 
 
 def absolute(path: str) -> str:
     """A local path made absolute against the working directory; a URI as it is."""
+    if not path.strip():
+        raise ValueError("the path is empty")
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
@@ -38,14 +59,18 @@ class Section(BaseModel):
 class InputConfig(Section):
     """Raw files of the publisher, in this order: paths or URIs of files (plain, .gz) or folders."""
 
-    edition: Literal["2014", "2018", "2023"]
+    edition: Annotated[Literal["2014", "2018", "2023"], BeforeValidator(str)]
     reviews: tuple[str, ...] = Field(min_length=1)
     metadata: tuple[str, ...] = ()
 
     @field_validator("reviews", "metadata")
     @classmethod
     def _absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(absolute(path) for path in paths)
+        found = tuple(absolute(path) for path in paths)
+        twice = [path for path in found if found.count(path) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} stands in the list twice")
+        return found
 
 
 class SequencesConfig(Section):
@@ -94,7 +119,7 @@ class GraphConfig(Section):
     """
     normalize: Literal["row", "symmetric", "none"] = "row"
     """N(O) in Eq. 3; none is the paper's letter."""
-    distance: bool = True
+    distance: Flag = True
     """Eq. 1 divides by the distance of two events; false is the ablation w/o DIS."""
 
 
@@ -120,27 +145,27 @@ class ModelConfig(Section):
     num_heads: Positive = 2
     inner_dim: Positive = 256
     dropout: Fraction = 0.5
-    max_length: Annotated[int, Field(ge=2)] = 50
+    max_length: Annotated[int, Field(strict=True, ge=2, lt=2**31)] = 50
     mu_id: NonNegativeFloat = 16.0
     """mu^id of Eq. 3"""
     mu: dict[str, NonNegativeFloat] = {}
     """mu^m of Eq. 3 for each modality; absent = 0.2; 0 is the ablation w/o CRE"""
-    num_neighbors: Annotated[int, Field(ge=0)] = 10
+    num_neighbors: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 10
     """H"""
     num_centers: Positive = 32
     """k"""
     rho: dict[str, NonNegativeFloat] = {}
     """rho_m of Eq. 17, 22 and 23, summing to 1; absent = uniform"""
     tau: PositiveFloat = 1.0
-    include_self: bool = True
+    include_self: Flag = True
     """An item stands in its own list of neighbours (A_ii = 1), beside the H others."""
     graph_weight: Literal["sum", "mean"] = "sum"
     """Eq. 6 over an item's neighbours"""
     center_weight: Literal["mean", "sum"] = "mean"
     """Eq. 11 over a centre's members"""
-    item_graph: bool = True
+    item_graph: Flag = True
     """false is the ablation w/o MRGC: modal features, mapped to D, in place of the graph's."""
-    interest_centers: bool = True
+    interest_centers: Flag = True
     """false is the ablation w/o ICA."""
 
     @model_validator(mode="after")
@@ -185,7 +210,7 @@ class TrainConfig(Section):
     cpus_per_worker: PositiveFloat = 0.9
     device: Literal["auto", "cpu", "gpu"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    max_failures: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 3
     """Worker failures that training survives by going on from its last checkpoint"""
 
 
@@ -202,9 +227,9 @@ class Experiment(Section):
     `<root>/dataset/`.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Text = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     root: str
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     input: InputConfig
     sequences: SequencesConfig = SequencesConfig()
     features: dict[str, FeatureConfig] = {}
@@ -218,7 +243,7 @@ class Experiment(Section):
     @field_validator("root")
     @classmethod
     def _absolute(cls, root: str) -> str:
-        return absolute(root).rstrip("/")
+        return absolute(root).rstrip("/") or "/"
 
     @field_validator("features")
     @classmethod
@@ -303,7 +328,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     InputError names the file or key, what was found and, for an unknown key, the nearest one.
     """
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -337,7 +362,7 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
 def _toml_value(text: str) -> Any:
     """`3e-4`, `true`, `["a", "b"]` as TOML reads them; anything else is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except tomllib.TOMLDecodeError:
         return text
 
@@ -352,7 +377,7 @@ def _explained(error: ValidationError) -> str:
         return f"unknown key {dotted}" + (f"; the nearest key is {near[0]}" if near else "")
     if first["type"] == "missing":
         return f"key {dotted} is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    message = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
     if first["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     return f"{dotted} = {json.dumps(first['input'], default=str)}: {message}"

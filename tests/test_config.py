@@ -1,5 +1,6 @@
 """One TOML = one experiment; what is wrong in it is named."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,25 @@ def test_what_is_wrong_is_named(path, overrides, message):
     with pytest.raises(InputError, match=message) as raised:
         load_experiment(path, overrides)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('model.dim="64"', 'model.dim = "64": expected a whole number'),
+        ("model.dim=true", "model.dim = true: expected a whole number"),
+        ("graph.distance=0", "graph.distance = 0: expected true or false"),
+        ("model.rho=0.5", "model.rho = 0.5: expected a section of keys"),
+        ("eval.cutoffs=10", "eval.cutoffs = 10: expected a list"),
+        ("root=", "root: the path is empty"),
+        ('input.reviews=["a", "a"]', "stands in the list twice"),
+        ('model.modalities=["text", "text"]', "names one twice"),
+        ("sequences.k_core=99999999999999999999", "should be less than 2147483648"),
+    ],
+)
+def test_a_value_of_another_kind_is_never_taken_for_one(path, override, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_experiment(path, [override])
 
 
 def test_a_missing_key_is_named(path):

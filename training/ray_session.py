@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
@@ -25,10 +26,17 @@ def ray_session() -> Iterator[None]:
         )
     local = {} if address else {"include_dashboard": True}
     ray.init(address or "local", logging_level=logging.WARNING, **local)
+    # Ray Train's clean-up actor takes any Ray of the host for its own, and ends a training that the
+    # other one does not know, unless it is told the address.
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     try:
         yield
     finally:
         ray.shutdown()
+        del os.environ["RAY_ADDRESS"]
+        if address:
+            os.environ["RAY_ADDRESS"] = address
 
 
 def capacity() -> dict[str, float]:
