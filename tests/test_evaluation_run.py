@@ -224,7 +224,14 @@ def test_runs_on_the_same_data_stand_side_by_side(experiment):
     other = experiment.model_copy(update={"name": "other"})
     write_weights(other, seed=2)
     evaluate(other)
-    header, *lines = comparison([run_of(experiment), run_of(other)]).splitlines()
+    table, reports = comparison([run_of(experiment), run_of(other)]).split("\n\n")
+    header, *lines = table.splitlines()
+    assert reports.split() == [
+        "report",
+        f"{run_of(experiment)}/report.html",
+        "report",
+        f"{run_of(other)}/report.html",
+    ]
     assert header.split() == ["run", "recall@10", "recall@20", "ndcg@10", "ndcg@20"]
     assert [line.split()[0] for line in lines] == ["small", "other", "popularity"]
     found = json.loads(Path(run_of(other), "metrics.json").read_text())["split"]["test"]
