@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from mdsrec.config import load_experiment
+from mdsrec.loading import load_experiment
 from mdsrec.names import run_uri
 
 STAGES = ("etl", "training", "evaluation")

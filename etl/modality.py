@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from etl import centers, features, neighbors, vectors
 from etl.workspace import Workspace
-from mdsrec import schema, tables
+from mdsrec import files, schema, tables
 from mdsrec.errors import InputError
 from mdsrec.names import (
     centers_name,
@@ -86,7 +86,7 @@ class Modality:
             "recall": 1.0,  # exact by construction: neighbors.nearest settles every place
         }
         manifest = self.space.write(name, rows, schema.NEIGHBORS, ["item"], cut, counters)
-        tables.delete_folder(scratch)
+        files.delete_folder(scratch)
         return manifest
 
     def centers(self) -> Manifest:

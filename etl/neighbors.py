@@ -18,8 +18,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from scipy import sparse
 
+from mdsrec.files import file_system, read_bytes
 from mdsrec.graph import normalized
-from mdsrec.tables import file_system, read_bytes
 
 Ints = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float64]

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from etl.session import num_partitions
 from mdsrec.errors import InputError
-from mdsrec.tables import file_system
+from mdsrec.files import file_system
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 GZIP_MAGIC = b"\x1f\x8b"

@@ -10,7 +10,7 @@ from etl.base import Base
 from etl.modality import Modality
 from etl.session import worker_errors
 from etl.workspace import Workspace
-from mdsrec import tables
+from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.names import (
     centers_name,
@@ -30,7 +30,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
     """The manifest of every table of the experiment. Spark starts with the first that has to be
     built.
     """
-    tables.check_root(experiment.root)
+    files.check_root(experiment.root)
     space = Workspace(experiment, spark)
     manifests: dict[str, Manifest] = {}
     try:

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from etl.output import spark_uri
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
-from mdsrec.tables import file_system, read_bytes
+from mdsrec.files import file_system, read_bytes
 
 ROWS = "asin string, vector array<float>"
 

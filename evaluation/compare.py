@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mdsrec import tables
+from mdsrec import files
 from mdsrec.config import absolute
 from mdsrec.errors import InputError
 
@@ -46,7 +46,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _metrics(run: str) -> dict[str, Any]:
-    content = tables.read_bytes(f"{run}/metrics.json")
+    content = files.read_bytes(f"{run}/metrics.json")
     if content is None:
         raise InputError(f"{run}/metrics.json: no such file: run `python -m evaluation CONFIG`")
     try:

@@ -14,7 +14,7 @@ from evaluation.ranking import POPULARITY, shards_of
 from evaluation.report import Facts, channel_rows, headline, report
 from evaluation.summary import modality_masks, summarise
 from evaluation.workers import Pool
-from mdsrec import names, tables
+from mdsrec import files, names, tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe
 from training.data import SequenceReader
@@ -32,16 +32,16 @@ def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG"
     recipe = ranks_recipe(experiment, trained)
     ranks = tables.standing(f"{run}/ranks", recipe) or rank_all(experiment, recipe)
     metrics = metrics_of(experiment, trained, ranks)
-    tables.write_json(f"{run}/metrics.json", metrics)
+    files.write_json(f"{run}/metrics.json", metrics)
     shown = {key: value for key, value in experiment.resolved().items() if key != "spark"}
     facts = Facts(
         config=shown,  # Spark's settings decide nothing here and may hold a store's credentials
         metrics=metrics,
-        history=json.loads(tables.read_bytes(f"{run}/history.json") or b"{}"),
+        history=json.loads(files.read_bytes(f"{run}/history.json") or b"{}"),
         manifests=standing_tables(experiment),
         next_steps=next_steps(experiment, run, again),
     )
-    tables.write_bytes(f"{run}/report.html", report(facts).encode())
+    files.write_bytes(f"{run}/report.html", report(facts).encode())
     return _screen(metrics, run, facts.next_steps)
 
 
@@ -73,7 +73,7 @@ def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
     """Rank the held-out events of all users on Ray and commit the ranks table."""
     uri = f"{names.run_uri(experiment)}/ranks"
     version = tables.new_version(uri)
-    filesystem, path = tables.file_system(version)
+    filesystem, path = files.file_system(version)
     filesystem.create_dir(path, recursive=True)
     users, num_targets = SequenceReader(experiment).num_users, 0
     shards = shards_of(users, experiment.eval.user_batch)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mdsrec import metrics, names, schema, tables
+from mdsrec import files, metrics, names, schema, tables
 
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # N of the recall@N curve
 SPLITS = ("valid", "test")
@@ -107,7 +107,7 @@ def _side(means: Means) -> dict[str, float]:
 def _parts(uri: str) -> Iterator[pa.Table]:
     """The ranks, one file at a time; a user's rows stand in one file."""
     manifest = tables.open_table(uri, "run `python -m evaluation CONFIG`")
-    filesystem, _ = tables.file_system(uri)
+    filesystem, _ = files.file_system(uri)
     for path in tables.data_files(uri, manifest):
         yield pq.read_table(path, filesystem=filesystem, partitioning=None)
 

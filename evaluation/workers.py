@@ -13,7 +13,7 @@ import torch
 from ray.exceptions import RayActorError
 
 from evaluation.ranking import Popularity, Shard, rank_targets
-from mdsrec import schema, tables
+from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from training.data import SequenceReader
 from training.ray_session import uses_gpu
@@ -54,7 +54,7 @@ class RankWorker:
         )
         content = io.BytesIO()
         pq.write_table(ranks, content, compression="zstd")
-        tables.write_bytes(f"{version}/part-{shard.number:05d}.parquet", content.getvalue())
+        files.write_bytes(f"{version}/part-{shard.number:05d}.parquet", content.getvalue())
         return len(targets)
 
 

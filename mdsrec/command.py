@@ -9,8 +9,9 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from mdsrec.config import Experiment, load_experiment
+from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.loading import load_experiment
 
 OVERRIDES_HELP = "dotted keys laid over the file, as in optim.lr=3e-4"
 

@@ -4,21 +4,17 @@ Sections are typed and frozen. Dotted overrides (`optim.lr=3e-4`) serve the comm
 sweep's space alike. An unknown key is an error that names the nearest key there is.
 """
 
-import difflib
-import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -32,15 +28,6 @@ NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 
-EXPECTED = {  # in the words of TOML, by pydantic's type of error
-    "dict_type": "expected a section of keys",
-    "model_type": "expected a section of keys",
-    "tuple_type": "expected a list, as in [1, 2]",
-    "int_type": "expected a whole number",
-    "float_type": "expected a number",
-    "bool_type": "expected true or false",
-    "string_type": "expected text, in quotes",
-}
 RESERVED_MODALITIES = ("id", "all", "fused", "popularity")  # channels of the evaluator
 DEFAULT_MU = 0.2  # mu^m of every modality, as in the paper
 
@@ -320,73 +307,3 @@ def _check_keys(key: str, values: Mapping[str, float], modalities: Sequence[str]
         raise ValueError(
             f"{key}: keys {_listed(values)} must equal the modalities {_listed(modalities)}"
         )
-
-
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment in a TOML file with dotted `key=value` overrides laid over it.
-
-    InputError names the file or key, what was found and, for an unknown key, the nearest one.
-    """
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not a readable TOML file: {error}") from None
-    for override in overrides:
-        _lay_over(content, override)
-    return experiment_from(content, source=str(path))
-
-
-def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
-    """The experiment in nested mappings (TOML, a run's config.json); InputError names `source`."""
-    try:
-        return Experiment.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{source}: {_explained(error)}") from None
-
-
-def _lay_over(content: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
-        raise InputError(f"override {override!r}: expected key=value, as in optim.lr=3e-4")
-    section = content
-    for key in keys[:-1]:
-        section = section.setdefault(key, {})
-        if not isinstance(section, dict):
-            raise InputError(f"override {override!r}: {key} is a value, not a section")
-    section[keys[-1]] = _toml_value(text.strip())
-
-
-def _toml_value(text: str) -> Any:
-    """`3e-4`, `true`, `["a", "b"]` as TOML reads them; anything else is a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _explained(error: ValidationError) -> str:
-    """The first thing wrong, in one line."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    dotted = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _keys_beside(location), n=1, cutoff=0.0)
-        return f"unknown key {dotted}" + (f"; the nearest key is {near[0]}" if near else "")
-    if first["type"] == "missing":
-        return f"key {dotted} is missing"
-    message = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
-    if first["type"] == "value_error":
-        return f"{dotted}: {message}" if dotted else message
-    return f"{dotted} = {json.dumps(first['input'], default=str)}: {message}"
-
-
-def _keys_beside(location: Sequence[str]) -> list[str]:
-    """The keys of the section in which the last part of `location` stands."""
-    section: type[BaseModel] = Experiment
-    if len(location) > 1:
-        field = section.model_fields[location[0]].annotation
-        section = FeatureConfig if location[0] == "features" else cast(type[BaseModel], field)
-    return list(section.model_fields)

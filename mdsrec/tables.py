@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from mdsrec import schema
 from mdsrec.errors import InputError
+from mdsrec.files import delete_folder, file_system, first_line, read_bytes, write_json
 
 MANIFEST = "_manifest.json"
 ETL_FIRST = "run `python -m etl CONFIG` first"
@@ -69,62 +70,6 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def file_system(uri: str) -> tuple[fs.FileSystem, str]:
-    """pyarrow's file system of a URI or absolute local path, and the path in it."""
-    try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri}: no such file system: {_first_line(error)}") from None
-    return filesystem, path
-
-
-def check_root(root: str) -> None:
-    """InputError unless `root` can be created, written and read."""
-    token = f"{root}/.mdsrec-{uuid.uuid4().hex}"
-    try:
-        filesystem, path = file_system(root)
-        filesystem.create_dir(path, recursive=True)
-        write_bytes(token, b"")
-        filesystem.delete_file(file_system(token)[1])
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"root {root}: cannot be written: {_first_line(error)}") from None
-
-
-def write_bytes(uri: str, content: bytes) -> None:
-    """The file holds all of `content` or what it held before, also when the writer dies."""
-    filesystem, path = file_system(uri)
-    if filesystem.type_name in ("s3", "gcs", "abfs"):  # an object appears when its stream closes
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(content)
-        return
-    filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with filesystem.open_output_stream(partial) as stream:
-        stream.write(content)
-    filesystem.move(partial, path)
-
-
-def read_bytes(uri: str) -> bytes | None:
-    """The file's content; None where there is no such file."""
-    filesystem, path = file_system(uri)
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
-    except FileNotFoundError:
-        return None
-
-
-def write_json(uri: str, content: Mapping[str, Any]) -> None:
-    write_bytes(uri, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def delete_folder(uri: str) -> None:
-    """Delete a folder with all in it; nothing where there is none."""
-    filesystem, path = file_system(uri)
-    if filesystem.get_file_info(path).type == fs.FileType.Directory:
-        filesystem.delete_dir(path)
-
-
 def table_uri(root: str, name: str) -> str:
     return f"{root}/dataset/{name}"
 
@@ -144,7 +89,7 @@ def read_manifest(uri: str) -> Manifest | None:
         fields["files"] = tuple(DataFile(**file) for file in fields["files"])
         manifest = Manifest(**fields)
     except READ_ERRORS as error:
-        raise InputError(f"{uri}/{MANIFEST}: damaged ({_first_line(error)}): rebuild it") from None
+        raise InputError(f"{uri}/{MANIFEST}: damaged ({first_line(error)}): rebuild it") from None
     if manifest.schema_version != schema.VERSION:
         raise InputError(
             f"{uri}: schema version {manifest.schema_version}, "
@@ -282,7 +227,7 @@ def read_table(
             for path in data_files(uri, manifest)
         ]
     except READ_ERRORS as error:
-        raise InputError(f"{uri}: unreadable ({_first_line(error)}): {remedy}") from None
+        raise InputError(f"{uri}: unreadable ({first_line(error)}): {remedy}") from None
     return pa.concat_tables(parts) if parts else wanted.empty_table()
 
 
@@ -296,7 +241,3 @@ def _damage(uri: str, manifest: Manifest) -> str | None:
         if info.size != file.bytes:
             return f"{uri}/{file.path}: {info.size} bytes, its manifest says {file.bytes}"
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

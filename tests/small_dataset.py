@@ -10,7 +10,8 @@ import pyarrow.parquet
 import torch
 
 from mdsrec import names, schema, tables
-from mdsrec.config import Experiment, experiment_from
+from mdsrec.config import Experiment
+from mdsrec.loading import experiment_from
 from mdsrec.settings import table_settings
 
 NUM_ITEMS, NUM_USERS, WIDTH = 40, 61, 6

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mdsrec.config import experiment_from, load_experiment
 from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from, load_experiment
 
 TOML = """
 name = "small"

@@ -12,8 +12,9 @@ import pytest
 
 from etl.features import model_location
 from etl.raw import numbered_lines, raw_files
-from mdsrec.config import FeatureConfig, experiment_from
+from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from
 
 REVIEWS = [
     {"reviewerID": f"A{user}", "asin": f"B{item}", "unixReviewTime": 10 * user + item}

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from etl.synthetic import write_catalogue
-from mdsrec import schema, tables
-from mdsrec.config import experiment_from
+from mdsrec import files, schema, tables
 from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from
 
 pytestmark = pytest.mark.spark
 
@@ -142,7 +142,7 @@ def test_held_out_items_never_reach_a_table_that_training_reads(spark, raw, buil
     shutil.copytree(first.root, other.root)
     derived = [name for name in manifests if name.split("/")[0] not in RAW_TABLES]
     for name in derived:
-        tables.delete_folder(tables.table_uri(other.root, name))
+        files.delete_folder(tables.table_uri(other.root, name))
     standing = manifests["sequences"]
     tables.write_table(
         tables.table_uri(other.root, "sequences"),
@@ -239,4 +239,4 @@ def test_the_synthetic_catalogue_is_the_same_bytes_for_a_seed(raw, tmp_path):
 def test_the_manifest_names_the_rule_for_ties(built):
     first, _ = built
     uri = tables.table_uri(first.root, "sequences") + "/" + tables.MANIFEST
-    assert "input order" in json.loads(tables.read_bytes(uri))["settings"]["ties"]
+    assert "input order" in json.loads(files.read_bytes(uri))["settings"]["ties"]

@@ -10,7 +10,7 @@ from evaluation.dataset import flattened
 from evaluation.plots import Line, line_chart
 from evaluation.report import Facts, report
 from evaluation.summary import CURVE
-from mdsrec import tables
+from mdsrec import files
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest
 
@@ -182,12 +182,16 @@ def test_a_text_table_lines_up():
 
 
 def written(tmp_path, name, **changes):
-    tables.write_json(str(tmp_path / name / "metrics.json"), metrics_of(name, **changes))
+    files.write_json(str(tmp_path / name / "metrics.json"), metrics_of(name, **changes))
     return str(tmp_path / name)
 
 
 def test_runs_are_compared_with_popularity_as_the_floor(tmp_path):
-    lines = comparison([written(tmp_path, "a"), written(tmp_path, "b") + "/"]).splitlines()
+    lines = (
+        comparison([written(tmp_path, "a"), written(tmp_path, "b") + "/"])
+        .split("\n\n")[0]
+        .splitlines()
+    )
     assert [line.split()[0] for line in lines] == ["run", "a", "b", "popularity"]
     assert lines[1].split()[1] == f"{means_of(0.1)['recall@10']:.4f}"
     assert lines[3].split()[4] == f"{means_of(0.4)['ndcg@20']:.4f}"

@@ -15,7 +15,7 @@ from evaluation.compare import comparison
 from evaluation.ranking import shards_of
 from evaluation.run import evaluate, rank_all, ranks_recipe
 from evaluation.workers import Pool, RankWorker
-from mdsrec import metrics, schema, tables
+from mdsrec import files, metrics, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.graph import load_item_tables
@@ -39,10 +39,10 @@ def write_weights(experiment: Experiment, seed: int) -> None:
     weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
     fingerprint = item_tables.fingerprint
     run = f"{experiment.root}/runs/{experiment.name}"
-    tables.write_bytes(f"{run}/best.safetensors", save(weights, {"dataset": fingerprint}))
+    files.write_bytes(f"{run}/best.safetensors", save(weights, {"dataset": fingerprint}))
     history = {"epochs": [FIGURES], "best_epoch": 0, "num_parameters": 4321}
-    tables.write_json(f"{run}/history.json", history)
-    tables.write_json(f"{run}/config.json", experiment.resolved())
+    files.write_json(f"{run}/history.json", history)
+    files.write_json(f"{run}/config.json", experiment.resolved())
 
 
 def run_of(experiment: Experiment) -> str:

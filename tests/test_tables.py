@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mdsrec import schema, tables
+from mdsrec import files, schema, tables
 from mdsrec.errors import InputError
 from mdsrec.tables import Recipe
 
@@ -166,8 +166,8 @@ def test_a_fingerprint_depends_on_values_and_not_on_their_order():
 
 def test_write_bytes_leaves_no_other_file(tmp_path):
     target = tmp_path / "new" / "metrics.json"
-    tables.write_bytes(str(target), b"one")
-    tables.write_bytes(str(target), b"two")
+    files.write_bytes(str(target), b"one")
+    files.write_bytes(str(target), b"two")
     assert target.read_bytes() == b"two"
     assert [path.name for path in target.parent.iterdir()] == ["metrics.json"]
 
@@ -181,6 +181,6 @@ def test_an_empty_table_is_a_table(uri):
 def test_a_root_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/root: cannot be written"):
-        tables.check_root(str(tmp_path / "file" / "root"))
+        files.check_root(str(tmp_path / "file" / "root"))
     with pytest.raises(InputError, match="no such file system"):
-        tables.check_root("nowhere://bucket")
+        files.check_root("nowhere://bucket")

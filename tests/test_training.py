@@ -13,7 +13,8 @@ from small_dataset import NUM_USERS, small_experiment, write_dataset
 from torch import Tensor
 
 from mdsrec import schema, tables
-from mdsrec.config import Experiment, experiment_from
+from mdsrec.config import Experiment
+from mdsrec.loading import experiment_from
 from training import engine as ds
 from training.data import SequenceReader, batch_of, padded
 from training.graph import load_item_tables

@@ -13,7 +13,7 @@ from gloo import on_ranks
 from small_dataset import small_experiment, write_dataset
 from test_training import trained
 
-from mdsrec import schema, tables
+from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.names import run_uri
@@ -84,7 +84,7 @@ def test_a_table_older_than_its_input_is_named(experiment: Experiment) -> None:
 def test_zero_2_goes_on_with_as_many_workers_as_before(experiment: Experiment) -> None:
     sharded = changed(experiment, train={"zero_stage": 2})
     claim(sharded, fingerprints(sharded))
-    tables.write_json(f"{run_uri(sharded)}/history.json", {"num_workers": 3})
+    files.write_json(f"{run_uri(sharded)}/history.json", {"num_workers": 3})
     with pytest.raises(InputError, match=r"stopped on 3 workers: .* train.num_workers=3 alone"):
         fit(sharded)
 
@@ -106,15 +106,15 @@ def test_data_with_nothing_to_learn_from_or_validate_on_is_refused(
 
 def test_fresh_keeps_the_run_until_all_else_is_in_order(experiment: Experiment) -> None:
     claim(experiment, fingerprints(experiment))
-    tables.delete_folder(tables.table_uri(experiment.root, "items"))
+    files.delete_folder(tables.table_uri(experiment.root, "items"))
     with pytest.raises(InputError, match="no such table"):
         fit(experiment, fresh=True)
-    assert tables.read_bytes(f"{run_uri(experiment)}/config.json") is not None
+    assert files.read_bytes(f"{run_uri(experiment)}/config.json") is not None
 
 
 def test_weights_are_not_scored_under_another_model(experiment: Experiment) -> None:
     claim(experiment, fingerprints(experiment))
-    tables.write_bytes(f"{run_uri(experiment)}/best.safetensors", b"whatever")
+    files.write_bytes(f"{run_uri(experiment)}/best.safetensors", b"whatever")
     with pytest.raises(InputError, match=r"another configuration \(model.tau changed\)"):
         load_trained(changed(experiment, model={"tau": 0.5}))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from pyarrow import fs
 from torch.utils.tensorboard import SummaryWriter
 
-from mdsrec import tables
+from mdsrec import files
 
 
 class LearningCurves:
@@ -15,7 +15,7 @@ class LearningCurves:
     """
 
     def __init__(self, run: str) -> None:
-        self._target, self._path = tables.file_system(f"{run}/events")
+        self._target, self._path = files.file_system(f"{run}/events")
         self._local = tempfile.TemporaryDirectory()
         self._writer = SummaryWriter(self._local.name)
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from mdsrec import tables
+from mdsrec import files, tables
 from mdsrec.config import Experiment
 from training.model import Batch
 
@@ -90,7 +90,7 @@ class SequenceReader:
         uri = tables.table_uri(experiment.root, "sequences")
         manifest = tables.open_table(uri)
         self.num_users = manifest.rows
-        self._file_system, _ = tables.file_system(uri)
+        self._file_system, _ = files.file_system(uri)
         self._groups = list(self._row_groups(tables.data_files(uri, manifest)))
         self._held = lru_cache(maxsize=1)(self._read)  # targets are asked for in order of user
 

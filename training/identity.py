@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from mdsrec import tables
-from mdsrec.config import Experiment, experiment_from
+from mdsrec import files
+from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
 
 REMEDY = "choose another name, or train it anew with --fresh"
@@ -14,24 +15,24 @@ REMEDY = "choose another name, or train it anew with --fresh"
 def claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
     """Make the run's folder this experiment's, on tables of these fingerprints, or refuse."""
     run = run_uri(experiment)
-    if tables.read_bytes(f"{run}/config.json") is None:
-        tables.write_json(f"{run}/dataset.json", fingerprints)
-        tables.write_json(f"{run}/config.json", experiment.resolved())
+    if files.read_bytes(f"{run}/config.json") is None:
+        files.write_json(f"{run}/dataset.json", fingerprints)
+        files.write_json(f"{run}/config.json", experiment.resolved())
         return
     check_identity(experiment)
-    known = json.loads(tables.read_bytes(f"{run}/dataset.json") or b"{}")
+    known = json.loads(files.read_bytes(f"{run}/dataset.json") or b"{}")
     changed = sorted(name for name in fingerprints if fingerprints[name] != known.get(name))
     if changed:
         raise InputError(
             f"run {experiment.name}: its data set changed under it ({', '.join(changed)}): {REMEDY}"
         )
-    tables.write_json(f"{run}/config.json", experiment.resolved())
+    files.write_json(f"{run}/config.json", experiment.resolved())
 
 
 def check_identity(experiment: Experiment) -> None:
     """InputError naming the keys at which the run of this name has another configuration."""
     uri = f"{run_uri(experiment)}/config.json"
-    content = json.loads(tables.read_bytes(uri) or b"{}")
+    content = json.loads(files.read_bytes(uri) or b"{}")
     standing = experiment_from(content, source=uri).identity()
     changed = sorted(_differences(standing, experiment.identity()))
     if changed:

@@ -14,9 +14,10 @@ from ray import train as ray_train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 
-from mdsrec import tables
-from mdsrec.config import Experiment, experiment_from
+from mdsrec import files, tables
+from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
 from training.graph import load_item_tables
 from training.identity import claim
@@ -52,7 +53,7 @@ def fit(experiment: Experiment, fresh: bool = False) -> Fit:
     InputError if the run's name belongs to another configuration or data set (unless `fresh`, which
     deletes the run once all else is in order), or if the cluster cannot hold the workers.
     """
-    tables.check_root(experiment.root)
+    files.check_root(experiment.root)
     fingerprints = load_item_tables(experiment).fingerprints
     _check_events(experiment)
     if not fresh:
@@ -65,7 +66,7 @@ def fit(experiment: Experiment, fresh: bool = False) -> Fit:
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
         if fresh:
-            tables.delete_folder(run_uri(experiment))
+            files.delete_folder(run_uri(experiment))
             claim(experiment, fingerprints)
         log.info(
             "%s: %d workers on %s, ZeRO stage %d",
@@ -163,6 +164,6 @@ def _check_world_size(experiment: Experiment, history: dict[str, Any]) -> None:
 
 
 def _history(experiment: Experiment) -> dict[str, Any]:
-    content = tables.read_bytes(f"{run_uri(experiment)}/history.json")
+    content = files.read_bytes(f"{run_uri(experiment)}/history.json")
     history: dict[str, Any] = json.loads(content or b"{}")
     return history

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor
 
-from mdsrec import tables
+from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.names import run_uri
@@ -48,7 +48,7 @@ class Trained:
 def load_trained(experiment: Experiment, device: torch.device | None = None) -> Trained:
     """The best epoch of the experiment's run; InputError if it has none or another data set's."""
     run = run_uri(experiment)
-    content = tables.read_bytes(f"{run}/best.safetensors")
+    content = files.read_bytes(f"{run}/best.safetensors")
     if content is None:
         raise InputError(f"{run}: no trained weights: run `python -m training CONFIG` first")
     check_identity(experiment)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from mdsrec import metrics, tables
+from mdsrec import files, metrics
 from mdsrec.config import Experiment
 from mdsrec.names import run_uri
 from training import engine as ds
@@ -93,10 +93,10 @@ def train(
         if progress.add(epoch):
             weights = ds.whole_weights(engine, {"dataset": item_tables.fingerprint})
             if weights is not None:
-                tables.write_bytes(f"{run}/best.safetensors", weights)
+                files.write_bytes(f"{run}/best.safetensors", weights)
         if rank == 0:
             log.info("%s", _line(epoch, progress))
-            tables.write_json(
+            files.write_json(
                 f"{run}/history.json",
                 {**asdict(progress), **facts, "finished": progress.finished(experiment)},
             )
