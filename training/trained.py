@@ -25,9 +25,12 @@ class Trained:
     model: MDSRec
     channels: tuple[str, ...]  # all, fused, then each modality
     num_items: int
-    weights: Tensor  # [C]: 1 for fused, rho_m for each modality
     dataset_fingerprint: str
-    max_length: int
+
+    @property
+    def weights(self) -> Tensor:
+        """[C]: 1 for fused, rho_m for each modality"""
+        return self.model.channel_weights
 
     @cached_property
     @torch.no_grad()
@@ -42,7 +45,9 @@ class Trained:
     def user_vectors(self, histories: list[NDArray[np.int32]]) -> Tensor:
         """What stands before each target, oldest first -> [B, C, D]."""
         device = self.model.item_embedding.device
-        return self.model.user_vectors(*padded(histories, self.max_length, device), self._side)
+        return self.model.user_vectors(
+            *padded(histories, self.model.config.max_length, device), self._side
+        )
 
 
 def load_trained(experiment: Experiment, device: torch.device | None = None) -> Trained:
@@ -68,9 +73,7 @@ def load_trained(experiment: Experiment, device: torch.device | None = None) -> 
         model=model,
         channels=("all", "fused", *experiment.modalities),
         num_items=item_tables.num_items,
-        weights=model.channel_weights,
         dataset_fingerprint=standing,
-        max_length=experiment.model.max_length,
     )
 
 
