@@ -7,10 +7,12 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl import amazon, cooccurrence, interactions, items, output, sequences
+from etl import amazon, cooccurrence, interactions, items, output, sequences, split
+from etl.pairs import Weighting
 from etl.raw import RawFile, raw_lines
+from etl.session import materialized
 from etl.workspace import Workspace
-from mdsrec import schema
+from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from mdsrec.names import cooccurrence_name
 from mdsrec.settings import text_fields
@@ -63,6 +65,7 @@ class Kept:
 
     events: DataFrame
     catalogue: DataFrame
+    num_items: int  # of the catalogue
     counters: dict[str, int]
     size: interactions.Size
 
@@ -71,6 +74,7 @@ class Base:
     """Builds each shared table; what two of them need is computed once."""
 
     def __init__(self, space: Workspace) -> None:
+        _check_catalogue(space)
         self.space = space
         self.rows_per_file = space.experiment.spark.rows_per_file
 
@@ -95,21 +99,25 @@ class Base:
     def kept(self) -> Kept:
         config = self.space.experiment.sequences
         raw = self.space.read("interactions", schema.INTERACTIONS)
-        unrepeated = interactions.drop_repeated(raw, config.repeats).localCheckpoint()
+        unrepeated = materialized(interactions.drop_repeated(raw, config.repeats))
         before = interactions.size_of(unrepeated)
         events = interactions.only_k_core(unrepeated, config.k_core)
         size = interactions.size_of(events)
         interactions.check_not_empty(size, before, config.k_core)
+        metadata = self.space.read("metadata", schema.METADATA)
+        catalogue = items.catalogue(events, metadata, config.catalogue)
+        num_items = catalogue.count()
         counters = {
             "repeats_dropped": self.space.manifest("interactions").rows - before.events,
             "k_core_dropped_users": before.users - size.users,
             "k_core_dropped_items": before.items - size.items,
             "k_core_dropped_events": before.events - size.events,
             "users": size.users,
-            "items": size.items,
+            "items": num_items,
+            "items_interacted": size.items,
             "interactions": size.events,
         }
-        return Kept(events, sequences.dense_ids(events, "asin", "item"), counters, size)
+        return Kept(events, catalogue, num_items, counters, size)
 
     def interactions(self) -> Manifest:
         cut = output.by_line(self.reviews.lines, self.rows_per_file)
@@ -135,19 +143,24 @@ class Base:
         return self.space.write("rejects", rows, schema.REJECTS, ["file", "line"], cut, counters)
 
     def sequences(self) -> Manifest:
-        kept = self.kept
-        rows = sequences.sequences(kept.events, kept.catalogue).localCheckpoint()
-        counters = kept.counters | sequences.split_counters(rows)
-        cut = self.space.by_range("user", kept.size.users, kept.size.users)
-        return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], cut, counters)
+        kept, config = self.kept, self.space.experiment.sequences
+        edition = self.space.experiment.input.edition
+        cut = split.time_cut(kept.events, config, edition)
+        rows = materialized(sequences.sequences(kept.events, kept.catalogue, cut))
+        counters: dict[str, Any] = kept.counters | sequences.split_counters(rows)
+        if cut is not None:
+            split.check_targets(rows, cut, config, edition)
+            counters |= split.cut_counters(cut, edition)
+        files = self.space.by_range("user", kept.size.users, kept.size.users)
+        return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], files, counters)
 
     def items(self) -> Manifest:
         kept = self.kept
         metadata = self.space.read("metadata", schema.METADATA)
         fields = text_fields(self.space.experiment)
-        rows = items.items(kept.catalogue, metadata, self.training, fields).localCheckpoint()
-        counters = items.counters(rows, metadata, kept.catalogue)
-        cut = self.space.by_range("item", kept.size.items, kept.size.items)
+        rows = materialized(items.items(kept.catalogue, metadata, self.training, fields))
+        counters = items.counters(rows, metadata, kept.events)
+        cut = self.space.by_range("item", kept.num_items, kept.num_items)
         return self.space.write("items", rows, schema.ITEMS, ["item"], cut, counters)
 
     @property
@@ -155,16 +168,25 @@ class Base:
         return self.space.read("sequences", schema.SEQUENCES).transform(sequences.training_events)
 
     def cooccurrence(self) -> Manifest:
-        counts = self.space.manifest("sequences").counters
-        distance = self.space.experiment.graph.distance
-        rows = cooccurrence.cooccurrence(self.training, counts["items"], distance).localCheckpoint()
-        total = rows.agg(F.sum("pairs").alias("pairs"), F.count("*").alias("rows")).first()
-        assert total is not None
         name = cooccurrence_name(self.space.experiment)
-        cut = self.space.by_range("item", counts["items"], total.rows)
-        counters = {"pairs": (total.pairs or 0) // 2}
-        order = ["item", "other"]
-        return self.space.write(name, rows, schema.COOCCURRENCE, order, cut, counters)
+        uri, graph = self.space.uri(name), self.space.experiment.graph
+        version = tables.new_version(uri)
+        rows, counters = cooccurrence.write_cooccurrence(
+            self.training,
+            self.space.manifest("sequences").counters["items"],
+            Weighting(graph.distance, graph.max_distance),
+            version,
+            self.rows_per_file,
+        )
+        return tables.commit(uri, version, self.space.recipes[name], rows, counters)
+
+
+def _check_catalogue(space: Workspace) -> None:
+    if space.experiment.sequences.catalogue == "full" and not space.inputs.metadata:
+        raise InputError(
+            'sequences.catalogue = "full" needs input.metadata, which lists no file: the items '
+            "that nobody interacted with stand there"
+        )
 
 
 def _rejected(parsed: Parsed, sources: list[str]) -> DataFrame:

@@ -1,84 +1,91 @@
 """Interest centres: k-means on a modality's raw vectors (Eq. 10).      n items, d width, k centres.
 
-faiss on one thread from the experiment's seed, on a sample; every item is then assigned in fixed
-blocks, so equal tables give equal centres. It runs on the driver: n x d float32 must fit there.
+k-means runs on a sample on the driver, for every k asked; one pass over all vectors assigns each to
+its nearest centroid of every k, in blocks of a fixed size. A centre without members takes the
+vector that lies farthest from its own.
 """
 
-import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from mdsrec.schema import CENTERS, CENTROIDS
+from etl.faiss_search import kmeans
+from etl.spans import Ints, Vectors, VectorTable, block_size, ranges
+from mdsrec.schema import CENTROIDS
 
-Vectors = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+Matrix = npt.NDArray[np.float64]
+Far = tuple[int, int, float]  # item, its center, the squared distance
 
-SEED = 0  # the same centres for every seed of a training
 ITERATIONS = 25
 SAMPLE_PER_CENTER = 1024
-BLOCK = 4096
 
 
-def clustered(vectors: Vectors, k: int) -> tuple[Ints, Vectors]:
-    """(center of each row, centroids [k, d]); no centre is empty. k <= n."""
-    centroids = trained(vectors, k)
-    center, distance = assigned(vectors, centroids)
-    return repaired(vectors, centroids, center, distance)
+def trained(sample: Vectors, k: int) -> Vectors:
+    """Centroids [k, d]; k <= rows of the sample."""
+    return kmeans(sample, k, ITERATIONS)
 
 
-def trained(vectors: Vectors, k: int) -> Vectors:
-    """Centroids [k, d] of a sample of at most SAMPLE_PER_CENTER * k rows."""
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    kmeans = faiss.Kmeans(
-        vectors.shape[1],
-        k,
-        niter=ITERATIONS,
-        seed=SEED,
-        min_points_per_centroid=1,
-        max_points_per_centroid=SAMPLE_PER_CENTER,
+def assigned(
+    spark: SparkSession,
+    vectors: VectorTable,
+    centroids: Mapping[int, Vectors],
+    num_items: int,
+    num_tasks: int,
+) -> DataFrame:
+    """DataFrame(item, center_K, distance_K, ... for each k)."""
+    blocks = list(ranges(num_items, block_size(vectors.width)))
+    columns = "".join(f", center_{k} int, distance_{k} double" for k in centroids)
+    return spark.range(0, len(blocks), numPartitions=min(num_tasks, len(blocks))).mapInArrow(
+        partial(_assign_blocks, vectors, blocks, centroids), "item int" + columns
     )
-    kmeans.train(np.ascontiguousarray(vectors))
-    return np.array(kmeans.centroids, dtype=np.float32)
 
 
-def assigned(vectors: Vectors, centroids: Vectors) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """Nearest centroid of each row, the lower one on a tie, and the squared distance to it."""
-    C = centroids.astype(np.float64)
-    centers, distances = [], []
-    for start in range(0, len(vectors), BLOCK):
-        x = vectors[start : start + BLOCK].astype(np.float64)
-        squared = (x * x).sum(1)[:, None] - 2 * x @ C.T + (C * C).sum(1)
-        nearest = squared.argmin(1)
-        centers.append(nearest)
-        distances.append(np.maximum(squared[np.arange(len(x)), nearest], 0))
-    return np.concatenate(centers), np.concatenate(distances)
+def nearest_centroids(vectors: Vectors, centroids: Vectors) -> tuple[Ints, Matrix]:
+    """The nearest centroid of each vector, the lower one on a tie, and the squared distance."""
+    x, C = vectors.astype(np.float64), centroids.astype(np.float64)
+    squared = (x * x).sum(1)[:, None] - 2 * x @ C.T + (C * C).sum(1)
+    center = squared.argmin(1)
+    return center, np.maximum(squared[np.arange(len(x)), center], 0)
 
 
-def repaired(
-    vectors: Vectors, centroids: Vectors, center: Ints, distance: npt.NDArray[np.float64]
-) -> tuple[Ints, Vectors]:
-    """Each empty centre takes the row farthest from its own, out of the centres that keep
-    another row.
-    """
-    k = len(centroids)
-    center, centroids = center.copy(), centroids.copy()
-    sizes = np.bincount(center, minlength=k)
+def sizes(rows: DataFrame, k: int) -> Ints:
+    """Members of each of the k centres."""
+    found = np.zeros(k, np.int64)
+    for row in rows.groupBy(f"center_{k}").count().collect():
+        found[row[0]] = row["count"]
+    return found
+
+
+def farthest(rows: DataFrame, k: int) -> list[Far]:
+    """The 2k items that lie farthest from their centre: enough to fill any k - 1 empty ones."""
+    columns = ("item", f"center_{k}", f"distance_{k}")
+    order = (F.col(f"distance_{k}").desc(), F.col("item"))
+    return [tuple(row) for row in rows.select(*columns).orderBy(*order).limit(2 * k).collect()]
+
+
+def moves_to_empty(sizes: Ints, candidates: list[Far]) -> dict[int, int]:
+    """{item: the empty centre it goes to}: the farthest first, out of centres that keep another."""
+    left, remaining, moves = sizes.copy(), list(candidates), {}
     for empty in np.flatnonzero(sizes == 0):
-        row = int(np.where(sizes[center] > 1, distance, -1.0).argmax())
-        sizes[center[row]] -= 1
-        center[row], centroids[empty], distance[row] = empty, vectors[row], 0.0
-        sizes[empty] = 1
-    return center, centroids
+        far = next(candidate for candidate in remaining if left[candidate[1]] > 1)
+        remaining.remove(far)
+        left[far[1]] -= 1
+        left[empty] = 1
+        moves[far[0]] = int(empty)
+    return moves
 
 
-def center_rows(item_ids: Ints, center: Ints) -> pa.RecordBatch:
-    columns = [pa.array(item_ids.astype(np.int32)), pa.array(center.astype(np.int32))]
-    return pa.RecordBatch.from_arrays(columns, schema=CENTERS)
+def members(rows: DataFrame, k: int, moves: Mapping[int, int]) -> DataFrame:
+    """DataFrame(item, center)."""
+    center = F.col(f"center_{k}")
+    for item, empty in moves.items():
+        center = F.when(F.col("item") == item, empty).otherwise(center)
+    return rows.select("item", center.alias("center"))
 
 
 def centroid_rows(centroids: Vectors) -> pa.RecordBatch:
@@ -87,3 +94,20 @@ def centroid_rows(centroids: Vectors) -> pa.RecordBatch:
         pa.array(list(centroids), pa.list_(pa.float32())),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=CENTROIDS)
+
+
+def _assign_blocks(
+    vectors: VectorTable,
+    blocks: list[tuple[int, int]],
+    centroids: Mapping[int, Vectors],
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for number in batch.column("id").to_pylist():
+            items, rows = vectors.between(*blocks[number])
+            columns = {"item": pa.array(items.astype(np.int32))}
+            for k, C in centroids.items():
+                center, distance = nearest_centroids(rows, C)
+                columns[f"center_{k}"] = pa.array(center.astype(np.int32))
+                columns[f"distance_{k}"] = pa.array(distance)
+            yield pa.RecordBatch.from_pydict(columns)

@@ -1,118 +1,183 @@
-"""One modality's vectors: an encoder over the items' text, or vectors that the user brings."""
+"""One modality's vectors by an encoder: what the cache lacks is encoded in chunks, then every item
+finds its vector by the hash of its content.
+"""
 
-import os
-from collections.abc import Iterator
-from functools import cache, partial
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl.blocks import in_blocks
+from etl import images, vector_cache
+from etl.encoders import Encoder, TextEncoder, check_encoder, encoder_identity
+from etl.session import materialized
+from etl.vector_blocks import Placed
+from etl.vector_cache import VectorCache
+from etl.vision import Fetching, ImageEncoder
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
+from mdsrec.tables import fingerprint
 
-BLOCK = 128  # items encoded together; the same batches whatever the partitioning
-ROWS = "item int, vector array<float>"
+log = logging.getLogger("etl")
 
-
-def encoded(items: DataFrame, config: FeatureConfig, num_items: int, num_tasks: int) -> DataFrame:
-    """DataFrame(item, vector) of the items that have text, by the model `config.encoder`."""
-    assert config.encoder is not None
-    check_encoder(config.encoder)
-    encode = partial(_encode_blocks, config.encoder, config.max_tokens)
-    return (
-        items.where(F.col("text").isNotNull())
-        .select("item", "text")
-        .transform(in_blocks, size=BLOCK, num_ids=num_items, num_tasks=num_tasks)
-        .mapInArrow(encode, ROWS)
-    )
+LOGGED_EVERY = 10.0  # seconds
+MOST_CHUNKS = 256  # unless a chunk would exceed its bounds
+CHUNK = {"text": (128, 4096), "images": (64, 512)}  # bounds of what is encoded and stored together
+OUTCOME = "key binary, missed string"
 
 
-def model_location(encoder: str) -> str:
-    """A local folder, the `model` folder of an installed package, or else the name of a model on
-    the hub.
+def cache_name(config: FeatureConfig) -> str:
+    """The cache, below the data set, of all that an encoder makes of one kind of content."""
+    what = [config.sees, *encoder_identity(str(config.encoder))]
+    if config.sees == "text":
+        what.append(f"max_tokens {config.max_tokens}")
+    elif config.images == "url":
+        what.append("by address")
+    return f"encoded/{fingerprint(what)}"
+
+
+def encoded(
+    items: DataFrame, config: FeatureConfig, folder: str, num_tasks: int, name: str
+) -> Placed:
+    """Vectors of the items that have text or an image, encoded into the cache at `folder` where it
+    lacks them. `name` stands in the log.
     """
-    if Path(encoder).expanduser().is_dir():
-        return str(Path(encoder).expanduser())
-    if encoder.isidentifier():
-        spec = find_spec(encoder)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            if (Path(folder) / "model").is_dir():
-                return str(Path(folder) / "model")
-    if encoder.startswith(("/", ".", "~")):
-        raise InputError(f"encoder {encoder!r}: no such folder")
-    return encoder
-
-
-def check_encoder(encoder: str) -> None:
-    """InputError at once where neither this machine nor the hub has the model.
-
-    Workers would try for minutes, each on its own, before they said so.
-    """
-    if Path(model_location(encoder)).is_dir():
-        return
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    name = encoder if "/" in encoder else f"sentence-transformers/{encoder}"
-    try:
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            HfApi().model_info(name, timeout=10)
-    except Exception as error:  # the hub's client raises many kinds
-        raise cannot_load(encoder, error) from None
-
-
-def cannot_load(encoder: str, error: Exception) -> InputError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return InputError(
-        f"encoder {encoder!r} cannot be loaded ({reason}): give a local folder, an installed "
-        "package that carries a model, or a sentence-transformers name this machine can reach"
-    )
-
-
-def encoder_identity(encoder: str) -> list[str]:
-    """What tells two encoders apart: the name, and a local model's files and their sizes."""
-    folder = Path(model_location(encoder))
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-    return [encoder, *(f"{p.relative_to(folder)} {p.stat().st_size}" for p in files)]
-
-
-@cache
-def _model(encoder: str, max_tokens: int | None) -> Any:
-    """The model, loaded once a worker process, on one thread: tasks are what runs in parallel."""
-    os.environ |= {
-        "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1",
-        "HF_HUB_VERBOSITY": "error",
+    check_encoder(config)
+    spark = items.sparkSession
+    contents, unused = _contents(items, config)
+    hashes = materialized(contents.select("item", "key", "missed"))
+    cache = vector_cache.opened(spark, folder, num_tasks)
+    keys = materialized(hashes.where(F.col("key").isNotNull()).select("key").distinct())
+    new = materialized(keys.join(cache.places, "key", "left_anti"))
+    num_new = new.count()
+    num_cached = keys.count() - num_new
+    log.info("%s: %s to encode, %s in the cache", name, f"{num_new:,}", f"{num_cached:,}")
+    lacking = contents.join(new, "key", "left_semi").dropDuplicates(["key"])
+    tried = _encode(lacking.select("key", "content"), num_new, config, cache, name)
+    cache = vector_cache.extended(spark, cache, num_tasks)
+    places = materialized(hashes.join(cache.places, "key"))
+    missed = _missed(hashes, tried, places)
+    width = _common_width(places, hashes.count() - sum(missed.values()), folder)
+    counters = {
+        "encoded": tried.where(F.col("missed").isNull()).count(),
+        "cached": num_cached,
+        "damaged_cache_files": len(cache.damaged),
+        **unused,
+        **{f"missed: {reason}": missed[reason] for reason in sorted(missed)},
     }
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    torch.set_num_threads(1)
-    try:
-        model = SentenceTransformer(model_location(encoder), device="cpu")
-    except Exception as error:  # as many kinds as there are formats
-        raise cannot_load(encoder, error) from None
-    if max_tokens is not None:
-        model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
-    return model
+    return Placed(cache.files, places.select("item", "block", "row"), width, counters)
 
 
-def _encode_blocks(
-    encoder: str, max_tokens: int | None, batches: Iterator[pa.RecordBatch]
+def _contents(items: DataFrame, config: FeatureConfig) -> tuple[DataFrame, dict[str, int]]:
+    """DataFrame(item, content, key, missed): what the encoder sees of each item that has it, its
+    hash, or why it cannot be had; and counters of what is not used.
+    """
+    if config.images is not None and config.images != "url":
+        files = images.files_of_items(items.sparkSession, config.images)
+        known = files.join(items.select("asin", "item"), "asin")
+        return images.hashed(known), {"unknown_asins": files.count() - known.count()}
+    content = F.col("text" if config.sees == "text" else "image_url")
+    columns = {
+        "content": content,
+        "key": F.unhex(F.sha2(content.cast("binary"), 256)),
+        "missed": F.lit(None).cast("string"),
+    }
+    return items.where(content.isNotNull()).withColumns(columns).select("item", *columns), {}
+
+
+def _encode(
+    lacking: DataFrame, num_lacking: int, config: FeatureConfig, cache: VectorCache, name: str
+) -> DataFrame:
+    """DataFrame(key, missed): every content, once its vector is in the cache or `missed` says why
+    there is none.
+
+    A task encodes one chunk. Chunks are parted by hash, so they are the same for any partitioning.
+    """
+    spark = lacking.sparkSession
+    if not num_lacking:
+        return spark.createDataFrame([], OUTCOME)
+    smallest, largest = CHUNK[config.sees]
+    size = min(largest, max(smallest, num_lacking // MOST_CHUNKS))
+    chunks = -(-num_lacking // size)
+    encoder = _encoder(config, min(chunks, spark.sparkContext.defaultParallelism))
+    encode = partial(_encode_chunk, encoder, cache.files.folder)
+    rows = (
+        lacking.repartitionById(chunks, F.pmod(F.xxhash64("key"), F.lit(chunks)).cast("int"))
+        .sortWithinPartitions("key")
+        .mapInArrow(encode, OUTCOME)
+    )
+    with _progress(name, num_lacking, lambda: vector_cache.num_vectors(cache.added())):
+        return materialized(rows)
+
+
+def _encoder(config: FeatureConfig, num_tasks: int) -> Encoder:
+    """`num_tasks` run at a time, and share the rate of requests."""
+    encoder = str(config.encoder)
+    if config.sees == "text":
+        return TextEncoder(encoder, config.max_tokens)
+    fetching = Fetching.of(config, num_tasks) if config.images == "url" else None
+    return ImageEncoder(encoder, fetching)
+
+
+def _encode_chunk(
+    encoder: Encoder, folder: str, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for rows in batch.column("rows").to_pylist():
-            texts = [row["text"] for row in rows]
-            model = _model(encoder, max_tokens)
-            vectors = model.encode(texts, batch_size=32, show_progress_bar=False)
-            yield pa.RecordBatch.from_arrays(
-                [
-                    pa.array([row["item"] for row in rows], pa.int32()),
-                    pa.array(list(vectors.astype("float32")), pa.list_(pa.float32())),
-                ],
-                names=["item", "vector"],
-            )
+    held = [batch for batch in batches if batch.num_rows]
+    if not held:
+        return
+    chunk = pa.Table.from_batches(held).combine_chunks().to_batches()[0]
+    vectors, missed = encoder.encode(chunk.column("content").to_pylist())
+    if not np.isfinite(vectors).all():
+        raise InputError(f"encoder {encoder.name!r} gives vectors that hold a NaN or infinity")
+    outcome = pa.RecordBatch.from_arrays(
+        [chunk.column("key"), pa.array(missed, pa.string())], ["key", "missed"]
+    )
+    if len(vectors):
+        having = outcome.column("key").filter(outcome.column("missed").is_null())
+        vector_cache.write_file(folder, having, vectors)
+    yield outcome
+
+
+def _missed(hashes: DataFrame, tried: DataFrame, places: DataFrame) -> dict[str, int]:
+    """Items that have no vector although they have text or an image, by reason."""
+    failed = tried.where(F.col("missed").isNotNull())
+    unread = hashes.where(F.col("missed").isNotNull()).select("item", "missed")
+    rows = unread.unionAll(hashes.select("item", "key").join(failed, "key").drop("key"))
+    counts = rows.join(places, "item", "left_anti").groupBy("missed").count().collect()
+    return {row.missed: row["count"] for row in counts}
+
+
+def _common_width(places: DataFrame, expected: int, folder: str) -> int:
+    """The width of all vectors, 0 where there are none; InputError unless `expected` are there."""
+    found = places.agg(F.count("*").alias("rows"), F.max("width").alias("width")).first()
+    assert found is not None
+    if found.rows != expected:
+        raise InputError(
+            f"{folder}: {expected} vectors were written, {found.rows} arrived: every node must see "
+            "the same root; put it on storage that they share"
+        )
+    return int(found.width or 0)
+
+
+@contextmanager
+def _progress(name: str, total: int, done: Callable[[], int]) -> Iterator[None]:
+    """Log what is done of a long piece of work while it runs."""
+    ended = threading.Event()
+
+    def report() -> None:
+        while not ended.wait(LOGGED_EVERY):
+            with suppress(OSError):  # a listing that failed is made again
+                log.info("%s: encoded %s of %s", name, f"{done():,}", f"{total:,}")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from etl.session import materialized
 from mdsrec.errors import InputError
 
 POSITION = ("time", "file", "line")  # the order of a user's events
@@ -43,19 +44,18 @@ def drop_repeated(events: DataFrame, keep: str) -> DataFrame:
 def only_k_core(events: DataFrame, k: int) -> DataFrame:
     """The largest set in which every user and every item has at least k events; may be empty.
 
-    Each round is checkpointed, so the plan does not grow; the fixed point is unique, so the order
-    of the rounds does not matter.
+    Each round is kept, so the plan does not grow; the fixed point is unique, so the order of the
+    rounds does not matter.
     """
-    events = events.localCheckpoint()
     if k == 1:
         return events
     before, after = -1, events.count()
     while after != before:
         before = after
-        events = (
-            events.transform(_with_at_least, column="user_id", k=k)
-            .transform(_with_at_least, column="asin", k=k)
-            .localCheckpoint()
+        events = materialized(
+            events.transform(_with_at_least, column="user_id", k=k).transform(
+                _with_at_least, column="asin", k=k
+            )
         )
         after = events.count()
     return events

@@ -11,6 +11,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from etl.sequences import dense_ids
+from etl.session import materialized
 from mdsrec.schema import ITEMS
 
 SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
@@ -57,11 +59,22 @@ def items(
     )
 
 
-def counters(item_rows: DataFrame, metadata: DataFrame, catalogue: DataFrame) -> dict[str, int]:
-    """How much of the catalogue is described, and what of the metadata is not used."""
-    described = metadata.select("asin").distinct().localCheckpoint()
-    distinct = described.count()
-    used = described.join(catalogue, "asin", "left_semi").count()
+def catalogue(events: DataFrame, metadata: DataFrame, kind: str) -> DataFrame:
+    """DataFrame(asin, item): the items of `events`; `full` adds all others of the metadata, also
+    those that the k-core dropped.
+    """
+    asins = events.select("asin")
+    if kind == "full":
+        asins = asins.union(metadata.select("asin"))
+    return dense_ids(asins, "asin", "item")
+
+
+def counters(item_rows: DataFrame, metadata: DataFrame, events: DataFrame) -> dict[str, int]:
+    """How much of the catalogue is described, and what of the metadata no event speaks of."""
+    interacted = materialized(events.select("asin").distinct())
+    described = materialized(metadata.select("asin").distinct())
+    num_interacted, num_described = interacted.count(), described.count()
+    both = described.join(interacted, "asin", "left_semi").count()
     row = item_rows.agg(
         F.count("*").alias("items"),
         F.count("title").alias("items_with_title"),
@@ -71,9 +84,10 @@ def counters(item_rows: DataFrame, metadata: DataFrame, catalogue: DataFrame) ->
     assert row is not None
     return {
         **row.asDict(),
-        "items_without_metadata": row["items"] - used,
-        "metadata_without_interactions": distinct - used,
-        "metadata_duplicates": metadata.count() - distinct,
+        "items_interacted": num_interacted,
+        "items_without_metadata": num_interacted - both,
+        "metadata_without_interactions": num_described - both,
+        "metadata_duplicates": metadata.count() - num_described,
     }
 
 

@@ -1,138 +1,185 @@
-"""Neighbours in a modality (Eq. 3-5).      n items that have it, d its width, H neighbours stored.
+"""The H nearest items of each item (Eq. 4-5) among the cells nearest to it.
 
-Ebar = E + mu N(O) E, then the H items of the highest cosine. Only items that have the modality take
-part: O is restricted to them before it is normalised, so a row of N(O) sums to 1 over them, and an
-item without the vector is nobody's neighbour. Similarities are computed in float64 and ordered by
-(-similarity, item); faiss in float32 only proposes candidates, more of them where the float32
-margin does not settle the H-th place.
+m queries, w candidates, d width. A cell is searched exactly: faiss proposes candidates in float32,
+which are then compared in float64 and ordered by (-similarity, item); where float32 does not settle
+the H-th place, more are proposed. With every cell searched the result is exact.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
-from io import BytesIO
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from scipy import sparse
 
-from mdsrec.files import file_system, read_bytes
-from mdsrec.graph import normalized
+from etl.cells import Cells, Shard
+from etl.faiss_search import nearest
+from etl.spans import Ints, Vectors, ranges
 
-Ints = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float64]
 
-BLOCK = 256  # queries searched together; the same blocks whatever the partitioning
-SPARE = 32  # candidates beyond H + 1 at first
-ROWS = "item int, neighbors array<int>, similarities array<float>"
+SPARE = 16  # candidates beyond H + 1 at first
+WIDEST = 1024  # candidates that are compared in float64 at most
+QUERIES = 1024  # sought together
+PAIRS = 1024  # compared in float64 together
+FOUND = "part int, items binary, neighbors binary, similarities binary"
 
 
-def smoothed(
-    item_ids: Ints, vectors: npt.NDArray[np.float32], graph: pa.Table, mu: float, normalize: str
-) -> Matrix:
-    """Ebar [n, d] of Eq. 3; `graph` is the co-occurrence table, read for mu > 0 only."""
-    E = vectors.astype(np.float64)
-    if mu == 0:
-        return E
-    return np.asarray(E + mu * (among(item_ids, graph, normalize) @ E))
+@dataclass(frozen=True)
+class Search:
+    """`count` neighbours are sought in the `overlap` cells nearest to an item."""
 
-
-def among(item_ids: Ints, graph: pa.Table, normalize: str) -> Any:
-    """N(O) of the items given (ascending) alone, as a sparse matrix by their positions [n, n]."""
-    ends = [graph.column(c).to_numpy().astype(np.int64) for c in ("item", "other")]
-    places = [np.minimum(np.searchsorted(item_ids, end), len(item_ids) - 1) for end in ends]
-    kept = (item_ids[places[0]] == ends[0]) & (item_ids[places[1]] == ends[1])
-    rows, columns = (place[kept] for place in places)
-    weights = normalized(rows, columns, graph.column("score").to_numpy()[kept], normalize)
-    return sparse.csr_matrix((weights, (rows, columns)), shape=(len(item_ids), len(item_ids)))
-
-
-def unit_rows(Ebar: Matrix) -> Matrix:
-    """Rows of length 1; a row of zeros stays, its cosine with anything is 0."""
-    norm = np.sqrt((Ebar * Ebar).sum(axis=1, keepdims=True))
-    return np.asarray(np.divide(Ebar, norm, out=np.zeros_like(Ebar), where=norm > 0))
+    cells: Cells
+    count: int
+    overlap: int
 
 
 def neighbors(
-    spark: SparkSession, matrix_uri: str, item_ids: Ints, count: int, num_tasks: int
+    spark: SparkSession, search: Search, items_per_part: int, num_tasks: int
 ) -> DataFrame:
-    """DataFrame(item, neighbors, similarities) from the unit rows stored as .npy at
-    `matrix_uri`.
+    """DataFrame(part, items, neighbors, similarities): packed lists of some items of a part.
+
+    A list has `count` int32 neighbours and float32 similarities, filled up with -1 where the cells
+    hold fewer.
     """
-    num_blocks = -(-len(item_ids) // BLOCK)
-    tasks = max(1, min(num_tasks, num_blocks))
-    search = partial(_search_blocks, matrix_uri, item_ids, min(count, len(item_ids) - 1))
-    return spark.range(0, num_blocks, numPartitions=tasks).mapInArrow(search, ROWS)
+    cells = len(search.cells)
+    spread = spark.range(0, cells, numPartitions=min(cells, max(num_tasks, cells // 4)))
+    return spread.mapInArrow(partial(_search_cells, search, items_per_part), FOUND)
 
 
-def nearest(unit: Matrix, queries: Ints, count: int, index: Any) -> Iterator[tuple[Ints, Matrix]]:
-    """For each query row: the `count` other rows of highest cosine in float64, ties by row.
-    Exact.
+def lists_of(search: Search, queries: Shard) -> tuple[Ints, Ints, Matrix]:
+    """All items of a shard [n], their neighbours and the similarities of these [n, count]."""
+    found, similarities = nearest_items(search, queries.vectors, search.count + 1 + SPARE)
+    query = np.repeat(np.arange(len(queries.vectors)), np.diff(queries.starts))
+    lists = found[query]
+    itself = lists == queries.items[:, None]
+    others = np.argsort(itself, axis=1, kind="stable")[:, : search.count]
+    return (
+        queries.items,
+        np.take_along_axis(lists, others, 1),
+        np.take_along_axis(similarities[query], others, 1),
+    )
+
+
+def nearest_items(search: Search, vectors: Vectors, width: int) -> tuple[Ints, Matrix]:
+    """The count + 1 items of highest cosine in the cells of each vector, the item itself among
+    them, and the cosines; -1 and -inf where there are fewer. `width` candidates are proposed.
     """
-    found: dict[int, tuple[Ints, Matrix]] = {}
-    unsettled, width = queries, min(len(unit), count + 1 + SPARE)
-    margin = 2 * (unit.shape[1] + 2) * 2.0**-24  # what float32 can err in a cosine, and more
-    while len(unsettled):
-        approximate, candidates = index.search(unit[unsettled].astype(np.float32), width)
-        settled = []
-        for query, similar, rows in zip(unsettled, approximate, candidates, strict=True):
-            rows, exact = _rescored(unit, query, rows[rows != query], count)
-            beyond = similar[-1] + margin  # no row outside the candidates comes above this
-            if width == len(unit) or not count or exact[-1] > beyond:
-                found[int(query)] = rows, exact
-                settled.append(query)
-        unsettled, width = np.setdiff1d(unsettled, settled), min(len(unit), 4 * width)
-    return (found[int(query)] for query in queries)
+    num_vectors, d = vectors.shape
+    kept = search.count + 1
+    items = np.full((num_vectors, kept), -1, np.int64)
+    cosines = np.full((num_vectors, kept), -np.inf)
+    margin = 2 * (d + 2) * 2.0**-24  # what float32 can err in two cosines, and more
+    unsettled = []
+    for first, last in ranges(num_vectors, QUERIES):
+        candidates = proposed(search, vectors[first:last], width)
+        items[first:last], cosines[first:last] = rescored(candidates, vectors[first:last], kept)
+        beyond = candidates.products.min(axis=1) + margin  # no other row has a higher cosine
+        unsettled.append(first + np.flatnonzero(cosines[first:last, -1] <= beyond))
+    again = np.concatenate(unsettled) if unsettled else np.empty(0, np.int64)
+    if len(again) and width < WIDEST:
+        wider = min(4 * width, WIDEST)
+        items[again], cosines[again] = nearest_items(search, vectors[again], wider)
+    return items, cosines
 
 
-def _rescored(unit: Matrix, query: int, rows: Ints, count: int) -> tuple[Ints, Matrix]:
-    # Product and sum along each row: equal vectors get equal bits, which BLAS does not promise.
-    exact = (unit[rows] * unit[query]).sum(axis=1)
-    best = np.lexsort((rows, -exact))[:count]
-    return rows[best], exact[best]
+@dataclass
+class Candidates:
+    """The best rows of each query by their float32 product; -inf where there are fewer than w."""
+
+    shards: list[Shard]
+    products: Vectors  # [m, w]
+    shard: Ints  # [m, w], a place in `shards`
+    row: Ints  # [m, w]
 
 
-def save_matrix(uri: str, matrix: Matrix) -> None:
-    filesystem, path = file_system(uri)
-    filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    with filesystem.open_output_stream(path) as stream:
-        np.save(stream, matrix)
+def proposed(search: Search, vectors: Vectors, width: int) -> Candidates:
+    """The `width` best rows of the cells nearest to each vector."""
+    shape = len(vectors), width
+    none = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    best = Candidates([], *none)
+    cells = nearest(vectors, search.cells.centroids, search.overlap)[1]
+    for cell in np.unique(cells):
+        queries = np.flatnonzero((cells == cell).any(axis=1))
+        for shard in search.cells.shards(int(cell)):
+            products, rows = nearest(vectors[queries], shard.vectors, width)
+            _offer(best, queries, products, np.full_like(rows, len(best.shards)), rows)
+            best.shards.append(shard)
+    return best
 
 
-@lru_cache(maxsize=1)
-def _searchable(uri: str) -> tuple[Matrix, Any]:
-    """The unit rows and their flat inner-product index, once a worker process."""
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    filesystem, path = file_system(uri)
-    if filesystem.type_name == "local":
-        unit = np.load(path, mmap_mode="r")
-    else:
-        unit = np.load(BytesIO(read_bytes(uri) or b""))
-    index = faiss.IndexFlatIP(unit.shape[1])
-    for start in range(0, len(unit), 1 << 16):
-        index.add(unit[start : start + (1 << 16)].astype(np.float32))
-    return unit, index
+def _offer(best: Candidates, queries: Ints, products: Vectors, shard: Ints, row: Ints) -> None:
+    width = best.products.shape[1]
+    merged = np.hstack([best.products[queries], products])
+    kept = np.argpartition(-merged, width - 1, axis=1)[:, :width]
+    for held, offered in ((best.products, products), (best.shard, shard), (best.row, row)):
+        held[queries] = np.take_along_axis(np.hstack([held[queries], offered]), kept, 1)
 
 
-def _search_blocks(
-    uri: str, item_ids: Ints, count: int, batches: Iterator[pa.RecordBatch]
+def rescored(candidates: Candidates, vectors: Vectors, kept: int) -> tuple[Ints, Matrix]:
+    """The `kept` items of highest cosine in float64, ties by item; -1 and -inf fill up.
+
+    A candidate row stands for the items that share it, of which the lowest `kept` count.
+    """
+    found = []
+    for number, shard in enumerate(candidates.shards):
+        of_shard = (candidates.shard == number) & np.isfinite(candidates.products)
+        query, place = np.nonzero(of_shard)
+        row = candidates.row[query, place]
+        entry, item = shard.items_of(row, kept)
+        found.append((query[entry], _cosines(vectors, query, shard.vectors, row)[entry], item))
+    query, cosine, item = (np.concatenate(column) for column in zip(*found, strict=True))
+    return top_items(query, cosine, item, len(vectors), kept)
+
+
+def _cosines(vectors: Vectors, query: Ints, candidates: Vectors, row: Ints) -> Matrix:
+    """Of each pair in float64, summed in one order: equal rows get equal bits, which BLAS does not
+    promise.
+    """
+    cosine = np.empty(len(query))
+    for first, last in ranges(len(query), PAIRS):
+        ours = vectors[query[first:last]].astype(np.float64)
+        theirs = candidates[row[first:last]].astype(np.float64)
+        np.einsum("pd,pd->p", ours, theirs, out=cosine[first:last])
+    return cosine
+
+
+def top_items(
+    query: Ints, similarity: Matrix, item: Ints, num_queries: int, kept: int
+) -> tuple[Ints, Matrix]:
+    """The first `kept` items of each query by (-similarity, item), -1 and -inf filling up."""
+    order = np.lexsort((item, -similarity, query))
+    query = query[order]
+    place = np.arange(len(query)) - np.searchsorted(query, query)
+    order, query, place = (part[place < kept] for part in (order, query, place))
+    items = np.full((num_queries, kept), -1, np.int64)
+    similarities = np.full((num_queries, kept), -np.inf)
+    items[query, place], similarities[query, place] = item[order], similarity[order]
+    return items, similarities
+
+
+def _search_cells(
+    search: Search, items_per_part: int, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        unit, index = _searchable(uri)
-        for block in batch.column("id").to_pylist():
-            queries = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(unit)))
-            found = list(nearest(unit, queries, count, index))
-            ids = [item_ids[rows].astype(np.int32) for rows, _ in found]
-            similarities = [exact.astype(np.float32) for _, exact in found]
-            yield pa.RecordBatch.from_arrays(
-                [
-                    pa.array(item_ids[queries].astype(np.int32)),
-                    pa.array(ids, pa.list_(pa.int32())),
-                    pa.array(similarities, pa.list_(pa.float32())),
-                ],
-                names=["item", "neighbors", "similarities"],
-            )
+        for cell in batch.column("id").to_pylist():
+            for queries in search.cells.shards(cell):
+                items, lists, similarities = lists_of(search, queries)
+                part = items // items_per_part
+                order = np.argsort(part, kind="stable")
+                parts, starts = np.unique(part[order], return_index=True)
+                groups = np.split(order, starts[1:])
+                columns = [
+                    pa.array(parts.astype(np.int32)),
+                    _packed(items.astype(np.int32), groups),
+                    _packed(lists.astype(np.int32), groups),
+                    _packed(similarities.astype(np.float32), groups),
+                ]
+                names = ["part", "items", "neighbors", "similarities"]
+                yield pa.RecordBatch.from_arrays(columns, names)
+
+
+def _packed(values: npt.NDArray[np.generic], groups: list[Ints]) -> pa.Array:
+    return pa.array([values[group].tobytes() for group in groups], pa.binary())

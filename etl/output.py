@@ -64,9 +64,13 @@ def write(
 
 def by_range(key: str, num_keys: int, num_rows: int, rows_per_file: int) -> Cut:
     """Dense ids 0..num_keys-1 in equal ranges of about `rows_per_file` rows."""
-    num_files = max(1, -(-num_rows // rows_per_file))
-    width = max(1, -(-num_keys // num_files))
+    width = keys_per_file(num_keys, num_rows, rows_per_file)
     return F.floor(F.col(key) / F.lit(width)), max(1, -(-num_keys // width))
+
+
+def keys_per_file(num_keys: int, num_rows: int, rows_per_file: int) -> int:
+    num_files = max(1, -(-num_rows // rows_per_file))
+    return max(1, -(-num_keys // num_files))
 
 
 def by_line(lines_of_file: Mapping[int, int], rows_per_file: int) -> Cut:

@@ -5,13 +5,15 @@ A table whose manifest carries the same fingerprint stands as it is. Partitions,
 sizes are not part of a recipe: they do not change a table's rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from etl.features import encoder_identity
+from etl.encoders import encoder_identity
+from etl.images import folder_identity
 from etl.raw import RawFile, raw_files
 from mdsrec.config import Experiment, FeatureConfig
-from mdsrec.names import cooccurrence_name, features_name
+from mdsrec.names import cooccurrence_name, features_name, propagated_name
 from mdsrec.settings import table_settings
 from mdsrec.tables import Recipe, fingerprint
 
@@ -33,12 +35,16 @@ def recipes(experiment: Experiment, inputs: Inputs) -> dict[str, Recipe]:
     """A recipe for each table by name, in an order in which they can be built."""
     found: dict[str, Recipe] = {}
     for name, settings in table_settings(experiment).items():
-        found[name] = Recipe(settings, _inputs(name, experiment, inputs, found))
+        found[name] = Recipe(settings, _inputs(name, settings, experiment, inputs, found))
     return found
 
 
 def _inputs(
-    name: str, experiment: Experiment, raw: Inputs, found: dict[str, Recipe]
+    name: str,
+    settings: Mapping[str, Any],
+    experiment: Experiment,
+    raw: Inputs,
+    found: dict[str, Recipe],
 ) -> dict[str, str]:
     """Fingerprints of what the table is made from; the tables among them are in `found`."""
     kind, *rest = name.split("/")
@@ -50,15 +56,19 @@ def _inputs(
         case "rejects":
             return _identities(reviews=raw.reviews, metadata=raw.metadata)
         case "sequences":
-            return _of(found, "interactions")
+            full = experiment.sequences.catalogue == "full"
+            return _of(found, "interactions", *(["metadata"] if full else []))
         case "items":
             return _of(found, "sequences", "metadata")
         case "cooccurrence":
             return _of(found, "sequences")
         case "features":
             return _feature_sources(experiment.features[rest[0]]) | _of(found, "items")
+        case "propagated":
+            return _of(found, features_name(rest[0].split(",")[0]), cooccurrence_name(experiment))
         case "neighbors":
-            return _of(found, features_name(rest[0]), cooccurrence_name(experiment))
+            moved = [propagated_name(experiment, rest[0])] if settings["mu"] else []
+            return _of(found, features_name(rest[0]), *moved)
         case "centers" | "centroids":
             return _of(found, features_name(rest[0]))
     raise AssertionError(name)
@@ -66,7 +76,10 @@ def _inputs(
 
 def _feature_sources(config: FeatureConfig) -> dict[str, str]:
     if config.encoder is not None:
-        return {"encoder": fingerprint(encoder_identity(config.encoder))}
+        encoder = {"encoder": fingerprint(encoder_identity(config.encoder))}
+        if config.images in (None, "url"):
+            return encoder
+        return encoder | {"images": fingerprint(folder_identity(config.images))}
     files = raw_files([uri for uri in (config.vectors, config.asins) if uri], (".parquet",))
     return _identities(vectors=files)
 

@@ -3,11 +3,15 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from pyspark.sql import SparkSession
 
 from etl.base import Base
+from etl.clusters import Clusters
+from etl.graphs import Graphs
 from etl.modality import Modality
+from etl.progress import progress
 from etl.session import worker_errors
 from etl.workspace import Workspace
 from mdsrec import files
@@ -18,6 +22,7 @@ from mdsrec.names import (
     cooccurrence_name,
     features_name,
     neighbors_name,
+    propagated_name,
 )
 from mdsrec.tables import Manifest
 
@@ -41,7 +46,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
                 features = {features_name(name): modality.features}
                 manifests |= _stand_or_build(space, features)
                 modality.check()
-                manifests |= _stand_or_build(space, _derived_builders(space, modality))
+                manifests |= _stand_or_build(space, _derived_builders(space, name))
     finally:
         space.close()
     return manifests
@@ -59,12 +64,18 @@ def _base_builders(space: Workspace) -> dict[str, Builder]:
     return builders | {cooccurrence_name(space.experiment): base.cooccurrence}
 
 
-def _derived_builders(space: Workspace, modality: Modality) -> dict[str, Builder]:
-    return {
-        neighbors_name(space.experiment, modality.name): modality.neighbors,
-        centers_name(space.experiment, modality.name): modality.centers,
-        centroids_name(space.experiment, modality.name): modality.centroids,
-    }
+def _derived_builders(space: Workspace, modality: str) -> dict[str, Builder]:
+    experiment = space.experiment
+    graphs, clusters = Graphs(space, modality), Clusters(space, modality)
+    builders: dict[str, Builder] = {}
+    if any(experiment.mus(modality)):
+        builders[propagated_name(experiment, modality)] = graphs.propagated
+    for mu in experiment.mus(modality):
+        builders[neighbors_name(experiment, modality, mu)] = partial(graphs.neighbors, mu)
+    for k in experiment.all_num_centers():
+        builders[centers_name(experiment, modality, k)] = partial(clusters.centers, k)
+        builders[centroids_name(experiment, modality, k)] = partial(clusters.centroids, k)
+    return builders
 
 
 def _stand_or_build(space: Workspace, builders: dict[str, Builder]) -> dict[str, Manifest]:
@@ -74,7 +85,8 @@ def _stand_or_build(space: Workspace, builders: dict[str, Builder]) -> dict[str,
         manifest = space.standing(name)
         if manifest is None:
             log.info("%s: building", name)
-            manifest = build()
+            with progress(name, lambda: space.running):
+                manifest = build()
             seconds = time.monotonic() - began
             log.info("%s: built, %d rows, %.1f s", name, manifest.rows, seconds)
         else:

@@ -1,9 +1,13 @@
-"""Dense ids and one row per user, split by leave-one-out."""
+"""Dense ids and one row per user, cut into training, validation and test events."""
 
-from pyspark.sql import Column, DataFrame
+from itertools import accumulate
+
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from etl.interactions import POSITION
+from etl.session import materialized
+from etl.split import TimeCut, ends
 
 ROW_BITS = 33  # monotonically_increasing_id = partition << 33 | row in the partition
 
@@ -15,19 +19,23 @@ def dense_ids(values: DataFrame, column: str, name: str) -> DataFrame:
     A range sort, then each partition's offset from the counts: only one number a partition reaches
     the driver.
     """
-    ordered = values.select(column).distinct().orderBy(column).localCheckpoint()
+    ordered = materialized(values.select(column).distinct().orderBy(column))
     counts = {
         row.partition: row["count"]
         for row in ordered.groupBy(F.spark_partition_id().alias("partition")).count().collect()
     }
-    offsets = [sum(counts.get(p, 0) for p in range(end)) for end in range(max(counts) + 1)]
+    offsets = [0, *accumulate(counts.get(partition, 0) for partition in range(max(counts)))]
     offset = F.lit(offsets)[F.spark_partition_id()]
     row_in_partition = F.monotonically_increasing_id().bitwiseAND((1 << ROW_BITS) - 1)
-    return ordered.select(column, (offset + row_in_partition).alias(name)).localCheckpoint()
+    return materialized(ordered.select(column, (offset + row_in_partition).alias(name)))
 
 
-def sequences(events: DataFrame, catalogue: DataFrame) -> DataFrame:
-    """One row per user in time order, ties by (file, line); `catalogue` is (asin, item)."""
+def sequences(events: DataFrame, catalogue: DataFrame, cut: TimeCut | None = None) -> DataFrame:
+    """One row per user in time order, ties by (file, line); `catalogue` is (asin, item).
+
+    Without a `cut` in time the split is leave-one-out.
+    """
+    train_end, valid_end = ends("events", cut)
     users = dense_ids(events, "user_id", "user")
     return (
         events.join(catalogue, "asin")
@@ -39,16 +47,10 @@ def sequences(events: DataFrame, catalogue: DataFrame) -> DataFrame:
             "user_id",
             F.col("events.item").alias("items"),
             F.col("events.time").alias("times"),
-            _end("events", 2).alias("train_end"),
-            _end("events", 1).alias("valid_end"),
+            train_end.alias("train_end"),
+            valid_end.alias("valid_end"),
         )
     )
-
-
-def _end(events: str, held_out: int) -> Column:
-    """Leave-one-out: all but the last `held_out` events; all of a user with fewer than 3."""
-    length = F.size(events)
-    return F.when(length < 3, length).otherwise(length - held_out)
 
 
 def training_events(sequence_rows: DataFrame) -> DataFrame:
@@ -59,7 +61,9 @@ def training_events(sequence_rows: DataFrame) -> DataFrame:
 
 
 def split_counters(sequence_rows: DataFrame) -> dict[str, int]:
-    """Events by split, prefixes to train on, and the longest sequence."""
+    """Events by split, prefixes to train on, the longest sequence; targets that open a sequence,
+    which nobody can be asked to predict.
+    """
     length = F.size("items")
     row = sequence_rows.agg(
         F.sum("train_end").alias("train"),
@@ -67,6 +71,7 @@ def split_counters(sequence_rows: DataFrame) -> dict[str, int]:
         F.sum(length - F.col("valid_end")).alias("test"),
         F.sum(F.greatest(F.col("train_end") - 1, F.lit(0))).alias("prefixes"),
         F.max(length).alias("longest"),
+        F.count_if(F.col("train_end") == 0).alias("targets_without_history"),
     ).first()
     assert row is not None
     return {key: int(value) for key, value in row.asDict().items()}

@@ -12,13 +12,23 @@ from pathlib import Path
 
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from etl.java import java_home
+from etl.sizing import (
+    DRIVER_MEMORY,
+    MIB,
+    PARTITIONS,
+    driver_cores,
+    is_local,
+    machine_memory,
+    settings_for,
+)
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
 
-PARTITIONS_A_CORE = 4
+log = logging.getLogger("etl")
+
 PACKAGES = ("etl", "mdsrec")
 IN_WORKER = re.compile(r"mdsrec\.errors\.InputError: ([^\n]*)")
 
@@ -44,36 +54,64 @@ logger.5.level = error
 """
 
 
-def open_session(config: SparkConfig) -> SparkSession:
-    """A session by `config`; `spark.settings` win over what is set here."""
+def open_session(
+    config: SparkConfig, input_bytes: int = 0, checkpoints: str | None = None
+) -> SparkSession:
+    """A session by `config` for `input_bytes` of raw input; `spark.settings` win over what is set
+    here.
+
+    On a cluster `checkpoints` is a folder, as Spark spells it, that all its nodes share.
+    """
     logging.getLogger("py4j").setLevel(logging.WARNING)
     os.environ["JAVA_HOME"] = str(java_home())
     python = config.settings.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
     os.environ["PYSPARK_PYTHON"] = python or sys.executable  # Spark reads it before its settings
-    local = config.master == "local" or config.master.startswith("local[")
+    local = is_local(config.master)
     if local:
         _let_workers_import()
+    memory = machine_memory()
+    sized = settings_for(config, input_bytes, driver_cores(config.master), memory)
     builder = SparkSession.builder.master(config.master).appName("mdsrec etl")
-    for key, value in (_settings(config, local) | config.settings).items():
+    for key, value in (_settings(local) | sized).items():
         builder = builder.config(key, value)
     try:
         spark = builder.getOrCreate()
     except (PySparkException, Py4JError, OSError) as error:
         raise InputError(
             f"Spark did not start ({_line(error)}): check spark.master = {config.master!r}, "
-            f"spark.driver_memory = {config.driver_memory!r} and spark.settings"
+            f"spark.driver_memory = {sized[DRIVER_MEMORY]!r} and spark.settings"
         ) from None
-    cores = spark.sparkContext.defaultParallelism
-    partitions = config.partitions or PARTITIONS_A_CORE * cores
-    spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
     if not local:
         spark.sparkContext.addPyFile(str(_zipped_packages()))
+        cores = spark.sparkContext.defaultParallelism  # of the executors that are there
+        of_cluster = settings_for(config, input_bytes, cores, memory)
+        spark.conf.set(PARTITIONS, of_cluster[PARTITIONS])
+        if checkpoints is not None:
+            spark.sparkContext.setCheckpointDir(checkpoints)
+    log.info(
+        "spark: %s, driver memory %s, %d partitions for about %d MiB of raw input",
+        config.master,
+        sized[DRIVER_MEMORY],
+        num_partitions(spark),
+        input_bytes // MIB,
+    )
     return spark
 
 
 def num_partitions(spark: SparkSession) -> int:
     """Partitions of a shuffle: also the tasks that encoding and search are cut into."""
-    return int(str(spark.conf.get("spark.sql.shuffle.partitions")))
+    return int(str(spark.conf.get(PARTITIONS)))
+
+
+def materialized(frame: DataFrame) -> DataFrame:
+    """`frame`, computed once and for all.
+
+    With a folder for checkpoints it is kept in files, which outlive the executors that made it;
+    without one, as on a single machine, by the executors themselves.
+    """
+    if frame.sparkSession.sparkContext.getCheckpointDir() is None:
+        return frame.localCheckpoint()
+    return frame.checkpoint()
 
 
 @contextmanager
@@ -90,9 +128,8 @@ def worker_errors() -> Iterator[None]:
         raise InputError(found[-1].strip()) from None
 
 
-def _settings(config: SparkConfig, local: bool) -> dict[str, str]:
+def _settings(local: bool) -> dict[str, str]:
     settings = {
-        "spark.driver.memory": config.driver_memory,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file://{_log4j_file()}",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
@@ -100,6 +137,7 @@ def _settings(config: SparkConfig, local: bool) -> dict[str, str]:
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.parquet.compression.codec": "zstd",
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+        "spark.cleaner.referenceTracking.cleanCheckpoints": "true",
     }
     if local:  # needs no name for this host
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}

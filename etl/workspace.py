@@ -2,6 +2,7 @@
 when first asked.
 """
 
+import uuid
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from etl import output
 from etl.recipes import Inputs, raw_inputs, recipes
 from etl.session import num_partitions, open_session
-from mdsrec import tables
+from etl.sizing import raw_bytes
+from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe
 
@@ -26,18 +28,30 @@ class Workspace:
         self.inputs: Inputs = raw_inputs(experiment)
         self.recipes: dict[str, Recipe] = recipes(experiment, self.inputs)
         self._given = spark
+        self._checkpoints = self.uri(f".checkpoints-{uuid.uuid4().hex}")
 
     @cached_property
     def spark(self) -> SparkSession:
-        return self._given or open_session(self.experiment.spark)
+        if self._given is not None:
+            return self._given
+        raw = (*self.inputs.reviews, *self.inputs.metadata)
+        input_bytes = sum(raw_bytes(file.uri, file.size) for file in raw)
+        checkpoints = output.spark_uri(self._checkpoints)
+        return open_session(self.experiment.spark, input_bytes, checkpoints)
+
+    @property
+    def running(self) -> SparkSession | None:
+        """The session, if it has started."""
+        return self.__dict__.get("spark")
 
     @property
     def num_tasks(self) -> int:
         return num_partitions(self.spark)
 
     def close(self) -> None:
-        if "spark" in self.__dict__ and self._given is None:
-            self.spark.stop()
+        if self.running is not None and self._given is None:
+            self.running.stop()
+            files.delete_folder(self._checkpoints)
 
     def uri(self, name: str) -> str:
         return tables.table_uri(self.experiment.root, name)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mdsrec import files
-from mdsrec.config import absolute
 from mdsrec.errors import InputError
+from mdsrec.section import absolute
 
 SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "rule on seen items"}
 

@@ -42,7 +42,10 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     )
     try:
         body(None)
+        sys.stdout.flush()
     except InputError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, as `| head`, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -8,25 +8,38 @@ def run_uri(experiment: Experiment) -> str:
 
 
 def cooccurrence_name(experiment: Experiment) -> str:
-    return _keyed("cooccurrence", _departures(experiment.graph, "distance"))
+    return _keyed("cooccurrence", _departures(experiment.graph, "distance", "max_distance"))
 
 
 def features_name(modality: str) -> str:
     return f"features/{modality}"
 
 
-def neighbors_name(experiment: Experiment, modality: str) -> str:
-    """`neighbors/MODALITY/KEY`; KEY is `mu=0.2` and what departs from the graph's defaults."""
-    departures = _departures(experiment.graph, "normalize", "distance")
-    return f"neighbors/{modality}/" + _keyed(f"mu={_decimal(experiment.mu(modality))}", departures)
+def propagated_name(experiment: Experiment, modality: str) -> str:
+    return _keyed(f"propagated/{modality}", _graph_departures(experiment))
 
 
-def centers_name(experiment: Experiment, modality: str) -> str:
-    return f"centers/{modality}/k={experiment.model.num_centers}"
+def neighbors_name(experiment: Experiment, modality: str, mu: float | None = None) -> str:
+    """`neighbors/MODALITY/KEY`; KEY is `mu=0.2` and what departs from the graph's defaults.
+
+    `mu` None is the model's.
+    """
+    chosen = experiment.mu(modality) if mu is None else mu
+    key = _keyed(f"mu={_decimal(chosen)}", _graph_departures(experiment))
+    return f"neighbors/{modality}/{key}"
 
 
-def centroids_name(experiment: Experiment, modality: str) -> str:
-    return f"centroids/{modality}/k={experiment.model.num_centers}"
+def centers_name(experiment: Experiment, modality: str, k: int | None = None) -> str:
+    """`k` None is the model's."""
+    return f"centers/{modality}/k={k or experiment.model.num_centers}"
+
+
+def centroids_name(experiment: Experiment, modality: str, k: int | None = None) -> str:
+    return f"centroids/{modality}/k={k or experiment.model.num_centers}"
+
+
+def _graph_departures(experiment: Experiment) -> list[str]:
+    return _departures(experiment.graph, "normalize", "distance", "max_distance")
 
 
 def _departures(config: GraphConfig, *keys: str) -> list[str]:

@@ -70,6 +70,9 @@ FEATURES = pa.schema({"item": pa.int32(), "vector": pa.list_(pa.float32())})
 COOCCURRENCE = pa.schema({"item": pa.int32(), "other": pa.int32(), "score": pa.float64()})
 """O of Eq. 2, both directions, sorted by (item, other)."""
 
+PROPAGATED = pa.schema({"item": pa.int32(), "vector": pa.list_(pa.float32())})
+"""N(O) E of Eq. 3 by item, for any mu; only items that co-occur with one that has the modality."""
+
 NEIGHBORS = pa.schema(
     {
         "item": pa.int32(),

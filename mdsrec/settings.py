@@ -9,17 +9,21 @@ from mdsrec.names import (
     cooccurrence_name,
     features_name,
     neighbors_name,
+    propagated_name,
 )
 
 Settings = dict[str, Any]
 
 TIE_RULE = "time, then input order (file as configured, line)"
-SPLIT_RULE = "leave-one-out; fewer than 3 events train only"
+SPLIT_RULES = {
+    "leave_one_out": "the last event tests, the one before validates; fewer than 3 events train",
+    "global_time": "events before the first cut train, before the second validate, later ones test",
+}
 
 
 def text_fields(experiment: Experiment) -> tuple[str, ...]:
     """What `items.text` is joined from: the encoders' fields, which are equal, or the default."""
-    encoders = [f for f in experiment.features.values() if f.encoder]
+    encoders = [f for f in experiment.features.values() if f.sees == "text"]
     fields: tuple[str, ...] = FeatureConfig.model_fields["fields"].default
     return encoders[0].fields if encoders else fields
 
@@ -27,7 +31,8 @@ def text_fields(experiment: Experiment) -> tuple[str, ...]:
 def table_settings(experiment: Experiment) -> dict[str, Settings]:
     """The settings of every table by name, in an order in which they can be built."""
     edition = {"edition": experiment.input.edition}
-    distance = {"distance": experiment.graph.distance}
+    graph = experiment.graph
+    pairs = {"distance": graph.distance, "max_distance": graph.max_distance}
     found: dict[str, Settings] = {
         "interactions": edition,
         "metadata": edition,
@@ -35,22 +40,37 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         "sequences": {
             **experiment.sequences.model_dump(mode="json"),
             "ties": TIE_RULE,
-            "split": SPLIT_RULE,
+            "split_rule": SPLIT_RULES[experiment.sequences.split],
             "rows_per_file": experiment.spark.rows_per_file,  # bounds what training shuffles
         },
         "items": {"text": list(text_fields(experiment))},
-        cooccurrence_name(experiment): distance,
+        cooccurrence_name(experiment): pairs,
     }
+    search = {"search": graph.search, "min_recall": graph.min_recall}
     for modality in experiment.modalities:
-        config = experiment.features[modality]
-        encoder = {"encoder": config.encoder, "max_tokens": config.max_tokens}
-        found[features_name(modality)] = encoder if config.encoder else {}
-        found[neighbors_name(experiment, modality)] = {
-            "mu": experiment.mu(modality),
-            "normalize": experiment.graph.normalize,
-            **distance,
-            "num_neighbors": experiment.graph.max_neighbors,
-        }
-        for name in (centers_name(experiment, modality), centroids_name(experiment, modality)):
-            found[name] = {"k": experiment.model.num_centers}
+        mus = experiment.mus(modality)
+        found[features_name(modality)] = _feature_settings(experiment.features[modality])
+        if any(mus):
+            found[propagated_name(experiment, modality)] = {**pairs, "normalize": graph.normalize}
+        for mu in mus:
+            found[neighbors_name(experiment, modality, mu)] = {
+                "mu": mu,
+                "normalize": graph.normalize,
+                **pairs,
+                "num_neighbors": graph.max_neighbors,
+                **search,
+            }
+        for k in experiment.all_num_centers():
+            found[centers_name(experiment, modality, k)] = {"k": k}
+            found[centroids_name(experiment, modality, k)] = {"k": k}
     return found
+
+
+def _feature_settings(config: FeatureConfig) -> Settings:
+    match config.sees:
+        case "text":
+            return {"encoder": config.encoder, "max_tokens": config.max_tokens}
+        case "images":
+            by_address = config.images == "url"
+            return {"encoder": config.encoder, "images": "url" if by_address else "files"}
+    return {}

@@ -100,7 +100,10 @@ def read_manifest(uri: str) -> Manifest | None:
 
 def standing(uri: str, recipe: Recipe) -> Manifest | None:
     """The table's manifest if it stands whole and was made by `recipe`."""
-    manifest = read_manifest(uri)
+    try:
+        manifest = read_manifest(uri)
+    except InputError:  # damaged, or of another version: to be made again
+        return None
     if manifest is None or manifest.fingerprint != recipe.fingerprint:
         return None
     return manifest if _damage(uri, manifest) is None else None

@@ -73,7 +73,9 @@ def test_help_loads_nothing_heavy(stage):
     assert loaded_by(HELP.format(stage=stage, words=["--help"])) == set()
 
 
-@pytest.mark.parametrize(("stage", "words"), [("cluster", ["run"]), ("evaluation", ["compare"])])
+@pytest.mark.parametrize(
+    ("stage", "words"), [("cluster", ["run"]), ("etl", ["status"]), ("evaluation", ["compare"])]
+)
 def test_the_help_of_a_command_loads_nothing_heavy(stage, words):
     assert loaded_by(HELP.format(stage=stage, words=[*words, "--help"])) == set()
 

@@ -1,39 +1,67 @@
-"""k-means on a modality's vectors (Eq. 10)."""
+"""k-means on a modality's vectors (Eq. 10). No Spark but in the last test."""
 
 import numpy as np
+import pyarrow.parquet as pq
+import pytest
 
-from etl.centers import assigned, clustered, repaired
+from etl.centers import (
+    assigned,
+    farthest,
+    members,
+    moves_to_empty,
+    nearest_centroids,
+    sizes,
+    trained,
+)
+from etl.spans import ByItem, VectorTable, vector_rows
+from mdsrec.schema import FEATURES
 
 
 def vectors(n=300, d=6):
     return np.random.default_rng(1).normal(size=(n, d)).astype(np.float32)
 
 
-def test_the_same_seed_gives_the_same_centres():
-    first, again = clustered(vectors(), 8), clustered(vectors(), 8)
-    np.testing.assert_array_equal(first[0], again[0])
-    np.testing.assert_array_equal(first[1], again[1])
+def test_the_same_vectors_give_the_same_centroids():
+    np.testing.assert_array_equal(trained(vectors(), 8), trained(vectors(), 8))
 
 
 def test_separate_groups_become_separate_centres():
     groups = np.repeat(np.eye(4, dtype=np.float32) * 10, 25, axis=0)
-    center, _ = clustered(groups, 4)
+    center, distance = nearest_centroids(groups, trained(groups, 4))
     assert [len(set(center[25 * g : 25 * (g + 1)])) for g in range(4)] == [1] * 4
     assert len(set(center)) == 4
+    np.testing.assert_allclose(distance, 0, atol=1e-9)
 
 
-def test_no_centre_is_empty_even_with_fewer_distinct_rows_than_centres():
-    same = np.ones((10, 3), dtype=np.float32)
-    center, centroids = clustered(same, 6)
-    assert set(center) == set(range(6))
-    assert centroids.shape == (6, 3)
+def test_of_two_centroids_as_near_the_lower_is_taken():
+    center, distance = nearest_centroids(np.zeros((1, 2)), np.array([[0, 1], [1, 0], [0, 1]]))
+    assert (center[0], distance[0]) == (0, 1.0)
 
 
-def test_an_empty_centre_takes_the_farthest_row():
-    rows = np.array([[0.0], [1.0], [9.0], [50.0]], dtype=np.float32)
-    centroids = np.array([[0.0], [50.0], [1000.0]], dtype=np.float32)
-    center, distance = assigned(rows, centroids)
-    assert center.tolist() == [0, 0, 0, 1]
-    center, centroids = repaired(rows, centroids, center, distance)
-    assert center.tolist() == [0, 0, 2, 1]
-    assert centroids[2] == rows[2]
+def test_an_empty_centre_takes_the_farthest_item_of_a_centre_that_keeps_another():
+    # centre 0 has items 1 and 2, centre 1 item 3 alone, centres 2 and 3 none
+    far = [(3, 1, 9.0), (2, 0, 4.0), (1, 0, 1.0)]
+    assert moves_to_empty(np.array([2, 1, 0]), far) == {2: 2}
+    far = [(7, 0, 5.0), (6, 0, 4.0), (5, 0, 3.0)]
+    assert moves_to_empty(np.array([3, 0, 0]), far) == {7: 1, 6: 2}
+
+
+@pytest.mark.spark
+def test_one_pass_assigns_every_k_and_fills_what_is_empty(spark, tmp_path):
+    rows = np.array([[0.0], [1.0], [9.0], [50.0]], np.float32)
+    items = np.array([2, 3, 5, 8])
+    pq.write_table(vector_rows(items, rows), tmp_path / "part.parquet")
+    table = VectorTable(ByItem.below(str(tmp_path), FEATURES), 1)
+    centroids = {
+        2: np.array([[0.0], [50.0]], np.float32),
+        3: np.array([[0.0], [50.0], [1000.0]], np.float32),
+    }
+    found = assigned(spark, table, centroids, 9, 3).localCheckpoint()
+    assert sizes(found, 2).tolist() == [3, 1]
+    assert sizes(found, 3).tolist() == [3, 1, 0]
+    far = farthest(found, 3)
+    assert far[0] == (5, 0, 81.0)
+    moves = moves_to_empty(sizes(found, 3), far)
+    assert moves == {5: 2}
+    rows = {row.item: row.center for row in members(found, 3, moves).collect()}
+    assert rows == {2: 0, 3: 0, 5: 2, 8: 1}

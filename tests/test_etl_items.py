@@ -1,8 +1,15 @@
-"""What an encoder sees of an item."""
+"""Which items there are, and what an encoder sees of each."""
+
+import json
 
 import pytest
 
 from etl.items import clean, item_text, joined
+from mdsrec import schema, tables
+from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from
+
+DAY = 86_400
 
 
 @pytest.mark.parametrize(
@@ -31,3 +38,72 @@ def test_an_item_without_any_field_has_no_text():
     assert item_text(row, ("features",))["text"] is None
     assert item_text(row, ("title",))["title"] is None
     assert item_text(row, ("title", "features", "description"))["text"] == "d"
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def experiment(folder, described):
+    """A full catalogue of b and d, met on days 0 to 3 by two users, of e, met once, and of the
+    asins `described`.
+    """
+    histories = {"u": "bdbd", "v": "dbdb", "w": "e"}
+    reviews = [
+        {"reviewerID": user, "asin": asin, "unixReviewTime": day * DAY}
+        for user, asins in histories.items()
+        for day, asin in enumerate(asins)
+    ]
+    metadata = write_lines(folder / "metadata.json", [{"asin": asin} for asin in described])
+    content = {
+        "name": "x",
+        "root": str(folder / "root"),
+        "input": {
+            "edition": "2018",
+            "reviews": [write_lines(folder / "reviews.json", reviews)],
+            "metadata": [metadata] if described else [],
+        },
+        "sequences": {
+            "k_core": 2,
+            "repeats": "keep",
+            "catalogue": "full",
+            "split": "global_time",
+            "cut": ["1970-01-03", "1970-01-04"],
+        },
+    }
+    return experiment_from(content, "test")
+
+
+@pytest.mark.spark
+def test_a_full_catalogue_holds_what_nobody_met_and_what_the_k_core_dropped(spark, tmp_path):
+    from etl.run import build_tables
+
+    full = experiment(tmp_path, described="acdea")
+    manifests = build_tables(full, spark)
+    rows = tables.read_table(tables.table_uri(full.root, "items"), schema.ITEMS).to_pylist()
+    assert {row["asin"]: (row["item"], row["num_train"]) for row in rows} == {
+        "a": (0, 0),
+        "b": (1, 2),
+        "c": (2, 0),
+        "d": (3, 2),
+        "e": (4, 0),
+    }
+    counters = manifests["items"].counters
+    assert (counters["items"], counters["items_interacted"]) == (5, 2)  # b and d are met
+    assert counters["items_without_metadata"] == 1  # b
+    assert counters["metadata_without_interactions"] == 3  # a, c, and e, which the 2-core drops
+    assert counters["metadata_duplicates"] == 1  # a
+    counters = manifests["sequences"].counters
+    assert (counters["items"], counters["items_interacted"]) == (5, 2)
+    assert (counters["train"], counters["valid"], counters["test"]) == (4, 2, 2)
+    assert counters["valid_from"] == "1970-01-03T00:00:00Z"
+    assert counters["test_from_time"] == 3 * DAY
+    assert manifests["cooccurrence"].rows == 2  # b with d and d with b
+
+
+def test_a_full_catalogue_without_metadata_is_refused(tmp_path):
+    from etl.run import build_tables
+
+    with pytest.raises(InputError, match=r'catalogue = "full" needs input\.metadata'):
+        build_tables(experiment(tmp_path, described=""))

@@ -1,72 +1,165 @@
-"""Eq. 3-5 against float64 brute force. No Spark: the functions that run inside a task."""
+"""Eq. 4-5 in cells against float64 brute force. No Spark: the functions that run inside a task."""
 
-import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from etl.neighbors import nearest, smoothed, unit_rows
+from etl import cells, neighbors, recall
+from etl.cells import Cells
+from etl.neighbors import SPARE, Search, lists_of, nearest_items
+from etl.recall import Truth, chosen_overlap, hits
+from etl.spans import ByItem, VectorTable, vector_rows
+from etl.unit_vectors import UnitVectors, unit_rows
+from mdsrec.errors import InputError
+
+WIDTH = 5
 
 
-def graph(pairs):
-    """A co-occurrence table of both directions from {(i, j): score}."""
-    rows = sorted(
-        [(i, j, s) for (i, j), s in pairs.items()] + [(j, i, s) for (i, j), s in pairs.items()]
+def ids(*numbers):
+    return iter([pa.RecordBatch.from_pydict({"id": pa.array(numbers, pa.int64())})])
+
+
+def file_cells(folder, vectors, centroids):
+    """The cells of `vectors` [n, d] of items 0, 2, 4, ... as tasks leave them."""
+    folder.mkdir(exist_ok=True)
+    items = 2 * np.arange(len(vectors))
+    pq.write_table(vector_rows(items, vectors), folder / "part.parquet")
+    unit = UnitVectors(
+        VectorTable(ByItem.below(str(folder), vector_rows(items, vectors).schema), WIDTH), None, 0.0
     )
-    item, other, score = (list(column) for column in zip(*rows, strict=True))
-    return pa.table(
-        {
-            "item": pa.array(item, pa.int32()),
-            "other": pa.array(other, pa.int32()),
-            "score": pa.array(score, pa.float64()),
-        }
-    )
+    blocks = [(0, 100), (100, 2 * len(vectors))]
+    parts = cells._assign_blocks(unit, blocks, centroids, ids(0, 1))
+    rows = [row for part in parts for row in part.to_pylist()]
+    rows.sort(key=lambda row: (row["cell"], row["block"]))
+    batch = pa.RecordBatch.from_pylist(rows)
+    written = cells._write_cells(str(folder), WIDTH, iter([batch]))
+    shards = dict(row.values() for part in written for row in part.to_pylist())
+    return Cells(str(folder), centroids, tuple(shards.get(c, 0) for c in range(len(centroids))))
 
 
-def brute_force(unit, count):
-    """For each row the `count` others by (-cosine, row), all in float64."""
-    found = []
-    for query in range(len(unit)):
-        cosine = (unit * unit[query]).sum(1)
-        order = sorted((r for r in range(len(unit)) if r != query), key=lambda r: (-cosine[r], r))
-        found.append((order[:count], cosine[order[:count]]))
+def all_lists(search):
+    """{item: (neighbours, similarities)} of every cell."""
+    found = {}
+    for cell in range(len(search.cells)):
+        for shard in search.cells.shards(cell):
+            for item, *lists in zip(*lists_of(search, shard), strict=True):
+                found[int(item)] = lists
     return found
 
 
-E = np.array([[1, 0], [0, 1], [1, 1], [2, 0]], dtype=np.float32)
-ITEMS = np.array([0, 2, 3, 7])  # item 1 lacks the modality
-SCORES = {(0, 2): 1.0, (0, 3): 3.0, (0, 1): 50.0, (2, 7): 4.0}
+def brute_force(vectors, count):
+    """For each of items 0, 2, 4, ... its `count` others by (-cosine, item), all in float64."""
+    unit = unit_rows(vectors.astype(np.float64)).astype(np.float32).astype(np.float64)
+    found = {}
+    for query in range(len(unit)):
+        cosine = (unit * unit[query]).sum(1)
+        order = sorted((r for r in range(len(unit)) if r != query), key=lambda r: (-cosine[r], r))
+        found[2 * query] = [2 * r for r in order[:count]], cosine[order[:count]]
+    return found
 
 
-def test_row_normalisation_is_over_the_items_that_have_the_modality():
-    Ebar = smoothed(ITEMS, E, graph(SCORES), 0.5, "row")
-    np.testing.assert_allclose(Ebar[0], E[0] + 0.5 * (1 / 4 * E[1] + 3 / 4 * E[2]))
-    np.testing.assert_allclose(Ebar[1], E[1] + 0.5 * (1 / 5 * E[0] + 4 / 5 * E[3]))
+def random_vectors(n=200, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, WIDTH)).astype(np.float32)
 
 
-def test_symmetric_and_bare_normalisation():
-    symmetric = smoothed(ITEMS, E, graph(SCORES), 0.5, "symmetric")
-    expected = E[2] + 0.5 * 3 / np.sqrt(3 * 4) * E[0]
-    np.testing.assert_allclose(symmetric[2], expected)
-    np.testing.assert_allclose(smoothed(ITEMS, E, graph(SCORES), 2, "none")[2], E[2] + 2 * 3 * E[0])
+def centroids(k, seed=1):
+    return unit_rows(random_vectors(k, seed).astype(np.float64)).astype(np.float32)
 
 
-def test_mu_zero_leaves_the_features_alone():
-    np.testing.assert_array_equal(smoothed(ITEMS, E, graph(SCORES), 0.0, "row"), E)
+@pytest.mark.parametrize("count", [1, 7, 199])
+@pytest.mark.parametrize("num_cells", [1, 6])
+def test_all_cells_give_brute_force_with_many_duplicates(tmp_path, num_cells, count):
+    vectors = random_vectors()
+    vectors[100:190] = vectors[3]
+    filed = file_cells(tmp_path / "cells", vectors, centroids(num_cells))
+    found = all_lists(Search(filed, count, num_cells))
+    expected = brute_force(vectors, count)
+    assert found.keys() == expected.keys()
+    for item, (neighbours, cosines) in expected.items():
+        assert found[item][0].tolist() == neighbours
+        np.testing.assert_allclose(found[item][1], cosines, rtol=1e-12)
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 199])
-def test_neighbours_equal_brute_force_with_many_duplicates(count):
+def test_shards_of_a_large_cell_change_nothing(tmp_path, monkeypatch):
+    vectors = random_vectors()
+    vectors[50:60] = vectors[150]  # shared by two shards
+    whole = all_lists(Search(file_cells(tmp_path / "whole", vectors, centroids(3)), 9, 2))
+    monkeypatch.setattr(cells, "SHARD_BYTES", 10 * 4 * WIDTH)
+    cut = file_cells(tmp_path / "cut", vectors, centroids(3))
+    assert max(cut.num_shards) > 1
+    for item, (neighbours, cosines) in all_lists(Search(cut, 9, 2)).items():
+        np.testing.assert_array_equal(neighbours, whole[item][0])
+        np.testing.assert_array_equal(cosines, whole[item][1])
+
+
+def test_near_ties_that_float32_cannot_order_are_settled_in_float64(tmp_path):
+    vectors = np.ones((300, WIDTH), np.float32) + 1e-5 * random_vectors(300)
+    filed = file_cells(tmp_path / "cells", vectors, centroids(1))
+    found = all_lists(Search(filed, 4, 1))
+    for item, (neighbours, _) in brute_force(vectors, 4).items():
+        assert found[item][0].tolist() == neighbours
+
+
+def test_a_cell_with_fewer_others_leaves_a_list_short(tmp_path):
+    vectors = np.array([[1, 0, 0, 0, 0], [2, 1, 0, 0, 0], [-1, 0, 0, 0, 0]], np.float32)
+    axes = np.array([[1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]], np.float32)
+    found = all_lists(Search(file_cells(tmp_path / "cells", vectors, axes), 2, 1))
+    assert {item: lists.tolist() for item, (lists, _) in found.items()} == {
+        0: [2, -1],
+        2: [0, -1],
+        4: [-1, -1],
+    }
+
+
+def test_the_sample_foretells_what_a_search_finds(tmp_path):
+    vectors, count = random_vectors(400), 10
+    filed = file_cells(tmp_path / "cells", vectors, centroids(8))
+    items = np.arange(0, 800, 2)
+    unit = unit_rows(vectors.astype(np.float64)).astype(np.float32)
+    truth = truth_of(filed, items, unit, count)
+    expected = brute_force(vectors, count)
+    np.testing.assert_allclose(truth.floor, [expected[i][1][-1] for i in items], atol=1e-6)
+    for overlap in (1, 3, 8):
+        found = all_lists(Search(filed, count, overlap))
+        shared = [len({*found[i][0].tolist()} & {*expected[i][0]}) / count for i in items]
+        assert truth.found_by(overlap) == pytest.approx(np.mean(shared), abs=1e-9)
+        lists = np.stack([found[i][1] for i in items])
+        assert hits(truth, items, lists) == (round(sum(shared) * count), 400 * count)
+
+
+def truth_of(filed, items, unit, count):
+    """The exact neighbours from one task that sees every cell."""
+    (part,) = recall._search_all(filed, items, unit, count, ids(*range(len(filed))))
+    row = part.to_pylist()[0]
+    return Truth.of(filed, items, unit, [(row["cells"], row["similarities"])], count)
+
+
+def test_the_fewest_cells_that_reach_the_recall_are_taken():
+    truth = Truth(np.arange(2), np.zeros(2), np.array([[0, 0, 1, 2], [0, 1, 1, 0]]))
+    assert [truth.found_by(n) for n in (1, 2, 3)] == [4 / 8, 7 / 8, 1]
+    assert chosen_overlap(truth, 5, 0.5, 5, "x") == 2  # a hundredth more than asked
+    assert chosen_overlap(truth, 5, 0.8, 5, "x") == 2
+    assert chosen_overlap(truth, 5, 0.9, 5, "x") == 3
+    assert chosen_overlap(truth, 5, 0.875, 2, "x") == 2
+    with pytest.raises(InputError, match=r"x: 2 of 5 cells hold 0\.875 .*min_recall is 0\.9:"):
+        chosen_overlap(truth, 5, 0.9, 2, "x")
+
+
+def test_a_cell_that_holds_most_of_the_sample_is_split():
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(200, 5))
-    vectors[100:190] = vectors[3]  # far more ties than spare candidates
-    vectors[50] = 0
-    unit = unit_rows(vectors)
-    index = faiss.IndexFlatIP(5)
-    index.add(unit.astype(np.float32))
-    found = list(nearest(unit, np.arange(200), count, index))
-    for (rows, cosine), (expected_rows, expected_cosine) in zip(
-        found, brute_force(unit, count), strict=True
-    ):
-        assert rows.tolist() == expected_rows
-        np.testing.assert_array_equal(cosine, expected_cosine)
+    crowd = np.array([1, 0, 0, 0, 0]) + 0.01 * rng.normal(size=(900, WIDTH))
+    sample = unit_rows(np.concatenate([crowd, rng.normal(size=(100, WIDTH))])).astype(np.float32)
+    found = cells.trained(sample, 20)
+    home = (sample @ found.T).argmax(axis=1)
+    assert np.bincount(home).max() <= cells.SPLIT_ABOVE * len(sample) / 20
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_wider_candidates_do_not_change_a_list(tmp_path):
+    vectors = random_vectors()
+    search = Search(file_cells(tmp_path / "cells", vectors, centroids(4)), 5, 2)
+    unit = unit_rows(vectors.astype(np.float64)).astype(np.float32)
+    narrow, wide = (nearest_items(search, unit, 6 + spare) for spare in (SPARE, neighbors.WIDEST))
+    np.testing.assert_array_equal(narrow[0], wide[0])
+    np.testing.assert_array_equal(narrow[1], wide[1])

@@ -22,6 +22,7 @@ SCHEMAS = {
     "sequences": schema.SEQUENCES,
     "cooccurrence": schema.COOCCURRENCE,
     "features": schema.FEATURES,
+    "propagated": schema.PROPAGATED,
     "neighbors": schema.NEIGHBORS,
     "centers": schema.CENTERS,
     "centroids": schema.CENTROIDS,
@@ -196,19 +197,40 @@ def test_nothing_of_the_input_vanishes_uncounted(built, raw):
     assert "A later record" not in table(first, "items").column("title").to_pylist()
 
 
-def test_what_stands_is_not_rebuilt_and_another_mu_builds_its_neighbours_only(spark, raw, built):
-    from etl.run import build_tables
+@pytest.mark.parametrize(
+    ("changes", "rebuilt"),
+    [
+        ({"graph": {"max_neighbors": 12, "mu": [0.5]}}, ["neighbors/image/mu=0.5"]),
+        ({"graph": {"max_neighbors": 13}}, ["neighbors/image/mu=0.2"]),
+        (
+            {"graph": {"max_neighbors": 12, "normalize": "none"}},
+            ["propagated/image,normalize=none", "neighbors/image/mu=0.2,normalize=none"],
+        ),
+        (
+            {"graph": {"max_neighbors": 12, "num_centers": [2]}},
+            ["centers/image/k=2", "centroids/image/k=2"],
+        ),
+        ({"model": {"num_centers": 3}}, ["centers/image/k=3", "centroids/image/k=3"]),
+    ],
+)
+def test_a_changed_setting_rebuilds_only_what_depends_on_it(spark, raw, built, changes, rebuilt):
     from etl.workspace import Workspace
+
+    space = Workspace(experiment(raw, built[0].root, **changes), spark)
+    assert [name for name in space.recipes if space.standing(name) is None] == rebuilt
+
+
+def test_what_stands_is_not_rebuilt_and_several_mu_and_k_are_built_at_once(spark, raw, built):
+    from etl.run import build_tables
 
     first, manifests = built
     assert build_tables(first) == manifests  # no session given: none is started for this
-    graph = {"max_neighbors": 12, "normalize": "none"}
-    other = experiment(raw, first.root, graph=graph)
-    space = Workspace(other, spark)
-    assert [name for name in space.recipes if space.standing(name) is None] == [
-        "neighbors/image/mu=0.2,normalize=none"
-    ]
-    assert build_tables(other, spark)["neighbors/image/mu=0.2,normalize=none"].rows > 0
+    graph = {"max_neighbors": 12, "normalize": "symmetric", "mu": [0.0, 1.5], "num_centers": [2, 6]}
+    found = build_tables(experiment(raw, first.root, graph=graph), spark)
+    for mu in ("0.2", "0", "1.5"):
+        assert found[f"neighbors/image/mu={mu},normalize=symmetric"].counters["recall"] == 1
+    assert [found[f"centers/image/k={k}"].counters["smallest"] > 0 for k in (4, 2, 6)] == [True] * 3
+    assert found["centers/image/k=4"] == manifests["centers/image/k=4"]
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,19 @@
 """The steps on DataFrames, on tiny literal worlds."""
 
-from collections import Counter
-
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.interactions import drop_repeated, only_k_core
-from etl.sequences import dense_ids, sequences, training_events
+from etl.items import catalogue, items
+from etl.sequences import dense_ids, sequences, split_counters, training_events
+from etl.split import TimeCut, check_targets, cut_counters, extent_of, rank_at, time_at, time_cut
+from mdsrec.config import SequencesConfig
+from mdsrec.errors import InputError
+from mdsrec.schema import METADATA
 
 pytestmark = pytest.mark.spark
 
 EVENTS = "user_id string, asin string, time long, file int, line long"
-
-
-def plain_k_core(events, k):
-    """Events whose user and item keep k events, by removing until nothing changes."""
-    while True:
-        users = Counter(user for user, _ in events)
-        items = Counter(item for _, item in events)
-        kept = [(u, i) for u, i in events if users[u] >= k and items[i] >= k]
-        if len(kept) == len(events):
-            return sorted(kept)
-        events = kept
 
 
 def frame(spark, rows):
@@ -31,10 +22,12 @@ def frame(spark, rows):
     return spark.createDataFrame(numbered, EVENTS)
 
 
-def by_user(spark, rows):
-    events = frame(spark, rows)
-    found = sequences(events, dense_ids(events, "asin", "item")).collect()
-    return {row.user_id: row for row in found}
+def table(events, cut=None):
+    return sequences(events, dense_ids(events, "asin", "item"), cut)
+
+
+def by_user(spark, rows, cut=None):
+    return {row.user_id: row for row in table(frame(spark, rows), cut).collect()}
 
 
 def pairs(events):
@@ -47,15 +40,6 @@ def test_k_core_goes_on_until_users_and_items_both_hold(spark):
     rows += [("3", "c", 0), ("3", "d", 0)]
     found = pairs(only_k_core(frame(spark, rows), 2))
     assert found == [("1", "a"), ("1", "b"), ("2", "a"), ("2", "b")]
-
-
-@settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.lists(st.tuples(st.sampled_from("1234"), st.sampled_from("abcd")), max_size=14))
-def test_k_core_equals_plain_python(spark, events):
-    rows = [(user, item, 0) for user, item in events]
-    assert pairs(only_k_core(frame(spark, rows), 2)) == plain_k_core(events, 2)
 
 
 @pytest.mark.parametrize(
@@ -97,15 +81,114 @@ def test_a_user_with_fewer_than_three_events_only_trains(spark):
 
 def test_training_events_end_before_the_held_out_ones(spark):
     rows = [("u", item, n) for n, item in enumerate("abcd")] + [("v", "a", 0)]
-    events = frame(spark, rows)
-    table = sequences(events, dense_ids(events, "asin", "item"))
-    assert sorted(row["items"] for row in training_events(table).collect()) == [[0], [0, 1]]
+    found = training_events(table(frame(spark, rows)))
+    assert sorted(row["items"] for row in found.collect()) == [[0], [0, 1]]
 
 
-def test_dense_ids_do_not_depend_on_the_partitioning(spark):
-    values = spark.createDataFrame([(f"v{n * 7919 % 1000:03d}",) for n in range(500)], "v string")
-    found = [
-        sorted(map(tuple, dense_ids(values.repartition(n), "v", "id").collect())) for n in (1, 3, 8)
+def test_a_full_catalogue_ranks_bought_and_unbought_items_together(spark):
+    events = frame(spark, [("u", "b", 0), ("u", "d", 1)])
+    metadata = spark.createDataFrame([("c",), ("b",), ("a",), ("c",)], "asin string")
+    full = {row.asin: row["item"] for row in catalogue(events, metadata, "full").collect()}
+    assert full == {"a": 0, "b": 1, "c": 2, "d": 3}
+    bought = {row.asin: row["item"] for row in catalogue(events, metadata, "interacted").collect()}
+    assert bought == {"b": 0, "d": 1}
+
+
+def test_a_cut_in_time_holds_out_every_event_from_then_on(spark):
+    rows = [("early", "a", 1), ("early", "b", 2)]
+    rows += [("all", "a", 1), ("all", "b", 4), ("all", "c", 5), ("all", "d", 6), ("all", "e", 7)]
+    rows += [("late", "a", 7), ("late", "b", 9)]
+    found = by_user(spark, rows, TimeCut(valid_from=4, test_from=6))
+    ends = {user: (row.train_end, row.valid_end) for user, row in found.items()}
+    assert ends == {"early": (2, 2), "all": (1, 3), "late": (0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("shares", "moments"),
+    [((0.5, 0.9), (3, 9)), ((0.29, 0.3), (2, 3)), ((0.01, 0.99), (1, 9)), ((0.4, 0.6), (3, 3))],
+)
+def test_a_share_falls_on_the_time_of_the_event_of_that_rank(spark, shares, moments):
+    events = frame(spark, [("u", "a", t) for t in (9, 1, 1, 3, 3, 3, 3, 9, 2, 9)])
+    # ranks        0  1  2  3  4  5  6  7  8  9
+    # by time      1  1  2  3  3  3  3  9  9  9
+    config = SequencesConfig(split="global_time", cut=shares)
+    assert time_cut(events, config, "2018") == TimeCut(*moments)
+
+
+def test_a_share_is_the_decimal_that_was_written():
+    assert 0.29 * 100 < 29
+    assert rank_at(0.29, 100) == 29
+
+
+@pytest.mark.parametrize(("edition", "ticks"), [("2014", 1), ("2018", 1), ("2023", 1000)])
+def test_a_day_begins_at_midnight_utc_in_the_edition_s_unit(spark, edition, ticks):
+    config = SequencesConfig(split="global_time", cut=("2017-01-01", "2018-01-01"))
+    cut = time_cut(frame(spark, [("u", "a", 0)]), config, edition)
+    assert cut == TimeCut(1_483_228_800 * ticks, 1_514_764_800 * ticks)
+    assert cut_counters(cut, edition)["valid_from"] == "2017-01-01T00:00:00Z"
+
+
+def test_times_in_milliseconds_are_found_exactly(spark):
+    times = [1_500_000_000_000 + 7_919**2 * n % 10**11 for n in range(500)]
+    events = frame(spark, [("u", "a", time) for time in times])
+    extent = extent_of(events)
+    assert extent == (500, min(times), max(times))
+    for rank in (0, 251):
+        assert time_at(events, rank, extent) == sorted(times)[rank]
+
+
+def test_targets_that_open_a_sequence_are_counted(spark):
+    rows = [
+        ("a", "x", 1),
+        ("a", "y", 2),
+        ("a", "x", 3),
+        ("b", "x", 2),
+        ("b", "y", 4),
+        ("c", "x", 9),
     ]
-    assert found[0] == found[1] == found[2]
-    assert [rank for _, rank in found[0]] == list(range(500))
+    counters = split_counters(table(frame(spark, rows), TimeCut(2, 3)))
+    assert counters == {
+        "train": 1,
+        "valid": 2,
+        "test": 3,
+        "prefixes": 0,
+        "longest": 3,
+        "targets_without_history": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("cut", "empty"),
+    [
+        (TimeCut(86_400, 2 * 86_400), "training"),
+        (TimeCut(2 * 86_400, 2 * 86_400), "validation"),
+        (TimeCut(2 * 86_400, 5 * 86_400), "test"),
+    ],
+)
+def test_a_cut_that_leaves_a_part_empty_is_named_with_the_times_there_are(spark, cut, empty):
+    rows = [("u", item, day * 86_400) for day, item in enumerate("abcd")] + [("v", "a", 0)]
+    config = SequencesConfig(split="global_time", cut=("2000-01-01", "2001-01-01"))
+    with pytest.raises(InputError) as error:
+        check_targets(table(frame(spark, rows), cut), cut, config, "2018")
+    message = str(error.value)
+    assert "sequences.cut = ['2000-01-01', '2001-01-01']" in message
+    assert f"leaves {empty} no event" in message
+    assert "between 1970-01-01T00:00:00Z and 1970-01-04T00:00:00Z" in message
+    assert "\n" not in message
+
+
+def test_what_lies_past_the_cut_never_reaches_what_training_reads(spark):
+    rows = [("uv"[time % 2], item, time) for time, item in enumerate("abcdeabc")]
+    cut = TimeCut(valid_from=4, test_from=6)
+    swapped = [(u, {"e": "c", "a": "b"}.get(i, "a") if t >= 4 else i, t) for u, i, t in rows]
+    assert swapped != rows
+    ids = dense_ids(frame(spark, rows), "asin", "item")
+    metadata = spark.createDataFrame([], from_arrow_schema(METADATA))
+    for events in (rows, swapped):
+        training = training_events(sequences(frame(spark, events), ids, cut))
+        assert sorted(row["items"] for row in training.collect()) == [[0, 2], [1, 3]]
+        described = items(ids, metadata, training, ["title"]).collect()
+        assert {row.asin: row.num_train for row in described} == {
+            **dict.fromkeys("abcd", 1),
+            "e": 0,
+        }

@@ -139,6 +139,7 @@ def test_a_damaged_manifest_is_named(uri, content):
     Path(uri, tables.MANIFEST).write_text(content)
     with pytest.raises(InputError, match=rf"{uri}/{tables.MANIFEST}: damaged"):
         read(uri)
+    assert tables.standing(uri, ONE) is None  # a builder makes it again
 
 
 def test_a_table_of_another_schema_version_is_refused(uri):

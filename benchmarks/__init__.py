@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table whose readings were taken in processes of their own."""

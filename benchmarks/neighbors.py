@@ -1,0 +1,193 @@
+"""Neighbours of many vectors: ours on Spark against exact search, HNSW and NN-descent.
+
+Every contestant is a process of its own with the cores of this machine. Recall is measured here,
+on QUERIES items against exact search, for all alike.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import vectors
+from benchmarks.measure import DONE, GIB, Reading, answer, markdown, measured
+from etl.graphs import Graphs
+from etl.spans import ByItem, Ints, Vectors, VectorTable, ranges
+from etl.workspace import Workspace
+from mdsrec import tables
+from mdsrec.config import Experiment
+from mdsrec.names import neighbors_name
+from mdsrec.schema import NEIGHBORS
+
+QUERIES = 500
+COUNT = 50
+LIMIT_GIB, LIMIT_SECONDS = 20.0, 5400.0
+COLUMNS = [
+    "vectors",
+    "items",
+    "contestant",
+    "seconds",
+    "recall@10",
+    "recall@50",
+    "peak of one process",
+    "outcome",
+]
+HNSW = (16, 100, 150)  # the least that reaches recall@50 .95 on 100,000 made vectors
+EXACT_ALL = 100_000  # items up to which exact search answers every query
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument(
+        "--like", type=Path, help="a folder of Parquet vectors to repeat with noise"
+    )
+    parser.add_argument(
+        "--contestants",
+        nargs="+",
+        default=[*CONTESTANTS],
+        choices=[*CONTESTANTS],
+        help="exact comes first: recall is against it",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print a table: each contestant on each number of items."""
+    rows = []
+    for num_items in arguments.items:
+        with tempfile.TemporaryDirectory(prefix="mdsrec-benchmark-") as name:
+            folder = Path(name)
+            like = arguments.like
+            blocks = (
+                vectors.repeated(like, num_items)
+                if like
+                else vectors.made(num_items, arguments.width)
+            )
+            vectors.write_tables(folder, blocks)
+            for contestant in arguments.contestants:
+                words = [contestant, str(folder)]
+                reading = measured("benchmarks.neighbors", words, LIMIT_GIB, LIMIT_SECONDS)
+                rows.append(_row("repeated" if like else "made", num_items, contestant, reading))
+                print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)
+    print(markdown(COLUMNS, rows))
+
+
+def _row(kind: str, num_items: int, contestant: str, reading: Reading) -> list[str]:
+    found = reading.answer
+    cells = [f"{found[key]:.3f}" if key in found else "-" for key in ("recall_10", "recall_50")]
+    seconds = f"{found['seconds']:.1f}" if found else "-"
+    note = found.get("note", reading.outcome)
+    peak = f"{reading.peak_process_bytes / GIB:.2f} GiB"
+    return [kind, f"{num_items:,}", contestant, seconds, *cells, peak, note]
+
+
+def ours(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
+    """The ETL's step as it is, on local[*]; the session starts before the clock."""
+    space = Workspace(experiment)
+    space.spark.range(1).count()
+    began = time.monotonic()
+    manifest = Graphs(space, vectors.MODALITY).neighbors(0.0)
+    seconds = time.monotonic() - began
+    space.close()
+    uri = tables.table_uri(experiment.root, neighbors_name(experiment, vectors.MODALITY))
+    lists = [ByItem.of(uri, NEIGHBORS).between(i, i + 1, ["item", "neighbors"]) for i in sample]
+    found = [part.column("neighbors")[0].values.to_numpy()[:COUNT] for part in lists]
+    counters = manifest.counters
+    note = f"{counters['overlap']} of {counters['cells']} cells, own recall {counters['recall']}"
+    return seconds, np.stack(found), note
+
+
+def exact(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
+    """faiss flat search in one process, all cores; on many items its time is that of a sample."""
+    import faiss
+
+    rows = _unit_vectors(experiment)
+    everything = len(rows) <= EXACT_ALL
+    asked = np.arange(len(rows)) if everything else sample
+    began = time.monotonic()
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    _, found = index.search(rows[asked], COUNT + 1)
+    seconds = (time.monotonic() - began) * len(rows) / len(asked)
+    lists = found[sample] if everything else found
+    return seconds, _without(lists, sample), "" if everything else f"from {len(sample)} queries"
+
+
+def hnsw(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
+    """hnswlib, all cores: M, ef of construction and ef of the search as HNSW says."""
+    import hnswlib
+
+    links, building, searching = HNSW
+    rows = _unit_vectors(experiment)
+    began = time.monotonic()
+    index = hnswlib.Index("ip", rows.shape[1])
+    index.init_index(len(rows), ef_construction=building, M=links)
+    index.add_items(rows)
+    index.set_ef(searching)
+    found, _ = index.knn_query(rows, COUNT + 1)
+    seconds = time.monotonic() - began
+    note = f"M {links}, ef {building} and {searching}"
+    return seconds, _without(found[sample].astype(np.int64), sample), note
+
+
+def descent(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
+    """pynndescent, all cores, its defaults; compiled on a few rows before the clock."""
+    from pynndescent import NNDescent
+
+    rows = _unit_vectors(experiment)
+    options = {"metric": "cosine", "n_neighbors": COUNT + 1, "random_state": 0}
+    NNDescent(rows[:5000], **options)
+    began = time.monotonic()
+    found, _ = NNDescent(rows, **options).neighbor_graph
+    seconds = time.monotonic() - began
+    return seconds, _without(found[sample].astype(np.int64), sample), ""
+
+
+CONTESTANTS = {"exact": exact, "ours": ours, "hnsw": hnsw, "descent": descent}
+
+
+def _unit_vectors(experiment: Experiment) -> Vectors:
+    table = VectorTable.of(tables.table_uri(experiment.root, f"features/{vectors.MODALITY}"))
+    num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
+    rows = np.empty((num_items, table.width), np.float32)
+    for first, last in ranges(num_items, 1 << 15):
+        rows[first:last] = table.between(first, last)[1]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def _without(lists: Ints, items: Ints) -> Ints:
+    """Each list without the item itself, COUNT long."""
+    others = np.argsort(lists == items[:, None], axis=1, kind="stable")[:, :COUNT]
+    return np.take_along_axis(lists, others, 1)
+
+
+def _recall(found: Ints, truth: Ints, count: int) -> float:
+    pairs = zip(found[:, :count].tolist(), truth[:, :count].tolist(), strict=True)
+    return float(np.mean([len({*mine} & {*theirs}) / count for mine, theirs in pairs]))
+
+
+def main() -> None:
+    """One contestant in this process; exact lists of the sample lie beside the tables."""
+    contestant, folder = sys.argv[1], Path(sys.argv[2])
+    experiment = vectors.experiment_of(folder)
+    num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
+    sample = np.sort(np.random.default_rng(7).choice(num_items, QUERIES, replace=False))
+    seconds, found, note = CONTESTANTS[contestant](experiment, sample)
+    truth_file = folder / "truth.npy"
+    if contestant == "exact":
+        np.save(truth_file, found)
+    truth = np.load(truth_file)
+    answer(
+        seconds=seconds,
+        recall_10=_recall(found, truth, 10),
+        recall_50=_recall(found, truth, COUNT),
+        note=note or DONE,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""N(O) E of Eq. 3 over the items that have a modality.                       n items, d width.
+
+A task makes the rows of one span of items: it reads the span's rows of O and streams E past them
+in blocks, so neither pairs nor vectors are shuffled, and memory is a span and a block. O is
+restricted to items that have the modality before it is normalised: an entry of any other item
+meets no row of E and counts in no degree. Sums run in float64 over blocks of a fixed size, so they
+do not depend on the partitioning.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import SparkSession
+from scipy import sparse
+
+from etl.parts import write_part
+from etl.spans import ByItem, Ints, VectorTable, block_size, ranges, vector_rows
+
+Matrix = npt.NDArray[np.float64]
+Rows = tuple[Ints, Matrix]  # items, ascending, and a row for each
+BetweenItems = Callable[[int, int], Rows]  # the rows of first <= item < last
+
+SPAN_BYTES = 256 << 20  # of the float64 sums that a task holds
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """N(O) E by spans of its rows."""
+
+    graph: ByItem  # O
+    E: VectorTable
+    num_items: int
+
+    def rows(self, normalize: str, degrees: VectorTable | None, first: int, last: int) -> Rows:
+        """Rows of the items that co-occur with one of the modality; `normalize` is row, symmetric
+        (which needs `degrees`) or none.
+        """
+
+        def of_columns(start: int, stop: int) -> Rows:
+            items, vectors = self.E.between(start, stop)
+            columns = vectors.astype(np.float64)
+            if degrees is not None:
+                known, degree = degrees.between(start, stop)
+                columns[np.isin(items, known)] /= np.sqrt(degree)
+            return items, columns
+
+        items, sums = self._sums(first, last, of_columns, self.E.width)
+        product, degree = sums[:, :-1], sums[:, -1:]
+        if normalize == "row":
+            product /= degree
+        elif normalize == "symmetric":
+            product /= np.sqrt(degree)
+        return items, product
+
+    def degrees(self, first: int, last: int) -> Rows:
+        """Row sums of O over the items of the modality [n, 1]."""
+
+        def of_columns(start: int, stop: int) -> Rows:
+            items, vectors = self.E.between(start, stop)
+            return items, np.empty((len(vectors), 0))
+
+        return self._sums(first, last, of_columns, 0)
+
+    def _sums(self, first: int, last: int, of_columns: BetweenItems, width: int) -> Rows:
+        """O times [columns | 1] for the items that have an entry -> [n, width + 1]."""
+        items, _ = self.E.between(first, last)
+        rows, others, scores = self._entries(items, first, last)
+        sums = np.zeros((len(items), width + 1))
+        for start, stop in ranges(self.num_items, block_size(self.E.width)):
+            part = slice(*np.searchsorted(others, [start, stop]))
+            if part.start == part.stop:
+                continue
+            present, columns = of_columns(start, stop)
+            having = np.isin(others[part], present)
+            met, row = np.unique(rows[part][having], return_inverse=True)
+            column = np.searchsorted(present, others[part][having])
+            weights = sparse.csr_matrix(
+                (scores[part][having], (row, column)), (len(met), len(present))
+            )
+            sums[met] += weights @ np.hstack([columns, np.ones((len(present), 1))])
+        met = np.flatnonzero(sums[:, -1])
+        return items[met], sums[met]
+
+    def _entries(self, items: Ints, first: int, last: int) -> tuple[Ints, Ints, Matrix]:
+        """Row (a position in `items`), column and score of the items' entries, by column."""
+        table = self.graph.between(first, last, ["item", "other", "score"])
+        item, other, score = (table.column(name).to_numpy() for name in table.column_names)
+        kept = np.flatnonzero(np.isin(item, items))
+        kept = kept[np.argsort(other[kept], kind="stable")]
+        return np.searchsorted(items, item[kept]), other[kept], score[kept]
+
+
+def write_rows(
+    spark: SparkSession, between: BetweenItems, num_items: int, width: int, version: str
+) -> int:
+    """All rows of `between` as parts under `version`, a task a span -> how many there are."""
+    spans = list(ranges(num_items, max(1, SPAN_BYTES // (8 * width))))
+    spread = spark.range(0, len(spans), numPartitions=len(spans))
+    written = spread.mapInArrow(partial(_write_spans, between, spans, version), "rows long")
+    return sum(row.rows for row in written.collect())
+
+
+def _write_spans(
+    between: BetweenItems,
+    spans: list[tuple[int, int]],
+    version: str,
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for number in batch.column("id").to_pylist():
+            items, rows = between(*spans[number])
+            write_part(version, f"part-{number:05d}", vector_rows(items, rows))
+            yield pa.RecordBatch.from_pydict({"rows": [len(items)]})

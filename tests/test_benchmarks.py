@@ -1,0 +1,83 @@
+"""What a benchmark's table is made of: the data, the measuring, the comparing."""
+
+import gzip
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.catalogue import HOT_ITEMS, Catalogue, write_raw, write_sequences
+from benchmarks.measure import DONE, measured
+from mdsrec import schema, tables
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    write_sequences(f"{folder}/sequences", Catalogue(3000))
+    return folder
+
+
+def rows_of(folder):
+    return tables.read_table(f"{folder}/sequences", schema.SEQUENCES).to_pylist()
+
+
+def test_made_sequences_are_of_the_asked_size_and_repeat_no_item(folder):
+    rows = rows_of(folder)
+    events = sum(len(row["items"]) for row in rows)
+    assert 0.95 * 3000 < events < 3000 + 5000
+    assert [row["user"] for row in rows] == list(range(len(rows)))
+    for row in rows:
+        assert len(set(row["items"])) == len(row["items"]) == len(row["times"])
+        assert row["times"] == sorted(row["times"])
+        assert row["train_end"] == len(row["items"]) - (2 if len(row["items"]) >= 3 else 0)
+
+
+def test_a_hot_item_is_held_by_a_third_of_the_users(folder):
+    rows = rows_of(folder)
+    hot = Catalogue(3000).by_popularity[:HOT_ITEMS].tolist()
+    for item in hot:
+        assert sum(item in row["items"] for row in rows) > 0.2 * len(rows)
+
+
+def test_raw_files_hold_the_events_of_the_sequences(folder, tmp_path):
+    counts = write_raw(tmp_path, Catalogue(3000))
+    with gzip.open(tmp_path / "reviews.json.gz", "rt") as file:
+        reviews = [json.loads(line) for line in file]
+    expected = [
+        (row["user_id"], f"B{item:09d}", time)
+        for row in rows_of(folder)
+        for item, time in zip(row["items"], row["times"], strict=True)
+    ]
+    assert [(r["reviewerID"], r["asin"], r["unixReviewTime"]) for r in reviews] == expected
+    with gzip.open(tmp_path / "metadata.json.gz", "rt") as file:
+        records = [json.loads(line) for line in file]
+    assert len({r["asin"] for r in records}) == len(records) == counts["items"]
+
+
+def test_a_command_is_measured_with_its_answer_or_stopped_past_its_memory(folder):
+    reading = measured("benchmarks.cooccurrence", ["scipy", str(folder)], 4.0, 100)
+    lengths = [row["train_end"] for row in rows_of(folder)]
+    assert reading.outcome == DONE
+    assert reading.answer["pairs"] == sum(length * (length - 1) // 2 for length in lengths)
+    assert 30 << 20 < reading.peak_bytes < 4 << 30
+    stopped = measured("benchmarks.cooccurrence", ["scipy", str(folder)], 0.01, 100)
+    assert (stopped.outcome, stopped.answer) == ("stopped: more than 0.01 GiB", {})
+
+
+def test_tables_in_other_files_are_compared_row_by_row(tmp_path, monkeypatch):
+    from benchmarks import cooccurrence
+
+    monkeypatch.setattr(cooccurrence, "COMPARED", 4)
+    item, other = np.repeat(np.arange(5, dtype=np.int32), 2), np.tile(np.int32([7, 9]), 5)
+    rows = pa.table({"item": item, "other": other, "score": np.arange(10.0)})
+    moved = rows.set_column(2, "score", pa.array(np.arange(10.0) + np.eye(10)[8] / 4))
+    for name, files in {"one": [rows], "two": [moved[:3], moved[3:]], "less": [rows[:3]]}.items():
+        (tmp_path / name).mkdir()
+        for number, table in enumerate(files):
+            pq.write_table(table, tmp_path / name / f"part-{number}.parquet")
+    assert cooccurrence.largest_difference(tmp_path / "one", tmp_path / "one") == 0
+    assert cooccurrence.largest_difference(tmp_path / "one", tmp_path / "two") == 1 / 4
+    assert cooccurrence.largest_difference(tmp_path / "one", tmp_path / "less") == float("inf")

@@ -1,0 +1,449 @@
+"""Images of items from a folder or by their addresses, and vision models of random weights."""
+
+import json
+import os
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+from placed import written
+
+from etl import download, images
+from etl.download import MissedError, Pace, fetch
+from etl.features import encoded
+from etl.images import decoded, folder_identity, image_files
+from etl.vision import Fetching, ImageEncoder
+from mdsrec.config import FeatureConfig
+from mdsrec.errors import InputError
+from mdsrec.files import file_system
+
+SIZE = 32
+TOWER = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": SIZE,
+    "patch_size": 8,
+}
+PREPROCESSOR = {
+    "do_resize": True,
+    "size": {"shortest_edge": SIZE},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": SIZE, "width": SIZE},
+    "do_rescale": True,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.5, 0.4, 0.3],
+    "image_processor_type": "CLIPImageProcessor",
+}
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """An encoder sets up its process as that of a worker; others here go on as they were."""
+    import torch
+
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    yield
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def picture(seed, kind="PNG", size=(40, 36)):
+    """Random pixels as a file's bytes."""
+    pixels = np.random.default_rng(seed).integers(256, size=(*size[::-1], 3))
+    stream = BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, kind)
+    return stream.getvalue()
+
+
+def bomb():
+    """A small PNG of too many pixels."""
+    stream = BytesIO()
+    Image.new("1", (8200, 8200)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def saved(folder, build):
+    """A model of random weights with the processor of CLIP, as a folder."""
+    import torch
+
+    torch.manual_seed(0)
+    model = build()
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return model.eval()
+
+
+def clip_tower():
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    return CLIPVisionModel(CLIPVisionConfig(**TOWER))
+
+
+def clip_projected():
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, projection_dim=6))
+
+
+def clip():
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {
+        "vocab_size": 10,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=TOWER, projection_dim=6))
+
+
+def vit(**options):
+    from transformers import ViTConfig, ViTModel
+
+    return ViTModel(ViTConfig(**TOWER), **options)
+
+
+def resnet():
+    from transformers import ResNetConfig, ResNetModel
+
+    return ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1]))
+
+
+def by_hand(content):
+    """Resized, cropped in the middle and scaled as PREPROCESSOR says: [1, 3, SIZE, SIZE]."""
+    image = Image.open(BytesIO(content)).convert("RGB")
+    scale = SIZE / min(image.size)
+    image = image.resize([int(side * scale) for side in image.size], Image.Resampling.BICUBIC)
+    left, top = ((side - SIZE) // 2 for side in image.size)
+    pixels = np.asarray(image.crop((left, top, left + SIZE, top + SIZE)), np.float32) / 255
+    mean, std = (np.array(PREPROCESSOR[key], np.float32) for key in ("image_mean", "image_std"))
+    return ((pixels - mean) / std).transpose(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize(
+    ("build", "feature"),
+    [
+        (clip_tower, lambda model, x: model(pixel_values=x).pooler_output),
+        (clip, lambda model, x: model.get_image_features(pixel_values=x).pooler_output),
+        (clip_projected, lambda model, x: model(pixel_values=x).image_embeds),
+        (vit, lambda model, x: model(pixel_values=x).pooler_output),
+        (
+            lambda: vit(add_pooling_layer=False),
+            lambda model, x: model(pixel_values=x).last_hidden_state[:, 0],
+        ),
+        (resnet, lambda model, x: model(pixel_values=x).last_hidden_state.mean(dim=(2, 3))),
+    ],
+    ids=["tower", "clip", "projection", "vit", "vit-without-pooler", "convolution"],
+)
+def test_the_vector_is_what_the_model_says_of_an_image_that_was_cropped_by_hand(
+    tmp_path, build, feature
+):
+    import torch
+
+    model = saved(tmp_path / "model", build)
+    contents = [picture(0), picture(1, size=(90, 64))]
+    uris = []
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.png").write_bytes(content)
+        uris.append(str(tmp_path / f"{number}.png"))
+    vectors, missed = ImageEncoder(str(tmp_path / "model"), None).encode(uris)
+    assert missed == [None, None]
+    with torch.inference_mode():
+        expected = [feature(model, torch.from_numpy(by_hand(c)))[0] for c in contents]
+    np.testing.assert_allclose(vectors, np.stack(expected), atol=1e-5)
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+
+
+def test_a_folder_without_a_model_or_its_processor_is_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty' cannot be loaded") as error:
+        ImageEncoder(str(tmp_path / "empty"), None).encode(["x"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
+def test_an_image_of_any_kind_is_three_channels(kind):
+    assert (decoded(picture(0, kind)).mode, decoded(picture(0, kind)).size) == ("RGB", (40, 36))
+
+
+def test_transparent_parts_are_white():
+    stream = BytesIO()
+    layer = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+    layer.putpixel((1, 0), (10, 20, 30, 0))
+    layer.save(stream, "PNG")
+    found = decoded(stream.getvalue())
+    assert [found.getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not an image"),
+        (b"<html>", "not an image"),
+        (picture(0)[:-200], "broken image"),
+        (picture(0, "JPEG")[:300], "broken image"),
+        (bomb(), "too many pixels"),
+        (picture(0, size=(101, 1)), "too narrow"),
+    ],
+)
+def test_what_is_no_usable_image_is_missed_by_reason(content, reason):
+    with pytest.raises(MissedError, match=f"^{reason}$"):
+        decoded(content)
+
+
+def test_images_of_a_folder_are_its_files_by_suffix_in_any_case(tmp_path):
+    for name in ("B1.jpg", "B2.JPEG", "B3.Png", "B4.webp", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "B5.png").mkdir()
+    names = sorted(file.name for file in image_files(str(tmp_path)))
+    assert names == ["B1.jpg", "B2.JPEG", "B3.Png", "B4.webp"]
+
+
+def test_a_store_and_a_disk_list_the_same_files(tmp_path):
+    for name in ("B1.jpg", "B2.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "B3.png").mkdir()
+    on_disk = sorted(images._local(str(tmp_path)))
+    assert [(file.name, file.size) for file in on_disk] == [("B1.jpg", 6), ("B2.png", 6)]
+    assert sorted(images._remote(*file_system(str(tmp_path)))) == on_disk
+
+
+def test_a_folder_is_another_when_one_of_its_images_is(tmp_path):
+    for name in ("B1.jpg", "B2.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    before = folder_identity(str(tmp_path))
+    assert folder_identity(str(tmp_path)) == before
+    (tmp_path / "B2.jpg").write_bytes(b"xy")
+    assert folder_identity(str(tmp_path)) != before
+
+
+def test_a_folder_that_is_not_there_or_has_no_image_is_named(tmp_path):
+    (tmp_path / "B1.txt").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"no file of this folder ends in \.jpg or"):
+        folder_identity(str(tmp_path))
+    for path in (tmp_path / "nowhere", tmp_path / "B1.txt"):
+        with pytest.raises(InputError, match="no such folder of images"):
+            folder_identity(str(path))
+
+
+class Shop(BaseHTTPRequestHandler):
+    """Answers by path; `server.asked` counts the requests of each."""
+
+    def do_GET(self):
+        asked = self.server.asked
+        asked[self.path] = asked.get(self.path, 0) + 1
+        first = asked[self.path] == 1
+        match self.path.partition("?")[0].strip("/").split("/"):
+            case ["image", seed]:
+                self.answer(200, picture(int(seed)))
+            case ["flaky", code, seed]:
+                self.answer(int(code) if first else 200, picture(int(seed)))
+            case ["status", code]:
+                self.answer(int(code), b"sorry")
+            case ["page"]:
+                self.answer(200, b"<html>no image</html>")
+            case ["moved"]:
+                self.answer(302, b"", Location="/image/1")
+            case ["leak", scheme]:
+                self.answer(302, b"", Location=f"{scheme}:///etc/hostname")
+            case ["short"]:
+                self.answer(200, b"half", **{"Content-Length": "8"})
+            case ["slow"]:
+                self.server.ended.wait(20)
+            case ["drip"]:
+                self.drip()
+
+    def answer(self, code, body, **headers):
+        self.send_response(code)
+        for key, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def drip(self):
+        """Never falls silent for as long as a read would wait, and never ends."""
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while not self.server.ended.wait(0.05):
+                self.wfile.write(b"x")
+        except OSError:
+            pass
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def shop(monkeypatch):
+    """A server on this machine; `address(path)` is the URL of a path."""
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
+    server.asked, server.ended = {}, threading.Event()
+    server.address = lambda path: f"http://127.0.0.1:{server.server_address[1]}/{path}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.ended.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def got(shop, path, retries=1, timeout=0.5):
+    return fetch(shop.address(path), timeout, retries, Pace(0.0))
+
+
+@pytest.mark.parametrize("path", ["flaky/500/1", "flaky/429/1", "moved", "image/1"])
+def test_an_image_is_fetched_through_redirects_and_passing_failures(shop, monkeypatch, path):
+    monkeypatch.setattr(download, "BACKOFF", 0.01)
+    assert got(shop, path) == picture(1)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "requests"),
+    [
+        ("status/404", "404", 1),
+        ("status/403", "403", 1),
+        ("status/503", "503", 3),
+        ("slow", "timeout", 3),
+        ("drip", "timeout", 3),
+        ("short", "no connection", 3),
+        ("leak/file", "302", 1),
+        ("leak/ftp", "no connection", 3),
+    ],
+)
+def test_a_failure_is_tried_again_where_that_may_help(shop, monkeypatch, path, reason, requests):
+    monkeypatch.setattr(download, "BACKOFF", 0.01)
+    with pytest.raises(MissedError, match=f"^{reason}$"):
+        got(shop, path, retries=2, timeout=0.2)
+    assert shop.asked == {f"/{path}": requests}
+
+
+@pytest.mark.parametrize(
+    "address", ["file:///etc/hostname", "ftp://a/b", "B1.jpg", "http://[", "http://a:x/", ""]
+)
+def test_what_is_no_http_address_is_never_opened(address):
+    with pytest.raises(MissedError, match="not an http address"):
+        fetch(address, 1.0, 0, Pace(0.0))
+
+
+def test_an_answer_that_is_too_large_is_left(shop, monkeypatch):
+    monkeypatch.setattr(download, "MAX_BYTES", 100)
+    with pytest.raises(MissedError, match=r"^above \d+ MiB$"):
+        got(shop, "image/1")
+
+
+def test_an_address_with_spaces_and_letters_beyond_ascii_is_quoted_once(shop):
+    with pytest.raises(MissedError, match="404"):
+        got(shop, "status/404?a b=\u00e9%20c")
+    assert list(shop.asked) == ["/status/404?a%20b=%C3%A9%20c"]
+
+
+def test_requests_of_all_threads_keep_their_distance():
+    pace, began = Pace(0.03), time.monotonic()
+    threads = [threading.Thread(target=pace.wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began >= 5 * 0.03
+
+
+def test_tasks_that_run_at_a_time_share_the_rate_of_requests():
+    config = FeatureConfig(encoder="x", images="url", requests_per_second=20.0, retries=3)
+    assert Fetching.of(config, num_tasks=4) == Fetching(timeout=10.0, retries=3, interval=0.2)
+
+
+def expected_vectors(folder, contents):
+    """By one encoder in this process, a file each."""
+    found = {}
+    for item, content in contents.items():
+        path = folder / f"expected-{item}.png"
+        path.write_bytes(content)
+        found[item] = ImageEncoder(str(folder / "model"), None).encode([str(path)])[0][0]
+    return found
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    for item, vector in found.items():
+        np.testing.assert_allclose(vector, expected[item], atol=1e-5)
+
+
+@pytest.mark.spark
+def test_images_of_a_folder_go_to_the_items_of_their_names(spark, tmp_path):
+    saved(tmp_path / "model", clip_tower)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    contents = {0: picture(0), 1: picture(1), 2: picture(0)}
+    for item, content in contents.items():
+        (folder / f"B{item}.PNG").write_bytes(content)
+    (folder / "B3.jpg").write_bytes(b"no image")
+    (folder / "B4.gif").write_bytes(picture(4)[:-200])
+    (folder / "UNKNOWN.png").write_bytes(picture(5))
+    items = spark.createDataFrame([(n, f"B{n}") for n in range(6)], "item int, asin string")
+    config = FeatureConfig(encoder=str(tmp_path / "model"), images=str(folder))
+    for tasks in (1, 3):
+        cache = tmp_path / f"cache-{tasks}"
+        placed = encoded(items.repartition(tasks), config, str(cache), tasks, "features/image")
+        assert placed.counters == {
+            "encoded": 2,  # two items share an image
+            "cached": 0,
+            "damaged_cache_files": 0,
+            "unknown_asins": 1,
+            "missed: broken image": 1,
+            "missed: not an image": 1,
+        }
+        found = written(placed, tmp_path / f"table-{tasks}", tasks)
+        assert_close(found, expected_vectors(tmp_path, contents))
+    (folder / "B1.jpeg").write_bytes(picture(1))
+    with pytest.raises(InputError, match=r"asin B1 has two images, .*B1\.PNG and .*B1\.jpeg"):
+        encoded(items, config, str(cache), 2, "features/image")
+
+
+@pytest.mark.spark
+def test_images_are_fetched_once_and_each_miss_is_counted(spark, shop, tmp_path):
+    saved(tmp_path / "model", clip_tower)
+    paths = {
+        0: "image/0",
+        1: "flaky/500/1",
+        2: "image/0",
+        3: "status/404",
+        4: "status/404",
+        5: "slow",
+        6: "page",
+    }
+    rows = [(item, shop.address(path)) for item, path in paths.items()] + [(7, None)]
+    items = spark.createDataFrame(rows, "item int, image_url string")
+    config = FeatureConfig(
+        encoder=str(tmp_path / "model"),
+        images="url",
+        timeout=0.5,
+        retries=1,
+        requests_per_second=200.0,
+    )
+    cache = str(tmp_path / "cache")
+    placed = encoded(items, config, cache, 2, "features/image")
+    misses = {"missed: 404": 2, "missed: not an image": 1, "missed: timeout": 1}
+    assert placed.counters == {"encoded": 2, "cached": 0, "damaged_cache_files": 0, **misses}
+    contents = {0: picture(0), 1: picture(1), 2: picture(0)}
+    assert_close(written(placed, tmp_path / "table"), expected_vectors(tmp_path, contents))
+    again = encoded(items, config, cache, 2, "features/image")
+    assert again.counters == {"encoded": 0, "cached": 2, "damaged_cache_files": 0, **misses}
+    assert shop.asked["/image/0"] == 1
+    assert shop.asked["/status/404"] == 2  # once a run

@@ -1,0 +1,135 @@
+"""A job killed by SIGKILL in any stage and called again leaves the tables of one never killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from etl.synthetic import write_catalogue
+from mdsrec import tables
+
+pytestmark = pytest.mark.spark
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+name = "killed"
+root = "{root}"
+
+[input]
+edition = "2018"
+reviews = ["{raw}/reviews.json.gz"]
+metadata = ["{raw}/metadata.json.gz"]
+
+[sequences]
+k_core = 3
+
+[features.image]
+vectors = "{raw}/image.parquet"
+
+[graph]
+max_neighbors = 12
+
+[spark]
+master = "local[2]"
+driver_memory = "1g"
+partitions = 2
+
+[model]
+num_centers = 4
+"""
+STAGES = [
+    "interactions",
+    "metadata",
+    "rejects",
+    "sequences",
+    "items",
+    "cooccurrence",
+    "features/image",
+    "propagated/image",
+    "neighbors/image/mu=0.2",
+    "centers/image/k=4",
+    "centroids/image/k=4",
+]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    write_catalogue(folder, num_users=80, num_items=50, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def never_killed(raw, tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole")
+    ended = start(raw, root)
+    output = ended.communicate()[0]
+    assert ended.returncode == 0, output
+    return root
+
+
+def start(raw, root):
+    config = root / "killed.toml"
+    config.write_text(CONFIG.format(root=root / "tables", raw=raw))
+    return subprocess.Popen(
+        [sys.executable, "-m", "etl", str(config)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_in(stage, raw, root):
+    """Start the job and kill all its processes as soon as it says that it builds `stage`."""
+    job = start(raw, root)
+    for line in job.stdout:
+        if line.rstrip().endswith(f"{stage}: building"):
+            os.killpg(job.pid, signal.SIGKILL)
+            break
+    assert job.wait() == -signal.SIGKILL
+
+
+def rows_of(root, name):
+    uri = tables.table_uri(str(root / "tables"), name)
+    files = tables.data_files(uri, tables.open_table(uri))
+    return pa.concat_tables([pq.read_table(path) for path in files])
+
+
+def assert_same_tables(root, expected):
+    for name in STAGES:
+        assert rows_of(root, name).equals(rows_of(expected, name)), name
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(stage, marks=[] if stage.startswith("neighbors") else [pytest.mark.slow])
+        for stage in STAGES
+    ],
+)
+def test_killed_in_a_stage_and_called_again(raw, never_killed, tmp_path, stage):
+    kill_in(stage, raw, tmp_path)
+    manifest = Path(tables.table_uri(str(tmp_path / "tables"), stage)) / tables.MANIFEST
+    assert not manifest.exists()
+    again = start(raw, tmp_path)
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
+    for done in STAGES[: STAGES.index(stage)]:
+        assert f"{done}: stands" in output
+    assert f"{stage}: building" in output
+    assert_same_tables(tmp_path, never_killed)
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_one_after_the_other(raw, never_killed, tmp_path):
+    for stage in STAGES:
+        kill_in(stage, raw, tmp_path)
+    assert start(raw, tmp_path).wait() == 0
+    assert_same_tables(tmp_path, never_killed)

@@ -1,0 +1,60 @@
+"""Files that tasks write themselves."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from etl import parts
+from etl.parts import write_part
+
+TABLE = pa.table({"item": pa.array([0, 0, 5], pa.int32()), "score": [0.5, 1.0, 0.25]})
+
+INTERRUPTED = """
+import resource, sys
+import numpy as np, pyarrow as pa
+from etl.parts import write_part
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+rows = pa.table({"score": np.random.default_rng(0).random(100_000)})
+write_part(sys.argv[1], "part-00000", rows)
+"""
+
+
+def test_a_part_reads_as_it_was_written(tmp_path):
+    write_part(f"{tmp_path}/version", "part-00003-000", TABLE, ascending=("item",))
+    path = tmp_path / "version" / "part-00003-000.parquet"
+    assert pq.read_table(path).equals(TABLE)
+    column = pq.read_metadata(path).row_group(0).column(0)
+    assert (column.compression, "DELTA_BINARY_PACKED" in column.encodings) == ("ZSTD", True)
+
+
+def test_an_interrupted_write_leaves_no_part(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "File too large" in ended.stderr
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_task_that_is_tried_again_writes_the_same_file(tmp_path):
+    write_part(str(tmp_path), "part-00000", TABLE)
+    first = (tmp_path / "part-00000.parquet").read_bytes()
+    write_part(str(tmp_path), "part-00000", TABLE)
+    assert (tmp_path / "part-00000.parquet").read_bytes() == first
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_row_groups_are_bounded_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "GROUP_BYTES", 8000)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(100 * 50, np.float32)), 50)
+    rows = pa.table({"vector": vectors.cast(pa.list_(pa.float32()))})
+    write_part(str(tmp_path), "part-00000", rows)
+    metadata = pq.read_metadata(tmp_path / "part-00000.parquet")
+    sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    assert sum(sizes) == 100
+    assert max(sizes) <= 8000 // (50 * 4)

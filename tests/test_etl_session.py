@@ -1,0 +1,222 @@
+"""What Spark is given for an input and a machine, how frames are kept, what long steps report."""
+
+import logging
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from etl import sizing
+from etl.progress import progress
+from etl.session import materialized, open_session
+from etl.sizing import (
+    DRIVER_MEMORY,
+    PARTITIONS,
+    driver_cores,
+    is_local,
+    machine_memory,
+    raw_bytes,
+    settings_for,
+)
+from mdsrec.config import SparkConfig
+
+GIB = 1 << 30
+DEFAULT = SparkConfig()
+
+
+def memory_of(settings):
+    """Bytes of a driver memory in Spark's words."""
+    amount, unit = re.fullmatch(r"(\d+)([mg])", settings[DRIVER_MEMORY]).groups()
+    return int(amount) << {"m": 20, "g": 30}[unit]
+
+
+def test_a_small_input_takes_one_gibibyte_and_four_partitions_a_core():
+    found = settings_for(DEFAULT, input_bytes=10 << 20, cores=8, memory=64 * GIB)
+    assert memory_of(found) == GIB + (10 << 20) // 8 // (1 << 20) * (1 << 20)
+    assert found[PARTITIONS] == "32"
+
+
+def test_a_large_input_takes_what_the_cores_hold_at_a_time_and_no_more():
+    large, larger = (
+        settings_for(DEFAULT, input_bytes=size * GIB, cores=4, memory=64 * GIB)
+        for size in (100, 1000)
+    )
+    assert memory_of(large) == memory_of(larger) == GIB + 4 * GIB // 2
+    assert int(large[PARTITIONS]) == 100 * GIB // (128 << 20)
+
+
+def test_a_million_items_with_twenty_million_reviews_fit_a_small_machine():
+    found = settings_for(DEFAULT, input_bytes=6 * GIB, cores=2, memory=8 * GIB)
+    assert memory_of(found) <= 2 * GIB
+
+
+@pytest.mark.parametrize(("memory", "taken"), [(3 * GIB, 1.5 * GIB), (GIB // 2, GIB // 2)])
+def test_half_of_the_machine_is_left_unless_spark_could_not_start(memory, taken):
+    found = settings_for(DEFAULT, input_bytes=100 * GIB, cores=16, memory=memory)
+    assert memory_of(found) == taken
+
+
+def test_what_is_configured_wins():
+    config = SparkConfig(driver_memory="3g", partitions=7)
+    found = settings_for(config, input_bytes=GIB, cores=2, memory=8 * GIB)
+    assert (found[DRIVER_MEMORY], found[PARTITIONS]) == ("3g", "7")
+    config = SparkConfig(driver_memory="3g", settings={DRIVER_MEMORY: "5g", "spark.x": "y"})
+    found = settings_for(config, input_bytes=GIB, cores=2, memory=8 * GIB)
+    assert (found[DRIVER_MEMORY], found["spark.x"]) == ("5g", "y")
+
+
+def test_gzip_counts_as_what_it_unpacks_to():
+    assert raw_bytes("s3://b/reviews.json.gz", 100) == 5 * raw_bytes("reviews.json", 100) == 500
+
+
+@pytest.mark.parametrize(
+    ("master", "local", "cores"),
+    [
+        ("local", True, 1),
+        ("local[3]", True, 3),
+        ("local[2,4]", True, 2),
+        ("local-cluster[2,1,1024]", False, 1),
+        ("spark://head:7077", False, 1),
+    ],
+)
+def test_which_masters_compute_in_the_driver(master, local, cores):
+    assert (is_local(master), driver_cores(master)) == (local, cores)
+
+
+def test_all_cores_are_those_of_the_machine(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    assert driver_cores("local[*]") == 12
+
+
+@pytest.mark.parametrize("limit", ["max", str(256 << 20)])
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(sizing, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    whole = machine_memory()
+    (tmp_path / "memory.max").write_text(limit + "\n")
+    assert machine_memory() == (whole if limit == "max" else 256 << 20)
+
+
+@pytest.mark.spark
+def test_a_local_session_needs_no_folder_for_checkpoints(spark, tmp_path):
+    config = SparkConfig(master="local[2]", driver_memory="1g", partitions=2)
+    assert open_session(config, checkpoints=f"file://{tmp_path}") is spark
+    assert spark.sparkContext.getCheckpointDir() is None
+
+
+@pytest.fixture
+def checkpoint_folder(spark, tmp_path):
+    """The folder in which the session keeps checkpoints, for one test."""
+    spark.sparkContext.setCheckpointDir(f"file://{tmp_path}")
+    yield tmp_path
+    java = spark.sparkContext._jvm
+    getattr(spark.sparkContext._jsc.sc(), "checkpointDir_$eq")(java.scala.Option.empty())
+
+
+@pytest.mark.spark
+def test_frames_are_kept_in_files_where_there_is_a_folder_for_them(spark, checkpoint_folder):
+    kept = materialized(spark.range(5))
+    files = [path for path in checkpoint_folder.rglob("part-*") if path.is_file()]
+    assert files
+    assert sorted(row.id for row in kept.collect()) == [0, 1, 2, 3, 4]
+
+
+LOST = """
+import os, signal, sys
+from pathlib import Path
+from etl.session import materialized
+from etl.workspace import Workspace
+from mdsrec.loading import load_experiment
+
+space = Workspace(load_experiment(sys.argv[1], ["spark.master=local-cluster[2,1,1024]"]))
+kept = materialized(space.spark.range(1000, numPartitions=4))
+executors = 0
+for process in Path("/proc").glob("[0-9]*"):
+    words = (process / "cmdline").read_bytes() if (process / "cmdline").exists() else b""
+    if b"ExecutorBackend" in words and space.spark.sparkContext.applicationId.encode() in words:
+        os.kill(int(process.name), signal.SIGKILL)
+        executors += 1
+print(executors, kept.count(), len(list(Path(sys.argv[2]).glob("dataset/.checkpoints-*"))))
+space.close()
+"""
+
+
+@pytest.mark.slow
+def test_on_a_cluster_frames_outlive_their_executors_and_leave_nothing_behind(tmp_path):
+    (tmp_path / "reviews.json").write_text("{}\n")
+    config = tmp_path / "x.toml"
+    config.write_text(
+        f'name = "x"\nroot = "{tmp_path}/root"\n'
+        f'[input]\nedition = "2018"\nreviews = ["{tmp_path}/reviews.json"]\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, str(config), f"{tmp_path}/root"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["2", "1000", "1"]
+    assert list((tmp_path / "root").rglob(".checkpoints-*")) == []
+
+
+@pytest.mark.spark
+def test_frames_are_computed_once(spark):
+    runs = spark.sparkContext.accumulator(0)
+
+    def counted(batches):
+        for batch in batches:
+            runs.add(batch.num_rows)
+            yield batch
+
+    kept = materialized(spark.range(5).mapInArrow(counted, "id long"))
+    assert kept.count() == len(kept.collect()) == 5
+    assert runs.value == 5
+
+
+@pytest.mark.spark
+def test_adaptive_execution_leaves_partitions_by_id_as_they_are(spark):
+    from pyspark.sql import functions as F
+
+    assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
+    rows = spark.range(14).repartitionById(7, (F.col("id") % 7).cast("int"))
+    found = rows.select("id", F.spark_partition_id().alias("partition")).collect()
+    assert {row.id: row.partition for row in found} == {n: n % 7 for n in range(14)}
+
+
+def slow_step(spark):
+    def wait(batches):
+        for batch in batches:
+            time.sleep(0.4)
+            yield batch
+
+    spark.range(8, numPartitions=8).mapInArrow(wait, "id long").collect()
+
+
+@pytest.mark.spark
+def test_a_long_step_says_how_many_of_its_tasks_are_done(spark, caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    with caplog.at_level(logging.INFO, "etl"), progress("items", lambda: spark, every=0.1):
+        slow_step(spark)
+    assert caplog.messages
+    for message in caplog.messages:
+        assert re.fullmatch(r"items: [0-8] of 8 tasks", message)
+
+
+@pytest.mark.spark
+def test_a_short_step_and_a_terminal_see_no_report(spark, caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    with caplog.at_level(logging.INFO, "etl"):
+        with progress("items", lambda: spark):
+            spark.range(2).collect()
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        with progress("items", lambda: spark, every=0.1):
+            slow_step(spark)
+    assert caplog.messages == []
+
+
+def test_a_step_without_spark_is_not_spoken_of(caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    with caplog.at_level(logging.INFO, "etl"), progress("items", lambda: None, every=0.01):
+        time.sleep(0.1)
+    assert caplog.messages == []
