@@ -63,6 +63,7 @@ def experiment_of(folder: Path, **sections: dict[str, Any]) -> Experiment:
 
 def write_tables(folder: Path, blocks: Iterator[Vectors]) -> int:
     """`items` and the features of all of them, as the ETL would leave them -> their number."""
+    folder.mkdir(exist_ok=True)
     for name in ("reviews.json", "vectors.parquet"):
         (folder / name).touch()
     experiment = experiment_of(folder)

@@ -20,7 +20,7 @@ from etl.spans import Ints, Vectors, ranges
 
 Matrix = npt.NDArray[np.float64]
 
-SPARE = 16  # candidates beyond H + 1 at first
+SPARE = 8  # candidates beyond H + 1 at first
 WIDEST = 1024  # candidates that are compared in float64 at most
 QUERIES = 1024  # sought together
 PAIRS = 1024  # compared in float64 together
@@ -150,14 +150,20 @@ def top_items(
     query: Ints, similarity: Matrix, item: Ints, num_queries: int, kept: int
 ) -> tuple[Ints, Matrix]:
     """The first `kept` items of each query by (-similarity, item), -1 and -inf filling up."""
-    order = np.lexsort((item, -similarity, query))
-    query = query[order]
+    by_query = np.argsort(query.astype(np.min_scalar_type(num_queries)), kind="stable")
+    query = query[by_query]
     place = np.arange(len(query)) - np.searchsorted(query, query)
-    order, query, place = (part[place < kept] for part in (order, query, place))
-    items = np.full((num_queries, kept), -1, np.int64)
-    similarities = np.full((num_queries, kept), -np.inf)
-    items[query, place], similarities[query, place] = item[order], similarity[order]
-    return items, similarities
+    width = max(kept, int(place.max(initial=0)) + 1)
+    items = np.full((num_queries, width), -1, np.int64)
+    similarities = np.full((num_queries, width), -np.inf)
+    items[query, place], similarities[query, place] = item[by_query], similarity[by_query]
+    order = np.argsort(-similarities, axis=1)
+    ordered = np.take_along_axis(similarities, order, 1)
+    equal = (ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])
+    tied = np.flatnonzero(equal.any(axis=1))
+    order[tied] = np.lexsort((items[tied], -similarities[tied]), axis=1)
+    best = order[:, :kept]
+    return np.take_along_axis(items, best, 1), np.take_along_axis(similarities, best, 1)
 
 
 def _search_cells(

@@ -112,9 +112,9 @@ def _search_all(
                 products, rows = nearest(vectors, shard.vectors, count + 1)
                 entry, item = shard.items_of(rows.ravel(), count + 1)
                 query = entry // rows.shape[1]
-                other = item != items[query]
-                entry, item, query = entry[other], item[other], query[other]
                 cosine = products.ravel()[entry].astype(np.float64)
+                better = (item != items[query]) & (cosine > similar[query, -1])
+                item, query, cosine = item[better], query[better], cosine[better]
                 _, found = top_items(query, cosine, item, len(items), count)
                 both = np.hstack([similar, found])
                 best = np.argsort(-both, axis=1, kind="stable")[:, :count]

@@ -139,8 +139,12 @@ def _settings(local: bool) -> dict[str, str]:
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
         "spark.cleaner.referenceTracking.cleanCheckpoints": "true",
     }
-    if local:  # needs no name for this host
-        settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    if local:  # needs no name for this host; what is shuffled is packed and crosses no network
+        settings |= {
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.shuffle.compress": "false",
+        }
     return settings
 
 
