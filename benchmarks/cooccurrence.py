@@ -23,11 +23,11 @@ from pyspark.sql import functions as F
 
 from benchmarks.catalogue import Catalogue, write_sequences
 from benchmarks.measure import DONE, GIB, Reading, Stopwatch, answer, markdown, measured
-from etl import output
-from etl.cooccurrence import write_cooccurrence
-from etl.pairs import Weighting
-from etl.sequences import training_events
-from etl.session import open_session
+from etl.catalogue.sequences import training_events
+from etl.graph.cooccurrence import write_cooccurrence
+from etl.graph.pairs import Weighting
+from etl.spark import output
+from etl.spark.session import open_session
 from mdsrec import schema, tables
 from mdsrec.config import SparkConfig
 

@@ -11,6 +11,7 @@ SUBCOMMANDS = {  # a module with add_arguments(parser) and run(arguments)
     "catalogue": "benchmarks.catalogue",
     "cooccurrence": "benchmarks.cooccurrence",
     "neighbors": "benchmarks.neighbors",
+    "encoders": "benchmarks.encoders",
 }
 
 

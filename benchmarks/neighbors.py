@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks import vectors
 from benchmarks.measure import DONE, GIB, Reading, answer, markdown, measured
-from etl.graphs import Graphs
-from etl.spans import ByItem, Ints, Vectors, VectorTable, ranges
+from etl.graph.graphs import Graphs
+from etl.spark.spans import ByItem, Ints, Vectors, VectorTable, ranges
 from etl.workspace import Workspace
 from mdsrec import tables
 from mdsrec.config import Experiment

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.parts import write_part
 from etl.recipes import raw_inputs, recipes
-from etl.spans import vector_rows
+from etl.spark.parts import write_part
+from etl.spark.spans import vector_rows
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.loading import experiment_from

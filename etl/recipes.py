@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from etl.encoders import encoder_identity
-from etl.images import folder_identity
-from etl.raw import RawFile, raw_files
+from etl.catalogue.raw import RawFile, raw_files
+from etl.features.encoders import encoder_identity
+from etl.features.images import folder_identity
 from mdsrec.config import Experiment, FeatureConfig
 from mdsrec.names import cooccurrence_name, features_name, propagated_name
 from mdsrec.settings import table_settings

@@ -7,12 +7,12 @@ from functools import partial
 
 from pyspark.sql import SparkSession
 
-from etl.base import Base
-from etl.clusters import Clusters
-from etl.graphs import Graphs
-from etl.modality import Modality
-from etl.progress import progress
-from etl.session import worker_errors
+from etl.catalogue.base import Base
+from etl.features.modality import Modality
+from etl.graph.clusters import Clusters
+from etl.graph.graphs import Graphs
+from etl.spark.progress import progress
+from etl.spark.session import worker_errors
 from etl.workspace import Workspace
 from mdsrec import files
 from mdsrec.config import Experiment

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 
-from etl import output
 from etl.recipes import Inputs, raw_inputs, recipes
-from etl.session import num_partitions, open_session
-from etl.sizing import raw_bytes
+from etl.spark import output
+from etl.spark.session import num_partitions, open_session
+from etl.spark.sizing import raw_bytes
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
-    from etl.session import open_session
+    from etl.spark.session import open_session
     from mdsrec.config import SparkConfig
 
     config = SparkConfig(master="local[2]", driver_memory="1g", partitions=2)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
-from etl.vector_blocks import Placed, write_vectors
+from etl.features.vector_blocks import Placed, write_vectors
 from mdsrec.tables import new_version
 
 

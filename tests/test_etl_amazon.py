@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from etl.amazon import UnusableLineError, metadata, review
+from etl.catalogue.amazon import UnusableLineError, metadata, review
 
 REVIEW_2018 = {"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1_400_000_000, "overall": 5.0}
 REVIEW_2023 = {"user_id": "A1", "parent_asin": "B1", "asin": "X", "timestamp": 1_400_000_000_123}

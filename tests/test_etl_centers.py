@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from etl.centers import (
+from etl.graph.centers import (
     assigned,
     farthest,
     members,
@@ -13,7 +13,7 @@ from etl.centers import (
     sizes,
     trained,
 )
-from etl.spans import ByItem, VectorTable, vector_rows
+from etl.spark.spans import ByItem, VectorTable, vector_rows
 from mdsrec.schema import FEATURES
 
 

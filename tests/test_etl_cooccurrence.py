@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl import pairs
-from etl.pairs import (
+from etl.graph import pairs
+from etl.graph.pairs import (
     SCALE,
     Histories,
     SumOverflowError,
@@ -191,7 +191,7 @@ def test_the_weight_of_a_history_is_the_sum_over_its_pairs(distance):
 
 LONG_HISTORY = """
 import json, resource, numpy as np
-from etl.pairs import Histories, by_part, emitted, flushed, part_bounds
+from etl.graph.pairs import Histories, by_part, emitted, flushed, part_bounds
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 events, num_items = 100_000, 1000
 items = np.random.default_rng(0).integers(0, num_items, events, dtype=np.int32)

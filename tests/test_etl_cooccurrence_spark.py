@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etl.cooccurrence import _write_sums, write_cooccurrence
-from etl.pairs import PIECE, Parts, Weighting
+from etl.graph.cooccurrence import _write_sums, write_cooccurrence
+from etl.graph.pairs import PIECE, Parts, Weighting
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 from placed import written
 
-from etl import features
-from etl.encoders import check_encoder, encoder_identity
-from etl.features import _encode_chunk, _progress, cache_name, encoded
-from etl.vector_cache import CacheFiles, num_vectors, opened, write_file
+from etl.features import encoding
+from etl.features.encoders import check_encoder, encoder_identity
+from etl.features.encoding import _encode_chunk, _progress, cache_name, encoded
+from etl.features.vector_cache import CacheFiles, num_vectors, opened, write_file
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 
@@ -207,7 +207,7 @@ def test_an_encoder_that_gives_no_number_is_named_and_nothing_is_stored(tmp_path
 
 
 def test_a_long_encoding_says_how_far_it_is(monkeypatch, caplog):
-    monkeypatch.setattr(features, "LOGGED_EVERY", 0.01)
+    monkeypatch.setattr(encoding, "LOGGED_EVERY", 0.01)
     with caplog.at_level("INFO", "etl"), _progress("features/text", 200_000, lambda: 12_288):
         while not caplog.messages:
             time.sleep(0.01)
@@ -215,15 +215,15 @@ def test_a_long_encoding_says_how_far_it_is(monkeypatch, caplog):
 
 
 KILLED = """
-from etl import features
-from etl.session import open_session
+from etl.features import encoding
+from etl.spark.session import open_session
 from mdsrec.config import FeatureConfig, SparkConfig
-features.CHUNK = {{"text": (8, 8)}}
+encoding.CHUNK = {{"text": (8, 8)}}
 spark = open_session(SparkConfig(master="local[1]", driver_memory="512m", partitions=1))
 rows = [(n, f"text number {{n}}") for n in range({num_items})]
 items = spark.createDataFrame(rows, "item int, text string")
 config = FeatureConfig(encoder={model!r}, max_tokens=16)
-features.encoded(items, config, {cache!r}, 1, "features/text")
+encoding.encoded(items, config, {cache!r}, 1, "features/text")
 print("ended", flush=True)
 """
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from placed import written
 
-from etl import download, images
-from etl.download import MissedError, Pace, fetch
-from etl.features import encoded
-from etl.images import decoded, folder_identity, image_files
-from etl.vision import Fetching, ImageEncoder
+from etl.features import download, images
+from etl.features.download import MissedError, Pace, fetch
+from etl.features.encoding import encoded
+from etl.features.images import decoded, folder_identity, image_files
+from etl.features.vision import Fetching, ImageEncoder
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.files import file_system

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from placed import written
 
-from etl.encoders import model_location
-from etl.raw import numbered_lines, raw_files
+from etl.catalogue.raw import numbered_lines, raw_files
+from etl.features.encoders import model_location
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.loading import experiment_from
@@ -194,7 +194,7 @@ def test_wrong_vectors_are_named_by_asin(spark, tmp_path, asins, rows, words):
 
 
 def brought(spark, vectors, asins=None):
-    from etl.vectors import brought as read
+    from etl.features.vectors import brought as read
 
     catalogue = spark.createDataFrame([("B0", 0), ("B1", 1)], "asin string, item int")
     return read(spark, FeatureConfig(vectors=vectors, asins=asins), catalogue, 2)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from etl.items import clean, item_text, joined
+from etl.catalogue.items import clean, item_text, joined
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from mdsrec.loading import experiment_from

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from etl import java
+from etl.spark import java
 from mdsrec.errors import InputError
 
 

@@ -93,7 +93,8 @@ def kill_in(stage, raw, root):
         if line.rstrip().endswith(f"{stage}: building"):
             os.killpg(job.pid, signal.SIGKILL)
             break
-    assert job.wait() == -signal.SIGKILL
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
 
 
 def rows_of(root, name):
@@ -131,5 +132,7 @@ def test_killed_in_a_stage_and_called_again(raw, never_killed, tmp_path, stage):
 def test_killed_in_every_stage_one_after_the_other(raw, never_killed, tmp_path):
     for stage in STAGES:
         kill_in(stage, raw, tmp_path)
-    assert start(raw, tmp_path).wait() == 0
+    again = start(raw, tmp_path)
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
     assert_same_tables(tmp_path, never_killed)

@@ -5,12 +5,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl import cells, neighbors, recall
-from etl.cells import Cells
-from etl.neighbors import SPARE, Search, lists_of, nearest_items
-from etl.recall import Truth, chosen_overlap, hits
-from etl.spans import ByItem, VectorTable, vector_rows
-from etl.unit_vectors import UnitVectors, unit_rows
+from etl.graph import cells, neighbors, recall
+from etl.graph.cells import Cells
+from etl.graph.neighbors import SPARE, Search, lists_of, nearest_items
+from etl.graph.recall import Truth, chosen_overlap, hits
+from etl.graph.unit_vectors import UnitVectors, unit_rows
+from etl.spark.spans import ByItem, VectorTable, vector_rows
 from mdsrec.errors import InputError
 
 WIDTH = 5

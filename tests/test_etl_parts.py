@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl import parts
-from etl.parts import write_part
+from etl.spark import parts
+from etl.spark.parts import write_part
 
 TABLE = pa.table({"item": pa.array([0, 0, 5], pa.int32()), "score": [0.5, 1.0, 0.25]})
 
 INTERRUPTED = """
 import resource, sys
 import numpy as np, pyarrow as pa
-from etl.parts import write_part
+from etl.spark.parts import write_part
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 rows = pa.table({"score": np.random.default_rng(0).random(100_000)})
 write_part(sys.argv[1], "part-00000", rows)

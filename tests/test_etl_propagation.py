@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl import spans
-from etl.propagation import Propagation
-from etl.spans import ByItem, VectorTable, vector_rows
-from etl.unit_vectors import UnitVectors, chosen
+from etl.graph.propagation import Propagation
+from etl.graph.unit_vectors import UnitVectors, chosen
+from etl.spark import spans
+from etl.spark.spans import ByItem, VectorTable, vector_rows
 from mdsrec.schema import COOCCURRENCE, FEATURES
 
 NUM_ITEMS = 600  # more than two blocks of the smallest size, 256

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etl.interactions import only_k_core
-from etl.sequences import dense_ids, sequences
-from etl.split import TimeCut, time_cut
+from etl.catalogue.interactions import only_k_core
+from etl.catalogue.sequences import dense_ids, sequences
+from etl.catalogue.split import TimeCut, time_cut
 from mdsrec.config import SequencesConfig
 
 pytestmark = pytest.mark.spark

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from etl import sizing
-from etl.progress import progress
-from etl.session import materialized, open_session
-from etl.sizing import (
+from etl.spark import sizing
+from etl.spark.progress import progress
+from etl.spark.session import materialized, open_session
+from etl.spark.sizing import (
     DRIVER_MEMORY,
     PARTITIONS,
     driver_cores,
@@ -125,7 +125,7 @@ def test_frames_are_kept_in_files_where_there_is_a_folder_for_them(spark, checkp
 LOST = """
 import os, signal, sys
 from pathlib import Path
-from etl.session import materialized
+from etl.spark.session import materialized
 from etl.workspace import Workspace
 from mdsrec.loading import load_experiment
 

@@ -3,10 +3,18 @@
 import pytest
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from etl.interactions import drop_repeated, only_k_core
-from etl.items import catalogue, items
-from etl.sequences import dense_ids, sequences, split_counters, training_events
-from etl.split import TimeCut, check_targets, cut_counters, extent_of, rank_at, time_at, time_cut
+from etl.catalogue.interactions import drop_repeated, only_k_core
+from etl.catalogue.items import catalogue, items
+from etl.catalogue.sequences import dense_ids, sequences, split_counters, training_events
+from etl.catalogue.split import (
+    TimeCut,
+    check_targets,
+    cut_counters,
+    extent_of,
+    rank_at,
+    time_at,
+    time_cut,
+)
 from mdsrec.config import SequencesConfig
 from mdsrec.errors import InputError
 from mdsrec.schema import METADATA

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from placed import written
 
-from etl import vector_files
-from etl.vector_blocks import Piece
-from etl.vector_files import BinaryVectors, NpyVectors, ParquetVectors
-from etl.vectors import brought, opened
+from etl.features import vector_files
+from etl.features.vector_blocks import Piece
+from etl.features.vector_files import BinaryVectors, NpyVectors, ParquetVectors
+from etl.features.vectors import brought, opened
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 

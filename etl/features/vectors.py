@@ -3,10 +3,10 @@
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.raw import raw_files, raw_lines
-from etl.session import materialized
-from etl.vector_blocks import Placed, Source, surveyed
-from etl.vector_files import BinaryVectors, NpyVectors, ParquetVectors
+from etl.catalogue.raw import raw_files, raw_lines
+from etl.features.vector_blocks import Placed, Source, surveyed
+from etl.features.vector_files import BinaryVectors, NpyVectors, ParquetVectors
+from etl.spark.session import materialized
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from etl.cells import Cells
-from etl.faiss_search import nearest
-from etl.neighbors import top_items
-from etl.spans import Ints, Vectors
+from etl.graph.cells import Cells
+from etl.graph.faiss_search import nearest
+from etl.graph.neighbors import top_items
+from etl.spark.spans import Ints, Vectors
 from mdsrec.errors import InputError
 
 Matrix = npt.NDArray[np.float64]

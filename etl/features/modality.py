@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from etl import features, output, vectors
-from etl.vector_blocks import FILE_BYTES, Placed, write_vectors
+from etl.features import encoding, vectors
+from etl.features.vector_blocks import FILE_BYTES, Placed, write_vectors
+from etl.spark import output
 from etl.workspace import Workspace
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
@@ -50,9 +51,9 @@ class Modality:
         if self.config.encoder is None:
             catalogue = items.select("asin", "item")
             return vectors.brought(self.space.spark, self.config, catalogue, self.space.num_tasks)
-        folder = self.space.uri(features.cache_name(self.config))
+        folder = self.space.uri(encoding.cache_name(self.config))
         name = features_name(self.name)
-        return features.encoded(items, self.config, folder, self.space.num_tasks, name)
+        return encoding.encoded(items, self.config, folder, self.space.num_tasks, name)
 
     def check(self) -> None:
         """InputError where the configuration asks for more than the modality's items can give."""

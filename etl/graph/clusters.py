@@ -5,10 +5,10 @@ from functools import cache, cached_property
 
 from pyspark.sql import DataFrame
 
-from etl import centers
-from etl.session import materialized
-from etl.spans import Ints, Vectors, VectorTable
-from etl.unit_vectors import chosen, sampled
+from etl.graph import centers
+from etl.graph.unit_vectors import chosen, sampled
+from etl.spark.session import materialized
+from etl.spark.spans import Ints, Vectors, VectorTable
 from etl.workspace import Workspace
 from mdsrec import schema, tables
 from mdsrec.names import centers_name, centroids_name, features_name

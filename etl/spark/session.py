@@ -14,8 +14,8 @@ from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from etl.java import java_home
-from etl.sizing import (
+from etl.spark.java import java_home
+from etl.spark.sizing import (
     DRIVER_MEMORY,
     MIB,
     PARTITIONS,
@@ -152,7 +152,7 @@ def _let_workers_import() -> None:
     """Workers of a local master inherit the environment: put the folder of our packages on their
     path.
     """
-    ours = str(Path(__file__).absolute().parent.parent)
+    ours = str(Path(__file__).absolute().parent.parent.parent)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if ours not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, paths)])
@@ -160,7 +160,7 @@ def _let_workers_import() -> None:
 
 def _zipped_packages() -> Path:
     """Our packages as a zip that Spark sends to every executor."""
-    ours = Path(__file__).absolute().parent.parent
+    ours = Path(__file__).absolute().parent.parent.parent
     folder = Path(tempfile.mkdtemp(prefix="mdsrec-"))
     for package in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl.session import materialized
+from etl.spark.session import materialized
 from mdsrec.errors import InputError
 
 POSITION = ("time", "file", "line")  # the order of a user's events

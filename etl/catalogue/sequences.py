@@ -5,9 +5,9 @@ from itertools import accumulate
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl.interactions import POSITION
-from etl.session import materialized
-from etl.split import TimeCut, ends
+from etl.catalogue.interactions import POSITION
+from etl.catalogue.split import TimeCut, ends
+from etl.spark.session import materialized
 
 ROW_BITS = 33  # monotonically_increasing_id = partition << 33 | row in the partition
 

@@ -3,11 +3,11 @@
 import logging
 from functools import partial
 
-from etl import cells, neighbors, propagation, recall
-from etl.neighbor_lists import write_lists
-from etl.output import keys_per_file
-from etl.spans import ByItem, VectorTable
-from etl.unit_vectors import UnitVectors, chosen, sampled
+from etl.graph import cells, neighbors, propagation, recall
+from etl.graph.neighbor_lists import write_lists
+from etl.graph.unit_vectors import UnitVectors, chosen, sampled
+from etl.spark.output import keys_per_file
+from etl.spark.spans import ByItem, VectorTable
 from etl.workspace import Workspace
 from mdsrec import files, schema, tables
 from mdsrec.errors import InputError

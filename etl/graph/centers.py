@@ -14,8 +14,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.faiss_search import kmeans
-from etl.spans import Ints, Vectors, VectorTable, block_size, ranges
+from etl.graph.faiss_search import kmeans
+from etl.spark.spans import Ints, Vectors, VectorTable, block_size, ranges
 from mdsrec.schema import CENTROIDS
 
 Matrix = npt.NDArray[np.float64]

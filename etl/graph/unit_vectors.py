@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from etl.spans import Ints, Vectors, VectorTable, block_size, ranges
+from etl.spark.spans import Ints, Vectors, VectorTable, block_size, ranges
 
 SPREAD = 2_654_435_761  # Knuth's multiplier: consecutive ids lie far apart modulo 2^32
 SAMPLED = "items binary, vectors binary"

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from etl.parts import write_part
-from etl.recall import Truth, hits
+from etl.graph.recall import Truth, hits
+from etl.spark.parts import write_part
 from mdsrec.schema import NEIGHBORS
 
 WRITTEN = "rows long, lists_cut_short long, found long, sampled long"

@@ -15,7 +15,7 @@ from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.session import num_partitions
+from etl.spark.session import num_partitions
 from mdsrec.errors import InputError
 from mdsrec.files import file_system
 

@@ -11,8 +11,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from etl.sequences import dense_ids
-from etl.session import materialized
+from etl.catalogue.sequences import dense_ids
+from etl.spark.session import materialized
 from mdsrec.schema import ITEMS
 
 SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)

@@ -13,8 +13,8 @@ from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.download import MissedError
-from etl.session import materialized, num_partitions
+from etl.features.download import MissedError
+from etl.spark.session import materialized, num_partitions
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, read_bytes
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
-from etl.raw import open_stream, raw_files
-from etl.spans import block_size
-from etl.vector_blocks import Piece
+from etl.catalogue.raw import open_stream, raw_files
+from etl.features.vector_blocks import Piece
+from etl.spark.spans import block_size
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, first_line
 

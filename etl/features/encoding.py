@@ -13,12 +13,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl import images, vector_cache
-from etl.encoders import Encoder, TextEncoder, check_encoder, encoder_identity
-from etl.session import materialized
-from etl.vector_blocks import Placed
-from etl.vector_cache import VectorCache
-from etl.vision import Fetching, ImageEncoder
+from etl.features import images, vector_cache
+from etl.features.encoders import Encoder, TextEncoder, check_encoder, encoder_identity
+from etl.features.vector_blocks import Placed
+from etl.features.vector_cache import VectorCache
+from etl.features.vision import Fetching, ImageEncoder
+from etl.spark.session import materialized
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.tables import fingerprint

@@ -20,8 +20,8 @@ from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.spans import Vectors
-from etl.vector_blocks import Piece, surveyed
+from etl.features.vector_blocks import Piece, surveyed
+from etl.spark.spans import Vectors
 from mdsrec.files import file_system, read_bytes, write_bytes
 
 log = logging.getLogger("etl")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from pyspark import TaskContext
 
-from etl.spans import Vectors
+from etl.spark.spans import Vectors
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.parts import write_part
-from etl.session import materialized
-from etl.spans import Ints, Vectors, vector_rows
+from etl.spark.parts import write_part
+from etl.spark.session import materialized
+from etl.spark.spans import Ints, Vectors, vector_rows
 from mdsrec.errors import InputError
 
 FILE_BYTES = 64 << 20  # of the vectors in one file of the table: a task holds them to write it

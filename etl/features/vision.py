@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from etl.download import MissedError, Pace, fetch
-from etl.encoders import Reason, cannot_load, device, model_location
-from etl.images import decoded, read_file
-from etl.spans import Vectors
+from etl.features.download import MissedError, Pace, fetch
+from etl.features.encoders import Reason, cannot_load, device, model_location
+from etl.features.images import decoded, read_file
+from etl.spark.spans import Vectors
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from etl.amazon import TICKS
+from etl.catalogue.amazon import TICKS
 from mdsrec.config import SequencesConfig
 from mdsrec.errors import InputError
 

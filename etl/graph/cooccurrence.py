@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl.pairs import (
+from etl.graph.pairs import (
     PART,
     PIECE,
     Histories,
@@ -38,8 +38,8 @@ from etl.pairs import (
     part_bounds,
     totals,
 )
-from etl.parts import write_part
-from etl.session import num_partitions
+from etl.spark.parts import write_part
+from etl.spark.session import num_partitions
 from mdsrec import schema
 from mdsrec.errors import InputError
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from scipy import sparse
 
-from etl.parts import write_part
-from etl.spans import ByItem, Ints, VectorTable, block_size, ranges, vector_rows
+from etl.spark.parts import write_part
+from etl.spark.spans import ByItem, Ints, VectorTable, block_size, ranges, vector_rows
 
 Matrix = npt.NDArray[np.float64]
 Rows = tuple[Ints, Matrix]  # items, ascending, and a row for each

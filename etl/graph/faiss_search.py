@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pyspark import TaskContext
 
-from etl.spans import Ints, Vectors
+from etl.spark.spans import Ints, Vectors
 
 SEED = 0
 GPU_SCRATCH_BYTES = 256 << 20

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from etl.cells import Cells, Shard
-from etl.faiss_search import nearest
-from etl.spans import Ints, Vectors, ranges
+from etl.graph.cells import Cells, Shard
+from etl.graph.faiss_search import nearest
+from etl.spark.spans import Ints, Vectors, ranges
 
 Matrix = npt.NDArray[np.float64]
 

@@ -7,10 +7,12 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl import amazon, cooccurrence, interactions, items, output, sequences, split
-from etl.pairs import Weighting
-from etl.raw import RawFile, raw_lines
-from etl.session import materialized
+from etl.catalogue import amazon, interactions, items, sequences, split
+from etl.catalogue.raw import RawFile, raw_lines
+from etl.graph import cooccurrence
+from etl.graph.pairs import Weighting
+from etl.spark import output
+from etl.spark.session import materialized
 from etl.workspace import Workspace
 from mdsrec import schema, tables
 from mdsrec.errors import InputError

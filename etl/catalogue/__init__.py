@@ -1,0 +1,1 @@
+"""Raw reviews and metadata -> interactions, sequences, items."""

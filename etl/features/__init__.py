@@ -1,0 +1,1 @@
+"""Vectors of a modality: from text, from images, or brought by the user."""
