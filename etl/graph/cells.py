@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from etl.graph.faiss_search import kmeans, nearest
+from etl.graph.flat_search import kmeans, nearest
 from etl.graph.unit_vectors import UnitVectors
 from etl.spark.spans import Ints, Vectors, block_size, ranges
 from mdsrec.files import file_system, read_bytes, write_bytes

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.graph.faiss_search import kmeans
+from etl.graph.flat_search import kmeans
 from etl.spark.spans import Ints, Vectors, VectorTable, block_size, ranges
 from mdsrec.schema import CENTROIDS
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from etl.graph.cells import Cells, Shard
-from etl.graph.faiss_search import nearest
+from etl.graph.flat_search import nearest
 from etl.spark.spans import Ints, Vectors, ranges
 
 Matrix = npt.NDArray[np.float64]

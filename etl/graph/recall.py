@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from etl.graph.cells import Cells
-from etl.graph.faiss_search import nearest
+from etl.graph.flat_search import nearest
 from etl.graph.neighbors import top_items
 from etl.spark.spans import Ints, Vectors
 from mdsrec.errors import InputError

@@ -1,4 +1,8 @@
-"""faiss inside a task: flat inner-product search and k-means, on a GPU where faiss sees one."""
+"""Flat inner-product search and k-means inside a task.
+
+On a GPU faiss searches. On a CPU one matrix product and a selection are twice as fast as faiss's
+flat index where, as in cells, few queries meet a thousand rows.
+"""
 
 import logging
 from functools import cache
@@ -7,9 +11,10 @@ from typing import Any
 import numpy as np
 from pyspark import TaskContext
 
-from etl.spark.spans import Ints, Vectors
+from etl.spark.spans import Ints, Vectors, ranges
 
 SEED = 0
+PRODUCT_BYTES = 64 << 20  # of the products that are made at a time
 GPU_SCRATCH_BYTES = 256 << 20
 
 
@@ -17,13 +22,28 @@ def nearest(queries: Vectors, rows: Vectors, count: int) -> tuple[Vectors, Ints]
     """The `count` rows of highest inner product with each query: products and row numbers, both
     [queries, min(count, rows)], best first.
     """
-    faiss = _faiss()
     count = min(count, len(rows))
-    metric = faiss.METRIC_INNER_PRODUCT
-    if faiss.get_num_gpus():
-        device = _task_number() % faiss.get_num_gpus()
-        return faiss.knn_gpu(_gpu(), queries, rows, count, metric=metric, device=device)  # type: ignore[no-any-return]
-    return faiss.knn(queries, rows, count, metric=metric)  # type: ignore[no-any-return]
+    faiss = _faiss()
+    if gpus := faiss.get_num_gpus():
+        on = {"metric": faiss.METRIC_INNER_PRODUCT, "device": _task_number() % gpus}
+        return faiss.knn_gpu(_gpu(), queries, rows, count, **on)  # type: ignore[no-any-return]
+    products = np.empty((len(queries), count), np.float32)
+    numbers = np.empty((len(queries), count), np.int64)
+    for first, last in ranges(len(queries), max(1, PRODUCT_BYTES // (4 * len(rows)))):
+        found = queries[first:last] @ rows.T
+        best = _places_of_best(found, count)
+        values = np.take_along_axis(found, best, 1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        products[first:last] = np.take_along_axis(values, order, 1)
+        numbers[first:last] = np.take_along_axis(best, order, 1)
+    return products, numbers
+
+
+def _places_of_best(products: Vectors, count: int) -> Ints:
+    if count == 1:
+        return products.argmax(axis=1)[:, None]
+    beaten = products.shape[1] - count
+    return np.argpartition(products, beaten, axis=1)[:, beaten:]
 
 
 def kmeans(rows: Vectors, k: int, iterations: int, spherical: bool = False) -> Vectors:
