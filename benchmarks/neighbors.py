@@ -35,7 +35,7 @@ COLUMNS = [
     "peak of one process",
     "outcome",
 ]
-HNSW = (12, 60, 80)  # links, ef of construction, ef of search: recall above .95 on both vectors
+HNSW = (12, 60, 80)
 FEW, FEW_ITEMS = "few", 4096
 EXACT_ALL = 100_000  # items up to which exact search answers every query
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
             vectors.write_tables(folder, blocks)
             vectors.write_tables(folder / FEW, vectors.made(FEW_ITEMS, arguments.width))
             for contestant in arguments.contestants:
-                words = [contestant, str(folder)]
+                words = [contestant, str(folder), *map(str, arguments.hnsw)]
                 reading = measured("benchmarks.neighbors", words, LIMIT_GIB, LIMIT_SECONDS)
                 rows.append(_row("repeated" if like else "made", num_items, contestant, reading))
                 print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)
@@ -122,10 +122,10 @@ def exact(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
 
 
 def hnsw(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
-    """hnswlib, all cores: M, ef of construction and ef of the search as HNSW says."""
+    """hnswlib, all cores."""
     import hnswlib
 
-    links, building, searching = HNSW
+    links, building, searching = map(int, sys.argv[3:])
     rows = _unit_vectors(experiment)
     began = time.monotonic()
     index = hnswlib.Index("ip", rows.shape[1])

@@ -1,8 +1,9 @@
 """What decides the content of each table: its settings and the fingerprints of what it is made
 from.
 
-A table whose manifest carries the same fingerprint stands as it is. Partitions, memory and file
-sizes are not part of a recipe: they do not change a table's rows.
+A table whose manifest carries the same fingerprint stands as it is. Partitions and memory are
+not part of a recipe: they do not change a table's rows. Rows a file are part of that of
+`sequences`: they bound what training shuffles.
 """
 
 from collections.abc import Mapping, Sequence

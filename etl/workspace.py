@@ -66,10 +66,6 @@ class Workspace:
         """The table as a DataFrame."""
         return output.read(self.spark, self.uri(name), table)
 
-    def load(self, name: str, table: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-        """The table in the driver's memory."""
-        return tables.read_table(self.uri(name), table, columns)
-
     def write(
         self,
         name: str,

@@ -1,5 +1,7 @@
 """Where things stand under a root: runs, and tables by the keys that ETL and training share."""
 
+from decimal import Decimal
+
 from mdsrec.config import Experiment, GraphConfig
 
 
@@ -54,5 +56,5 @@ def _keyed(name: str, departures: list[str]) -> str:
 
 def _decimal(value: float) -> str:
     """The shortest decimal that reads back as `value`, without exponent or trailing zeros."""
-    text = f"{value:.17f}" if "e" in repr(value) else repr(value)
+    text = format(Decimal(repr(value)), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -46,7 +46,11 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         "items": {"text": list(text_fields(experiment))},
         cooccurrence_name(experiment): pairs,
     }
-    search = {"search": graph.search, "min_recall": graph.min_recall}
+    search = {
+        "search": graph.search,
+        "min_recall": graph.min_recall,
+        "max_overlap": graph.max_overlap,
+    }
     for modality in experiment.modalities:
         mus = experiment.mus(modality)
         found[features_name(modality)] = _feature_settings(experiment.features[modality])

@@ -42,7 +42,7 @@ class Modality:
         rows_per_file = min(
             self.space.experiment.spark.rows_per_file, FILE_BYTES // (4 * placed.width)
         )
-        cut = output.by_range("item", num_items, found, rows_per_file)
+        cut = output.by_range("item", num_items, num_items, rows_per_file)
         written = write_vectors(placed, cut, version, self.space.num_tasks)
         return tables.commit(uri, version, self.space.recipes[name], written, counters)
 

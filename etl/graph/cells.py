@@ -57,9 +57,12 @@ class Cells:
     def __len__(self) -> int:
         return len(self.centroids)
 
+    def shard(self, cell: int, number: int) -> Shard:
+        return _open_shard(_shard_uri(self.folder, cell, number), self.centroids.shape[1])
+
     def shards(self, cell: int) -> Iterator[Shard]:
         for number in range(self.num_shards[cell]):
-            yield _open_shard(_shard_uri(self.folder, cell, number), self.centroids.shape[1])
+            yield self.shard(cell, number)
 
 
 def wanted_cells(num_vectors: int) -> int:
@@ -77,7 +80,12 @@ def trained(sample: Vectors, wanted: int) -> Vectors:
         mean = len(sample) / wanted
         large = np.flatnonzero(sizes > SPLIT_ABOVE * mean)
         parts = [
-            kmeans(sample[home == cell], int(sizes[cell] // mean), ITERATIONS, spherical=True)
+            kmeans(
+                sample[home == cell],
+                min(int(sizes[cell] // mean), int(sizes[cell])),
+                ITERATIONS,
+                spherical=True,
+            )
             for cell in large
         ]
         centroids = np.concatenate([np.delete(centroids, large, axis=0), *parts])
@@ -186,7 +194,7 @@ def _serialized(shard: Shard) -> bytes:
     return stream.getvalue()
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _open_shard(uri: str, width: int) -> Shard:
     filesystem, path = file_system(uri)
     local = filesystem.type_name == "local"

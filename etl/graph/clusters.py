@@ -14,6 +14,8 @@ from mdsrec import schema, tables
 from mdsrec.names import centers_name, centroids_name, features_name
 from mdsrec.tables import Manifest
 
+SAMPLE_BYTES = 256 << 20  # of the vectors that k-means sees
+
 
 @dataclass(frozen=True)
 class Clustering:
@@ -34,13 +36,13 @@ class Clusters:
 
     def centers(self, k: int) -> Manifest:
         rows = centers.members(self._assigned, k, self.clustering(k).moves)
-        num_items, found = self._num_items, self._vectors_found
+        num_items = self._num_items
         return self.space.write(
             centers_name(self.space.experiment, self.modality, k),
             rows,
             schema.CENTERS,
             ["item"],
-            self.space.by_range("item", num_items, found),
+            self.space.by_range("item", num_items, num_items),
             self._counters(k),
         )
 
@@ -51,7 +53,7 @@ class Clusters:
         uri = self.space.uri(name)
         return tables.write_table(uri, [batch], schema.CENTROIDS, recipe, self._counters(k))
 
-    @property
+    @cached_property
     def _vectors(self) -> VectorTable:
         return VectorTable.of(self.space.uri(features_name(self.modality)))
 
@@ -65,17 +67,12 @@ class Clusters:
 
     @cached_property
     def _trained(self) -> dict[int, Vectors]:
-        """Centroids for each k of which a table is missing, before empty ones are filled."""
-        experiment, found = self.space.experiment, self._vectors_found
-        missing = [
-            k
-            for k in experiment.all_num_centers()
-            if not all(
-                self.space.standing(name(experiment, self.modality, k))
-                for name in (centers_name, centroids_name)
-            )
-        ]
-        shares = {k: centers.SAMPLE_PER_CENTER * k / found for k in missing}
+        """Centroids for every k of the experiment, before empty ones are filled."""
+        most = SAMPLE_BYTES // (4 * self._vectors.width)
+        shares = {
+            k: max(k, min(centers.SAMPLE_PER_CENTER * k, most)) / self._vectors_found
+            for k in self.space.experiment.all_num_centers()
+        }
         items, vectors = sampled(
             self.space.spark,
             self._vectors,

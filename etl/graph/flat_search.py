@@ -14,6 +14,7 @@ from pyspark import TaskContext
 from etl.spark.spans import Ints, Vectors, ranges
 
 SEED = 0
+MOST_ON_GPU = 2048  # rows that faiss selects there
 PRODUCT_BYTES = 64 << 20  # of the products that are made at a time
 GPU_SCRATCH_BYTES = 256 << 20
 
@@ -24,7 +25,7 @@ def nearest(queries: Vectors, rows: Vectors, count: int) -> tuple[Vectors, Ints]
     """
     count = min(count, len(rows))
     faiss = _faiss()
-    if gpus := faiss.get_num_gpus():
+    if (gpus := faiss.get_num_gpus()) and count <= MOST_ON_GPU:
         on = {"metric": faiss.METRIC_INNER_PRODUCT, "device": _task_number() % gpus}
         return faiss.knn_gpu(_gpu(), queries, rows, count, **on)  # type: ignore[no-any-return]
     products = np.empty((len(queries), count), np.float32)
@@ -41,7 +42,7 @@ def nearest(queries: Vectors, rows: Vectors, count: int) -> tuple[Vectors, Ints]
 
 def _places_of_best(products: Vectors, count: int) -> Ints:
     if count == 1:
-        return products.argmax(axis=1)[:, None]
+        return np.asarray(products.argmax(axis=1))[:, None]
     beaten = products.shape[1] - count
     return np.argpartition(products, beaten, axis=1)[:, beaten:]
 

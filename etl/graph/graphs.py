@@ -17,6 +17,7 @@ from mdsrec.tables import Manifest
 log = logging.getLogger("etl")
 
 SAMPLE_BYTES = 256 << 20  # of the vectors that k-means sees
+FILE_BYTES = 64 << 20  # of the lists in one file: a task holds them to write it
 EXACT_TO = 32_768  # vectors among which an exact search takes seconds
 
 
@@ -45,19 +46,22 @@ class Graphs:
         )
         product = propagation.Propagation(graph, vectors, self.num_items)
         scratch, version = tables.new_version(uri), tables.new_version(uri)
-        degrees = None
-        if self.config.normalize == "symmetric":
-            self._write_spans(product.degrees, 1, scratch)
-            degrees = VectorTable(ByItem.below(scratch, schema.FEATURES), 1)
-        between = partial(product.rows, self.config.normalize, degrees)
-        rows = self._write_spans(between, vectors.width, version)
+        try:
+            degrees = None
+            if self.config.normalize == "symmetric":
+                self._write_spans(product.degrees, scratch)
+                degrees = VectorTable(ByItem.below(scratch, schema.FEATURES), 1)
+            between = partial(product.rows, self.config.normalize, degrees)
+            rows = self._write_spans(between, version)
+        finally:
+            files.delete_folder(scratch)
         counters = {"width": vectors.width, "items": rows}
-        manifest = tables.commit(uri, version, self.space.recipes[name], rows, counters)
-        files.delete_folder(scratch)
-        return manifest
+        return tables.commit(uri, version, self.space.recipes[name], rows, counters)
 
-    def _write_spans(self, between: propagation.BetweenItems, width: int, version: str) -> int:
-        return propagation.write_rows(self.space.spark, between, self.num_items, width, version)
+    def _write_spans(self, between: propagation.BetweenItems, version: str) -> int:
+        pairs = self.space.manifest(cooccurrence_name(self.space.experiment)).rows
+        span = propagation.span_size(self.vectors.width, pairs, self.num_items)
+        return propagation.write_rows(self.space.spark, between, self.num_items, span, version)
 
     def neighbors(self, mu: float) -> Manifest:
         """The H_max nearest of every item that has the modality; InputError where the search finds
@@ -96,7 +100,8 @@ class Graphs:
         truth = recall.exact_neighbors(spark, filed, items[few], sample[few], count, tasks)
         exact = self.config.search == "exact" or found <= EXACT_TO
         overlap = len(filed) if exact else self._overlap(name, truth, len(filed))
-        width = keys_per_file(self.num_items, found, space.experiment.spark.rows_per_file)
+        rows_per_file = min(space.experiment.spark.rows_per_file, FILE_BYTES // (8 * count))
+        width = keys_per_file(self.num_items, self.num_items, rows_per_file)
         packed = neighbors.neighbors(spark, neighbors.Search(filed, count, overlap), width, tasks)
         parts = -(-self.num_items // width)
         written = write_lists(packed, parts, count, truth, version)

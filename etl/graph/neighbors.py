@@ -1,8 +1,9 @@
 """The H nearest items of each item (Eq. 4-5) among the cells nearest to it.
 
-m queries, w candidates, d width. A cell is searched exactly: faiss proposes candidates in float32,
-which are then compared in float64 and ordered by (-similarity, item); where float32 does not settle
-the H-th place, more are proposed. With every cell searched the result is exact.
+m queries, w candidates, d width. A cell is searched exactly: candidates are proposed in float32,
+then compared in float64 and ordered by (-similarity, item); where float32 does not settle the H-th
+place, more are proposed. It stops at WIDEST: where more than that lie within float32's error of the
+H-th, its order stands. With every cell searched the result is exact.
 """
 
 from collections.abc import Iterator
@@ -73,9 +74,11 @@ def nearest_items(search: Search, vectors: Vectors, width: int) -> tuple[Ints, M
     cosines = np.full((num_vectors, kept), -np.inf)
     margin = 2 * (d + 2) * 2.0**-24  # what float32 can err in two cosines, and more
     unsettled = []
-    for first, last in ranges(num_vectors, QUERIES):
+    together = max(1, QUERIES * (kept + SPARE) // width)
+    for first, last in ranges(num_vectors, together):
         candidates = proposed(search, vectors[first:last], width)
-        items[first:last], cosines[first:last] = rescored(candidates, vectors[first:last], kept)
+        found = rescored(search.cells, candidates, vectors[first:last], kept)
+        items[first:last], cosines[first:last] = found
         beyond = candidates.products.min(axis=1) + margin  # no other row has a higher cosine
         unsettled.append(first + np.flatnonzero(cosines[first:last, -1] <= beyond))
     again = np.concatenate(unsettled) if unsettled else np.empty(0, np.int64)
@@ -89,7 +92,7 @@ def nearest_items(search: Search, vectors: Vectors, width: int) -> tuple[Ints, M
 class Candidates:
     """The best rows of each query by their float32 product; -inf where there are fewer than w."""
 
-    shards: list[Shard]
+    shards: list[tuple[int, int]]  # cell, number
     products: Vectors  # [m, w]
     shard: Ints  # [m, w], a place in `shards`
     row: Ints  # [m, w]
@@ -103,10 +106,11 @@ def proposed(search: Search, vectors: Vectors, width: int) -> Candidates:
     cells = nearest(vectors, search.cells.centroids, search.overlap)[1]
     for cell in np.unique(cells):
         queries = np.flatnonzero((cells == cell).any(axis=1))
-        for shard in search.cells.shards(int(cell)):
+        for number in range(search.cells.num_shards[cell]):
+            shard = search.cells.shard(int(cell), number)
             products, rows = nearest(vectors[queries], shard.vectors, width)
             _offer(best, queries, products, np.full_like(rows, len(best.shards)), rows)
-            best.shards.append(shard)
+            best.shards.append((int(cell), number))
     return best
 
 
@@ -118,15 +122,20 @@ def _offer(best: Candidates, queries: Ints, products: Vectors, shard: Ints, row:
         held[queries] = np.take_along_axis(np.hstack([held[queries], offered]), kept, 1)
 
 
-def rescored(candidates: Candidates, vectors: Vectors, kept: int) -> tuple[Ints, Matrix]:
+def rescored(
+    cells: Cells, candidates: Candidates, vectors: Vectors, kept: int
+) -> tuple[Ints, Matrix]:
     """The `kept` items of highest cosine in float64, ties by item; -1 and -inf fill up.
 
     A candidate row stands for the items that share it, of which the lowest `kept` count.
     """
     found = []
-    for number, shard in enumerate(candidates.shards):
+    for number, place_of_shard in enumerate(candidates.shards):
         of_shard = (candidates.shard == number) & np.isfinite(candidates.products)
         query, place = np.nonzero(of_shard)
+        if not len(query):
+            continue
+        shard = cells.shard(*place_of_shard)
         row = candidates.row[query, place]
         entry, item = shard.items_of(row, kept)
         found.append((query[entry], _cosines(vectors, query, shard.vectors, row)[entry], item))

@@ -24,7 +24,8 @@ Matrix = npt.NDArray[np.float64]
 Rows = tuple[Ints, Matrix]  # items, ascending, and a row for each
 BetweenItems = Callable[[int, int], Rows]  # the rows of first <= item < last
 
-SPAN_BYTES = 256 << 20  # of the float64 sums that a task holds
+SPAN_BYTES = 256 << 20  # of the float64 sums that a task holds, or of its entries of O
+ENTRY_BYTES = 48  # of an entry while it is sorted
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ class Propagation:
         """Row sums of O over the items of the modality [n, 1]."""
 
         def of_columns(start: int, stop: int) -> Rows:
-            items, vectors = self.E.between(start, stop)
-            return items, np.empty((len(vectors), 0))
+            items = self._items(start, stop)
+            return items, np.empty((len(items), 0))
 
         return self._sums(first, last, of_columns, 0)
 
     def _sums(self, first: int, last: int, of_columns: BetweenItems, width: int) -> Rows:
         """O times [columns | 1] for the items that have an entry -> [n, width + 1]."""
-        items, _ = self.E.between(first, last)
+        items = self._items(first, last)
         rows, others, scores = self._entries(items, first, last)
         sums = np.zeros((len(items), width + 1))
         for start, stop in ranges(self.num_items, block_size(self.E.width)):
@@ -85,6 +86,10 @@ class Propagation:
         met = np.flatnonzero(sums[:, -1])
         return items[met], sums[met]
 
+    def _items(self, first: int, last: int) -> Ints:
+        rows = self.E.rows.between(first, last, ["item"])
+        return np.asarray(rows.column("item").to_numpy().astype(np.int64))
+
     def _entries(self, items: Ints, first: int, last: int) -> tuple[Ints, Ints, Matrix]:
         """Row (a position in `items`), column and score of the items' entries, by column."""
         table = self.graph.between(first, last, ["item", "other", "score"])
@@ -94,11 +99,17 @@ class Propagation:
         return np.searchsorted(items, item[kept]), other[kept], score[kept]
 
 
+def span_size(width: int, num_pairs: int, num_items: int) -> int:
+    """Items whose sums fill SPAN_BYTES, or whose rows of O do if these are longer."""
+    bytes_an_item = max(8 * width, ENTRY_BYTES * num_pairs // num_items)
+    return max(1, SPAN_BYTES // bytes_an_item)
+
+
 def write_rows(
-    spark: SparkSession, between: BetweenItems, num_items: int, width: int, version: str
+    spark: SparkSession, between: BetweenItems, num_items: int, span: int, version: str
 ) -> int:
     """All rows of `between` as parts under `version`, a task a span -> how many there are."""
-    spans = list(ranges(num_items, max(1, SPAN_BYTES // (8 * width))))
+    spans = list(ranges(num_items, span))
     spread = spark.range(0, len(spans), numPartitions=len(spans))
     written = spread.mapInArrow(partial(_write_spans, between, spans, version), "rows long")
     return sum(row.rows for row in written.collect())

@@ -24,6 +24,7 @@ Matrix = npt.NDArray[np.float64]
 Parts = list[tuple[bytes, bytes]]
 
 SAMPLE = 1024
+MOST_TASKS = 128  # each sends the driver a list of every sampled item
 MARGIN = 0.01  # aimed at above what is asked for: a sample errs
 ROUNDING = 1e-6  # of a float32 cosine
 FOUND = "cells binary, similarities binary"
@@ -48,8 +49,8 @@ class Truth:
     ) -> "Truth":
         """From the packed home cells and similarities that tasks found, `count` an item each."""
         shape = len(items), count
-        homes = np.hstack([np.frombuffer(home, np.int64).reshape(shape) for home, _ in parts])
-        similar = np.hstack([np.frombuffer(found).reshape(shape) for _, found in parts])
+        homes = np.hstack([np.frombuffer(home, np.int32).reshape(shape) for home, _ in parts])
+        similar = np.hstack([np.frombuffer(found, np.float32).reshape(shape) for _, found in parts])
         best = np.argsort(-similar, axis=1, kind="stable")[:, :count]
         order = nearest(vectors, cells.centroids, len(cells))[1]
         rank = np.empty_like(order)
@@ -67,7 +68,7 @@ def exact_neighbors(
     spark: SparkSession, cells: Cells, items: Ints, vectors: Vectors, count: int, num_tasks: int
 ) -> Truth:
     """The truth about a sample, from every cell."""
-    spread = spark.range(0, len(cells), numPartitions=min(num_tasks, len(cells)))
+    spread = spark.range(0, len(cells), numPartitions=min(num_tasks, len(cells), MOST_TASKS))
     rows = spread.mapInArrow(partial(_search_all, cells, items, vectors, count), FOUND).collect()
     return Truth.of(cells, items, vectors, [tuple(row) for row in rows], count)
 
@@ -120,5 +121,8 @@ def _search_all(
                 best = np.argsort(-both, axis=1, kind="stable")[:, :count]
                 similar = np.take_along_axis(both, best, 1)
                 home = np.take_along_axis(np.hstack([home, np.full_like(home, cell)]), best, 1)
-    packed = {"cells": [home.tobytes()], "similarities": [similar.tobytes()]}
+    packed = {
+        "cells": [home.astype(np.int32).tobytes()],
+        "similarities": [similar.astype(np.float32).tobytes()],
+    }
     yield pa.RecordBatch.from_pydict(packed)

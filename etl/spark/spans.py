@@ -110,13 +110,13 @@ def _row_groups(table: ByItem) -> list[RowGroup]:
     for path in table.paths:
         metadata = pq.read_metadata(path, filesystem=filesystem)
         column = metadata.schema.names.index("item")
-        for number in range(metadata.num_row_groups):
+        for number in range(metadata.num_row_groups if metadata.num_rows else 0):
             statistics = metadata.row_group(number).column(column).statistics
             found.append(RowGroup(path, number, statistics.min, statistics.max))
     return found
 
 
-@lru_cache(maxsize=2)  # a range may lie on the border of two
+@lru_cache(maxsize=4)  # of two tables, in each of which a range may lie on the border of two
 def _read_group(uri: str, path: str, number: int, columns: tuple[str, ...]) -> pa.Table:
     filesystem, _ = file_system(uri)
     with pq.ParquetFile(path, filesystem=filesystem) as file:
