@@ -36,7 +36,7 @@ COLUMNS = [
     "outcome",
 ]
 HNSW = (12, 60, 80)
-FEW, FEW_ITEMS = "few", 4096
+FEW, FEW_ITEMS = "few", 40_000
 EXACT_ALL = 100_000  # items up to which exact search answers every query
 
 

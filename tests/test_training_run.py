@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,8 @@ def _kill_a_worker_after_an_epoch(run: Path, killed: list[int]) -> None:
         if not list(run.glob("checkpoint_*/state.json")):
             continue
         for process in psutil.Process().children(recursive=True):
-            if "RayTrainWorker" in "".join(process.cmdline()[:1]):
-                process.kill()
-                killed.append(process.pid)
-                break
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if "RayTrainWorker" in "".join(process.cmdline()[:1]):
+                    process.kill()
+                    killed.append(process.pid)
+                    break

@@ -194,7 +194,7 @@ def _serialized(shard: Shard) -> bytes:
     return stream.getvalue()
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _open_shard(uri: str, width: int) -> Shard:
     filesystem, path = file_system(uri)
     local = filesystem.type_name == "local"
