@@ -42,6 +42,14 @@ EXACT_ALL = 100_000  # items up to which exact search answers every query
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument(
+        "--hnsw",
+        type=int,
+        nargs=3,
+        default=HNSW,
+        metavar=("M", "BUILD", "SEARCH"),
+        help="links, ef of construction and ef of the search (%(default)s)",
+    )
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument(
         "--like", type=Path, help="a folder of Parquet vectors to repeat with noise"
