@@ -81,6 +81,6 @@ class Workspace:
         recipe = self.recipes[name]
         return output.write(frame, self.uri(name), table, recipe, order, cut, counters)
 
-    def by_range(self, key: str, num_keys: int, num_rows: int) -> tuple[Column, int]:
+    def by_range(self, key: str, num_keys: int) -> tuple[Column, int]:
         rows_per_file = self.experiment.spark.rows_per_file
-        return output.by_range(key, num_keys, num_rows, rows_per_file)
+        return output.by_range(key, num_keys, rows_per_file)

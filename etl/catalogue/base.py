@@ -153,7 +153,7 @@ class Base:
         if cut is not None:
             split.check_targets(rows, cut, config, edition)
             counters |= split.cut_counters(cut, edition)
-        files = self.space.by_range("user", kept.size.users, kept.size.users)
+        files = self.space.by_range("user", kept.size.users)
         return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], files, counters)
 
     def items(self) -> Manifest:
@@ -162,7 +162,7 @@ class Base:
         fields = text_fields(self.space.experiment)
         rows = materialized(items.items(kept.catalogue, metadata, self.training, fields))
         counters = items.counters(rows, metadata, kept.events)
-        cut = self.space.by_range("item", kept.num_items, kept.num_items)
+        cut = self.space.by_range("item", kept.num_items)
         return self.space.write("items", rows, schema.ITEMS, ["item"], cut, counters)
 
     @property

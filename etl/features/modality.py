@@ -1,4 +1,4 @@
-"""Builders of one modality's tables: features, neighbours, centres."""
+"""Builder of one modality's features, and what the configuration may ask of them."""
 
 from collections.abc import Mapping
 
@@ -8,14 +8,12 @@ from etl.spark import output
 from etl.workspace import Workspace
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
-from mdsrec.names import (
-    features_name,
-)
+from mdsrec.names import features_name
 from mdsrec.tables import Manifest
 
 
 class Modality:
-    """Builds the tables of one modality of an experiment."""
+    """One modality of an experiment."""
 
     def __init__(self, space: Workspace, name: str) -> None:
         self.space = space
@@ -42,7 +40,7 @@ class Modality:
         rows_per_file = min(
             self.space.experiment.spark.rows_per_file, FILE_BYTES // (4 * placed.width)
         )
-        cut = output.by_range("item", num_items, num_items, rows_per_file)
+        cut = output.by_range("item", num_items, rows_per_file)
         written = write_vectors(placed, cut, version, self.space.num_tasks)
         return tables.commit(uri, version, self.space.recipes[name], written, counters)
 

@@ -36,13 +36,12 @@ class Clusters:
 
     def centers(self, k: int) -> Manifest:
         rows = centers.members(self._assigned, k, self.clustering(k).moves)
-        num_items = self._num_items
         return self.space.write(
             centers_name(self.space.experiment, self.modality, k),
             rows,
             schema.CENTERS,
             ["item"],
-            self.space.by_range("item", num_items, num_items),
+            self.space.by_range("item", self._num_items),
             self._counters(k),
         )
 

@@ -6,7 +6,7 @@ from functools import partial
 from etl.graph import cells, neighbors, propagation, recall
 from etl.graph.neighbor_lists import write_lists
 from etl.graph.unit_vectors import UnitVectors, chosen, sampled
-from etl.spark.output import keys_per_file
+from etl.spark.output import range_width
 from etl.spark.spans import ByItem, VectorTable
 from etl.workspace import Workspace
 from mdsrec import files, schema, tables
@@ -101,7 +101,7 @@ class Graphs:
         exact = self.config.search == "exact" or found <= EXACT_TO
         overlap = len(filed) if exact else self._overlap(name, truth, len(filed))
         rows_per_file = min(space.experiment.spark.rows_per_file, FILE_BYTES // (8 * count))
-        width = keys_per_file(self.num_items, self.num_items, rows_per_file)
+        width = range_width(self.num_items, rows_per_file)
         packed = neighbors.neighbors(spark, neighbors.Search(filed, count, overlap), width, tasks)
         parts = -(-self.num_items // width)
         written = write_lists(packed, parts, count, truth, version)

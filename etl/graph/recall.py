@@ -21,7 +21,6 @@ from etl.spark.spans import Ints, Vectors
 from mdsrec.errors import InputError
 
 Matrix = npt.NDArray[np.float64]
-Parts = list[tuple[bytes, bytes]]
 
 SAMPLE = 1024
 MOST_TASKS = 128  # each sends the driver a list of every sampled item

@@ -62,15 +62,16 @@ def write(
     return tables.commit(uri, version, recipe, written.get["rows"], counters)
 
 
-def by_range(key: str, num_keys: int, num_rows: int, rows_per_file: int) -> Cut:
-    """Dense ids 0..num_keys-1 in equal ranges of about `rows_per_file` rows."""
-    width = keys_per_file(num_keys, num_rows, rows_per_file)
+def by_range(key: str, num_keys: int, keys_per_file: int) -> Cut:
+    """Dense ids 0..num_keys-1 in equal ranges of at most `keys_per_file`."""
+    width = range_width(num_keys, keys_per_file)
     return F.floor(F.col(key) / F.lit(width)), max(1, -(-num_keys // width))
 
 
-def keys_per_file(num_keys: int, num_rows: int, rows_per_file: int) -> int:
-    num_files = max(1, -(-num_rows // rows_per_file))
-    return max(1, -(-num_keys // num_files))
+def range_width(num_keys: int, most: int) -> int:
+    """The width of the fewest equal ranges of at most `most` keys."""
+    num_ranges = max(1, -(-num_keys // most))
+    return max(1, -(-num_keys // num_ranges))
 
 
 def by_line(lines_of_file: Mapping[int, int], rows_per_file: int) -> Cut:

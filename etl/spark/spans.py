@@ -75,13 +75,13 @@ class VectorTable:
 
     def between(self, first: int, last: int) -> tuple[Ints, Vectors]:
         """Items of the range that have a vector, ascending [n], and their vectors [n, d]."""
-        return items_and_vectors(self.rows.between(first, last, ["item", "vector"]), self.width)
-
-
-def items_and_vectors(table: pa.Table, width: int) -> tuple[Ints, Vectors]:
-    parts = [np.empty((0, width), np.float32)]
-    parts += [c.flatten().to_numpy().reshape(-1, width) for c in table.column("vector").chunks]
-    return table.column("item").to_numpy().astype(np.int64), np.concatenate(parts)
+        table = self.rows.between(first, last, ["item", "vector"])
+        parts = [np.empty((0, self.width), np.float32)]
+        parts += [
+            chunk.flatten().to_numpy().reshape(-1, self.width)
+            for chunk in table.column("vector").chunks
+        ]
+        return table.column("item").to_numpy().astype(np.int64), np.concatenate(parts)
 
 
 def vector_rows(items: Ints, vectors: npt.NDArray[np.floating]) -> pa.Table:
