@@ -29,7 +29,7 @@ def file_cells(folder, vectors, centroids):
         VectorTable(ByItem.below(str(folder), vector_rows(items, vectors).schema), WIDTH), None, 0.0
     )
     blocks = [(0, 100), (100, 2 * len(vectors))]
-    parts = cells._assign_blocks(unit, blocks, centroids, ids(0, 1))
+    parts = [part for n in (0, 1) for part in cells._assign_block(unit, blocks, centroids, n)]
     rows = [row for part in parts for row in part.to_pylist()]
     rows.sort(key=lambda row: (row["cell"], row["block"]))
     batch = pa.RecordBatch.from_pylist(rows)

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 
 from etl.graph.flat_search import kmeans, nearest
 from etl.graph.unit_vectors import UnitVectors
+from etl.spark.each import each
 from etl.spark.spans import Ints, Vectors, block_size, ranges
 from mdsrec.files import file_system, read_bytes, write_bytes
 
@@ -102,10 +103,10 @@ def filed(
 ) -> Cells:
     """Write the vectors of all items below `folder`, each into the cell of its nearest centroid."""
     blocks = list(ranges(num_items, block_size(vectors.width)))
-    spread = spark.range(0, len(blocks), numPartitions=min(num_tasks, len(blocks)))
+    assign = partial(_assign_block, vectors, blocks, centroids)
     tasks = min(num_tasks, len(centroids))
     written = (
-        spread.mapInArrow(partial(_assign_blocks, vectors, blocks, centroids), ASSIGNED)
+        each(spark, len(blocks), assign, ASSIGNED, num_tasks)
         .repartitionById(tasks, F.col("cell") % tasks)
         .sortWithinPartitions("cell", "block")
         .mapInArrow(partial(_write_cells, folder, vectors.width), "cell int, shards int")
@@ -114,27 +115,22 @@ def filed(
     return Cells(folder, centroids, tuple(shards.get(c, 0) for c in range(len(centroids))))
 
 
-def _assign_blocks(
-    vectors: UnitVectors,
-    blocks: list[tuple[int, int]],
-    centroids: Vectors,
-    batches: Iterator[pa.RecordBatch],
+def _assign_block(
+    vectors: UnitVectors, blocks: list[tuple[int, int]], centroids: Vectors, number: int
 ) -> Iterator[pa.RecordBatch]:
     """One row for each cell that a block has items in."""
-    for batch in batches:
-        for number in batch.column("id").to_pylist():
-            items, rows = vectors.between(*blocks[number])
-            home = nearest(rows, centroids, 1)[1][:, 0]
-            order = np.argsort(home, kind="stable")
-            cells, starts = np.unique(home[order], return_index=True)
-            parts = np.split(order, starts[1:]) if len(cells) else []
-            columns = [
-                pa.array(cells.astype(np.int32)),
-                pa.array([number] * len(cells), pa.int32()),
-                pa.array([items[part].tobytes() for part in parts], pa.binary()),
-                pa.array([rows[part].tobytes() for part in parts], pa.binary()),
-            ]
-            yield pa.RecordBatch.from_arrays(columns, ["cell", "block", "items", "vectors"])
+    items, rows = vectors.between(*blocks[number])
+    home = nearest(rows, centroids, 1)[1][:, 0]
+    order = np.argsort(home, kind="stable")
+    cells, starts = np.unique(home[order], return_index=True)
+    parts = np.split(order, starts[1:]) if len(cells) else []
+    columns = [
+        pa.array(cells.astype(np.int32)),
+        pa.array([number] * len(cells), pa.int32()),
+        pa.array([items[part].tobytes() for part in parts], pa.binary()),
+        pa.array([rows[part].tobytes() for part in parts], pa.binary()),
+    ]
+    yield pa.RecordBatch.from_arrays(columns, ["cell", "block", "items", "vectors"])
 
 
 def _write_cells(

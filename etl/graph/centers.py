@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl.graph.flat_search import kmeans
+from etl.spark.each import each
 from etl.spark.spans import Ints, Vectors, VectorTable, block_size, ranges
 from mdsrec.schema import CENTROIDS
 
@@ -40,9 +41,8 @@ def assigned(
     """DataFrame(item, center_K, distance_K, ... for each k)."""
     blocks = list(ranges(num_items, block_size(vectors.width)))
     columns = "".join(f", center_{k} int, distance_{k} double" for k in centroids)
-    return spark.range(0, len(blocks), numPartitions=min(num_tasks, len(blocks))).mapInArrow(
-        partial(_assign_blocks, vectors, blocks, centroids), "item int" + columns
-    )
+    assign = partial(_assign_block, vectors, blocks, centroids)
+    return each(spark, len(blocks), assign, "item int" + columns, num_tasks)
 
 
 def nearest_centroids(vectors: Vectors, centroids: Vectors) -> tuple[Ints, Matrix]:
@@ -96,18 +96,16 @@ def centroid_rows(centroids: Vectors) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=CENTROIDS)
 
 
-def _assign_blocks(
+def _assign_block(
     vectors: VectorTable,
     blocks: list[tuple[int, int]],
     centroids: Mapping[int, Vectors],
-    batches: Iterator[pa.RecordBatch],
+    number: int,
 ) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for number in batch.column("id").to_pylist():
-            items, rows = vectors.between(*blocks[number])
-            columns = {"item": pa.array(items.astype(np.int32))}
-            for k, C in centroids.items():
-                center, distance = nearest_centroids(rows, C)
-                columns[f"center_{k}"] = pa.array(center.astype(np.int32))
-                columns[f"distance_{k}"] = pa.array(distance)
-            yield pa.RecordBatch.from_pydict(columns)
+    items, rows = vectors.between(*blocks[number])
+    columns = {"item": pa.array(items.astype(np.int32))}
+    for k, C in centroids.items():
+        center, distance = nearest_centroids(rows, C)
+        columns[f"center_{k}"] = pa.array(center.astype(np.int32))
+        columns[f"distance_{k}"] = pa.array(distance)
+    yield pa.RecordBatch.from_pydict(columns)

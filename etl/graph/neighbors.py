@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from etl.graph.cells import Cells, Shard
 from etl.graph.flat_search import nearest
+from etl.spark.each import each
 from etl.spark.spans import Ints, Vectors, ranges
 
 Matrix = npt.NDArray[np.float64]
@@ -46,8 +47,8 @@ def neighbors(
     hold fewer.
     """
     cells = len(search.cells)
-    spread = spark.range(0, cells, numPartitions=min(cells, max(num_tasks, cells // 4)))
-    return spread.mapInArrow(partial(_search_cells, search, items_per_part), FOUND)
+    search_cell = partial(_search_cell, search, items_per_part)
+    return each(spark, cells, search_cell, FOUND, max(num_tasks, cells // 4))
 
 
 def lists_of(search: Search, queries: Shard) -> tuple[Ints, Ints, Matrix]:
@@ -175,25 +176,21 @@ def top_items(
     return np.take_along_axis(items, best, 1), np.take_along_axis(similarities, best, 1)
 
 
-def _search_cells(
-    search: Search, items_per_part: int, batches: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for cell in batch.column("id").to_pylist():
-            for queries in search.cells.shards(cell):
-                items, lists, similarities = lists_of(search, queries)
-                part = items // items_per_part
-                order = np.argsort(part, kind="stable")
-                parts, starts = np.unique(part[order], return_index=True)
-                groups = np.split(order, starts[1:])
-                columns = [
-                    pa.array(parts.astype(np.int32)),
-                    _packed(items.astype(np.int32), groups),
-                    _packed(lists.astype(np.int32), groups),
-                    _packed(similarities.astype(np.float32), groups),
-                ]
-                names = ["part", "items", "neighbors", "similarities"]
-                yield pa.RecordBatch.from_arrays(columns, names)
+def _search_cell(search: Search, items_per_part: int, cell: int) -> Iterator[pa.RecordBatch]:
+    for queries in search.cells.shards(cell):
+        items, lists, similarities = lists_of(search, queries)
+        part = items // items_per_part
+        order = np.argsort(part, kind="stable")
+        parts, starts = np.unique(part[order], return_index=True)
+        groups = np.split(order, starts[1:])
+        columns = [
+            pa.array(parts.astype(np.int32)),
+            _packed(items.astype(np.int32), groups),
+            _packed(lists.astype(np.int32), groups),
+            _packed(similarities.astype(np.float32), groups),
+        ]
+        names = ["part", "items", "neighbors", "similarities"]
+        yield pa.RecordBatch.from_arrays(columns, names)
 
 
 def _packed(values: npt.NDArray[np.generic], groups: list[Ints]) -> pa.Array:

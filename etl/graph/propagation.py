@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from scipy import sparse
 
+from etl.spark.each import each
 from etl.spark.parts import write_part
 from etl.spark.spans import ByItem, Ints, VectorTable, block_size, ranges, vector_rows
 
@@ -110,19 +111,14 @@ def write_rows(
 ) -> int:
     """All rows of `between` as parts under `version`, a task a span -> how many there are."""
     spans = list(ranges(num_items, span))
-    spread = spark.range(0, len(spans), numPartitions=len(spans))
-    written = spread.mapInArrow(partial(_write_spans, between, spans, version), "rows long")
+    write = partial(_write_span, between, spans, version)
+    written = each(spark, len(spans), write, "rows long")
     return sum(row.rows for row in written.collect())
 
 
-def _write_spans(
-    between: BetweenItems,
-    spans: list[tuple[int, int]],
-    version: str,
-    batches: Iterator[pa.RecordBatch],
+def _write_span(
+    between: BetweenItems, spans: list[tuple[int, int]], version: str, number: int
 ) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for number in batch.column("id").to_pylist():
-            items, rows = between(*spans[number])
-            write_part(version, f"part-{number:05d}", vector_rows(items, rows))
-            yield pa.RecordBatch.from_pydict({"rows": [len(items)]})
+    items, rows = between(*spans[number])
+    write_part(version, f"part-{number:05d}", vector_rows(items, rows))
+    yield pa.RecordBatch.from_pydict({"rows": [len(items)]})

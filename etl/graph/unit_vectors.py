@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from etl.spark.each import each
 from etl.spark.spans import Ints, Vectors, VectorTable, block_size, ranges
 
 SPREAD = 2_654_435_761  # Knuth's multiplier: consecutive ids lie far apart modulo 2^32
@@ -52,8 +53,8 @@ def sampled(
 ) -> tuple[Ints, Vectors]:
     """About `share` of the rows, by a hash of the item: the same for any partitioning."""
     blocks = list(ranges(num_items, block_size(table.width)))
-    spread = spark.range(0, len(blocks), numPartitions=min(num_tasks, len(blocks)))
-    rows = spread.mapInArrow(partial(_sample_blocks, table, blocks, share), SAMPLED).toArrow()
+    sample = partial(_sample_block, table, blocks, share)
+    rows = each(spark, len(blocks), sample, SAMPLED, num_tasks).toArrow()
     items = [np.frombuffer(part.as_buffer(), np.int64) for part in rows.column("items")]
     vectors = [np.frombuffer(part.as_buffer(), np.float32) for part in rows.column("vectors")]
     found, matrix = np.concatenate(items), np.concatenate(vectors).reshape(-1, table.width)
@@ -66,15 +67,10 @@ def chosen(items: Ints, share: float) -> npt.NDArray[np.bool_]:
     return (items * SPREAD) % 2**32 < share * 2**32
 
 
-def _sample_blocks(
-    table: VectorTable | UnitVectors,
-    blocks: list[tuple[int, int]],
-    share: float,
-    batches: Iterator[pa.RecordBatch],
+def _sample_block(
+    table: VectorTable | UnitVectors, blocks: list[tuple[int, int]], share: float, number: int
 ) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for number in batch.column("id").to_pylist():
-            items, vectors = table.between(*blocks[number])
-            kept = chosen(items, share)
-            row = {"items": [items[kept].tobytes()], "vectors": [vectors[kept].tobytes()]}
-            yield pa.RecordBatch.from_pydict(row)
+    items, vectors = table.between(*blocks[number])
+    kept = chosen(items, share)
+    row = {"items": [items[kept].tobytes()], "vectors": [vectors[kept].tobytes()]}
+    yield pa.RecordBatch.from_pydict(row)
