@@ -8,18 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from placed import written
 
-from etl.features import encoding
 from etl.features.encoders import check_encoder, encoder_identity
-from etl.features.encoding import _encode_chunk, _progress, cache_name, encoded
+from etl.features.encoding import _encode_chunk, _how_far, cache_name, encoded
 from etl.features.vector_cache import CacheFiles, num_vectors, opened, write_file
+from etl.spark.progress import reporting
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 
@@ -206,9 +208,10 @@ def test_an_encoder_that_gives_no_number_is_named_and_nothing_is_stored(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_long_encoding_says_how_far_it_is(monkeypatch, caplog):
-    monkeypatch.setattr(encoding, "LOGGED_EVERY", 0.01)
-    with caplog.at_level("INFO", "etl"), _progress("features/text", 200_000, lambda: 12_288):
+def test_a_long_encoding_says_how_far_it_is(caplog):
+    cache = SimpleNamespace(added=lambda: [f"{0:032x}-12000.parquet", f"{1:032x}-288.parquet"])
+    line = partial(_how_far, "features/text", cache, 200_000)
+    with caplog.at_level("INFO", "etl"), reporting(line, every=0.01):
         while not caplog.messages:
             time.sleep(0.01)
     assert caplog.messages[0] == "features/text: encoded 12,288 of 200,000"

@@ -5,10 +5,11 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from etl.spark import sizing
+from etl.spark import gpu, sizing
 from etl.spark.progress import progress
 from etl.spark.session import materialized, open_session
 from etl.spark.sizing import (
@@ -220,3 +221,13 @@ def test_a_step_without_spark_is_not_spoken_of(caplog, monkeypatch):
     with caplog.at_level(logging.INFO, "etl"), progress("items", lambda: None, every=0.01):
         time.sleep(0.1)
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("address", "expected"), [("1", 1), ("5", 5 % 4), (None, 0)])
+def test_a_task_takes_the_gpu_that_spark_lends_it(monkeypatch, address, expected):
+    lent = {"gpu": SimpleNamespace(addresses=[address])} if address else {}
+    context = SimpleNamespace(resources=lambda: lent, partitionId=lambda: 8)
+    monkeypatch.setattr(gpu.TaskContext, "get", lambda: context)
+    gpu._first_partition.cache_clear()
+    assert gpu.gpu_of_task(4) == expected
+    gpu._first_partition.cache_clear()

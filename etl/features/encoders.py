@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from pyspark import TaskContext
 
+from etl.spark.gpu import gpu_of_task
 from etl.spark.spans import Vectors
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
@@ -106,10 +106,7 @@ def device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     torch.backends.cudnn.allow_tf32 = False
-    context = TaskContext.get()
-    lent = context.resources().get("gpu") if context else None
-    number = int(lent.addresses[0]) if lent else _first_partition()
-    return f"cuda:{number % torch.cuda.device_count()}"
+    return f"cuda:{gpu_of_task(torch.cuda.device_count())}"
 
 
 @cache
@@ -124,13 +121,6 @@ def _text_model(encoder: str, max_tokens: int | None, where: str) -> Any:
     if max_tokens is not None:
         model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     return model
-
-
-@cache
-def _first_partition() -> int:
-    """The first task of a worker process decides: the model is loaded on one GPU, not on each."""
-    context = TaskContext.get()
-    return context.partitionId() if context else 0
 
 
 def _quiet() -> None:

@@ -3,9 +3,7 @@ finds its vector by the hash of its content.
 """
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -18,6 +16,7 @@ from etl.features.encoders import Encoder, TextEncoder, check_encoder, encoder_i
 from etl.features.vector_blocks import Placed
 from etl.features.vector_cache import VectorCache
 from etl.features.vision import Fetching, ImageEncoder
+from etl.spark.progress import reporting
 from etl.spark.session import materialized
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
@@ -25,7 +24,6 @@ from mdsrec.tables import fingerprint
 
 log = logging.getLogger("etl")
 
-LOGGED_EVERY = 10.0  # seconds
 MOST_CHUNKS = 256  # unless a chunk would exceed its bounds
 CHUNK = {"text": (128, 4096), "images": (64, 512)}  # bounds of what is encoded and stored together
 OUTCOME = "key binary, missed string"
@@ -111,8 +109,12 @@ def _encode(
         .sortWithinPartitions("key")
         .mapInArrow(encode, OUTCOME)
     )
-    with _progress(name, num_lacking, lambda: vector_cache.num_vectors(cache.added())):
+    with reporting(lambda: _how_far(name, cache, num_lacking)):
         return materialized(rows)
+
+
+def _how_far(name: str, cache: VectorCache, total: int) -> str:
+    return f"{name}: encoded {vector_cache.num_vectors(cache.added()):,} of {total:,}"
 
 
 def _encoder(config: FeatureConfig, num_tasks: int) -> Encoder:
@@ -162,22 +164,3 @@ def _common_width(places: DataFrame, expected: int, folder: str) -> int:
             "the same root; put it on storage that they share"
         )
     return int(found.width or 0)
-
-
-@contextmanager
-def _progress(name: str, total: int, done: Callable[[], int]) -> Iterator[None]:
-    """Log what is done of a long piece of work while it runs."""
-    ended = threading.Event()
-
-    def report() -> None:
-        while not ended.wait(LOGGED_EVERY):
-            with suppress(OSError):  # a listing that failed is made again
-                log.info("%s: encoded %s of %s", name, f"{done():,}", f"{total:,}")
-
-    thread = threading.Thread(target=report, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from pyspark import TaskContext
 
+from etl.spark.gpu import gpu_of_task
 from etl.spark.spans import Ints, Vectors, ranges
 
 SEED = 0
@@ -26,7 +26,7 @@ def nearest(queries: Vectors, rows: Vectors, count: int) -> tuple[Vectors, Ints]
     count = min(count, len(rows))
     faiss = _faiss()
     if (gpus := faiss.get_num_gpus()) and count <= MOST_ON_GPU:
-        on = {"metric": faiss.METRIC_INNER_PRODUCT, "device": _task_number() % gpus}
+        on = {"metric": faiss.METRIC_INNER_PRODUCT, "device": gpu_of_task(gpus)}
         return faiss.knn_gpu(_gpu(), queries, rows, count, **on)  # type: ignore[no-any-return]
     products = np.empty((len(queries), count), np.float32)
     numbers = np.empty((len(queries), count), np.int64)
@@ -77,8 +77,3 @@ def _gpu() -> Any:
     resources = _faiss().StandardGpuResources()
     resources.setTempMemory(GPU_SCRATCH_BYTES)
     return resources
-
-
-def _task_number() -> int:
-    context = TaskContext.get()
-    return context.partitionId() if context else 0

@@ -1,10 +1,10 @@
-"""How far a long step of Spark is, where there is no terminal for Spark's own bar."""
+"""How far a long step is, where there is no terminal for Spark's own bar."""
 
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
@@ -15,18 +15,17 @@ EVERY = 10.0  # seconds
 
 
 @contextmanager
-def progress(
-    name: str, running: Callable[[], SparkSession | None], every: float = EVERY
-) -> Iterator[None]:
-    """Log `name` and the tasks of its running stages every so many seconds; a step that ends sooner
-    is not spoken of. `running` gives the session once it has started.
-    """
-    if sys.stderr.isatty():
-        yield
-        return
+def reporting(line: Callable[[], str | None], every: float = EVERY) -> Iterator[None]:
+    """Log `line()` every so many seconds; what ends sooner is not spoken of."""
     ended = threading.Event()
-    arguments = (name, running, every, ended)
-    reporter = threading.Thread(target=_report, args=arguments, name="progress", daemon=True)
+
+    def report() -> None:
+        while not ended.wait(every):
+            with suppress(Py4JError, OSError):  # Spark is gone, or a listing failed: no line
+                if said := line():
+                    log.info("%s", said)
+
+    reporter = threading.Thread(target=report, name="progress", daemon=True)
     reporter.start()
     try:
         yield
@@ -35,20 +34,23 @@ def progress(
         reporter.join()
 
 
-def _report(
-    name: str,
-    running: Callable[[], SparkSession | None],
-    every: float,
-    ended: threading.Event,
-) -> None:
-    while not ended.wait(every):
-        spark = running()
-        try:
-            done, tasks = _tasks(spark) if spark else (0, 0)
-        except (Py4JError, OSError):  # Spark is gone: the step itself says why
-            return
-        if tasks:
-            log.info("%s: %d of %d tasks", name, done, tasks)
+@contextmanager
+def progress(
+    name: str, running: Callable[[], SparkSession | None], every: float = EVERY
+) -> Iterator[None]:
+    """Log `name` and the tasks of its running stages; `running` gives the session once it has
+    started.
+    """
+    if sys.stderr.isatty():
+        yield
+        return
+
+    def line() -> str | None:
+        done, tasks = _tasks(spark) if (spark := running()) else (0, 0)
+        return f"{name}: {done} of {tasks} tasks" if tasks else None
+
+    with reporting(line, every):
+        yield
 
 
 def _tasks(spark: SparkSession) -> tuple[int, int]:
