@@ -7,6 +7,7 @@ import pytest
 
 from mdsrec.errors import InputError
 from mdsrec.loading import experiment_from, load_experiment
+from mdsrec.names import neighbors_name
 
 TOML = """
 name = "small"
@@ -50,6 +51,9 @@ def test_local_paths_are_made_absolute_and_uris_kept(path):
     assert load_experiment(path, ["root=s3://bucket/x/"]).root == "s3://bucket/x"
 
 
+TIME = "sequences.split=global_time"
+
+
 @pytest.mark.parametrize(
     ("override", "value"),
     [
@@ -90,6 +94,13 @@ def test_an_override_lies_over_the_file(path, override, value):
         (["name=../elsewhere"], 'name = "../elsewhere"'),
         (["features.text.encoder=x"], "set either encoder or vectors"),
         (["features.text.vectors=x.npy"], "asins goes with .npy"),
+        (["features.text.images=url"], "images need an encoder"),
+        (["sequences.cut=[0.8, 0.9]"], 'cut is for split = "global_time"'),
+        (["sequences.split=global_time"], "split global_time needs cut"),
+        ([TIME, "sequences.cut=[0.9, 0.8]"], "cut 0.9, 0.8: the second must be the later"),
+        ([TIME, 'sequences.cut=["2018-01-01", "2018-01-01"]'], "the second must be the later"),
+        ([TIME, 'sequences.cut=[0.8, "2018-01-01"]'], "cut mixes a share and a date"),
+        ([TIME, "sequences.cut=[0.8, 1.0]"], "neither a share between 0 and 1 nor a date"),
         (["lr"], "override 'lr': expected key=value"),
         (["name.x=1"], "name is a value, not a section"),
     ],
@@ -149,3 +160,12 @@ def test_identity_is_all_but_the_machines(path):
     assert load_experiment(path, machines).identity() == experiment.identity()
     assert load_experiment(path, ["optim.lr=0.1"]).identity() != experiment.identity()
     assert load_experiment(path, ["train.batch_size=8"]).identity() != experiment.identity()
+
+
+@pytest.mark.parametrize(
+    ("mu", "key"),
+    [("0.2", "0.2"), ("1.0", "1"), ("1e-18", "0." + "0" * 17 + "1"), ("160.0", "160")],
+)
+def test_a_table_of_neighbours_is_named_by_the_shortest_decimal_of_mu(path, mu, key):
+    experiment = load_experiment(path, [f"model.mu.text={mu}", "model.mu.image=0.5"])
+    assert neighbors_name(experiment, "text") == f"neighbors/text/mu={key}"

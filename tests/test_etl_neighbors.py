@@ -146,7 +146,22 @@ def test_the_fewest_cells_that_reach_the_recall_are_taken():
         chosen_overlap(truth, 5, 0.9, 2, "x")
 
 
-def test_a_cell_that_holds_most_of_the_sample_is_split():
+def test_a_cell_that_holds_too_much_of_the_sample_is_split(monkeypatch):
+    tails = np.random.default_rng(0).standard_t(1.2, size=(2000, WIDTH))
+    sample = unit_rows(tails).astype(np.float32)
+
+    def largest(found):
+        return np.bincount((sample @ found.T).argmax(axis=1)).max() / (len(sample) / 100)
+
+    monkeypatch.setattr(cells, "SPLIT_ABOVE", 1e9)
+    assert largest(cells.trained(sample, 100)) > 3
+    monkeypatch.setattr(cells, "SPLIT_ABOVE", 2)
+    found = cells.trained(sample, 100)
+    assert largest(found) <= 2 and len(found) > 100
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_a_crowd_of_near_copies_is_parted_among_cells():
     rng = np.random.default_rng(0)
     crowd = np.array([1, 0, 0, 0, 0]) + 0.01 * rng.normal(size=(900, WIDTH))
     sample = unit_rows(np.concatenate([crowd, rng.normal(size=(100, WIDTH))])).astype(np.float32)

@@ -30,6 +30,16 @@ def test_a_part_reads_as_it_was_written(tmp_path):
     assert (column.compression, "DELTA_BINARY_PACKED" in column.encodings) == ("ZSTD", True)
 
 
+def test_floats_of_lists_are_split_by_byte_and_integers_are_not(tmp_path):
+    rows = pa.table({"item": pa.array([0, 1], pa.int32()), "vector": [[0.5, 1.0], [0.25, 2.0]]})
+    write_part(str(tmp_path), "part-00000", rows)
+    path = tmp_path / "part-00000.parquet"
+    assert pq.read_table(path).equals(rows)
+    group = pq.read_metadata(path).row_group(0)
+    split = ["BYTE_STREAM_SPLIT" in group.column(n).encodings for n in range(2)]
+    assert split == [False, True]
+
+
 def test_an_interrupted_write_leaves_no_part(tmp_path):
     ended = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)],

@@ -106,7 +106,8 @@ def test_unit_vectors_are_smoothed_and_of_length_one(world, tmp_path):
 def test_a_range_of_a_table_is_its_rows_in_that_range(world):
     *_, features, _ = world
     whole, vectors = features.between(0, NUM_ITEMS)
-    for first, last in [(0, 1), (249, 251), (300, 300), (590, 10_000)]:
+    ends = [(int(whole[place]), int(whole[place]) + 1) for place in (0, 249, 250, -1)]  # of files
+    for first, last in [(0, 1), (300, 300), (590, 10_000), (100, 500), *ends]:
         items, rows = features.between(first, last)
         kept = (whole >= first) & (whole < last)
         np.testing.assert_array_equal(items, whole[kept])
