@@ -14,8 +14,10 @@ from etl.recipes import Inputs, raw_inputs, recipes
 from etl.spark import output
 from etl.spark.session import num_partitions, open_session
 from etl.spark.sizing import raw_bytes
+from etl.spark.spans import VectorTable
 from mdsrec import files, tables
 from mdsrec.config import Experiment
+from mdsrec.names import features_name
 from mdsrec.tables import Manifest, Recipe
 
 
@@ -61,6 +63,14 @@ class Workspace:
 
     def manifest(self, name: str) -> Manifest:
         return tables.open_table(self.uri(name))
+
+    @property
+    def num_items(self) -> int:
+        return self.manifest("items").rows
+
+    def vectors(self, modality: str) -> VectorTable:
+        """The modality's features, as tasks read them."""
+        return VectorTable.of(self.uri(features_name(modality)))
 
     def read(self, name: str, table: pa.Schema) -> DataFrame:
         """The table as a DataFrame."""

@@ -2,18 +2,16 @@
 
 import json
 import os
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 from placed import written
+from shop import opened_shop, picture
 
-from etl.features import download, images
-from etl.features.download import MissedError, Pace, fetch
+from etl.features import images
+from etl.features.download import MissedError
 from etl.features.encoding import encoded
 from etl.features.images import decoded, folder_identity, image_files
 from etl.features.vision import Fetching, ImageEncoder
@@ -56,12 +54,10 @@ def as_before():
     os.environ.update(environment)
 
 
-def picture(seed, kind="PNG", size=(40, 36)):
-    """Random pixels as a file's bytes."""
-    pixels = np.random.default_rng(seed).integers(256, size=(*size[::-1], 3))
-    stream = BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(stream, kind)
-    return stream.getvalue()
+@pytest.fixture
+def shop(monkeypatch):
+    with opened_shop(monkeypatch) as server:
+        yield server
 
 
 def bomb():
@@ -237,131 +233,6 @@ def test_a_folder_that_is_not_there_or_has_no_image_is_named(tmp_path):
     for path in (tmp_path / "nowhere", tmp_path / "B1.txt"):
         with pytest.raises(InputError, match="no such folder of images"):
             folder_identity(str(path))
-
-
-class Shop(BaseHTTPRequestHandler):
-    """Answers by path; `server.asked` counts the requests of each."""
-
-    def do_GET(self):
-        asked = self.server.asked
-        asked[self.path] = asked.get(self.path, 0) + 1
-        first = asked[self.path] == 1
-        match self.path.partition("?")[0].strip("/").split("/"):
-            case ["image", seed]:
-                self.answer(200, picture(int(seed)))
-            case ["flaky", code, seed]:
-                self.answer(int(code) if first else 200, picture(int(seed)))
-            case ["status", code]:
-                self.answer(int(code), b"sorry")
-            case ["page"]:
-                self.answer(200, b"<html>no image</html>")
-            case ["moved"]:
-                self.answer(302, b"", Location="/image/1")
-            case ["leak", scheme]:
-                self.answer(302, b"", Location=f"{scheme}:///etc/hostname")
-            case ["short"]:
-                self.answer(200, b"half", **{"Content-Length": "8"})
-            case ["slow"]:
-                self.server.ended.wait(20)
-            case ["drip"]:
-                self.drip()
-
-    def answer(self, code, body, **headers):
-        self.send_response(code)
-        for key, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def drip(self):
-        """Never falls silent for as long as a read would wait, and never ends."""
-        self.send_response(200)
-        self.end_headers()
-        try:
-            while not self.server.ended.wait(0.05):
-                self.wfile.write(b"x")
-        except OSError:
-            pass
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def shop(monkeypatch):
-    """A server on this machine; `address(path)` is the URL of a path."""
-    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
-    server.asked, server.ended = {}, threading.Event()
-    server.address = lambda path: f"http://127.0.0.1:{server.server_address[1]}/{path}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.ended.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def got(shop, path, retries=1, timeout=0.5):
-    return fetch(shop.address(path), timeout, retries, Pace(0.0))
-
-
-@pytest.mark.parametrize("path", ["flaky/500/1", "flaky/429/1", "moved", "image/1"])
-def test_an_image_is_fetched_through_redirects_and_passing_failures(shop, monkeypatch, path):
-    monkeypatch.setattr(download, "BACKOFF", 0.01)
-    assert got(shop, path) == picture(1)
-
-
-@pytest.mark.parametrize(
-    ("path", "reason", "requests"),
-    [
-        ("status/404", "404", 1),
-        ("status/403", "403", 1),
-        ("status/503", "503", 3),
-        ("slow", "timeout", 3),
-        ("drip", "timeout", 3),
-        ("short", "no connection", 3),
-        ("leak/file", "302", 1),
-        ("leak/ftp", "no connection", 3),
-    ],
-)
-def test_a_failure_is_tried_again_where_that_may_help(shop, monkeypatch, path, reason, requests):
-    monkeypatch.setattr(download, "BACKOFF", 0.01)
-    with pytest.raises(MissedError, match=f"^{reason}$"):
-        got(shop, path, retries=2, timeout=0.2)
-    assert shop.asked == {f"/{path}": requests}
-
-
-@pytest.mark.parametrize(
-    "address", ["file:///etc/hostname", "ftp://a/b", "B1.jpg", "http://[", "http://a:x/", ""]
-)
-def test_what_is_no_http_address_is_never_opened(address):
-    with pytest.raises(MissedError, match="not an http address"):
-        fetch(address, 1.0, 0, Pace(0.0))
-
-
-def test_an_answer_that_is_too_large_is_left(shop, monkeypatch):
-    monkeypatch.setattr(download, "MAX_BYTES", 100)
-    with pytest.raises(MissedError, match=r"^above \d+ MiB$"):
-        got(shop, "image/1")
-
-
-def test_an_address_with_spaces_and_letters_beyond_ascii_is_quoted_once(shop):
-    with pytest.raises(MissedError, match="404"):
-        got(shop, "status/404?a b=\u00e9%20c")
-    assert list(shop.asked) == ["/status/404?a%20b=%C3%A9%20c"]
-
-
-def test_requests_of_all_threads_keep_their_distance():
-    pace, began = Pace(0.03), time.monotonic()
-    threads = [threading.Thread(target=pace.wait) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert time.monotonic() - began >= 5 * 0.03
 
 
 def test_tasks_that_run_at_a_time_share_the_rate_of_requests():

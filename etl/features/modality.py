@@ -22,7 +22,7 @@ class Modality:
 
     def features(self) -> Manifest:
         placed = self._placed()
-        num_items, found = self.space.manifest("items").rows, placed.places.count()
+        num_items, found = self.space.num_items, placed.places.count()
         if not found:
             raise InputError(
                 f"features.{self.name}: no item has it, of {num_items}{_reasons(placed.counters)}: "

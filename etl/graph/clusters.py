@@ -41,7 +41,7 @@ class Clusters:
             rows,
             schema.CENTERS,
             ["item"],
-            self.space.by_range("item", self._num_items),
+            self.space.by_range("item", self.space.num_items),
             self._counters(k),
         )
 
@@ -54,11 +54,7 @@ class Clusters:
 
     @cached_property
     def _vectors(self) -> VectorTable:
-        return VectorTable.of(self.space.uri(features_name(self.modality)))
-
-    @property
-    def _num_items(self) -> int:
-        return self.space.manifest("items").rows
+        return self.space.vectors(self.modality)
 
     @property
     def _vectors_found(self) -> int:
@@ -75,7 +71,7 @@ class Clusters:
         items, vectors = sampled(
             self.space.spark,
             self._vectors,
-            self._num_items,
+            self.space.num_items,
             max(shares.values()),
             self.space.num_tasks,
         )
@@ -85,7 +81,7 @@ class Clusters:
     def _assigned(self) -> DataFrame:
         space = self.space
         rows = centers.assigned(
-            space.spark, self._vectors, self._trained, self._num_items, space.num_tasks
+            space.spark, self._vectors, self._trained, self.space.num_items, space.num_tasks
         )
         return materialized(rows)
 

@@ -29,22 +29,14 @@ class Graphs:
         self.modality = modality
         self.config = space.experiment.graph
 
-    @property
-    def vectors(self) -> VectorTable:
-        return VectorTable.of(self.space.uri(features_name(self.modality)))
-
-    @property
-    def num_items(self) -> int:
-        return self.space.manifest("items").rows
-
     def propagated(self) -> Manifest:
         """N(O) E, which serves every mu."""
         name = propagated_name(self.space.experiment, self.modality)
-        uri, vectors = self.space.uri(name), self.vectors
+        uri, vectors = self.space.uri(name), self.space.vectors(self.modality)
         graph = ByItem.of(
             self.space.uri(cooccurrence_name(self.space.experiment)), schema.COOCCURRENCE
         )
-        product = propagation.Propagation(graph, vectors, self.num_items)
+        product = propagation.Propagation(graph, vectors, self.space.num_items)
         scratch, version = tables.new_version(uri), tables.new_version(uri)
         try:
             degrees = None
@@ -60,8 +52,12 @@ class Graphs:
 
     def _write_spans(self, between: propagation.BetweenItems, version: str) -> int:
         pairs = self.space.manifest(cooccurrence_name(self.space.experiment)).rows
-        span = propagation.span_size(self.vectors.width, pairs, self.num_items)
-        return propagation.write_rows(self.space.spark, between, self.num_items, span, version)
+        span = propagation.span_size(
+            self.space.vectors(self.modality).width, pairs, self.space.num_items
+        )
+        return propagation.write_rows(
+            self.space.spark, between, self.space.num_items, span, version
+        )
 
     def neighbors(self, mu: float) -> Manifest:
         """The H_max nearest of every item that has the modality; InputError where the search finds
@@ -82,7 +78,9 @@ class Graphs:
 
     def _unit_vectors(self, mu: float) -> UnitVectors:
         moved = self.space.uri(propagated_name(self.space.experiment, self.modality))
-        return UnitVectors(self.vectors, VectorTable.of(moved) if mu else None, mu)
+        return UnitVectors(
+            self.space.vectors(self.modality), VectorTable.of(moved) if mu else None, mu
+        )
 
     def _write_neighbors(
         self, name: str, vectors: UnitVectors, scratch: str, version: str
@@ -93,17 +91,17 @@ class Graphs:
         wanted = cells.wanted_cells(found)
         most = max(1, SAMPLE_BYTES // (4 * vectors.width))
         share = min(most, max(recall.SAMPLE, wanted * cells.SAMPLE_PER_CELL)) / found
-        items, sample = sampled(spark, vectors, self.num_items, share, tasks)
+        items, sample = sampled(spark, vectors, self.space.num_items, share, tasks)
         centroids = cells.trained(sample, wanted)
-        filed = cells.filed(spark, vectors, self.num_items, centroids, scratch, tasks)
+        filed = cells.filed(spark, vectors, self.space.num_items, centroids, scratch, tasks)
         few = chosen(items, recall.SAMPLE / found)
         truth = recall.exact_neighbors(spark, filed, items[few], sample[few], count, tasks)
         exact = self.config.search == "exact" or found <= EXACT_TO
         overlap = len(filed) if exact else self._overlap(name, truth, len(filed))
         rows_per_file = min(space.experiment.spark.rows_per_file, FILE_BYTES // (8 * count))
-        width = range_width(self.num_items, rows_per_file)
+        width = range_width(self.space.num_items, rows_per_file)
         packed = neighbors.neighbors(spark, neighbors.Search(filed, count, overlap), width, tasks)
-        parts = -(-self.num_items // width)
+        parts = -(-self.space.num_items // width)
         written = write_lists(packed, parts, count, truth, version)
         log.info("%s: recall@%d %.4f on %d items", name, count, written.recall, few.sum())
         self._check(name, written.recall)
