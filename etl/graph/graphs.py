@@ -106,7 +106,7 @@ class Graphs:
         log.info("%s: recall@%d %.4f on %d items", name, count, written.recall, few.sum())
         self._check(name, written.recall)
         return {
-            "items": written.rows,
+            "items": found,
             "neighbors": count,
             "cells": len(filed),
             "overlap": overlap,

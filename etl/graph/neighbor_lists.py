@@ -12,12 +12,11 @@ from etl.graph.recall import Truth, hits
 from etl.spark.parts import write_part
 from mdsrec.schema import NEIGHBORS
 
-WRITTEN = "rows long, lists_cut_short long, found long, sampled long"
+WRITTEN = "lists_cut_short long, found long, sampled long"
 
 
 @dataclass(frozen=True)
 class Written:
-    rows: int
     lists_cut_short: int  # items whose cells hold fewer than H others
     recall: float
 
@@ -28,8 +27,8 @@ def write_lists(
     """Write the lists of `neighbors.neighbors` as parts under `version`."""
     write = partial(_write_parts, count, truth, version)
     parts = packed.repartitionById(num_parts, "part").mapInArrow(write, WRITTEN).collect()
-    rows, short, found, sampled = (sum(column) for column in zip(*parts, strict=True))
-    return Written(rows, short, found / sampled)
+    short, found, sampled = (sum(column) for column in zip(*parts, strict=True))
+    return Written(short, found / sampled)
 
 
 def _write_parts(
@@ -56,6 +55,6 @@ def _write_parts(
     name = f"part-{blobs[0]['part']:05d}"
     write_part(version, name, pa.Table.from_arrays(columns, schema=NEIGHBORS))
     found, sampled = hits(truth, items, similarities)
-    row = [len(items), int((~there[:, -1]).sum()), found, sampled]
-    names = ["rows", "lists_cut_short", "found", "sampled"]
+    row = [int((~there[:, -1]).sum()), found, sampled]
+    names = ["lists_cut_short", "found", "sampled"]
     yield pa.RecordBatch.from_arrays([pa.array([value], pa.int64()) for value in row], names)
