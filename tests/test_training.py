@@ -19,7 +19,8 @@ from training import engine as ds
 from training.data import SequenceReader, batch_of, padded
 from training.graph import load_item_tables
 from training.model import MDSRec
-from training.worker import Progress, noise_of, take_step, train, validate
+from training.validation import validate
+from training.worker import Progress, noise_of, take_step, train
 
 CPU = torch.device("cpu")
 

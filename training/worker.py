@@ -17,18 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from mdsrec import files, metrics
+from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.names import run_uri
 from training import engine as ds
-from training.data import SequenceReader, Step, batch_of, padded
+from training.data import SequenceReader, Step, batch_of
 from training.graph import load_item_tables
 from training.model import MDSRec
-from training.ranking import count_channels
+from training.validation import validate
 
 log = logging.getLogger("training")
 
-VALIDATION_METRICS = ("ndcg@10", "recall@10")
 DROPOUT, NOISE = 0, 1  # streams of random numbers
 
 
@@ -167,49 +166,6 @@ def noise_of(experiment: Experiment, step: Step, position: tuple[int, int]) -> T
 
 def _seed(experiment: Experiment, *stream: int) -> int:
     return int(np.random.SeedSequence([experiment.seed, *stream]).generate_state(1, np.uint64)[0])
-
-
-@torch.no_grad()
-def validate(
-    engine: Any, experiment: Experiment, reader: SequenceReader, device: torch.device
-) -> dict[str, float]:
-    """Metrics of the whole score over every validation target, each ranked once, by one of the
-    ranks.
-    """
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    size = experiment.eval.user_batch
-    sums = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64)
-    engine.eval()
-    with ds.gathered(engine):
-        model: MDSRec = engine.module
-        side = model.item_side()
-        for start in range(0, reader.num_users, world_size * size):
-            first = start + rank * size
-            targets = reader.targets(first, first + size, "valid")
-            # Under ZeRO-3 the ranks fetch parameters together: one without targets joins all the
-            # same.
-            histories = [t.history for t in targets] or [np.zeros(1, dtype=np.int32)]
-            histories_BT = padded(histories, experiment.model.max_length, device)
-            queries = model.user_vectors(*histories_BT, side)
-            if targets:
-                wanted = torch.tensor([t.target for t in targets], device=device)
-                better, ties = count_channels(
-                    queries, side.vectors, model.channel_weights, wanted, experiment.eval.item_block
-                )
-                counts = better[:, 0].cpu().numpy(), ties[:, 0].cpu().numpy()
-                sums += torch.tensor(
-                    [
-                        len(targets),
-                        metrics.ndcg(*counts, 10).sum(),
-                        metrics.recall(*counts, 10).sum(),
-                    ]
-                )
-    on_device = sums.to(device)
-    distributed.all_reduce(on_device)
-    count, *values = on_device.tolist()
-    return {
-        name: value / max(count, 1) for name, value in zip(VALIDATION_METRICS, values, strict=True)
-    }
 
 
 def _line(epoch: dict[str, float], progress: Progress) -> str:
