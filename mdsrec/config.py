@@ -133,7 +133,13 @@ class Experiment(Section):
                 del feature[key]
         for key in ("mu", "num_centers", "max_overlap"):
             del kept["graph"][key]
-        for key in ("num_workers", "cpus_per_worker", "device", "max_failures"):
+        for key in (
+            "num_workers",
+            "cpus_per_worker",
+            "device",
+            "max_failures",
+            "checkpoint_minutes",
+        ):
             del kept["train"][key]
         return kept
 

@@ -96,6 +96,8 @@ class TrainConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     max_failures: Count = 3
     """Worker failures that training survives by going on from its last checkpoint"""
+    checkpoint_minutes: PositiveFloat = 30.0
+    """Minutes between checkpoints inside an epoch; each epoch ends with one."""
 
 
 class EvalConfig(Section):

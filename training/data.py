@@ -73,6 +73,15 @@ class Step(NamedTuple):
     num_prefixes: int
 
 
+class Place(NamedTuple):
+    """How far an epoch is: all windows before `window` are done, and of that one `step` steps."""
+
+    window: int = 0
+    step: int = 0
+    number: int = 0  # steps of the epoch that are done
+    share: float = 0.0  # of the epoch's users
+
+
 class RowGroup(NamedTuple):
     """Users [first, last) of the sequences table: row u is user u."""
 
@@ -80,6 +89,10 @@ class RowGroup(NamedTuple):
     number: int
     first: int
     last: int
+
+
+def _num_users(window: list[RowGroup]) -> int:
+    return sum(group.last - group.first for group in window)
 
 
 class SequenceReader:
@@ -110,26 +123,43 @@ class SequenceReader:
 
     def steps(self, epoch: int) -> Iterator[Step]:
         """The global steps of an epoch, in order."""
-        config, seed = self.experiment.train, self.experiment.seed
-        order = np.random.default_rng([seed, epoch, GROUPS]).permutation(len(self._groups))
-        window: list[RowGroup] = []
-        number = 0
-        for position, index in enumerate(order):
-            window.append(self._groups[index])
-            held = sum(group.last - group.first for group in window)
-            if held >= config.shuffle_window or position == len(order) - 1:
-                yield from self._steps_of(
-                    window, np.random.default_rng([seed, epoch, WINDOW, number])
-                )
-                window, number = [], number + 1
+        return (step for step, _ in self.steps_from(epoch, Place()))
 
-    def _steps_of(self, window: list[RowGroup], generator: np.random.Generator) -> Iterator[Step]:
+    def steps_from(self, epoch: int, start: Place) -> Iterator[tuple[Step, Place]]:
+        """The steps after `start`, each with the place that it leads to; windows before `start` are
+        not read.
+        """
+        number, users = start.number, 0
+        for index, window in enumerate(self._windows(epoch)):
+            before, users = users, users + _num_users(window)
+            if index < start.window:
+                continue
+            steps = self._steps_of(epoch, index, window)
+            for position in range(start.step if index == start.window else 0, len(steps)):
+                number, done = number + 1, position + 1
+                share = (before + (users - before) * done / len(steps)) / self.num_users
+                at = (index, done) if done < len(steps) else (index + 1, 0)
+                yield steps[position], Place(*at, number, share)
+
+    def _windows(self, epoch: int) -> Iterator[list[RowGroup]]:
+        """Row groups in the epoch's order, as many together as `shuffle_window` asks for."""
+        generator = np.random.default_rng([self.experiment.seed, epoch, GROUPS])
+        window: list[RowGroup] = []
+        for index in generator.permutation(len(self._groups)):
+            window.append(self._groups[index])
+            if _num_users(window) >= self.experiment.train.shuffle_window:
+                yield window
+                window = []
+        if window:
+            yield window
+
+    def _steps_of(self, epoch: int, index: int, window: list[RowGroup]) -> list[Step]:
+        generator = np.random.default_rng([self.experiment.seed, epoch, WINDOW, index])
         samples = self._samples(window)
         samples = samples[generator.permutation(len(samples))]
         samples = samples[np.argsort(samples.stops - samples.starts, kind="stable")]
         steps = _cut(samples, self.experiment.train.batch_size)
-        for index in generator.permutation(len(steps)):
-            yield steps[index]
+        return [steps[i] for i in generator.permutation(len(steps))]
 
     def _samples(self, window: list[RowGroup]) -> Samples:
         table = pa.concat_tables(self._read(group) for group in window)
