@@ -137,6 +137,9 @@ class Experiment(Section):
             "num_workers",
             "cpus_per_worker",
             "device",
+            "zero_stage",
+            "offload",
+            "accumulation",
             "max_failures",
             "checkpoint_minutes",
         ):

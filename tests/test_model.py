@@ -10,9 +10,11 @@ from torch import Tensor
 
 from mdsrec.config import Experiment
 from mdsrec.graph import normalized
-from training.data import Samples, Step, batch_of, padded, windows_of
-from training.graph import ItemTables, ModalityTables, adjacency, by_row, membership
+from training.data import Samples, Step, batch_of, windows_of
+from training.graph import ItemTables, ModalityTables, adjacency, membership
 from training.model import MDSRec
+from training.sparse import by_row
+from training.users import padded, user_vectors
 
 X, D, K, H = 11, 6, 3, 4
 CPU = torch.device("cpu")
@@ -29,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no neighbours": {"num_neighbors": 0},
     "no neighbours, without self": {"num_neighbors": 0, "include_self": False},
     "three layers, one head": {"num_layers": 3, "num_heads": 1},
+    "projected centres": {"num_layers": 3, "num_heads": 6},
     "unequal rho, cold": {"rho": {"text": 0.9, "image": 0.1}, "tau": 0.3},
     "w/o DIS": {"graph.distance": False},
     "w/o CRE in the sequence": {"mu_id": 0.0},
@@ -172,7 +175,7 @@ def test_scores_are_the_oracles(settings: dict[str, Any]) -> None:
     oracle, _ = world.oracle()
     histories = [np.array(s, dtype=np.int32) for s in SEQUENCES]
     side = world.model.eval().item_side()
-    queries = world.model.user_vectors(*padded(histories, 8, CPU), side)
+    queries = world.model.user_vectors(*padded(histories, 8), side)
     channels = torch.einsum("bcd,cxd->bcx", queries, side.vectors)
     whole = torch.einsum("bcx,c->bx", channels, world.model.channel_weights)
     for user, history in enumerate(SEQUENCES):
@@ -187,18 +190,30 @@ def test_a_history_beyond_max_length_is_its_last_events() -> None:
     oracle, _ = world.oracle()
     history = SEQUENCES[2]
     side = world.model.eval().item_side()
-    query = world.model.user_vectors(*padded([np.array(history, dtype=np.int32)], 4, CPU), side)
+    query = world.model.user_vectors(*padded([np.array(history, dtype=np.int32)], 4), side)
     scores = torch.einsum("cd,cxd,c->x", query[0], side.vectors, world.model.channel_weights)
     expected = oracle.logits(history)["all"]
     torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(oracle.logits(history[-4:])["all"], expected)
 
 
+def test_users_of_any_length_are_encoded_as_if_alone() -> None:
+    model = World({}).model.eval()
+    histories = [np.arange(n, dtype=np.int32) % X for n in (3, 12, 1, 7, 1, 2, 9, 5, 4, 6, 8)]
+    side = model.item_side()
+    together = user_vectors(model, histories, side)
+    for history, vector in zip(histories, together, strict=True):
+        alone = model.user_vectors(*padded([history], 8), side)[0]
+        torch.testing.assert_close(vector, alone, atol=1e-5, rtol=1e-5)
+    assert user_vectors(model, [], side).shape == (0, 3, D)
+
+
 def test_a_prefix_is_blind_to_later_items() -> None:
     world = World({})
     batch, _ = world.batch()
-    before = _queries(world.model, batch.items, batch.noise)
-    later = batch.items.clone()
+    items = batch.items[batch.place]
+    before = _queries(world.model, items, batch.noise)
+    later = items.clone()
     later[:, 3:] = (later[:, 3:] + 1) % X
     after = _queries(world.model, later, batch.noise)
     torch.testing.assert_close(after[:, :3], before[:, :3], atol=0, rtol=0)
@@ -206,18 +221,20 @@ def test_a_prefix_is_blind_to_later_items() -> None:
 
 
 def _queries(model: MDSRec, items: Tensor, noise: Tensor) -> Tensor:
+    side = model.item_side()
     at = torch.arange(items.shape[1]).expand_as(items)
-    return model.queries(items, at, noise, model.item_side())
+    return model.queries(side.tokens, side.centers, items, at, noise)
 
 
 def test_delta_of_one_half_is_no_noise() -> None:
     world = World({})
     batch, _ = world.batch()
+    items = batch.items[batch.place]
     half = torch.full_like(batch.noise, 0.5).logit()
-    queries = _queries(world.model.eval(), batch.items, half)
+    queries = _queries(world.model.eval(), items, half)
     lengths = torch.tensor([len(s) for s in SEQUENCES])
     last = [queries[user, n - 2] for user, n in enumerate(lengths)]
-    whole = world.model.user_vectors(batch.items, lengths - 1, world.model.item_side())
+    whole = world.model.user_vectors(items, lengths - 1, world.model.item_side())
     torch.testing.assert_close(torch.stack(last), whole)
 
 
@@ -249,7 +266,7 @@ def test_ranks_take_slices_that_together_are_the_step() -> None:
         parts = [batch_of(step, rank, world_size, noise, CPU) for rank in range(world_size)]
         losses = sum(world.model(part) for part in parts)
         torch.testing.assert_close(losses, world.model(whole), atol=1e-4, rtol=1e-5)
-        assert sum(int(part.counted.sum()) for part in parts) == step.num_prefixes
+        assert sum(len(part.targets) for part in parts) == step.num_prefixes
 
 
 def test_samples_are_chosen_by_index() -> None:

@@ -16,11 +16,13 @@ from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.loading import experiment_from
 from training import engine as ds
-from training.data import SequenceReader, batch_of, padded
+from training.data import Place, SequenceReader, Step, batch_of
 from training.graph import load_item_tables
 from training.model import MDSRec
+from training.progress import Progress
+from training.users import padded
 from training.validation import validate
-from training.worker import Progress, noise_of, take_step, train
+from training.worker import noise_of, take_step, train
 
 CPU = torch.device("cpu")
 
@@ -42,21 +44,17 @@ def losses_of_steps(resolved: dict[str, Any], num_steps: int) -> Tensor:
     return torch.stack(losses[:num_steps])
 
 
-def trained(resolved: dict[str, Any], checkpoint: str | None, folder: str, stop: int) -> list[Any]:
-    """Metrics of each epoch of a training that checkpoints into `folder` and dies after epoch
-    `stop`.
-    """
-    experiment = experiment_from(resolved, source="test")
+def trained(resolved: dict[str, Any], stop: int = -1) -> list[Any]:
+    """Metrics of each epoch of a training that dies after `stop` of them."""
     seen: list[Any] = []
 
-    def report(metrics: dict[str, float], save: Any) -> None:
+    def report(metrics: dict[str, float]) -> None:
         seen.append([metrics["loss"], metrics["ndcg@10"]])
         if len(seen) == stop:
-            save(Path(folder))
             raise InterruptedError
 
     with contextlib.suppress(InterruptedError):
-        train(experiment, CPU, Path(checkpoint) if checkpoint else None, report)
+        train(experiment_from(resolved, source="test"), CPU, report)
     return seen
 
 
@@ -97,7 +95,7 @@ def gradients(resolved: dict[str, Any]) -> list[Tensor]:
     model.initialize(0)
     plain.initialize(0)
     step = next(SequenceReader(experiment).steps(0))
-    torch.optim.Adam = lambda parameters, lr: torch.optim.SGD(parameters, lr=1.0)  # type: ignore
+    torch.optim.Adam = lambda parameters, lr, **_: torch.optim.SGD(parameters, lr)  # type: ignore
     engine = ds.initialize(model, experiment, CPU)
     engine.train()
     take_step(engine, experiment, step, (0, 0), CPU)
@@ -113,7 +111,8 @@ def gradients(resolved: dict[str, Any]) -> list[Tensor]:
 def test_a_step_follows_the_gradient_of_the_mean_over_its_prefixes(
     root: Path, world_size: int
 ) -> None:
-    resolved = small(root, model={"rho": {"text": 0.8, "image": 0.2}}).resolved()
+    rho = {"rho": {"text": 0.8, "image": 0.2}}
+    resolved = small(root, model=rho, optim={"lr": 1.0}).resolved()
     for moved, gradient in on_ranks(world_size, gradients, resolved):
         assert gradient.abs().max() > 1e-3
         torch.testing.assert_close(moved, gradient, atol=1e-6, rtol=1e-4)
@@ -142,7 +141,7 @@ def test_validation_ranks_each_validation_event_once_without_dropout(
         if row["valid_end"] == row["train_end"]:
             continue
         history = np.array(row["items"][: row["train_end"]], dtype=np.int32)
-        query = model.user_vectors(*padded([history], experiment.model.max_length, CPU), side)
+        query = model.user_vectors(*padded([history], experiment.model.max_length), side)
         scores = torch.einsum("cd,cxd,c->x", query[0], side.vectors, model.channel_weights)
         rank = 1 + int((scores > scores[row["items"][row["train_end"]]]).sum())
         count, hits = count + 1, hits + (rank <= 10)
@@ -198,18 +197,6 @@ def test_more_workers_than_users_in_a_step_take_the_same_steps(root: Path) -> No
     torch.testing.assert_close(sum(parts), alone[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_killed_and_resumed_run_equals_uninterrupted_run(
-    root: Path, tmp_path: Path, stage: int
-) -> None:
-    resolved = small(root, stage, model={"dropout": 0.3}).resolved()
-    folder = tmp_path
-    whole = on_ranks(2, trained, resolved, None, str(folder), -1)
-    first = on_ranks(2, trained, resolved, None, str(folder), 1)
-    rest = on_ranks(2, trained, resolved, str(folder), str(folder), -1)
-    assert first[0] + rest[0] == whole[0]
-
-
 def test_every_user_is_in_an_epoch_once_in_an_order_of_its_own(root: Path) -> None:
     reader = SequenceReader(small(root))
     orders = []
@@ -221,6 +208,33 @@ def test_every_user_is_in_an_epoch_once_in_an_order_of_its_own(root: Path) -> No
     assert orders[0] != orders[1]
     repeated = [s.samples.events[s.samples.starts].tolist() for s in reader.steps(0)]
     assert repeated == orders[0]
+
+
+def test_the_steps_after_a_place_are_those_that_were_left_there(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = SequenceReader(small(root))
+    walk = list(reader.steps_from(1, Place()))
+    assert {place.window for _, place in walk} == {0, 1, 2}  # two windows
+    groups = [len(window) for window in reader._windows(1)]
+    assert [place.number for _, place in walk] == list(range(1, len(walk) + 1))
+    read: list[Any] = []
+    monkeypatch.setattr(reader, "_read", lambda g, r=reader._read: read.append(g) or r(g))
+    for done, (_, place) in enumerate(walk, 1):
+        read.clear()
+        rest = list(reader.steps_from(1, place))
+        assert [p for _, p in rest] == [p for _, p in walk[done:]]
+        for (step, _), (expected, _) in zip(rest, walk[done:], strict=True):
+            assert_same_users(step, expected)
+        assert len(read) == sum(groups[place.window :])
+    assert walk[-1][1].share == 1.0
+
+
+def assert_same_users(step: Step, other: Step) -> None:
+    for name in ("starts", "stops", "first_counted"):
+        found, expected = getattr(step.samples, name), getattr(other.samples, name)
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(step.samples.events, other.samples.events)
 
 
 def test_targets_are_what_the_split_holds_out(root: Path) -> None:

@@ -1,12 +1,16 @@
 """Learning curves for TensorBoard, under `<run>/events`."""
 
+import logging
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 from pyarrow import fs
 from torch.utils.tensorboard import SummaryWriter
 
 from mdsrec import files
+
+log = logging.getLogger("training")
 
 
 class LearningCurves:
@@ -20,11 +24,18 @@ class LearningCurves:
         self._writer = SummaryWriter(self._local.name)
 
     def add(self, metrics: dict[str, float]) -> None:
-        """One epoch's metrics, visible when this returns."""
+        """One epoch's metrics, visible when this returns; a log line if they cannot be written."""
         for name, value in metrics.items():
             if name != "epoch":
-                self._writer.add_scalar(name.replace("_", "/", 1), value, int(metrics["epoch"]))
-        self._writer.flush()
+                tag = name.replace("loss_", "loss/")
+                self._writer.add_scalar(tag, value, int(metrics["epoch"]))
+        try:
+            self._writer.flush()
+            self._copy()
+        except (OSError, pa.ArrowException) as error:
+            log.warning("learning curves: %s", files.first_line(error))
+
+    def _copy(self) -> None:
         self._target.create_dir(self._path, recursive=True)
         for file in Path(self._local.name).iterdir():
             fs.copy_files(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from training.model import Batch
+from training.negatives import Negatives
 
 Ints = NDArray[np.int64]
 GROUPS, WINDOW = 0, 1  # streams of random numbers
@@ -71,6 +72,13 @@ class Step(NamedTuple):
 
     samples: Samples
     num_prefixes: int
+
+    @property
+    def targets(self) -> Ints:
+        """What its prefixes predict, whichever rank holds them -> [num_prefixes]."""
+        counts, stops = self.samples.num_prefixes, self.samples.stops
+        at = np.arange(self.num_prefixes) + np.repeat(stops + 1 - np.cumsum(counts), counts)
+        return self.samples.events[at]
 
 
 class Place(NamedTuple):
@@ -213,7 +221,12 @@ def _cut(samples: Samples, batch_size: int) -> list[Step]:
 
 
 def batch_of(
-    step: Step, rank: int, world_size: int, noise: torch.Tensor, device: torch.device
+    step: Step,
+    rank: int,
+    world_size: int,
+    noise: torch.Tensor,
+    device: torch.device,
+    negatives: Negatives | None = None,
 ) -> Batch:
     """Rank `rank`'s slice of a step; without a user of its own it holds one that does not count.
 
@@ -231,21 +244,13 @@ def batch_of(
     counted = inside & (at >= samples.first_counted[:, None]) & counts
     first_prefix = (np.cumsum(step.samples.num_prefixes) - step.samples.num_prefixes)[mine]
     prefix = np.where(counted, first_prefix[:, None] + at - samples.first_counted[:, None], 0)
-    return Batch(
-        items=torch.from_numpy(samples.events[index]).to(device),
-        targets=torch.from_numpy(samples.events[index + 1]).to(device),
-        counted=torch.from_numpy(counted).to(device),
-        noise=noise[torch.from_numpy(prefix)].to(device),
-    )
-
-
-def padded(
-    histories: list[NDArray[np.int32]], max_length: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last `max_length` events of each history, padded at the end [B, T]; lengths [B]."""
-    cut = [history[-max_length:] for history in histories]
-    lengths = torch.tensor([len(history) for history in cut])
-    items = torch.zeros(len(cut), int(lengths.max()), dtype=torch.int64)
-    for row, history in enumerate(cut):
-        items[row, : len(history)] = torch.from_numpy(history.astype(np.int64))
-    return items.to(device), lengths.to(device)
+    items, place = np.unique(samples.events[index], return_inverse=True)
+    arrays = {
+        "place": place.reshape(index.shape),
+        "prefixes": np.flatnonzero(counted),
+        "targets": samples.events[index + 1][counted],
+    }
+    moved = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    on_device = noise[torch.from_numpy(prefix)].to(device)
+    scored = None if negatives is None else negatives.beside(arrays["targets"], device)
+    return Batch(items=torch.from_numpy(items), noise=on_device, scored=scored, **moved)

@@ -1,6 +1,6 @@
 """What the tables say about items, as the sparse matrices of the model: N(O), Ahat^m, C^m.
 
-Each is built once from the Parquet tables; a row is a list of (column, weight).
+Each is built once from the Parquet tables.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from mdsrec import schema, tables
 from mdsrec.config import Experiment, GraphConfig, ModelConfig
@@ -20,41 +18,7 @@ from mdsrec.errors import InputError
 from mdsrec.graph import normalized
 from mdsrec.names import centers_name, cooccurrence_name, features_name, neighbors_name
 from mdsrec.settings import table_settings
-
-Ints = NDArray[np.int64]
-
-
-class SparseRows(nn.Module):
-    """A constant sparse matrix by rows, for products with a dense one."""
-
-    starts: Tensor
-    columns: Tensor
-    weights: Tensor
-
-    def __init__(self, starts: Ints, columns: Ints, weights: NDArray[np.float64]) -> None:
-        """`starts` [rows + 1]: row r holds entries starts[r] to starts[r + 1]."""
-        super().__init__()
-        for name, value in (("starts", starts), ("columns", columns), ("weights", weights)):
-            self.register_buffer(
-                name, torch.from_numpy(np.ascontiguousarray(value)), persistent=False
-            )
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.starts) - 1
-
-    def times(self, dense_XD: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The product -> [rows, D]; `rows` chooses and orders rows, None takes all."""
-        starts, columns, weights = self.starts[:-1], self.columns, self.weights
-        if rows is not None:
-            lengths = (self.starts[1:] - self.starts[:-1])[rows]
-            starts = lengths.cumsum(0) - lengths
-            shift = torch.repeat_interleave(self.starts[rows] - starts, lengths)
-            entries = torch.arange(len(shift), device=rows.device) + shift
-            columns, weights = columns[entries], weights[entries]
-        return F.embedding_bag(
-            columns, dense_XD, starts, mode="sum", per_sample_weights=weights.to(dense_XD.dtype)
-        )
+from training.sparse import Ints, SparseRows, by_row
 
 
 @dataclass(frozen=True)
@@ -74,18 +38,12 @@ class ItemTables:
     cooccurrence: SparseRows  # N(O)
     modalities: dict[str, ModalityTables]
     fingerprints: dict[str, str]  # of every table used, sequences included
+    num_train: Ints | None = None  # [X], training events, where negatives are drawn by them
 
     @property
     def fingerprint(self) -> str:
         """One fingerprint of all the tables."""
         return tables.fingerprint(self.fingerprints)
-
-
-def by_row(rows: Ints, columns: Ints, weights: NDArray[np.float64], num_rows: int) -> SparseRows:
-    """A sparse matrix from its entries, sorted by row."""
-    starts = np.zeros(num_rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=num_rows), out=starts[1:])
-    return SparseRows(starts, columns, weights)
 
 
 def adjacency(
@@ -144,6 +102,10 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
 
     opened("sequences")
     num_items = opened("items").rows
+    experiment.train.check_fits(num_items)
+    num_train = None
+    if experiment.train.draws_by_events:
+        num_train = _ints(read("items", schema.ITEMS, ["num_train"]), "num_train")
     name = cooccurrence_name(experiment)
     cooccurrence = read(name, schema.COOCCURRENCE, ["item", "other", "score"])
     modalities = {}
@@ -168,6 +130,7 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
         _cooccurrence(cooccurrence, num_items, experiment.graph),
         modalities,
         {name: manifest.fingerprint for name, manifest in manifests.items()},
+        num_train,
     )
 
 

@@ -1,64 +1,86 @@
-"""MDSRec (arXiv 2412.08103): Eq. 3, 6-9 and 11-24, for any number of modalities.
+"""MDSRec (arXiv 2412.08103): Eq. 3, 6-9, 11, 17 and 20-24, for any number of modalities.
 
-B users, T positions, P prefixes a user, C = 1 + |M| channels (fused, then each modality), X items,
-D width.
+B users, T positions, P prefixes, C = 1 + |M| channels (fused, then each modality), X items, n of
+them in a batch, D width, K centres.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from training.graph import ItemTables, SparseRows
-from training.losses import channel_losses
-from training.transformer import Encoder, center_mixture
+from training.centers import Prefixes, center_mixture
+from training.dropout import kept
+from training.graph import ItemTables, ModalityTables
+from training.losses import Channel, item_softmax
+from training.negatives import Scored, sampler_of
+from training.sampled import sampled_softmax
+from training.sparse import DeviceRows, identity, product, read
+from training.transformer import Encoder
 
 INIT_STD = 0.02
+ROWS = 8192  # smoothed together
 
 
 class ItemSide(NamedTuple):
     """What the weights alone decide, the same for every user."""
 
     vectors: Tensor  # [C, X, D]: E^id, then Ehat^m, what each channel scores against (Eq. 20-21)
+    tokens: list[Tensor]  # [X, D] each: Ebar^id, then Ehat^m, what sequences are made of
     centers: list[Tensor | None]  # c^0 of each modality, [K, D]
 
 
 class Batch(NamedTuple):
     """A rank's part of a global step. Sequences are padded at their end."""
 
-    items: Tensor  # int64 [B, T], the inputs
-    targets: Tensor  # int64 [B, T], the event after each input
-    counted: Tensor  # bool [B, T], prefixes whose loss counts
+    items: Tensor  # int64 [n], the distinct items, in the host's memory
+    place: Tensor  # int64 [B, T], the inputs as places in `items`
+    prefixes: Tensor  # int64 [P], places in [B T] of the inputs whose prefix counts
+    targets: Tensor  # int64 [P], the event after each prefix
     noise: Tensor  # [B, T, |M|, K], logit(delta) of Eq. 19
+    scored: Scored | None = None  # what the sampled loss scores; None: every item
 
 
 class Modality(nn.Module):
     """One modality's constants and, without its graph (w/o MRGC), the map of its features to D."""
 
-    def __init__(
-        self,
-        adjacency: SparseRows | None,
-        features: Tensor | None,
-        membership: SparseRows | None,
-        dim: int,
-    ) -> None:
+    def __init__(self, tables: ModalityTables, dim: int, num_items: int) -> None:
         super().__init__()
-        self.adjacency, self.membership = adjacency, membership
+        graph, members, features = tables.adjacency, tables.membership, tables.features
+        self.graph = None if graph is None else DeviceRows(graph)
+        self.centers = None  # C Ahat, whose product with E^id is c^0 (Eq. 11)
+        if members is not None and graph is not None:
+            self.centers = DeviceRows(product(members, graph, num_items))
         self.feature_map = None if features is None else nn.Linear(features.shape[1], dim)
         self.features: Tensor | None
+        self.center_features: Tensor | None
+        self.center_sums: Tensor | None
+        of_centers = sums = None  # C F and C 1 of the features F
+        if members is not None and features is not None:
+            of_centers = DeviceRows(members).times(features)
+            sums = DeviceRows(members).times(torch.ones(num_items, 1))
         self.register_buffer("features", features, persistent=False)
+        self.register_buffer("center_features", of_centers, persistent=False)
+        self.register_buffer("center_sums", sums, persistent=False)
 
-    def forward(self, embedding_XD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Ehat^m [X, D] (Eq. 6) and c^0 [K, D] (Eq. 11)."""
-        if self.adjacency is not None:
-            items_XD = self.adjacency.times(embedding_XD)
-        else:
-            assert self.feature_map is not None and self.features is not None
-            present = (self.features != 0).any(dim=1, keepdim=True)
-            items_XD = self.feature_map(self.features) * present
-        centers = None if self.membership is None else self.membership.times(items_XD)
-        return items_XD, centers
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """The items' features (all items': [X, D]), mapped to D; zeros where one has none."""
+        assert self.feature_map is not None and self.features is not None
+        features = self.features if items is None else self.features[items]
+        present = (features != 0).any(dim=1, keepdim=True)
+        return self.feature_map(features) * present  # type: ignore[no-any-return]
+
+    def mapped_centers(self) -> Tensor | None:
+        """c^0 of the mapped features [K, D]: C (F W + b) = (C F) W + (C 1) b."""
+        if self.center_features is None:
+            return None
+        assert self.feature_map is not None and self.center_sums is not None
+        bias_1D: Tensor = self.feature_map(torch.zeros_like(self.center_features[:1]))
+        mapped_KD: Tensor = self.feature_map(self.center_features)
+        return mapped_KD + (self.center_sums - 1) * bias_1D
 
 
 class MDSRec(nn.Module):
@@ -72,10 +94,11 @@ class MDSRec(nn.Module):
         self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
         self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.cooccurrence = tables.cooccurrence
+        self.sampler = sampler_of(experiment.train, tables)
         self.constants = nn.ModuleDict(
             {
-                _key(name): Modality(t.adjacency, t.features, t.membership, config.dim)
-                for name, t in tables.modalities.items()
+                _key(name): Modality(tables.modalities[name], config.dim, tables.num_items)
+                for name in self.modalities
             }
         )
         self.encoders = nn.ModuleDict({"id": Encoder(config, has_centers=False)})
@@ -99,50 +122,133 @@ class MDSRec(nn.Module):
 
         The objective is `channel_weights @ forward(batch)` over the number of prefixes.
         """
-        side = self.item_side()
-        at = torch.arange(batch.items.shape[1], device=batch.items.device).expand_as(batch.items)
-        queries_BTCD = self.queries(batch.items, at, batch.noise, side)
-        counted = batch.counted
-        return channel_losses(queries_BTCD[counted], side.vectors, batch.targets[counted])
+        mapped = [
+            m() if m.graph is None and batch.scored is None else None
+            for m in self.modality_constants()
+        ]
+        embedding_XD, tokens, centers = self.read_items(batch.items, mapped)
+        at_T = torch.arange(batch.place.shape[1], device=batch.place.device)
+        at_BT = at_T.expand_as(batch.place)
+        queries_BTCD = self.queries(tokens, centers, batch.place, at_BT, batch.noise)
+        queries_PCD = queries_BTCD.flatten(0, 1).index_select(0, batch.prefixes)
+        if batch.scored is not None:
+            vectors = self.read_vectors(embedding_XD, batch.scored.items)
+            return sampled_softmax(queries_PCD.transpose(0, 1), vectors, batch.scored)
+        channels, tables = [Channel(0, None)], [embedding_XD]
+        for constants, mapped_XD in zip(self.modality_constants(), mapped, strict=True):
+            channels.append(Channel(0 if mapped_XD is None else len(tables), constants.graph))
+            tables += [] if mapped_XD is None else [mapped_XD]
+        return item_softmax(queries_PCD.transpose(0, 1), batch.targets, channels, tables)
 
     def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: ItemSide) -> Tensor:
         """The whole sequences' representations, without noise -> [B, C, D]."""
-        return self.queries(items_BT, lengths_B[:, None] - 1, None, side)[:, 0]
+        at_B1 = lengths_B[:, None] - 1
+        return self.queries(side.tokens, side.centers, items_BT, at_B1, None)[:, 0]
 
+    @torch.no_grad()
     def item_side(self) -> ItemSide:
-        embedding_XD = self.item_embedding
-        sides = [self.constants[_key(name)](embedding_XD) for name in self.modalities]
-        items_CXD = torch.stack([embedding_XD, *(items_XD for items_XD, _ in sides)])
-        return ItemSide(items_CXD, [centers for _, centers in sides])
+        embedding_XD, num_items = self.item_embedding, len(self.item_embedding)
+        smoothed = torch.empty_like(embedding_XD)
+        for first in range(0, num_items, ROWS):
+            rows = np.arange(first, min(first + ROWS, num_items))
+            near = self.cooccurrence.select(rows, embedding_XD.device).times(embedding_XD)
+            smoothed[first : first + ROWS] = self._smoothed(
+                embedding_XD[first : first + ROWS], near
+            )
+        vectors: list[Tensor] = [embedding_XD]
+        centers: list[Tensor | None] = []
+        for constants in self.modality_constants():
+            graph, members = constants.graph, constants.centers
+            vectors.append(constants() if graph is None else graph.times(embedding_XD))  # Eq. 6
+            of_graph = None if members is None else members.times(embedding_XD)
+            centers.append(constants.mapped_centers() if graph is None else of_graph)
+        stacked_CXD = torch.stack(vectors)
+        return ItemSide(stacked_CXD, [smoothed, *stacked_CXD[1:]], centers)
 
     def queries(
-        self, items_BT: Tensor, at_BP: Tensor, noise: Tensor | None, side: ItemSide
+        self,
+        tokens: list[Tensor],
+        centers: list[Tensor | None],
+        place_BT: Tensor,
+        at_BP: Tensor,
+        noise: Tensor | None,
     ) -> Tensor:
-        """e_s and etilde^m of the prefixes that end at positions `at_BP` -> [B, P, C, D]."""
-        T = items_BT.shape[1]
-        visible_BPT = torch.arange(T, device=items_BT.device) <= at_BP[..., None]
-        positions = self.position_embedding[:T]
-        id_BTD, _ = self.encoders["id"](self._smoothed(items_BT) + positions, None, visible_BPT)
-        fused = _taken(id_BTD, at_BP)
+        """e_s and etilde^m of the prefixes that end at positions `at_BP` -> [B, P, C, D].
+
+        `place_BT` are rows of each channel's `tokens`; `noise` is [B, P, |M|, K].
+        """
+        positions_TD = self.position_embedding[: place_BT.shape[1]]
+        id_BTD, _ = self.encoders["id"](F.embedding(place_BT, tokens[0]) + positions_TD)
+        fused_BPD = _taken(id_BTD, at_BP)
         queries = []
         for index, name in enumerate(self.modalities):
-            x_BTD = side.vectors[1 + index][items_BT] + positions  # Eq. 9
-            x_BTD, c_BPKD = self.encoders[_key(name)](x_BTD, side.centers[index], visible_BPT)
+            x_BTD = F.embedding(place_BT, tokens[1 + index]) + positions_TD  # Eq. 9
+            x_BTD, layers = self.encoders[_key(name)](x_BTD)
             e_BPD = _taken(x_BTD, at_BP)
-            fused = fused + self.channel_weights[1 + index] * e_BPD  # Eq. 17
-            if c_BPKD is not None:
-                delta = None if noise is None else noise[:, :, index]
-                e_BPD = e_BPD + center_mixture(e_BPD, c_BPKD, delta, self.config.tau)  # Eq. 18
+            fused_BPD = fused_BPD + self.channel_weights[1 + index] * e_BPD  # Eq. 17
+            c_KD = centers[index]
+            if c_KD is not None:
+                of_modality = None if noise is None else noise[:, :, index]
+                asked = self._prefixes(e_BPD, at_BP, place_BT.shape[1], len(c_KD), of_modality)
+                e_BPD = e_BPD + center_mixture(c_KD, layers, asked, self.config.tau)  # Eq. 18
             queries.append(e_BPD)
-        return torch.stack([fused, *queries], dim=2)
+        return torch.stack([fused_BPD, *queries], dim=2)
 
-    def _smoothed(self, items_BT: Tensor) -> Tensor:
-        """Ebar^id = mu N(O) E^id + E^id for the items at hand -> [B, T, D] (Eq. 3)."""
-        if self.config.mu_id == 0:
-            return self.item_embedding[items_BT]
-        distinct, place = torch.unique(items_BT, return_inverse=True)
-        behaviour = self.cooccurrence.times(self.item_embedding, distinct)
-        return (self.item_embedding[distinct] + self.config.mu_id * behaviour)[place]
+    def _prefixes(
+        self, e_BPD: Tensor, at_BP: Tensor, T: int, K: int, noise_BPK: Tensor | None
+    ) -> Prefixes:
+        (B, P), p = at_BP.shape, self.config.dropout
+        visible_BPT = torch.arange(T, device=at_BP.device) <= at_BP[..., None]
+        shape, layers = (B, P * K, self.config.num_heads * T), range(self.config.num_layers)
+        masks = [kept(shape, p, e_BPD) for _ in layers] if self.training and p else []
+        return Prefixes(e_BPD, visible_BPT, noise_BPK, masks)
+
+    def read_items(
+        self, items: Tensor, mapped: list[Tensor | None]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+        """E^id, each channel's tokens of the items [n, D], and c^0 of each modality [K, D].
+
+        Every sparse product of the step with E^id but those of its scored items is taken here,
+        once. `mapped` holds a modality's mapped features [X, D] where all items are scored by them.
+        """
+        rows, place = items.numpy(), items.to(self.item_embedding.device)
+        wanted = {"own": identity(place), "near": self.cooccurrence.select(rows, place.device)}
+        for name, constants in zip(self.modalities, self.modality_constants(), strict=True):
+            if constants.graph is not None:
+                wanted[f"tokens of {name}"] = constants.graph.select(rows)
+                if constants.centers is not None:
+                    wanted[f"centers of {name}"] = constants.centers.all()
+        embedding_XD, found = read(self.item_embedding, wanted)
+        tokens, centers = [self._smoothed(found["own"], found["near"])], []
+        for name, constants, mapped_XD in zip(
+            self.modalities, self.modality_constants(), mapped, strict=True
+        ):
+            if constants.graph is not None:
+                tokens.append(found[f"tokens of {name}"])
+                centers.append(found.get(f"centers of {name}"))
+            else:
+                tokens.append(constants(place) if mapped_XD is None else mapped_XD[place])
+                centers.append(constants.mapped_centers())
+        return embedding_XD, tokens, centers
+
+    def read_vectors(self, embedding_XD: Tensor, items: Tensor) -> list[Tensor]:
+        """What each channel scores the items by (Eq. 20-21), [n, D] each; `items` as in a batch.
+
+        `embedding_XD` is as `read_items` returned it, and has no other use.
+        """
+        rows, place = items.numpy(), items.to(embedding_XD.device)
+        modalities = dict(zip(self.modalities, self.modality_constants(), strict=True))
+        graphs = {n: m.graph.select(rows) for n, m in modalities.items() if m.graph is not None}
+        _, found = read(embedding_XD, {"id": identity(place), **graphs})
+        of_modalities = [found[n] if n in found else m(place) for n, m in modalities.items()]
+        return [found["id"], *of_modalities]
+
+    def _smoothed(self, own: Tensor, near: Tensor) -> Tensor:
+        """Ebar^id = mu N(O) E^id + E^id (Eq. 3)."""
+        return own + self.config.mu_id * near
+
+    def modality_constants(self) -> list[Modality]:
+        return [cast(Modality, self.constants[_key(name)]) for name in self.modalities]
 
 
 def _key(modality: str) -> str:

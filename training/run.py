@@ -4,14 +4,11 @@ import json
 import logging
 import os
 import re
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import train as ray_train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 
 from mdsrec import files, tables
@@ -21,34 +18,47 @@ from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
 from training.graph import load_item_tables
 from training.identity import claim
+from training.process_group import process_group, worker_leaves
+from training.ranks import JointError
 from training.ray_session import check_capacity, ray_session, uses_gpu
+from training.stopping import asking
+from training.worker import Ending, train
 
 log = logging.getLogger("training")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished training."""
+    """A training that is done, or that was asked to stop for a `reason`."""
 
     experiment: Experiment
     history: dict[str, Any]
-    trained_now: bool
+    trained_now: bool = True
+    reason: str = ""
+    where: str = ""
 
     def summary(self) -> str:
         """One screen: what came out, where it stands."""
-        best = self.history["epochs"][self.history["best_epoch"]]
         lines = [
             f"run         {run_uri(self.experiment)}"
-            + ("" if self.trained_now else "  (done before)"),
-            f"epochs      {len(self.history['epochs'])}, the best is {self.history['best_epoch']}",
-            f"validation  ndcg@10 {best['ndcg@10']:.4f}  recall@10 {best['recall@10']:.4f}",
-            f"parameters  {self.history['num_parameters']:,}",
+            + ("" if self.trained_now else "  (done before)")
         ]
+        if self.reason:
+            lines.append(f"stopped     {self.reason}: {self.where}")
+        if self.history:
+            best = self.history["epochs"][self.history["best_epoch"]]
+            lines += [
+                f"epochs      {len(self.history['epochs'])}, "
+                f"the best is {self.history['best_epoch']}",
+                f"validation  ndcg@10 {best['ndcg@10']:.4f}  recall@10 {best['recall@10']:.4f}",
+                f"parameters  {self.history['num_parameters']:,}",
+            ]
         return "\n".join(lines)
 
 
-def fit(experiment: Experiment, fresh: bool = False) -> Fit:
-    """Train the experiment to its end, from its last checkpoint if it has one.
+def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = None) -> Fit:
+    """Train the experiment to its end, from its last checkpoint if it has one, or until it is asked
+    to stop.
 
     InputError if the run's name belongs to another configuration or data set (unless `fresh`, which
     deletes the run once all else is in order), or if the cluster cannot hold the workers.
@@ -61,8 +71,7 @@ def fit(experiment: Experiment, fresh: bool = False) -> Fit:
         history = _history(experiment)
         if history.get("finished"):
             return Fit(experiment, history, trained_now=False)
-        _check_world_size(experiment, history)
-    with ray_session():
+    with ray_session(), asking(run_uri(experiment), minutes) as asked:
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
         if fresh:
@@ -75,11 +84,24 @@ def fit(experiment: Experiment, fresh: bool = False) -> Fit:
             "GPU" if use_gpu else "CPU",
             experiment.train.zero_stage,
         )
-        try:
-            _trainer(experiment, use_gpu).fit()
-        except TrainingFailedError as error:
-            raise _users_mistake(error) or error from None
-    return Fit(experiment, _history(experiment), trained_now=True)
+        ending = _attempted(experiment, use_gpu)
+        while ending.leaves:
+            log.info("a worker's node leaves: starting again from %s", ending.where)
+            ending = _attempted(experiment, use_gpu)
+    if ending.finished:
+        return Fit(experiment, _history(experiment))
+    reason = asked.reason or "the file `stop`"
+    return Fit(experiment, _history(experiment), reason=reason, where=ending.where)
+
+
+def _attempted(experiment: Experiment, use_gpu: bool) -> Ending:
+    try:
+        outcome = _trainer(experiment, use_gpu).fit().return_value
+    except TrainingFailedError as error:
+        raise _users_mistake(error) or error from None
+    if isinstance(outcome, str):
+        raise InputError(outcome)
+    return Ending(*outcome)
 
 
 def _users_mistake(error: Exception) -> InputError | None:
@@ -96,6 +118,7 @@ def _trainer(experiment: Experiment, use_gpu: bool) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config=experiment.resolved(),
+        torch_config=process_group(),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=use_gpu,
@@ -105,40 +128,32 @@ def _trainer(experiment: Experiment, use_gpu: bool) -> TorchTrainer:
             name=experiment.name,
             storage_path=f"{experiment.root}/runs",
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(  # the best one, and always the last
-                num_to_keep=1,
-                checkpoint_score_attribute="ndcg@10",
-                checkpoint_score_order="max",
-            ),
         ),
     )
 
 
-def train_worker(resolved: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker."""
+def train_worker(resolved: dict[str, Any]) -> Ending | str:
+    """What Ray Train runs on every worker -> how it ended, or the mistake that all of them found:
+    raised, Ray would take it for a failure and start again.
+    """
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    log.setLevel(logging.INFO)  # a line an epoch
+    log.setLevel(logging.INFO)
     from training.curves import LearningCurves
-    from training.worker import train
 
     experiment = experiment_from(resolved, source="train_loop_config")
-    context = ray_train.get_context()
-    curves = LearningCurves(run_uri(experiment)) if context.get_world_rank() == 0 else None
+    is_first = ray_train.get_context().get_world_rank() == 0
+    curves = LearningCurves(run_uri(experiment)) if is_first else None
 
-    def report(metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+    def report(metrics: dict[str, float]) -> None:
         if curves:
             curves.add(metrics)
-        with tempfile.TemporaryDirectory() as folder:
-            save(Path(folder))
-            ray_train.report(metrics, checkpoint=ray_train.Checkpoint.from_directory(folder))
+        ray_train.report(metrics)
 
-    checkpoint = ray_train.get_checkpoint()
-    if checkpoint is None:
-        train(experiment, get_device(), None, report)
-    else:
-        with checkpoint.as_directory() as folder:
-            train(experiment, get_device(), Path(folder), report)
+    try:
+        return train(experiment, get_device(), report, worker_leaves)
+    except JointError as error:
+        return str(error)
 
 
 def _check_events(experiment: Experiment) -> None:
@@ -151,16 +166,6 @@ def _check_events(experiment: Experiment) -> None:
     ):
         if counters.get(counter) == 0:
             raise InputError(f"{uri}: {lack}: bring more data or lower sequences.k_core")
-
-
-def _check_world_size(experiment: Experiment, history: dict[str, Any]) -> None:
-    """InputError where DeepSpeed could not read the checkpoint: ZeRO cut it by worker."""
-    before = history.get("num_workers", experiment.train.num_workers)
-    if experiment.train.zero_stage >= 2 and before != experiment.train.num_workers:
-        raise InputError(
-            f"run {experiment.name} stopped on {before} workers: with train.zero_stage = "
-            f"{experiment.train.zero_stage} it goes on with train.num_workers={before} alone"
-        )
 
 
 def _history(experiment: Experiment) -> dict[str, Any]:

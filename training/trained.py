@@ -14,10 +14,10 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.names import run_uri
-from training.data import padded
 from training.graph import load_item_tables
 from training.identity import check_identity
 from training.model import ItemSide, MDSRec
+from training.users import user_vectors
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class Trained:
         return self.model.channel_weights
 
     @cached_property
-    @torch.no_grad()
     def _side(self) -> ItemSide:
         return self.model.item_side()
 
@@ -41,13 +40,9 @@ class Trained:
         """[C, X, D]"""
         return self._side.vectors
 
-    @torch.no_grad()
     def user_vectors(self, histories: list[NDArray[np.int32]]) -> Tensor:
         """What stands before each target, oldest first -> [B, C, D]."""
-        device = self.model.item_embedding.device
-        return self.model.user_vectors(
-            *padded(histories, self.model.config.max_length, device), self._side
-        )
+        return user_vectors(self.model, histories, self._side)
 
 
 def load_trained(experiment: Experiment, device: torch.device | None = None) -> Trained:

@@ -1,11 +1,6 @@
-"""Transformer blocks of one channel, and the interest centres that ride on them (Eq. 8, 12-16).
+"""Transformer blocks of one channel (Eq. 7-9), and what they offer to the interest centres.
 
-B users, T positions, P prefixes a user, K centres, D width, N heads, d = D / N.
-
-A centre looks at the tokens of one prefix alone, so every prefix has centres of its own, while one
-causal pass serves the tokens of all prefixes. Nothing nonlinear stands between a token's value and
-the sigma of Eq. 15; so U, W1 and W2 are applied to the T tokens and not to the P x K centres, and Q
-likewise to the keys.
+B users, T positions, K centres, D width, N heads, d = D / N.
 """
 
 import math
@@ -15,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import ModelConfig
+from training.centers import Layer, Projection, absorbs, split_heads
+from training.dropout import dropout
 
 NORM_EPS = 1e-12
 
@@ -29,7 +26,7 @@ class CenterMap(nn.Module):
 
 
 class Block(nn.Module):
-    """Post-norm, GELU, causal; with `has_centers` it also updates the centres of every prefix."""
+    """Post-norm, GELU, causal."""
 
     def __init__(self, config: ModelConfig, has_centers: bool) -> None:
         super().__init__()
@@ -42,67 +39,44 @@ class Block(nn.Module):
         self.feedforward_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.center = CenterMap(dim) if has_centers else None
 
-    def forward(
-        self, x_BTD: Tensor, centers: Tensor | None, visible_BPT: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens and centres after this layer: [B, T, D] and [B, P, K, D].
-
-        `centers` is [K, D] where all prefixes still share them (layer 1), [B, P, K, D] after, None
-        without.
-        `visible_BPT` marks the tokens of each prefix.
-        """
-        keys, values = self._heads(self.key(x_BTD)), self._heads(self.value(x_BTD))
-        updated = (
-            None
-            if centers is None or self.center is None
-            else self._updated_centers(self.center, centers, keys, values, visible_BPT)
-        )
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Layer | None]:
+        """Tokens after this layer [B, T, D], and what they were before it to the centres."""
+        N = self.num_heads
+        keys, values = split_heads(self.key(x_BTD), N), split_heads(self.value(x_BTD), N)
         attended = F.scaled_dot_product_attention(
-            self._heads(self.query(x_BTD)),
+            split_heads(self.query(x_BTD), N),
             keys,
             values,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=True,
         )
-        x_BTD = self.attention_norm(x_BTD + self._drop(self.output(_joined(attended))))
-        hidden = self.outer(F.gelu(self.inner(x_BTD)))
-        return self.feedforward_norm(x_BTD + self._drop(hidden)), updated
+        attended = self.output(attended.transpose(1, 2).flatten(2))
+        after_BTD = self.attention_norm(x_BTD + dropout(attended, self.dropout, self.training))
+        hidden = self.outer(F.gelu(self.inner(after_BTD)))
+        after_BTD = self.feedforward_norm(after_BTD + dropout(hidden, self.dropout, self.training))
+        if self.center is None:
+            return after_BTD, None
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            return after_BTD, self._offered(self.center, keys, values)
 
-    def _updated_centers(
-        self, center: CenterMap, centers: Tensor, keys: Tensor, values: Tensor, visible_BPT: Tensor
-    ) -> Tensor:
-        """c^l of every prefix -> [B, P, K, D] (Eq. 12-15, projections absorbed into the tokens)."""
-        (B, P, T), (K, D) = visible_BPT.shape, centers.shape[-2:]
-        N, d = self.num_heads, D // self.num_heads
-        if centers.dim() == 2:
-            queries_NKd = self.query(centers).view(K, N, d).transpose(0, 1)
-            scores = torch.einsum("nkd,bntd->bknt", queries_NKd, keys)[:, None]
-        else:
-            W_NdD = self.query.weight.view(N, d, D)
-            keys_BDM = torch.einsum("bntd,ndc->bcnt", keys, W_NdD).reshape(B, D, N * T)
-            shift = torch.einsum("bntd,nd->bnt", keys, self.query.bias.view(N, d))
-            scores = (centers.reshape(B, P * K, D) @ keys_BDM).view(B, P, K, N, T)
-            scores = scores + shift[:, None, None]
-        scores = scores / math.sqrt(d)
-        scores = scores.masked_fill(~visible_BPT[:, :, None, None, :], -math.inf)
-        weights = self._drop(torch.softmax(scores, dim=-1))  # Eq. 12
-        W_DD = center.second.weight @ center.first.weight @ self.output.weight  # (U W1 W2)^T
-        values_BMD = torch.einsum("bntd,end->bnte", values, W_DD.view(D, N, d)).reshape(B, N * T, D)
-        bias = center.second(center.first(self.output.bias))
-        mixed = (weights.reshape(B, P * K, N * T) @ values_BMD).view(B, P, K, D)  # Eq. 13-14
-        return F.gelu(mixed + bias)  # Eq. 15
-
-    def _heads(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
-        return x_BTD.view(B, T, self.num_heads, D // self.num_heads).transpose(1, 2)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
-
-
-def _joined(x_BNTd: Tensor) -> Tensor:
-    B, _, T, _ = x_BNTd.shape
-    return x_BNTd.transpose(1, 2).reshape(B, T, -1)
+    def _offered(self, center: CenterMap, keys: Tensor, values: Tensor) -> Layer:
+        """Everything of Eq. 12-15 that is linear, at the tokens or at the centres."""
+        B, N, T, d = keys.shape
+        keys, values = (x.to(self.query.weight.dtype) for x in (keys / math.sqrt(d), values))
+        output_DD = self.output.weight.T @ center.first.weight.T @ center.second.weight.T
+        output_bias = center.second(center.first(self.output.bias))
+        if not absorbs(N, T, N * d):
+            # Copies, as ZeRO-3 takes the parameters away when this returns.
+            query = Projection(
+                self.query.weight.T.clone(), self.query.bias.clone(), output_DD, output_bias
+            )
+            return Layer(query, keys, None, values)
+        by_head = self.query.weight.view(N, d, N * d)  # Q^T
+        query_keys = torch.einsum("bntd,ndc->bntc", keys, by_head).flatten(1, 2)
+        shift = torch.einsum("bntd,nd->bnt", keys, self.query.bias.view(N, d)).flatten(1)
+        mixed = torch.einsum("bntd,ndc->bntc", values, output_DD.view(N, d, N * d)).flatten(1, 2)
+        last = output_bias.expand(B, 1, -1)
+        return Layer(None, query_keys, shift[:, None], torch.cat([mixed, last], dim=1))
 
 
 class Encoder(nn.Module):
@@ -114,23 +88,12 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.blocks = nn.ModuleList(Block(config, has_centers) for _ in range(config.num_layers))
 
-    def forward(
-        self, x_BTD: Tensor, centers_KD: Tensor | None, visible_BPT: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, T, D] and each prefix's centres c^L [B, P, K, D] (Eq. 16)."""
-        x_BTD = F.dropout(self.norm(x_BTD), self.dropout, self.training)
-        centers: Tensor | None = centers_KD
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, list[Layer]]:
+        """Tokens [B, T, D] after the last layer, and what each layer offers to the centres."""
+        x_BTD = dropout(self.norm(x_BTD), self.dropout, self.training)
+        layers = []
         for block in self.blocks:
-            x_BTD, centers = block(x_BTD, centers, visible_BPT)
-        return x_BTD, centers
-
-
-def center_mixture(e_BPD: Tensor, c_BPKD: Tensor, noise_BPK: Tensor | None, tau: float) -> Tensor:
-    """What the nearest interest centres add to each prefix -> [B, P, D] (Eq. 18-19).
-
-    `noise_BPK` is logit(delta), delta ~ U(0, 1); None (evaluation) equals delta = 1/2.
-    """
-    logits = torch.einsum("bpd,bpkd->bpk", e_BPD, c_BPKD)
-    if noise_BPK is not None:
-        logits = logits + noise_BPK
-    return torch.einsum("bpk,bpkd->bpd", torch.softmax(logits / tau, dim=-1), c_BPKD)
+            x_BTD, layer = block(x_BTD)
+            if layer is not None:
+                layers.append(layer)
+        return x_BTD, layers

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed
 
 from mdsrec import metrics
 from mdsrec.config import Experiment
 from training import engine as ds
-from training.data import SequenceReader, padded
+from training.data import SequenceReader
 from training.model import MDSRec
 from training.ranking import count_channels
+from training.users import user_vectors
 
 VALIDATION_METRICS = ("ndcg@10", "recall@10")
 
@@ -31,11 +31,7 @@ def validate(
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size
             targets = reader.targets(first, first + size, "valid")
-            # Under ZeRO-3 the ranks fetch parameters together: one without targets joins all the
-            # same.
-            histories = [t.history for t in targets] or [np.zeros(1, dtype=np.int32)]
-            histories_BT = padded(histories, experiment.model.max_length, device)
-            queries = model.user_vectors(*histories_BT, side)
+            queries = user_vectors(model, [t.history for t in targets], side)
             if targets:
                 wanted = torch.tensor([t.target for t in targets], device=device)
                 better, ties = count_channels(

@@ -4,140 +4,202 @@ Everything random is drawn from (seed, epoch, step), so a resumed run repeats wh
 done, and the noise of Eq. 19 belongs to a prefix, whichever rank holds it.
 """
 
-import functools
+import json
 import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.names import run_uri
 from training import engine as ds
+from training.calls import Calls, Clock
+from training.checkpoints import local_copy
 from training.data import SequenceReader, Step, batch_of
 from training.graph import load_item_tables
 from training.model import MDSRec
+from training.negatives import Negatives
+from training.progress import Partial, Progress, Sums, line_after, line_within
+from training.ranks import JointError, Ranks
+from training.saving import Saver, log_first, memory_used, weights_are_finite
+from training.stopping import node_leaves
 from training.validation import validate
 
 log = logging.getLogger("training")
 
-DROPOUT, NOISE = 0, 1  # streams of random numbers
-
-
-@dataclass
-class Progress:
-    """How far a run is; saved with every checkpoint."""
-
-    next_epoch: int = 0
-    best_epoch: int = -1
-    epochs: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def best(self) -> float:
-        return self.epochs[self.best_epoch]["ndcg@10"] if self.best_epoch >= 0 else -math.inf
-
-    def add(self, epoch: dict[str, float]) -> bool:
-        """Count an epoch as done -> whether it is the best so far."""
-        better = epoch["ndcg@10"] > self.best
-        self.epochs.append(epoch)
-        if better:
-            self.best_epoch = self.next_epoch
-        self.next_epoch += 1
-        return better
-
-    def finished(self, experiment: Experiment) -> bool:
-        config = experiment.train
-        stale = self.next_epoch - 1 - self.best_epoch
-        return self.next_epoch >= config.max_epochs or (
-            self.best_epoch >= 0 and stale >= config.patience
-        )
+DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers
 
 
 class Report(Protocol):
-    """Called by every rank after every epoch; `save` writes the rank's part of a checkpoint into a
-    folder.
-    """
+    """Called by every rank after every epoch, when its checkpoint stands."""
 
-    def __call__(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None: ...
+    def __call__(self, metrics: dict[str, float]) -> None: ...
+
+
+class Ending(NamedTuple):
+    """How an attempt ended: it trained to the end, or was called off at `where`."""
+
+    finished: bool
+    leaves: bool = False  # to start again without the node that goes
+    where: str = ""
+    is_saved: bool = True
 
 
 def train(
-    experiment: Experiment, device: torch.device, checkpoint: Path | None, report: Report
-) -> Progress:
-    """Train to the end, from `checkpoint` where there is one; rank 0 keeps history.json and
-    best.safetensors.
+    experiment: Experiment,
+    device: torch.device,
+    report: Report,
+    leaves: Callable[[], bool] = node_leaves,
+) -> Ending:
+    """Train from the newest checkpoint to the end, or until called off.
+
+    Rank 0 keeps history.json and best.safetensors. JointError where going on is of no use.
     """
-    rank = distributed.get_rank()
-    item_tables = load_item_tables(experiment)
-    reader = SequenceReader(experiment)
-    model = MDSRec(experiment, item_tables)
-    model.initialize(experiment.seed)
-    num_parameters = sum(p.numel() for p in model.parameters())
-    engine = ds.initialize(model, experiment, device)
-    progress = Progress()
-    if checkpoint is not None:
-        progress = Progress(**ds.load_checkpoint(engine, checkpoint))
-        log.info("resumed after epoch %d", progress.next_epoch - 1)
-    run = run_uri(experiment)
-    facts = {"num_parameters": num_parameters, "num_workers": distributed.get_world_size()}
-    while not progress.finished(experiment):
-        epoch = _epoch(engine, experiment, reader, progress.next_epoch, device)
-        if progress.add(epoch):
-            weights = ds.whole_weights(engine, {"dataset": item_tables.fingerprint})
+    return Training(experiment, device, leaves).run(report)
+
+
+class Training:
+    def __init__(
+        self, experiment: Experiment, device: torch.device, leaves: Callable[[], bool]
+    ) -> None:
+        self.experiment, self.device = experiment, device
+        self.run_uri, self.ranks = run_uri(experiment), Ranks()
+        tables = load_item_tables(experiment)
+        self.fingerprint = tables.fingerprint
+        self.reader = SequenceReader(experiment)
+        model = MDSRec(experiment, tables)
+        model.initialize(experiment.seed)
+        self.facts = {
+            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "num_workers": self.ranks.world_size,
+        }
+        self.engine = ds.initialize(model, experiment, device)
+        self.saver = Saver(self.run_uri, self.ranks)
+        self.progress = self._restored()
+        minutes = experiment.train.checkpoint_minutes
+        self.clock = Clock(self.run_uri, self.ranks.rank, minutes, leaves)
+
+    def _restored(self) -> Progress:
+        checkpoints = self.saver.checkpoints
+        name = checkpoints.newest()
+        if name is None:
+            return Progress()
+        with local_copy(f"{checkpoints.uri}/{name}") as folder:
+            progress = Progress.from_state(ds.load_checkpoint(self.engine, folder))
+        log_first(self.ranks, f"resumed at {progress.where()}")
+        return progress
+
+    def run(self, report: Report) -> Ending:
+        while not self.progress.finished(self.experiment):
+            calls = self._steps()
+            if not calls.end:
+                self._close_epoch(report)
+                calls = Calls(*self.ranks.ask(self.clock.calls())())
+            if calls.end and not self.progress.finished(self.experiment):
+                leaves = calls.leave and not calls.stop
+                return Ending(False, leaves, self.progress.where(), self.is_saved)
+        return Ending(True)
+
+    def _steps(self) -> Calls:
+        """The rest of the epoch's steps, or those until a call ends them."""
+        epoch, before = self.progress.next_epoch, self.progress.partial
+        sums = Sums(before, 1 + len(self.experiment.modalities), self.device)
+        self.engine.train()
+        for step, place in self.reader.steps_from(epoch, before.place):
+            answer = self.ranks.ask(self.clock.calls())  # travels while the step computes
+            at = (epoch, place.number - 1)
+            losses = take_step(self.engine, self.experiment, step, at, self.device)
+            sums.add(losses, step.num_prefixes, place)
+            calls = Calls(*answer())
+            if any(calls):
+                self.progress.partial = self._checked(sums)
+                if calls.line:
+                    self._say(before)
+                if calls.save or calls.end:
+                    self._save()
+                if calls.end:
+                    return calls
+        self.progress.partial = self._checked(sums)
+        return Calls(False, False, False, False)
+
+    def _checked(self, sums: Sums) -> Partial:
+        """The sums over all ranks; JointError if they or the weights are no numbers, so that
+        neither is ever saved.
+        """
+        partial = sums.total()
+        where, number = "the weights are", partial.place.number
+        if all(map(math.isfinite, partial.losses)):
+            if self.ranks.all(weights_are_finite(self.engine)):
+                return partial
+        else:
+            channel, number = sums.first_bad()
+            name = ("fused", *self.experiment.modalities)[channel]
+            where = f"the loss of channel {name} is"
+        raise JointError(
+            f"run {self.experiment.name}: {where} no number (NaN or infinite) at epoch "
+            f"{self.progress.next_epoch}, step {number}, learning rate {self._lr():g}: "
+            "lower optim.lr or set optim.gradient_clipping, under another name or with --fresh"
+        )
+
+    def _say(self, before: Partial) -> None:
+        partial = self.progress.partial
+        loss = self._objective(self._means(partial))
+        log_first(self.ranks, line_within(self.progress.next_epoch, partial, before, loss))
+        self.clock.said()
+
+    def _close_epoch(self, report: Report) -> None:
+        """Validate, keep the weights if they are the best so far, save, report."""
+        started = time.perf_counter()
+        trained, losses = self.progress.partial, self._means(self.progress.partial)
+        validation = validate(self.engine, self.experiment, self.reader, self.device)
+        named = zip(("fused", *self.experiment.modalities), losses.tolist(), strict=True)
+        epoch = {
+            "epoch": self.progress.next_epoch,
+            "loss": self._objective(losses),
+            **{f"loss_{channel}": loss for channel, loss in named},
+            **validation,
+            "prefixes": trained.prefixes,
+            "prefixes_per_second": trained.prefixes / trained.seconds,
+            "seconds": trained.seconds + time.perf_counter() - started,
+            "learning_rate": self._lr(),
+            **memory_used(self.device),
+        }
+        if self.progress.add(epoch):
+            weights = ds.whole_weights(self.engine, {"dataset": self.fingerprint})
             if weights is not None:
-                files.write_bytes(f"{run}/best.safetensors", weights)
-        if rank == 0:
-            log.info("%s", _line(epoch, progress))
-            files.write_json(
-                f"{run}/history.json",
-                {**asdict(progress), **facts, "finished": progress.finished(experiment)},
-            )
-        report(epoch, functools.partial(ds.save_checkpoint, engine, state=asdict(progress)))
-    return progress
+                self.saver.keep("best.safetensors", weights)
+        if self.ranks.rank == 0:
+            self.saver.keep("history.json", self._history())
+        self._save()
+        log_first(self.ranks, line_after(epoch, self.progress))
+        report(epoch)
 
+    def _history(self) -> bytes:
+        history = asdict(self.progress)
+        del history["partial"]
+        finished = self.progress.finished(self.experiment)
+        return json.dumps({**history, **self.facts, "finished": finished}, indent=2).encode()
 
-def _epoch(
-    engine: Any, experiment: Experiment, reader: SequenceReader, epoch: int, device: torch.device
-) -> dict[str, float]:
-    started = time.perf_counter()
-    sums = _train_epoch(engine, experiment, reader, epoch, device)
-    trained = time.perf_counter() - started
-    validation = validate(engine, experiment, reader, device)
-    losses = sums[1:] / sums[0]
-    named = zip(("fused", *experiment.modalities), losses.tolist(), strict=True)
-    return {
-        "epoch": epoch,
-        "loss": float(engine.module.channel_weights.cpu().double() @ losses),
-        **{f"loss_{channel}": loss for channel, loss in named},
-        **validation,
-        "prefixes": int(sums[0]),
-        "prefixes_per_second": float(sums[0]) / trained,
-        "seconds": time.perf_counter() - started,
-    }
+    def _save(self) -> None:
+        is_last = self.progress.finished(self.experiment)
+        state = self.progress.state()
+        self.is_saved = self.saver.save(self.engine, self.progress.name, state, is_last)
+        self.clock.saved()
 
+    def _means(self, partial: Partial) -> Tensor:
+        return torch.tensor(partial.losses, dtype=torch.float64) / partial.prefixes
 
-def _train_epoch(
-    engine: Any, experiment: Experiment, reader: SequenceReader, epoch: int, device: torch.device
-) -> Tensor:
-    """One pass over the training part -> prefixes, then the loss of each channel, summed over all
-    ranks.
-    """
-    engine.train()
-    totals = torch.zeros(2 + len(experiment.modalities), dtype=torch.float64)
-    losses = torch.zeros(1 + len(experiment.modalities), dtype=torch.float64, device=device)
-    for number, step in enumerate(reader.steps(epoch)):
-        losses += take_step(engine, experiment, step, (epoch, number), device).double()
-        totals[0] += step.num_prefixes
-    distributed.all_reduce(losses)
-    totals[1:] = losses.cpu()
-    return totals
+    def _objective(self, losses: Tensor) -> float:
+        return float(self.engine.module.channel_weights.cpu().double() @ losses)
+
+    def _lr(self) -> float:
+        return float(self.engine.get_lr()[0])
 
 
 def take_step(
@@ -147,14 +209,22 @@ def take_step(
     prefixes.
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    batch = batch_of(step, rank, world_size, noise_of(experiment, step, position), device)
+    parts = experiment.train.accumulation
+    noise = noise_of(experiment, step, position)
+    negatives = negatives_of(engine.module, experiment, step, position)
     torch.manual_seed(_seed(experiment, *position, DROPOUT, rank))
-    losses: Tensor = engine(batch)
-    # DeepSpeed averages gradients over the ranks; the objective is the mean over the step's
-    # prefixes.
-    engine.backward(engine.module.channel_weights @ losses * world_size / step.num_prefixes)
-    engine.step()
-    return losses.detach()
+    total = torch.zeros_like(engine.module.channel_weights)
+    for part in range(parts):
+        place = rank + part * world_size, parts * world_size
+        batch = batch_of(step, *place, noise, device, negatives)
+        losses: Tensor = engine(batch)
+        # DeepSpeed sums gradients over the parts and averages them over the ranks; the objective is
+        # the mean over the step's prefixes.
+        loss = engine.module.channel_weights @ losses * world_size / step.num_prefixes
+        engine.backward(loss, scale_wrt_gas=False)
+        engine.step()  # of the optimizer after the last part alone
+        total += losses.detach()
+    return total
 
 
 def noise_of(experiment: Experiment, step: Step, position: tuple[int, int]) -> Tensor:
@@ -164,14 +234,14 @@ def noise_of(experiment: Experiment, step: Step, position: tuple[int, int]) -> T
     return torch.rand(shape, generator=generator).logit(eps=1e-6)
 
 
+def negatives_of(
+    model: MDSRec, experiment: Experiment, step: Step, position: tuple[int, int]
+) -> Negatives | None:
+    """What every prefix of a step is set against; None in the full loss."""
+    if model.sampler is None:
+        return None
+    return model.sampler.draw(step.targets, _seed(experiment, *position, NEGATIVES))
+
+
 def _seed(experiment: Experiment, *stream: int) -> int:
     return int(np.random.SeedSequence([experiment.seed, *stream]).generate_state(1, np.uint64)[0])
-
-
-def _line(epoch: dict[str, float], progress: Progress) -> str:
-    return (
-        f"epoch {epoch['epoch']:>3}  loss {epoch['loss']:.4f}  "
-        f"valid ndcg@10 {epoch['ndcg@10']:.4f}  recall@10 {epoch['recall@10']:.4f}  "
-        f"{epoch['prefixes_per_second']:,.0f} prefixes/s  {epoch['seconds']:.1f} s  "
-        f"best epoch {progress.best_epoch}"
-    )

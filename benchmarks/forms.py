@@ -1,0 +1,153 @@
+"""A training step beside its plain padded per-prefix form: speed, losses, and where time goes.
+
+Both forms get the same steps, weights and noise, in one process on the same threads, in turns.
+Dropout is 0 where the losses are compared.
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain
+from benchmarks.measure import markdown
+from mdsrec.command import OVERRIDES_HELP
+from mdsrec.config import Experiment
+from mdsrec.loading import load_experiment
+from training.data import SequenceReader, Step, batch_of
+from training.graph import load_item_tables
+from training.model import Batch, MDSRec
+from training.worker import noise_of
+
+CPU = torch.device("cpu")
+WARM, PROFILED, READINGS = 3, 10, 10
+KINDS = {  # how the operators of a step are told apart, first match
+    "matrix products": ("mm", "bmm", "addmm", "baddbmm"),
+    "sparse products": ("_embedding_bag", "index_add_", "index_select", "embedding"),
+    "softmax and cross-entropy": ("_softmax", "logsumexp", "exp_", "sub_", "gather", "scatter"),
+    "GELU, LayerNorm, dropout": ("gelu", "native_layer_norm", "random_", "ge", "mul"),
+    "optimizer": ("lerp_", "addcdiv_", "addcmul_", "sqrt", "_fused_adam", "Optimizer"),
+    "copies": ("copy_", "cat", "fill_", "clone"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+
+
+def run(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(arguments.threads)
+    without = load_experiment(arguments.config, [*arguments.overrides, "model.dropout=0.0"])
+    steps = _steps(without, max(arguments.steps, WARM + 1))
+    print(_forms(without, steps), "", sep="\n")
+    with_dropout = load_experiment(arguments.config, arguments.overrides)
+    print(_breakdown(with_dropout, _steps(with_dropout, WARM + PROFILED)))
+
+
+class Form:
+    """One form of the model, trained on its own."""
+
+    def __init__(self, experiment: Experiment, losses: Callable[[MDSRec, Batch], Tensor]) -> None:
+        self.experiment, self.losses = experiment, losses
+        self.model = MDSRec(experiment, load_item_tables(experiment))
+        self.model.initialize(experiment.seed)
+        self.model.train()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=experiment.optim.lr)
+        self.seconds = 0.0
+        self.history: list[float] = []
+
+    def step(self, number: int, step: Step) -> None:
+        batch = batch_of(step, 0, 1, noise_of(self.experiment, step, (0, number)), CPU)
+        began = time.perf_counter()
+        loss = self.model.channel_weights @ self.losses(self.model, batch) / step.num_prefixes
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if number >= WARM:
+            self.seconds += time.perf_counter() - began
+        self.history.append(loss.item())
+
+
+def _steps(experiment: Experiment, count: int) -> list[Step]:
+    reader = SequenceReader(experiment)
+    return [step for _, step in zip(range(count), reader.steps(0), strict=False)]
+
+
+def _forms(experiment: Experiment, steps: list[Step]) -> str:
+    longest = experiment.model.max_length
+    ours = Form(experiment, lambda model, batch: model(batch))
+    padded = Form(
+        experiment,
+        lambda model, batch: plain.losses(model, plain.prefixes_of(batch, longest), batch.items),
+    )
+    for number, step in enumerate(steps):
+        ours.step(number, step)
+        padded.step(number, step)
+    prefixes = sum(step.num_prefixes for step in steps[WARM:])
+    apart = max(abs(a - b) for a, b in zip(ours.history, padded.history, strict=True))
+    rows = [
+        [
+            name,
+            f"{prefixes / form.seconds:,.0f}",
+            f"{padded.seconds / form.seconds:.1f}",
+            f"{form.history[0]:.5f}",
+            f"{form.history[-1]:.5f}",
+        ]
+        for name, form in (("plain, padded, a row a prefix", padded), ("ours", ours))
+    ]
+    table = markdown(["form", "prefixes/s", "times plain", "first loss", "last loss"], rows)
+    said = f"{len(steps)} steps, {WARM} of them before the clock, dropout 0"
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{said}, {threads}: losses differ by {apart:.1e} at most\n\n{table}"
+
+
+def _breakdown(experiment: Experiment, steps: list[Step]) -> str:
+    """A step by kinds of operators, and the rate of its matrix products beside the machine's."""
+    form = Form(experiment, lambda model, batch: model(batch))
+    for number, step in enumerate(steps):
+        form.step(number, step)
+    seconds = form.seconds / PROFILED
+    with torch.profiler.profile(with_flops=True) as profile:
+        for number, step in enumerate(steps[WARM:], WARM):
+            form.step(number, step)
+    spent: Counter[str] = Counter()
+    flops = 0
+    for event in profile.key_averages():
+        spent[_kind(event.key)] += event.self_cpu_time_total
+        flops += event.flops if event.key.startswith("aten::") else 0
+    total = sum(spent.values())
+    rows = [[kind, f"{time / total:.0%}"] for kind, time in spent.most_common()]
+    peak = _peak(steps[0].num_prefixes, experiment.model.dim, len(form.model.item_embedding))
+    rate = flops / PROFILED / seconds
+    prefixes = sum(step.num_prefixes for step in steps[WARM:]) / PROFILED
+    lines = [
+        f"a step with dropout {experiment.model.dropout:g}: {seconds * 1e3:.0f} ms, "
+        f"{prefixes / seconds:,.0f} prefixes/s",
+        f"its matrix products: {flops / PROFILED / 1e9:.1f} GFLOP, so {rate / 1e9:.0f} GFLOP/s "
+        f"over the whole step; the largest alone, warm: {peak / 1e9:.0f}; share {rate / peak:.2f}",
+    ]
+    return "\n".join([*lines, "", markdown(["kind of operator", "share of a step"], rows)])
+
+
+def _kind(operator: str) -> str:
+    name = operator.removeprefix("aten::")
+    found = (kind for kind, marks in KINDS.items() if any(name.startswith(m) for m in marks))
+    return next(found, "all else")
+
+
+def _peak(rows: int, inner: int, columns: int) -> float:
+    """FLOP/s of the step's own largest product, the best of READINGS."""
+    left, right = torch.randn(rows, inner), torch.randn(columns, inner).T
+    left @ right
+    best = float("inf")
+    for _ in range(READINGS):
+        began = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - began)
+    return 2 * rows * inner * columns / best

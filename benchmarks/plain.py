@@ -1,0 +1,101 @@
+"""MDSRec's loss in plain form: every prefix a row padded to the longest sequence, every projection
+applied to every centre, every logit in memory, no dropout. What the model is measured against.
+
+P prefixes, T the longest sequence, K centres, D width, N heads, C channels.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.centers import plain_nearest, split_heads
+from training.model import Batch, MDSRec
+from training.transformer import Block, Encoder
+
+
+class Prefixes(NamedTuple):
+    """The counted prefixes of a batch, in its order."""
+
+    items: Tensor  # int64 [P, T], places in the batch's items, padded at the end
+    lengths: Tensor  # int64 [P]
+    targets: Tensor  # int64 [P]
+    noise: Tensor  # [P, |M|, K]
+
+
+def prefixes_of(batch: Batch, longest: int) -> Prefixes:
+    T = batch.place.shape[1]
+    row, end = batch.prefixes // T, batch.prefixes % T
+    place = F.pad(batch.place, (0, longest - T))[row]
+    inside = torch.arange(longest) <= end[:, None]
+    return Prefixes(place * inside, end + 1, batch.targets, batch.noise[row, end])
+
+
+def losses(model: MDSRec, prefixes: Prefixes, items: Tensor) -> Tensor:
+    """Loss of each channel, summed over the prefixes -> [C] (Eq. 3-24).
+
+    `prefixes.items` are places in `items`, the batch's distinct ones.
+    """
+    embedding_XD, tokens, starts = model.read_items(items, [None for _ in model.modalities])
+    graphs = [modality.graph for modality in model.modality_constants()]
+    P, T = prefixes.items.shape
+    last = torch.arange(P), prefixes.lengths - 1
+    positions = model.position_embedding[:T]
+    seen_PT = torch.arange(T) < prefixes.lengths[:, None]
+    id_PTD, _ = _encoded(model.encoders["id"], tokens[0][prefixes.items] + positions, None, seen_PT)
+    fused = id_PTD[last]
+    total = []
+    for index, name in enumerate(model.modalities):
+        start = starts[index]
+        c_PKD = None if start is None else start.expand(P, -1, -1)
+        x_PTD = tokens[1 + index][prefixes.items] + positions
+        x_PTD, c_PKD = _encoded(model.encoders[f"modality_{name}"], x_PTD, c_PKD, seen_PT)
+        e_PD = x_PTD[last]
+        fused = fused + model.channel_weights[1 + index] * e_PD  # Eq. 17
+        if c_PKD is not None:
+            e_PD = e_PD + plain_nearest(c_PKD, e_PD, prefixes.noise[:, index], model.config.tau)
+        graph = graphs[index]
+        assert graph is not None
+        scores = e_PD @ graph.times(embedding_XD).T
+        total.append(F.cross_entropy(scores, prefixes.targets, reduction="sum"))
+    first = F.cross_entropy(fused @ embedding_XD.T, prefixes.targets, reduction="sum")
+    return torch.stack([first, *total])
+
+
+def _encoded(
+    encoder: nn.Module, x_PTD: Tensor, c_PKD: Tensor | None, seen_PT: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    assert isinstance(encoder, Encoder)
+    x_PTD = encoder.norm(x_PTD)
+    for block in encoder.blocks:
+        assert isinstance(block, Block)
+        updated = None if c_PKD is None else _updated(block, c_PKD, x_PTD, seen_PT)
+        queries, keys, values = (
+            split_heads(project(x_PTD), block.num_heads)
+            for project in (block.query, block.key, block.value)
+        )
+        attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        x_PTD = block.attention_norm(x_PTD + block.output(_joined(attended)))
+        hidden = block.outer(F.gelu(block.inner(x_PTD)))
+        x_PTD = block.feedforward_norm(x_PTD + hidden)
+        c_PKD = updated
+    return x_PTD, c_PKD
+
+
+def _updated(block: Block, c_PKD: Tensor, x_PTD: Tensor, seen_PT: Tensor) -> Tensor:
+    """Eq. 12-15."""
+    assert block.center is not None
+    queries = split_heads(block.query(c_PKD), block.num_heads)
+    keys = split_heads(block.key(x_PTD), block.num_heads)
+    values = split_heads(block.value(x_PTD), block.num_heads)
+    scores = queries @ keys.transpose(-1, -2) / math.sqrt(keys.shape[-1])
+    scores = scores.masked_fill(~seen_PT[:, None, None], -math.inf)
+    weights = torch.softmax(scores, dim=-1)
+    g_PKD = block.output(_joined(weights @ values))
+    return F.gelu(block.center.second(block.center.first(g_PKD)))
+
+
+def _joined(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(-2)

@@ -1,0 +1,381 @@
+"""ZeRO stages, workers, parts of a step and offloading change where training runs, never what it
+computes; a checkpoint goes on with any of them.
+
+The model is one that plain torch trains in a few lines; nothing in it divides by 2 or 3.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gloo import on_ranks
+from safetensors.torch import load
+from small_dataset import small_experiment, write_dataset
+from torch import Tensor, distributed, nn
+
+from mdsrec.config import Experiment, OptimConfig
+from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from
+from training import engine as ds
+from training.data import SequenceReader
+from training.graph import load_item_tables
+from training.model import MDSRec
+from training.schedule import FINAL, rate_factor
+from training.worker import take_step
+from training.zero_state import whole
+
+CPU = torch.device("cpu")
+STAGES = (0, 1, 2, 3)
+STEPS, FEW_STEPS = 50, 15
+SAMPLES = 5  # in a step; two ranks that cut their share in three have parts without any
+CLIP = 0.5
+SCHEDULE: dict[str, Any] = {"warmup_steps": 4, "decay": "cosine", "decay_steps": 20}
+
+
+class Regression(nn.Module):
+    """Squared errors of a linear map of items' vectors, summed."""
+
+    def __init__(self, num_items: int = 11) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(num_items, 5))
+        self.map = nn.Linear(5, 3)
+        generator = torch.Generator().manual_seed(7)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, generator=generator)
+
+    def forward(self, items: Tensor, targets: Tensor) -> Tensor:
+        error: Tensor = self.map(self.table[items]) - targets
+        return error.square().sum()
+
+
+def samples_of(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    items = torch.randint(11, (SAMPLES,), generator=generator)
+    return items, torch.randn(SAMPLES, 3, generator=generator)
+
+
+def plain_losses(num_steps: int, optim: dict[str, Any] | None = None) -> list[float]:
+    """What torch alone computes, step by step."""
+    model, config = Regression(), OptimConfig(**optim or {})
+    adam = torch.optim.Adam(model.parameters())
+    losses = []
+    for step in range(num_steps):
+        adam.param_groups[0]["lr"] = 0.01 * rate_factor(config, step)
+        loss = model(*samples_of(step)) / SAMPLES
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def experiment_of(stage: int, optim: dict[str, Any] | None = None, **train: Any) -> Experiment:
+    train = {"zero_stage": stage, **train}
+    return small_experiment(Path("/"), train=train, optim={"lr": 0.01, **(optim or {})})
+
+
+Job = tuple[dict[str, Any], int, int, str, str]  # resolved, steps [first, last), load, save
+
+
+def job(experiment: Experiment, first: int, last: int, load: object = "", save: object = "") -> Job:
+    return experiment.resolved(), first, last, str(load), str(save)
+
+
+def losses_of_jobs(jobs: list[Job]) -> list[list[float]]:
+    """This rank's part of the losses of each job's steps."""
+    found = []
+    for resolved, first, last, source, target in jobs:
+        experiment = experiment_from(resolved, source="test")
+        engine = ds.initialize(Regression(), experiment, CPU)
+        if source:
+            assert ds.load_checkpoint(engine, Path(source)) == {"next": first}
+        parts = experiment.train.accumulation
+        found.append([loss_of_step(engine, step, parts) for step in range(first, last)])
+        if target:
+            Path(target).mkdir(exist_ok=True)
+            ds.save_checkpoint(engine, Path(target), {"next": last})
+    return found
+
+
+def loss_of_step(engine: Any, step: int, parts: int) -> float:
+    """This rank's part of a step's loss, once the step is taken as `worker.take_step` takes it."""
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    items, targets = samples_of(step)
+    total = 0.0
+    for part in range(parts):
+        mine = slice(rank + part * world_size, None, parts * world_size)
+        loss = engine(items[mine], targets[mine]) / SAMPLES
+        engine.backward(loss * world_size, scale_wrt_gas=False)
+        engine.step()
+        total += float(loss.detach())
+    return total
+
+
+def added(ranks: list[list[list[float]]]) -> list[list[float]]:
+    """The ranks' parts of each job's losses, summed."""
+    return [
+        [sum(parts) for parts in zip(*of_ranks, strict=True)]
+        for of_ranks in zip(*ranks, strict=True)
+    ]
+
+
+OFFLOADED = {"offload": "optimizer"}
+VARIANTS = {
+    **{f"accumulation {s}": experiment_of(s, accumulation=3) for s in STAGES},
+    **{f"offload {s}": experiment_of(s, **OFFLOADED) for s in (1, 2, 3)},
+    **{f"offload, accumulation {s}": experiment_of(s, **OFFLOADED, accumulation=3) for s in (1, 2)},
+    "all offloaded, accumulation 3": experiment_of(3, offload="all", accumulation=3),
+}
+WITH_GRADIENTS = {
+    **{f"clipping {s}": experiment_of(s, {"gradient_clipping": CLIP}) for s in STAGES},
+    **VARIANTS,
+}
+BF16 = experiment_of(2, precision="bf16" if ds.has_bf16(CPU) else "fp32")
+FIRST, SECOND = 15, 30  # steps at which the number of workers changes
+MOVES = [(0, 0), (1, 1), (2, 2), (3, 3), (0, 3), (3, 2), (2, 1)]  # stages: of 2 and 1, of 3 workers
+Losses = dict[Any, list[float]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path) -> Losses:
+    """Losses on two workers: by stage, by variant, by move, and by the stage that was resumed."""
+    jobs = {stage: job(experiment_of(stage, SCHEDULE), 0, STEPS) for stage in STAGES}
+    jobs |= {name: job(variant, 0, FEW_STEPS) for name, variant in VARIANTS.items()}
+    jobs |= {
+        (a, b): job(experiment_of(a, SCHEDULE), 0, FIRST, save=folder / f"{a}-{b} first")
+        for a, b in MOVES
+    }
+    jobs |= {
+        f"resumed {s}": job(experiment_of(s, SCHEDULE), FIRST, STEPS, folder / f"{s}-{s} first")
+        for s in STAGES
+    }
+    ranks = on_ranks(2, losses_of_jobs, list(jobs.values()))
+    assert ranks[0][0] != pytest.approx(ranks[1][0])  # they hold different samples
+    return dict(zip(jobs, added(ranks), strict=True))
+
+
+@pytest.fixture(scope="module")
+def moved(folder: Path, two_ranks: Losses) -> Losses:
+    """Losses of two workers, then three, then one; and in bfloat16."""
+    second = [
+        job(
+            experiment_of(b, SCHEDULE),
+            FIRST,
+            SECOND,
+            folder / f"{a}-{b} first",
+            folder / f"{a}-{b} second",
+        )
+        for a, b in MOVES
+    ]
+    third = [
+        job(experiment_of(a, SCHEDULE), SECOND, STEPS, folder / f"{a}-{b} second") for a, b in MOVES
+    ]
+    middles = added(on_ranks(3, losses_of_jobs, second))
+    *ends, bf16 = added(on_ranks(1, losses_of_jobs, [*third, job(BF16, 0, FEW_STEPS)]))
+    legs = zip(MOVES, middles, ends, strict=True)
+    return {"bf16": bf16} | {move: two_ranks[move] + m + end for move, m, end in legs}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_workers_with_different_data_lose_what_plain_torch_loses(
+    two_ranks: Losses, stage: int
+) -> None:
+    assert two_ranks[stage] == pytest.approx(plain_losses(STEPS, SCHEDULE), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parts_of_a_step_and_offload_lose_what_plain_torch_loses(
+    two_ranks: Losses, name: str
+) -> None:
+    assert two_ranks[name] == pytest.approx(plain_losses(FEW_STEPS), abs=1e-4)
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_two_then_three_then_one_workers_lose_what_plain_torch_loses(
+    moved: Losses, move: tuple[int, int]
+) -> None:
+    assert moved[move] == pytest.approx(plain_losses(STEPS, SCHEDULE), abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_on_as_many_workers_every_loss_has_the_same_bits(
+    two_ranks: Losses, stage: int
+) -> None:
+    assert two_ranks[(stage, stage)] + two_ranks[f"resumed {stage}"] == two_ranks[stage]
+
+
+def facts_of_engines(folder: str) -> dict[str, Any]:
+    """On two ranks: what a checkpoint restores, what is clipped, what is refused."""
+    rank = distributed.get_rank()
+    saved = Path(folder) / "2-2 first"
+    zero3 = ds.initialize(Regression(), experiment_of(3, SCHEDULE), CPU)
+    ds.load_checkpoint(zero3, saved)
+    zero0 = ds.initialize(Regression(), experiment_of(0), CPU)
+    ds.load_checkpoint(zero0, saved)
+    other = ds.initialize(Regression(num_items=12), experiment_of(3), CPU)
+    absent = Path(folder) / ("absent" if rank else ".")
+    return {
+        "rate": zero3.get_lr()[0],
+        "weights": [ds.whole_weights(engine, {"dataset": "d"}) for engine in (zero0, zero3)],
+        "model": refusal(lambda: ds.load_checkpoint(other, saved)),
+        "torn": refusal(lambda: ds.load_checkpoint(zero3, saved.with_name("torn"))),
+        "full": refusal(lambda: ds.save_checkpoint(zero3, absent, {})),
+        "gradients": {name: first_gradient(e) for name, e in WITH_GRADIENTS.items()},
+    }
+
+
+def first_gradient(experiment: Experiment) -> Tensor:
+    """What Adam is given in the first step: its first moment is a tenth of it. Adam's own step
+    hides the gradient's scale.
+    """
+    engine = ds.initialize(Regression(), experiment, CPU)
+    loss_of_step(engine, 0, experiment.train.accumulation)
+    return torch.cat([10 * whole(engine, p, "exp_avg") for p in engine.module.parameters()])
+
+
+def refusal(action: Any) -> str:
+    try:
+        action()
+    except (InputError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def facts(folder: Path, two_ranks: Losses) -> list[dict[str, Any]]:
+    torn = folder / "torn"
+    torn.mkdir()
+    for path in (folder / "2-2 first").iterdir():
+        content = path.read_bytes()
+        (torn / path.name).write_bytes(content[: -9 if "00001" in path.name else None])
+    found: list[dict[str, Any]] = on_ranks(2, facts_of_engines, str(folder))
+    return found
+
+
+def test_a_resumed_run_is_where_its_schedule_was(facts: list[dict[str, Any]]) -> None:
+    rate = 0.01 * rate_factor(OptimConfig(**SCHEDULE), FIRST)
+    assert [rank["rate"] for rank in facts] == [rate, rate]
+
+
+def test_whole_weights_are_the_same_file_under_every_stage(facts: list[dict[str, Any]]) -> None:
+    assert facts[0]["weights"][0] == facts[0]["weights"][1]
+    assert facts[1]["weights"] == [None, None]  # rank 0 alone holds them
+    shapes = {name: tuple(t.shape) for name, t in load(facts[0]["weights"][0]).items()}
+    assert shapes == {"table": (11, 5), "map.weight": (3, 5), "map.bias": (3,)}
+
+
+@pytest.mark.parametrize("name", WITH_GRADIENTS)
+def test_adam_is_given_the_global_gradient_clipped_as_torch_clips_it(
+    facts: list[dict[str, Any]], name: str
+) -> None:
+    model = Regression()
+    (model(*samples_of(0)) / SAMPLES).backward()
+    clip = CLIP if name.startswith("clipping") else math.inf
+    assert nn.utils.clip_grad_norm_(model.parameters(), clip) > 2 * CLIP
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    for rank in facts:
+        torch.testing.assert_close(rank["gradients"][name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_torn_part_is_refused_by_every_rank(facts: list[dict[str, Any]]) -> None:
+    for rank in facts:
+        assert "torn: not a whole checkpoint" in rank["torn"]
+
+
+def test_another_models_checkpoint_is_refused(facts: list[dict[str, Any]]) -> None:
+    for rank in facts:
+        assert "its parameters are another model's" in rank["model"]
+
+
+def test_a_rank_that_cannot_write_keeps_no_other_waiting(facts: list[dict[str, Any]]) -> None:
+    assert facts[0]["full"] == ""
+    assert facts[1]["full"].startswith("FileNotFoundError")
+
+
+def test_the_rate_rises_in_its_first_steps_and_falls_to_its_end() -> None:
+    def factors(steps: list[int], **optim: Any) -> list[float]:
+        return [rate_factor(OptimConfig(**optim), step) for step in steps]
+
+    assert factors([0, 1, 999]) == [1, 1, 1]
+    assert factors([0, 1, 2, 3, 4, 999], warmup_steps=4) == [1 / 4, 2 / 4, 3 / 4, 1, 1, 1]
+    half = (1 + FINAL) / 2
+    for decay in ("linear", "cosine"):
+        at = factors([4, 12, 20, 999], warmup_steps=4, decay=decay, decay_steps=20)
+        assert at == pytest.approx([1, half, FINAL, FINAL])
+    (quarter,) = factors([5], decay="linear", decay_steps=20)
+    assert quarter == pytest.approx(FINAL + (1 - FINAL) * 3 / 4)
+    (quarter,) = factors([5], decay="cosine", decay_steps=20)
+    assert quarter == pytest.approx(FINAL + (1 - FINAL) * (1 + math.cos(math.pi / 4)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("stage", "optim", "train", "message"),
+    [
+        (0, {}, {"offload": "optimizer"}, "offload optimizer needs zero_stage 1 or more; it is 0"),
+        (2, {}, {"offload": "all"}, "offload all needs zero_stage 3 or more; it is 2"),
+        (0, {"decay": "linear"}, {}, "decay linear needs decay_steps above warmup_steps, 0"),
+        (0, {"decay_steps": 9}, {}, "decay_steps 9 needs a decay"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(
+    stage: int, optim: dict[str, Any], train: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        experiment_of(stage, optim, **train)
+
+
+def test_offload_stays_out_of_deepspeeds_configuration_unless_asked_for() -> None:
+    def zero(stage: int, **train: Any) -> set[str]:
+        config = ds.deepspeed_config(experiment_of(stage, **train))
+        return {key for key in config["zero_optimization"] if key.startswith("offload")}
+
+    assert zero(3) == set()
+    assert zero(1, offload="optimizer") == {"offload_optimizer"}
+    assert zero(3, offload="all") == {"offload_optimizer", "offload_param"}
+
+
+def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    bf16 = experiment_of(2, precision="bf16")
+    with pytest.raises(InputError, match=r"this machine's cpu computes none: set train\.precision"):
+        ds.check_precision(bf16, CPU)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    ds.check_precision(bf16, CPU)
+
+
+@pytest.mark.skipif(BF16.train.precision == "fp32", reason="this CPU computes no bfloat16")
+def test_bf16_trains_near_float32_where_the_device_has_it(moved: Losses) -> None:
+    assert moved["bf16"] == pytest.approx(plain_losses(FEW_STEPS), rel=2e-2)
+    assert moved["bf16"] != pytest.approx(plain_losses(FEW_STEPS), rel=1e-5)
+
+
+def first_steps(settings: list[dict[str, Any]]) -> list[list[Tensor]]:
+    """MDSRec's losses in the first step of an epoch, the gradient it takes, and the losses then."""
+    found = []
+    for resolved in settings:
+        experiment = experiment_from(resolved, source="test")
+        model = MDSRec(experiment, load_item_tables(experiment))
+        model.initialize(experiment.seed)
+        engine = ds.initialize(model, experiment, CPU)
+        first, second, *_ = SequenceReader(experiment).steps(0)
+        before = take_step(engine, experiment, first, (0, 0), CPU)
+        gradient = 10 * whole(engine, model.item_embedding, "exp_avg")
+        found.append([before, gradient, take_step(engine, experiment, second, (0, 1), CPU)])
+    return found
+
+
+def test_a_step_in_three_parts_is_the_step_in_one(tmp_path: Path) -> None:
+    in_one = small_experiment(tmp_path)
+    write_dataset(in_one)
+    in_three = small_experiment(tmp_path, train={"accumulation": 3})
+    ((one, three),) = on_ranks(1, first_steps, [in_one.resolved(), in_three.resolved()])
+    assert one[1].abs().max() > 1e-3
+    for found, wanted in zip(three, one, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

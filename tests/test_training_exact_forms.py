@@ -1,0 +1,174 @@
+"""Forms that cost less equal the plain ones: values and gradients, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from test_model import World
+from torch import Tensor
+
+from mdsrec.config import ModelConfig
+from training import centers, losses
+from training.dropout import dropout, kept
+from training.in_blocks import in_blocks
+from training.losses import Channel, item_softmax, plain_item_softmax
+from training.sparse import DeviceRows, SparseRows, by_row, product, read
+from training.transformer import Block
+
+X, D = 11, 6
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _random() -> None:
+    torch.manual_seed(0)
+
+
+def sparse(dense: Tensor) -> SparseRows:
+    rows, columns = (index.astype(np.int64) for index in np.nonzero(dense.numpy()))
+    return by_row(rows, columns, dense.numpy()[rows, columns], len(dense))
+
+
+def some_matrix(rows: int, columns: int) -> Tensor:
+    """A third of the entries, an empty row among them."""
+    dense = torch.randint(1, 5, (rows, columns)) * (torch.rand(rows, columns) < 1 / 3)
+    dense[rows // 2] = 0
+    return dense.double()
+
+
+def parameter(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def gradients(loss: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, of)
+
+
+def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, X, 2 * X])
+@pytest.mark.parametrize("num_prefixes", [1, 7])
+def test_chunked_cross_entropy_is_the_plain_one(
+    chunk: int, num_prefixes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * num_prefixes * chunk)
+    monkeypatch.setattr(losses, "KEPT_BYTES", 8 * num_prefixes * (chunk if chunk >= X else 0))
+    Ahat = some_matrix(X, X)
+    embedding, mapped, queries = parameter(X, D), parameter(X, D), parameter(3, num_prefixes, D)
+    targets = torch.randint(0, X, (num_prefixes,))
+    targets[0] = X - 1  # in the last chunk, which may be short
+    channels = [Channel(0, None), Channel(0, DeviceRows(sparse(Ahat))), Channel(1, None)]
+    weights = torch.tensor([1.0, 0.3, 0.7], dtype=torch.float64)
+    found = item_softmax(queries, targets, channels, [embedding, mapped])
+    expected = plain_item_softmax(queries, targets, [embedding, Ahat @ embedding, mapped])
+    assert_same((found,), (expected,))
+    inputs = embedding, mapped, queries
+    assert_same(gradients(weights @ found, *inputs), gradients(weights @ expected, *inputs))
+
+
+def test_scores_far_apart_overflow_nothing() -> None:
+    queries, embedding = torch.full((1, 1, D), 1e3), torch.eye(X, D) * 10
+    found = item_softmax(queries, torch.tensor([0]), [Channel(0, None)], [embedding])
+    assert found.item() == pytest.approx(np.log(D), abs=1e-3)
+
+
+def test_products_that_are_read_teach_the_table_like_dense_ones() -> None:
+    left, right = some_matrix(4, X), some_matrix(X, X)
+    embedding = parameter(X, D)
+    rows = np.array([7, 2, 2, X // 2])
+    wanted = {"whole": DeviceRows(sparse(left)).all(), "rows": sparse(right).select(rows, CPU)}
+    table, found = read(embedding, wanted)
+    expected = [embedding, left @ embedding, right[rows] @ embedding]
+    assert_same((table, found["whole"], found["rows"]), tuple(expected))
+
+    def loss(parts: list[Tensor]) -> Tensor:
+        return sum((part.sin().sum() for part in parts), torch.zeros(()))
+
+    of_found = gradients(loss([table, found["whole"], found["rows"]]), embedding)
+    assert_same(of_found, gradients(loss(expected), embedding))
+
+
+def test_a_sparse_product_is_the_dense_one() -> None:
+    left, right = some_matrix(4, X), some_matrix(X, X)
+    table = torch.eye(X, dtype=torch.float64)
+    found = DeviceRows(product(sparse(left), sparse(right), X)).times(table)
+    assert_same((found,), (left @ right,))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
+def test_blocks_change_neither_values_nor_gradients(size: int) -> None:
+    weight, x, constant = parameter(D, D), parameter(5, 2, D), torch.randn(5, 1, D).double()
+
+    def function(shared: Tensor, split: tuple[Tensor, list[Tensor | None]]) -> Tensor:
+        x, (constant, nothing) = split
+        assert nothing is None and constant is not None
+        return (x @ shared).tanh() * constant
+
+    split = x, [constant, None]
+    found, expected = in_blocks(function, size, weight, split), function(weight, split)
+    assert_same((found,), (expected,))
+    of_found = gradients(found.cos().sum(), weight, x)
+    assert_same(of_found, gradients(expected.cos().sum(), weight, x))
+
+
+@pytest.mark.parametrize("with_noise", [False, True])
+def test_the_nearest_centres_are_mixed_as_written(with_noise: bool) -> None:
+    c, e = parameter(7, 3, D), parameter(7, D)
+    noise = torch.randn(7, 3, dtype=torch.float64) if with_noise else None
+    found, expected = centers.nearest(c, e, noise, 0.3), centers.plain_nearest(c, e, noise, 0.3)
+    assert_same((found,), (expected,))
+    assert_same(gradients(found.sin().sum(), c, e), gradients(expected.sin().sum(), c, e))
+
+
+def test_projections_absorbed_by_tokens_or_applied_to_centres_are_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = ModelConfig(dim=D, num_heads=2, inner_dim=4)
+    block = Block(config, has_centers=True).double()
+    for bias in (block.query.bias, block.output.bias):
+        torch.nn.init.normal_(bias)
+    x, c = parameter(3, 4, D), parameter(3, 5, D)
+    results = []
+    for absorbed in (True, False):
+        monkeypatch.setattr("training.transformer.absorbs", lambda *shape, a=absorbed: a)
+        _, layer = block(x)
+        assert layer is not None and (layer.projection is None) == absorbed
+        weights = torch.softmax(layer.scores(c).view(3, 5, 2, 4), dim=-1).flatten(2)
+        updated = layer.mixed(weights)
+        inputs = x, c, block.query.weight, block.query.bias, block.output.weight, block.output.bias
+        results.append((updated, *gradients(updated.sin().sum(), *inputs)))
+    assert_same(*results)
+
+
+def test_absorption_is_chosen_where_it_costs_less() -> None:
+    assert centers.absorbs(num_heads=2, length=50, dim=300)
+    assert centers.absorbs(num_heads=2, length=300, dim=300)
+    assert not centers.absorbs(num_heads=2, length=301, dim=300)
+    assert not centers.absorbs(num_heads=8, length=50, dim=64)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    x = torch.ones(1000, 1001)
+    for p in (0.1, 0.5, 0.9):
+        found = dropout(x, p, training=True)
+        assert found.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
+        assert (found == 0).float().mean().item() == pytest.approx(p, abs=2e-3)
+        assert found.mean().item() == pytest.approx(1, abs=1e-2)
+    assert dropout(x, 0.5, training=False) is x
+    assert not torch.equal(kept((9, 9), 0.5, x), kept((9, 9), 0.5, x))
+
+
+def test_bfloat16_products_move_the_loss_by_their_rounding_alone() -> None:
+    world = World({})
+    batch, num_prefixes = world.batch()
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found = world.model(batch)
+        (found.sum() / num_prefixes).backward()
+        losses.append(found.detach())
+    assert not torch.equal(*losses)
+    torch.testing.assert_close(losses[0], losses[1], atol=0.05, rtol=0.02)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in world.model.parameters())

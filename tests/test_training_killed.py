@@ -1,0 +1,237 @@
+"""A driver that is told to end, or killed, in the middle of an epoch: the same command goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from gloo import on_ranks
+from safetensors.torch import load_file
+from small_dataset import write_dataset
+from test_training import trained
+
+from mdsrec.loading import load_experiment
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+name = "killed"
+root = "{root}"
+[input]
+edition = "2018"
+reviews = ["reviews.json"]
+[features.text]
+vectors = "text.parquet"
+[features.image]
+vectors = "image.parquet"
+[graph]
+max_neighbors = 6
+[model]
+dim = 8
+inner_dim = 12
+max_length = 6
+num_neighbors = 4
+num_centers = 3
+dropout = 0.3
+[optim]
+lr = 0.01
+[train]
+batch_size = 6
+shuffle_window = 25
+max_epochs = 6
+num_workers = 2
+cpus_per_worker = 0.5
+checkpoint_minutes = 0.005
+"""
+SHORT = "train.max_epochs=2"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "killed.toml"
+    path.write_text(CONFIG.format(root=tmp_path))
+    write_dataset(load_experiment(path))
+    return path
+
+
+@pytest.fixture
+def start(config: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `python -m training CONFIG ...`; nothing that it started outlives the test."""
+    started: list[psutil.Process] = []
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        job = subprocess.Popen(
+            [sys.executable, "-m", "training", str(config), *words],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(psutil.Process(job.pid))
+        return job
+
+    yield start
+    for job in started:
+        if job.is_running():
+            job.kill()
+
+
+def wait_for_a_checkpoint_within_an_epoch(config: Path, seen: set[str]) -> None:
+    """Until one stands that is not among `seen`."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = (config.parent / "runs" / "killed").glob("checkpoints/*-*[1-9]/manifest-1.json")
+        if {path.parent.name for path in found} - seen:
+            return
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def names(config: Path) -> set[str]:
+    folder = config.parent / "runs" / "killed" / "checkpoints"
+    return {path.name for path in folder.iterdir()}
+
+
+def workers_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(job.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in process.name():
+                found.append(process)
+    return found
+
+
+def test_a_driver_killed_within_an_epoch_equals_one_left_alone(
+    config: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = start(SHORT)
+    wait_for_a_checkpoint_within_an_epoch(config, set())
+    workers, family = workers_of(job), psutil.Process(job.pid).children(recursive=True)
+    job.kill()
+    job.communicate()
+    assert len(workers) == 2
+    assert not psutil.wait_procs(workers, timeout=20)[1]  # they end by themselves
+    for process in family:  # Ray's agents stay for a while
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    output = start(SHORT).communicate()[0]
+    assert "resumed at epoch " in output, output
+    assert_undisturbed(config, SHORT)
+
+
+@pytest.mark.slow
+def test_a_driver_and_then_a_worker_told_to_end_save_first(
+    config: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = start()
+    wait_for_a_checkpoint_within_an_epoch(config, set())
+    job.send_signal(signal.SIGTERM)
+    output = job.communicate()[0]
+    assert job.returncode == 128 + signal.SIGTERM, output
+    where = output.partition("stopped     SIGTERM: ")[2].splitlines()[0]
+    assert f"next        python -m training {config}" in output
+
+    job = start()
+    wait_for_a_checkpoint_within_an_epoch(config, names(config))
+    workers_of(job)[0].terminate()
+    output = job.communicate()[0]
+    assert job.returncode == 0, output
+    assert f"resumed at {where}" in output and "a worker's node leaves" in output
+    assert_undisturbed(config)
+
+
+DRAINED = """
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION as REASON
+from ray.util.state import list_actors
+
+from mdsrec.command import run_command
+from training.__main__ import main
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+for _ in range(2):
+    cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, logging_level="WARNING")
+
+
+def drain(run):
+    while not list(run.glob("checkpoints/*-*[1-9]/manifest-1.json")):
+        time.sleep(0.05)
+    node = next(a.node_id for a in list_actors() if a.class_name == "RayTrainWorker")
+    deadline = int(1000 * (time.time() + 20))
+    assert GcsClient(address=cluster.address).drain_node(node, REASON, "it goes", deadline)[0]
+
+
+threading.Thread(target=drain, args=[Path(sys.argv.pop(1))], daemon=True).start()
+code = run_command("training", main)
+ray.shutdown()
+cluster.shutdown()
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_node_that_ray_drains_is_left_with_a_checkpoint(config: Path) -> None:
+    run = config.parent / "runs" / "killed"
+    job = subprocess.run(
+        [sys.executable, "-c", DRAINED, str(run), str(config), "train.max_epochs=12"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert job.returncode == 0, job.stderr
+    assert "a worker's node leaves" in job.stderr and "resumed at epoch " in job.stdout + job.stderr
+    assert_undisturbed(config, "train.max_epochs=12")
+
+
+@pytest.mark.slow
+def test_minutes_end_a_training_with_exit_code_zero(
+    config: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = start("train.max_epochs=999", "train.patience=999", "--minutes", "0.6")
+    output = job.communicate()[0]
+    assert job.returncode == 0 and "stopped     --minutes 0.6: epoch " in output, output
+    assert names(config)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_is_exit_code_two_at_the_first_attempt(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    job = start("optim.lr=1e30")
+    output = job.communicate()[0]
+    assert job.returncode == 2, output
+    assert "is no number (NaN or infinite) at epoch 0, step " in output.splitlines()[-1]
+    assert output.count("Started training worker group") == 1
+
+
+def assert_undisturbed(config: Path, *words: str) -> None:
+    """The run ended as one does that nothing interrupts."""
+    resolved: dict[str, Any] = load_experiment(config, [*words, "name=undisturbed"]).resolved()
+    resolved["train"]["checkpoint_minutes"] = 30.0
+    expected = on_ranks(2, trained, resolved)[0]
+    run = config.parent / "runs" / "killed"
+    history = json.loads((run / "history.json").read_text())
+    found = [[epoch["loss"], epoch["ndcg@10"]] for epoch in history["epochs"]]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), atol=1e-5, rtol=0)
+    left, right = (load_file(r / "best.safetensors") for r in (run, run.parent / "undisturbed"))
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], atol=1e-4, rtol=0)

@@ -1,0 +1,316 @@
+"""The sampled loss follows the full one: equal at every item once, unbiased below."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gloo import on_ranks
+from small_dataset import NUM_ITEMS, small_experiment, write_dataset
+from test_model import CPU, SETTINGS, World, experiment
+from test_training import losses_of_steps, small
+from torch import Tensor
+
+from mdsrec.config import TrainConfig
+from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from
+from training.data import SequenceReader, Step, batch_of, windows_of
+from training.graph import ItemTables, ModalityTables, adjacency, load_item_tables, membership
+from training.model import Batch, MDSRec
+from training.negatives import InBatch, Negatives, Sampler, Stratified, sampler_of
+from training.sampled import sampled_softmax
+from training.sparse import by_row
+from training.worker import negatives_of
+
+X, D, K, LENGTH = 3000, 6, 3, 6
+DRAWS = 100
+KINDS = ("uniform", "popularity", "in_batch")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Many small steps: threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class LargeWorld:
+    """3,000 items, whose scores and training events rise together; all users are one epoch."""
+
+    def __init__(self, num_users: int, settings: dict[str, Any]) -> None:
+        random = np.random.default_rng(0)
+        self.num_train = random.permutation(2000 // np.arange(1, X + 1))
+        e = experiment({"modalities": ["text"], "num_layers": 1, **settings})
+        items, five = np.arange(X), np.full(X, 5)
+        self.near = random.integers(0, X, (X, 5))
+        self.graph = adjacency(items, five, self.near.ravel(), X, e.model)
+        members = membership(items, items % K, K, "mean") if e.model.interest_centers else None
+        O = by_row(items, self.near[:, 0], np.ones(X), X)  # noqa: E741
+        text = ModalityTables(self.graph, None, members)
+        self.tables = ItemTables(X, O, {"text": text}, {}, self.num_train)
+        self.model = MDSRec(e, self.tables)
+        self.model.initialize(1)
+        with torch.no_grad():
+            torch.manual_seed(0)
+            for parameter in self.model.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+            events = torch.from_numpy(self.num_train).float()
+            self.model.item_embedding[:, 0] += 0.2 * events.log1p()
+        share = self.num_train / self.num_train.sum()
+        self.histories = random.choice(X, size=(num_users, LENGTH), p=share)
+
+    def step(self, users: slice) -> Step:
+        histories = self.histories[users]
+        offsets = LENGTH * np.arange(len(histories))
+        samples = windows_of(histories.ravel(), offsets, np.full(len(histories), LENGTH), 8)
+        return Step(samples, int(samples.num_prefixes.sum()))
+
+    def loss(self, step: Step, negatives: Negatives | None) -> Tensor:
+        noise = torch.zeros(step.num_prefixes, 1, K)
+        losses = self.model(batch_of(step, 0, 1, noise, CPU, negatives))
+        return self.model.channel_weights @ losses / step.num_prefixes
+
+    def gradient(self, step: Step, negatives: Negatives | None) -> Tensor:
+        found = torch.autograd.grad(
+            self.loss(step, negatives), list(self.model.parameters()), materialize_grads=True
+        )
+        return torch.cat([gradient.flatten().double() for gradient in found])
+
+    def mean_gradient(self, step: Step, sampler: Sampler, corrected: bool = True) -> Tensor:
+        """Over draws, corrected as they say or each for its equal share of the items."""
+        total = torch.zeros(())
+        for seed in range(DRAWS):
+            drawn = sampler.draw(step.targets, seed)
+            if not corrected:
+                drawn = uncorrected(drawn)
+            total = total + self.gradient(step, drawn) / DRAWS
+        return total
+
+
+def uncorrected(drawn: Negatives) -> Negatives:
+    return drawn._replace(log_weights=np.full(len(drawn.items), np.log(X / len(drawn.items))))
+
+
+@cache
+def world() -> LargeWorld:
+    return LargeWorld(30, {})
+
+
+def config(negatives: str, num_negatives: int) -> TrainConfig:
+    count = {} if negatives == "in_batch" else {"num_negatives": num_negatives}
+    return TrainConfig.model_validate({"loss": "sampled", "negatives": negatives, **count})
+
+
+def sampler_for(negatives: str, num_negatives: int, tables: ItemTables) -> Sampler:
+    sampler = sampler_of(config(negatives, num_negatives), tables)
+    assert sampler is not None
+    return sampler
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    return torch.cosine_similarity(one, other, dim=0).item()
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+def test_with_every_item_as_a_negative_it_is_the_full_loss(
+    settings: dict[str, Any], negatives: str
+) -> None:
+    small = World(settings)
+    model, (batch, num_prefixes) = small.model.double(), small.batch()
+    num_items = small.tables.num_items
+    tables = ItemTables(num_items, small.tables.cooccurrence, {}, {}, np.arange(num_items) % 5)
+    drawn = sampler_for(negatives, num_items, tables).draw(np.arange(0), 3)
+    scored = drawn.beside(batch.targets.numpy(), CPU)
+    found, expected = (
+        _value_and_gradients(model, batch._replace(noise=batch.noise.double(), scored=of))
+        for of in (scored, None)
+    )
+    assert num_prefixes and found[0].item() > 1
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-6)
+
+
+def _value_and_gradients(model: MDSRec, batch: Batch) -> list[Tensor]:
+    loss = model.channel_weights @ model(batch)
+    parameters = list(model.parameters())
+    return [loss, *torch.autograd.grad(loss, parameters, materialize_grads=True)]
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+def test_the_mean_gradient_nears_the_full_one_as_negatives_grow(negatives: str) -> None:
+    made = world()
+    step = made.step(slice(None))
+    full = made.gradient(step, None)
+    means = [
+        made.mean_gradient(step, sampler_for(negatives, n, made.tables)) for n in (10, 100, 1000)
+    ]
+    few, some, many = ((mean - full).norm().item() for mean in means)
+    assert few > 1.5 * some and some > 1.5 * many
+    assert cosine(means[-1], full) >= 0.99
+
+
+def test_without_the_correction_for_popularity_the_mean_gradient_is_another() -> None:
+    made = world()
+    step = made.step(slice(None))
+    full = made.gradient(step, None)
+    sampler = sampler_for("popularity", 1000, made.tables)
+    biased = made.mean_gradient(step, sampler, corrected=False)
+    right = made.mean_gradient(step, sampler)
+    assert (biased - full).norm() > 3 * (right - full).norm()
+    assert cosine(biased, full) < 0.97 < 0.99 < cosine(right, full)
+
+
+def test_targets_of_the_step_as_negatives_need_the_correction_too() -> None:
+    """Every step of an epoch of 2,000 users has its own 500 targets for negatives."""
+    made = LargeWorld(2000, {})
+    full, right, biased = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for first in range(0, 2000, 100):
+        step = made.step(slice(first, first + 100))
+        drawn = InBatch(made.num_train).draw(step.targets, 0)
+        full = full + made.gradient(step, None)
+        right = right + made.gradient(step, drawn)
+        biased = biased + made.gradient(step, uncorrected(drawn))
+    assert (biased - full).norm() > 2 * (right - full).norm()
+    assert cosine(biased, full) < 0.9 < 0.97 < cosine(right, full)
+
+
+def test_a_target_that_was_drawn_counts_once_and_each_negative_by_its_weight() -> None:
+    torch.manual_seed(0)
+    queries, items = torch.randn(2, 3, D), torch.randn(9, D)
+    targets = np.array([4, 7, 4])  # 4 is a negative, 7 is not
+    drawn = Negatives(np.array([8, 4, 2]), np.log([1.5, 2.0, 7.0]))
+    scored = drawn.beside(targets, CPU)
+    found = sampled_softmax(queries, [items[scored.items], -items[scored.items]], scored)
+    weight_of = {8: 1.5, 4: 2.0, 2: 7.0}
+    for channel, sign in enumerate((1, -1)):
+        expected = torch.zeros(())
+        for query, target in zip(queries[channel], targets, strict=True):
+            exp = (sign * items @ query).exp()
+            others = sum(w * exp[i] for i, w in weight_of.items() if i != target)
+            expected = expected - (exp[target] / (exp[target] + others)).log()
+        torch.testing.assert_close(found[channel], expected)
+
+
+def test_items_that_nothing_asks_for_are_never_touched() -> None:
+    made = LargeWorld(3, {"interest_centers": False})
+    step = made.step(slice(None))
+    drawn = Stratified(np.ones(X), 20).draw(step.targets, 0)
+    before = made.loss(step, drawn)
+    asked = np.concatenate([made.histories.ravel(), drawn.items])
+    reached = np.union1d(asked, made.near[asked])
+    with torch.no_grad():
+        made.model.item_embedding[np.setdiff1d(np.arange(X), reached)] = torch.nan
+    assert len(reached) < X // 10
+    assert torch.equal(made.loss(step, drawn), before)
+    assert made.loss(step, None).isnan()
+
+
+@pytest.mark.parametrize("num_negatives", [1, 7, 40, 100])
+def test_an_item_is_drawn_as_often_as_its_weight_expects(num_negatives: int) -> None:
+    events = np.random.default_rng(0).permutation(np.append(1000 // np.arange(1, 100), 1.0))
+    drawn = [Stratified(events, num_negatives).draw(np.arange(0), seed) for seed in range(4000)]
+    weights, times = np.zeros(100), np.zeros(100)
+    for items, log_weights in drawn:
+        assert len(np.unique(items)) == len(items)
+        weights[items] += np.exp(log_weights) / len(drawn)
+        times[items] += 1 / len(drawn)
+    rare = min(1.0, num_negatives / events.sum())  # what an item of one event is expected at least
+    assert weights == pytest.approx(np.ones(100), abs=5 / np.sqrt(rare * len(drawn)))
+    heavy = np.argmax(events)
+    expected = min(1, num_negatives * events[heavy] / events.sum())
+    assert times[heavy] == pytest.approx(expected, abs=0.03)
+    if num_negatives == 100:
+        assert all((n.items == drawn[0].items).all() and not n.log_weights.any() for n in drawn)
+
+
+def test_a_step_is_set_against_the_targets_that_its_ranks_hold(tmp_path: Path) -> None:
+    resolved = small_experiment(tmp_path)
+    write_dataset(resolved)
+    for step in SequenceReader(resolved).steps(0):
+        noise = torch.zeros(step.num_prefixes, 2, K)
+        held = torch.cat([batch_of(step, rank, 3, noise, CPU).targets for rank in range(3)])
+        assert sorted(held.tolist()) == sorted(step.targets.tolist())
+
+
+def sampled(root: Path, negatives: str, **sections: Any) -> dict[str, Any]:
+    train = config(negatives, 9).model_dump(include={"loss", "negatives", "num_negatives"})
+    return small(root, train=train | sections.pop("train", {}), **sections).resolved()
+
+
+def losses_of_runs(runs: list[dict[str, Any]]) -> list[Tensor]:
+    return [losses_of_steps(resolved, 5) for resolved in runs]
+
+
+def test_two_workers_draw_the_same_negatives_and_take_the_same_steps_as_one(
+    tmp_path: Path,
+) -> None:
+    write_dataset(small_experiment(tmp_path))
+    parts = {"accumulation": 3, "zero_stage": 3}
+    runs = [sampled(tmp_path, negatives) for negatives in KINDS]
+    runs += [sampled(tmp_path, "uniform", model={"item_graph": False}, train=parts)]
+    alone = on_ranks(1, losses_of_runs, [*runs, runs[0], small(tmp_path).resolved()])[0]
+    assert torch.equal(alone[0], alone[-2])  # the same seed
+    assert not torch.allclose(alone[0], alone[1]) and not torch.allclose(alone[0], alone[-1])
+    together = on_ranks(2, losses_of_runs, runs)
+    for one, *of_ranks in zip(alone, *together, strict=False):
+        assert not torch.allclose(*of_ranks)
+        torch.testing.assert_close(sum(of_ranks), one, atol=1e-5, rtol=0)
+
+
+def test_negatives_are_of_the_seed_the_epoch_and_the_step(tmp_path: Path) -> None:
+    write_dataset(small_experiment(tmp_path))
+    found = []
+    for seed, position in [(0, (0, 0)), (0, (0, 0)), (1, (0, 0)), (0, (1, 0)), (0, (0, 1))]:
+        e = experiment_from({**sampled(tmp_path, "uniform"), "seed": seed}, source="test")
+        model, step = MDSRec(e, load_item_tables(e)), next(SequenceReader(e).steps(0))
+        drawn = negatives_of(model, e, step, position)
+        assert drawn is not None
+        found.append(drawn.items.tolist())
+    assert found[0] == found[1] and found[0] not in found[2:]
+
+
+def test_negatives_in_batch_are_the_targets_of_the_step(tmp_path: Path) -> None:
+    e = experiment_from(sampled(tmp_path, "in_batch"), source="test")
+    write_dataset(e)
+    model, step = MDSRec(e, load_item_tables(e)), next(SequenceReader(e).steps(0))
+    drawn = negatives_of(model, e, step, (0, 0))
+    assert drawn is not None
+    assert drawn.items.tolist() == sorted(set(step.targets.tolist()))
+
+
+def test_the_full_loss_has_nothing_of_the_sampled_one(tmp_path: Path) -> None:
+    e = small_experiment(tmp_path)
+    write_dataset(e)
+    tables = load_item_tables(e)
+    assert tables.num_train is None and MDSRec(e, tables).sampler is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "sampled"}, "negatives uniform needs num_negatives above 0"),
+        ({"num_negatives": 9}, "num_negatives 9 draws nothing"),
+        (
+            {"loss": "sampled", "negatives": "in_batch", "num_negatives": 9},
+            "num_negatives 9 draws nothing",
+        ),
+        ({"negatives": "popularity"}, 'negatives popularity needs loss "sampled"'),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.model_validate(settings)
+
+
+def test_more_negatives_than_items_are_refused(tmp_path: Path) -> None:
+    train = {"loss": "sampled", "num_negatives": NUM_ITEMS + 1}
+    e = small_experiment(tmp_path, train=train)
+    write_dataset(e)
+    with pytest.raises(InputError, match=r"train\.num_negatives = 41, but there are 40 items"):
+        load_item_tables(e)

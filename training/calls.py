@@ -1,0 +1,66 @@
+"""What interrupts the steps of an epoch; every rank hears it after the same step."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from training.stopping import is_asked, node_leaves
+
+LOOK_EVERY = 1.0  # seconds between looks for the file that asks to stop
+LINE_EVERY = 30.0  # seconds between lines inside an epoch
+
+
+class Calls(NamedTuple):
+    line: bool  # say how far the epoch is
+    save: bool
+    leave: bool  # save and start again: a worker's node goes
+    stop: bool  # save and end
+
+    @property
+    def end(self) -> bool:
+        return self.leave or self.stop
+
+
+class Clock:
+    """What this rank calls for; time and the file that asks to stop are rank 0's to look at."""
+
+    def __init__(
+        self,
+        run: str,
+        rank: int,
+        checkpoint_minutes: float,
+        leaves: Callable[[], bool] = node_leaves,
+    ) -> None:
+        self._is_first = rank == 0
+        self._save_every = 60 * checkpoint_minutes
+        self._leaves = leaves
+        self._said = self._saved = time.monotonic()
+        self._stop = threading.Event()
+        if self._is_first:
+            threading.Thread(target=self._look, args=(run,), name="stop", daemon=True).start()
+
+    def _look(self, run: str) -> None:
+        while not self._stop.is_set():
+            with suppress(OSError, pa.ArrowException):  # storage was out of reach: look again
+                if is_asked(run):
+                    self._stop.set()
+            time.sleep(LOOK_EVERY)
+
+    def calls(self) -> Calls:
+        now, first = time.monotonic(), self._is_first
+        return Calls(
+            line=first and now - self._said >= LINE_EVERY,
+            save=first and now - self._saved >= self._save_every,
+            leave=self._leaves(),
+            stop=self._stop.is_set(),
+        )
+
+    def said(self) -> None:
+        self._said = time.monotonic()
+
+    def saved(self) -> None:
+        self._saved = time.monotonic()

@@ -1,0 +1,109 @@
+"""Who may ask a training to stop.
+
+The run's folder is what all nodes share, so a file in it asks: the driver puts it there on SIGTERM
+or when its minutes are over, a user by `touch <run>/stop`. A worker whose own process gets SIGTERM
+(its node leaves) keeps that for the next step.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pyarrow import fs
+
+from mdsrec import files
+
+log = logging.getLogger("training")
+
+SIGTERM = "SIGTERM"
+
+
+@dataclass
+class Asked:
+    """Why the driver asked its training to stop; empty if it did not."""
+
+    reason: str = ""
+
+
+@contextmanager
+def asking(run: str, minutes: float | None = None) -> Iterator[Asked]:
+    """While inside, SIGTERM and the end of the minutes ask the training of `run` to stop; a second
+    SIGTERM does what it did before.
+    """
+    asked = Asked()
+    _forget(run)
+
+    def ask(reason: str) -> None:
+        if not asked.reason:
+            asked.reason = reason
+            log.info("%s: asking the workers to save and stop", reason)
+            files.write_bytes(stop_uri(run), b"")
+
+    clock = threading.Timer(60 * (minutes or 0), ask, [f"--minutes {minutes or 0:g}"])
+    clock.daemon = True
+    if minutes is not None:
+        clock.start()
+    try:
+        with _at_first_sigterm(lambda: ask(SIGTERM)):
+            yield asked
+    finally:
+        clock.cancel()
+        _forget(run)
+
+
+@contextmanager
+def _at_first_sigterm(action: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # no signal arrives here
+        yield
+        return
+    former = signal.getsignal(signal.SIGTERM)
+
+    def act(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, former)
+        action()
+
+    signal.signal(signal.SIGTERM, act)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def stop_uri(run: str) -> str:
+    return f"{run}/stop"
+
+
+def is_asked(run: str) -> bool:
+    filesystem, path = files.file_system(stop_uri(run))
+    return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def _forget(run: str) -> None:
+    if is_asked(run):
+        filesystem, path = files.file_system(stop_uri(run))
+        filesystem.delete_file(path)
+
+
+_leaving = threading.Event()
+
+
+def keep_sigterm() -> None:
+    """From now on the first SIGTERM of this process is kept for `node_leaves`, and the second does
+    what it did before. For the main thread alone.
+    """
+    former = signal.getsignal(signal.SIGTERM)
+
+    def keep(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, former)
+        _leaving.set()
+
+    signal.signal(signal.SIGTERM, keep)
+
+
+def node_leaves() -> bool:
+    """Whether this process was told to end."""
+    return _leaving.is_set()

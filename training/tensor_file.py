@@ -1,0 +1,30 @@
+"""The safetensors format written a tensor at a time: no copy of the whole file is ever made."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+
+def write_tensors(
+    stream: BinaryIO,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """`tensors` are float32 and come in the order of `shapes`."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # tensors start at a multiple of 8
+    stream.write(len(encoded).to_bytes(8, "little"))
+    stream.write(encoded)
+    for shape, tensor in zip(shapes.values(), tensors, strict=True):
+        assert tensor.dtype == torch.float32 and tuple(tensor.shape) == shape
+        stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
