@@ -26,7 +26,7 @@ from training.sparse import by_row
 from training.worker import negatives_of
 
 X, D, K, LENGTH = 3000, 6, 3, 6
-DRAWS = 100
+DRAWS = 60
 KINDS = ("uniform", "popularity", "in_batch")
 
 
@@ -195,6 +195,19 @@ def test_a_target_that_was_drawn_counts_once_and_each_negative_by_its_weight() -
             others = sum(w * exp[i] for i, w in weight_of.items() if i != target)
             expected = expected - (exp[target] / (exp[target] + others)).log()
         torch.testing.assert_close(found[channel], expected)
+
+
+def test_its_gradient_is_that_of_negatives_alone_weighted_by_the_doubt_in_the_target() -> None:
+    torch.manual_seed(0)
+    queries, items = torch.randn(1, 1, D), torch.randn(9, D, requires_grad=True)
+    scored = Negatives(np.array([8, 4, 2]), np.log([1.5, 2.0, 7.0])).beside(np.array([5]), CPU)
+    found = sampled_softmax(queries, [items[scored.items]], scored).sum()
+    scores = items @ queries[0, 0]
+    others = (scores[[8, 4, 2]] + torch.tensor([1.5, 2.0, 7.0]).log()).logsumexp(0)
+    doubt = torch.sigmoid(others - scores[5]).detach()
+    expected = doubt * (others - scores[5])
+    of_found, of_expected = (torch.autograd.grad(loss, items)[0] for loss in (found, expected))
+    torch.testing.assert_close(of_found, of_expected)
 
 
 def test_items_that_nothing_asks_for_are_never_touched() -> None:

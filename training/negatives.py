@@ -61,11 +61,12 @@ def sampler_of(config: TrainConfig, tables: ItemTables) -> Sampler | None:
 
 
 class Stratified:
-    """n draws in proportion to `weights`, none of an item that another could have had.
+    """n draws in proportion to `weights`, each from a stratum of its own; O(n log X) a step.
 
     The items lie end to end on [0, n), each as wide as it is expected, at most 1; every unit of it
-    gives one uniform draw. An item of width 1 is drawn once and for certain, one that lies across
-    two units twice at most. With n = X every item is drawn once.
+    gives one uniform draw. So nothing is spent on repeats, as draws with replacement would: an item
+    of width 1 is drawn once and for certain, one that lies across two units twice at most. With
+    n = X every item is drawn once.
     """
 
     def __init__(self, weights: Floats, num_negatives: int) -> None:

@@ -2,13 +2,12 @@
 
 P prefixes, C channels, R scored items (negatives and targets, distinct), D width.
 
-A negative's exp(score) counts times / expected-fold, so their sum has the full softmax's for its
-mean, without the target. The target stands there for certain and counts once, uncorrected, whether
-it is drawn or not. The gradient is that of Khrylchenko et al., "Correcting the LogQ Correction"
-(RecSys 2025, arXiv 2507.09331): (1 - p_target) times the difference between the target's and the
-corrected mean of the negatives', p_target estimated by the same negatives; where `expected` is
-counted in draws, and is no mere probability, it needs no weight of its own. To correct the target
-too, as is common, would bias it.
+A negative's exp(score) counts (times / expected)-fold, so that the sum over negatives has the sum
+over all items but the target for its mean. The target is in its own softmax for certain: it counts
+once, uncorrected, drawn or not. To correct it too, as is common, biases the loss (Khrylchenko et
+al., "Correcting the LogQ Correction", RecSys 2025, arXiv 2507.09331). Their remedy, a softmax over
+the negatives alone weighted by 1 - p(target), has the gradient of this loss: `expected` counts
+draws, so p(target) comes out to scale and the weight is in the gradient already.
 """
 
 from collections.abc import Sequence
