@@ -1,11 +1,14 @@
 """Every stage as a process of its own, with the same configuration."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
+from mdsrec import files
+from mdsrec.config import Experiment
 from mdsrec.loading import load_experiment
 from mdsrec.names import run_uri
 
@@ -32,8 +35,17 @@ def run_stages(config: str, overrides: Sequence[str], fresh: bool) -> int:
                 f"\n{_listed(seconds)}\ncluster: {stage} failed with exit code {code}", flush=True
             )
             return code
+        if stage == "training" and not _is_trained(experiment):
+            print(f"\n{_listed(seconds)}\ncluster: the same command goes on", flush=True)
+            return 0
     print(f"\n{_listed(seconds)}\nreport: {run_uri(experiment)}/report.html")
     return 0
+
+
+def _is_trained(experiment: Experiment) -> bool:
+    """Whether training ended by itself, and not because it was asked to stop."""
+    content = files.read_bytes(f"{run_uri(experiment)}/history.json") or b"{}"
+    return bool(json.loads(content).get("finished"))
 
 
 def run_process(command: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -41,9 +42,14 @@ def write_bytes(uri: str, content: bytes) -> None:
         return
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
     partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with filesystem.open_output_stream(partial) as stream:
-        stream.write(content)
-    filesystem.move(partial, path)
+    try:
+        with filesystem.open_output_stream(partial) as stream:
+            stream.write(content)
+        filesystem.move(partial, path)
+    except OSError:  # of a full disk, whose room is needed
+        with suppress(OSError):
+            filesystem.delete_file(partial)
+        raise
 
 
 def read_bytes(uri: str) -> bytes | None:

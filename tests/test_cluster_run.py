@@ -10,34 +10,41 @@ import pytest
 
 from cluster.__main__ import main
 from mdsrec.errors import InputError
+from mdsrec.files import write_json
+from mdsrec.loading import load_experiment
+from mdsrec.names import run_uri
 
 ROOT = Path(__file__).parent.parent
 
-TOML = 'name = "a"\nroot = "/data"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
+TOML = 'name = "a"\nroot = "ROOT"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
 
 
 class Stages:
     """Stands for the processes: what was started, and the exit codes they end with."""
 
-    def __init__(self, **codes):
+    def __init__(self, finishes=True, **codes):
         self.codes = codes
+        self.finishes = finishes
         self.started = []
 
     def run(self, command):
         self.started.append(command)
+        if command[2] == "training":
+            experiment = load_experiment(command[-2], command[-1:])
+            write_json(f"{run_uri(experiment)}/history.json", {"finished": self.finishes})
         return self.codes.get(command[2], 0)
 
 
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "a.toml"
-    path.write_text(TOML)
+    path.write_text(TOML.replace("ROOT", str(tmp_path / "data")))
     return str(path)
 
 
-def ran(monkeypatch, words, **codes):
+def ran(monkeypatch, words, **behaviour):
     """The commands that were started, and the exit code."""
-    stages = Stages(**codes)
+    stages = Stages(**behaviour)
     monkeypatch.setattr("cluster.run.run_process", stages.run)
     try:
         main(words)
@@ -47,14 +54,22 @@ def ran(monkeypatch, words, **codes):
 
 
 def test_every_stage_gets_the_same_configuration(monkeypatch, config, capsys):
-    started, code = ran(monkeypatch, ["run", config, "optim.lr=0.1", "name=b"])
+    started, code = ran(monkeypatch, ["run", config, "name=b"])
     assert started == [
-        [sys.executable, "-m", stage, config, "optim.lr=0.1", "name=b"]
+        [sys.executable, "-m", stage, config, "name=b"]
         for stage in ("etl", "training", "evaluation")
     ]
     assert code == 0
     last = capsys.readouterr().out.splitlines()[-2:]
-    assert last == ["etl 0 s, training 0 s, evaluation 0 s", "report: /data/runs/b/report.html"]
+    assert last[0] == "etl 0 s, training 0 s, evaluation 0 s"
+    assert last[1].endswith("/data/runs/b/report.html")
+
+
+def test_a_training_that_was_asked_to_stop_is_not_ranked(monkeypatch, config, capsys):
+    started, code = ran(monkeypatch, ["run", config, "name=b"], finishes=False)
+    assert [command[2] for command in started] == ["etl", "training"]
+    assert code == 0
+    assert "the same command goes on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -69,7 +84,7 @@ def test_fresh_is_for_training_alone(monkeypatch, config, words):
 
 @pytest.mark.parametrize(("returned", "exit_code"), [(3, 3), (-9, 128 + 9)])
 def test_the_first_stage_that_fails_ends_the_run(monkeypatch, config, capsys, returned, exit_code):
-    started, code = ran(monkeypatch, ["run", config], training=returned)
+    started, code = ran(monkeypatch, ["run", config, "name=b"], training=returned)
     assert [command[2] for command in started] == ["etl", "training"]
     assert code == exit_code
     assert f"training failed with exit code {exit_code}" in capsys.readouterr().out

@@ -257,7 +257,7 @@ def sampled(root: Path, negatives: str, **sections: Any) -> dict[str, Any]:
 
 
 def losses_of_runs(runs: list[dict[str, Any]]) -> list[Tensor]:
-    return [losses_of_steps(resolved, 5) for resolved in runs]
+    return [losses_of_steps(resolved, 4) for resolved in runs]
 
 
 def test_two_workers_draw_the_same_negatives_and_take_the_same_steps_as_one(
