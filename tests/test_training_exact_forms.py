@@ -97,8 +97,9 @@ def test_a_sparse_product_is_the_dense_one() -> None:
     assert_same((found,), (left @ right,))
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
-def test_blocks_change_neither_values_nor_gradients(size: int) -> None:
+def test_blocks_change_neither_values_nor_gradients(size: int, keep: bool) -> None:
     weight, x, constant = parameter(D, D), parameter(5, 2, D), torch.randn(5, 1, D).double()
 
     def function(shared: Tensor, split: tuple[Tensor, list[Tensor | None]]) -> Tensor:
@@ -107,7 +108,7 @@ def test_blocks_change_neither_values_nor_gradients(size: int) -> None:
         return (x @ shared).tanh() * constant
 
     split = x, [constant, None]
-    found, expected = in_blocks(function, size, weight, split), function(weight, split)
+    found, expected = in_blocks(function, size, keep, weight, split), function(weight, split)
     assert_same((found,), (expected,))
     of_found = gradients(found.cos().sum(), weight, x)
     assert_same(of_found, gradients(expected.cos().sum(), weight, x))
@@ -133,7 +134,7 @@ def test_projections_absorbed_by_tokens_or_applied_to_centres_are_one(
     results = []
     for absorbed in (True, False):
         monkeypatch.setattr("training.transformer.absorbs", lambda *shape, a=absorbed: a)
-        _, layer = block(x)
+        _, layer = block(x, None)
         assert layer is not None and (layer.projection is None) == absorbed
         weights = torch.softmax(layer.scores(c).view(3, 5, 2, 4), dim=-1).flatten(2)
         updated = layer.mixed(weights)

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from training.in_blocks import in_blocks, working_set
 
+KEPT_BYTES = 64 << 20  # of the centres of all layers that the backward pass need not make again
+
 
 class Projection(NamedTuple):
     """What is applied to every centre."""
@@ -28,18 +30,21 @@ class Projection(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What the tokens of a layer offer to the centres."""
+    """What the tokens of a layer offer to the centres.
+
+    The first layer has no keys: all prefixes share c^0, and `shift` holds its scores [b, K, N T].
+    """
 
     projection: Projection | None  # none: absorbed into the tokens
-    keys: Tensor  # [b, N, T, d]; absorbed [b, N T, D], keys times Q; over sqrt(d)
+    keys: Tensor | None  # [b, N, T, d]; absorbed [b, N T, D], keys times Q; over sqrt(d)
     shift: Tensor | None  # absorbed [b, 1, N T], keys times the bias of Q over sqrt(d)
     values: Tensor  # [b, N, T, d]; absorbed [b, N T + 1, D], values times U W1 W2, then its biases
 
-    def num_heads(self, length: int) -> int:
-        return self.keys.shape[1] if self.shift is None else self.keys.shape[1] // length
-
-    def scores(self, centers: Tensor) -> Tensor:
-        """Of centres [b, c, D] -> [b, c, N T]."""
+    def scores(self, centers: Tensor | None) -> Tensor:
+        """Of centres [b, c, D] -> [b, c, N T]; none in the first layer."""
+        if centers is None or self.keys is None:
+            assert centers is None and self.shift is not None
+            return self.shift
         if self.projection is None:
             assert self.shift is not None
             return times_transposed(centers, self.keys) + self.shift
@@ -51,7 +56,7 @@ class Layer(NamedTuple):
         """Eq. 13-15 before sigma, for attention weights [b, c, N T] -> [b, c, D]."""
         if self.projection is None:
             return F.pad(weights, (0, 1), value=1.0) @ self.values
-        g = (split_heads(weights, self.keys.shape[1]) @ self.values).transpose(1, 2).flatten(2)
+        g = (split_heads(weights, self.values.shape[1]) @ self.values).transpose(1, 2).flatten(2)
         return g @ self.projection.output + self.projection.output_bias
 
 
@@ -74,34 +79,37 @@ def absorbs(num_heads: int, length: int, dim: int) -> bool:
     return num_heads * length <= dim + length
 
 
-def center_mixture(
-    centers_KD: Tensor, layers: list[Layer], prefixes: Prefixes, tau: float
-) -> Tensor:
+def center_mixture(num_centers: int, layers: list[Layer], prefixes: Prefixes, tau: float) -> Tensor:
     """gamma c^L, what the nearest centres add to each prefix -> [b, P, D] (Eq. 12-19)."""
-    bytes_a_user = prefixes.e[0].nbytes * len(centers_KD)
+    bytes_a_user = prefixes.e[0].nbytes * num_centers
     size = max(1, working_set(prefixes.e) // bytes_a_user)
-    shared = centers_KD, [layer.projection for layer in layers]
+    keep = bytes_a_user * len(prefixes.e) * len(layers) <= KEPT_BYTES
+    projections = [layer.projection for layer in layers]
     split = prefixes, [layer._replace(projection=None) for layer in layers]
     with torch.autocast(prefixes.e.device.type, enabled=False):
-        return in_blocks(partial(_mixture, tau), size, shared, split)
+        return in_blocks(partial(_mixture, num_centers, tau), size, keep, projections, split)
 
 
 def _mixture(
+    K: int,
     tau: float,
-    shared: tuple[Tensor, list[Projection | None]],
+    projections: list[Projection | None],
     split: tuple[Prefixes, list[Layer]],
 ) -> Tensor:
-    (centers_KD, projections), ((e, visible, noise, kept), tokens) = shared, split
-    (b, P, D), K, T = e.shape, len(centers_KD), visible.shape[-1]
-    centers = centers_KD.expand(b, K, D)
+    (e, visible, noise, kept), tokens = split
+    (b, P, D), T = e.shape, visible.shape[-1]
+    centers: Tensor | None = None
     for index, (projection, offered) in enumerate(zip(projections, tokens, strict=True)):
         layer = offered._replace(projection=projection)
-        scores = layer.scores(centers).view(b, -1, K, layer.num_heads(T), T)
-        scores = scores.masked_fill(~visible[:, :, None, None], -torch.inf)
+        scores = layer.scores(centers)
+        scores = scores.view(b, scores.shape[1] // K, K, -1, T).masked_fill(
+            ~visible[:, :, None, None], -torch.inf
+        )
         weights = torch.softmax(scores, dim=-1).flatten(3).flatten(1, 2)  # Eq. 12
         if kept:
             weights = weights * kept[index]
         centers = F.gelu(layer.mixed(weights))  # Eq. 15
+    assert centers is not None
     of_prefix = None if noise is None else noise.reshape(b * P, K)
     return nearest(centers.reshape(b * P, K, D), e.reshape(b * P, D), of_prefix, tau).view(b, P, D)
 

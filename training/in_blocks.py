@@ -5,6 +5,7 @@ then never leaves the processor's cache, and memory does not grow with the batch
 """
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ def working_set(like: Tensor) -> int:
     return GPU_BYTES if like.is_cuda else CACHE_BYTES * torch.get_num_threads()
 
 
-def in_blocks(function: Function, size: int, shared: Any, split: Any) -> Tensor:
+def in_blocks(function: Function, size: int, keep: bool, shared: Any, split: Any) -> Tensor:
     """`function(shared, split)` by blocks of `size` users, who are the first axis of the result and
     of every tensor in `split`.
 
-    `shared` and `split` are nested tuples and lists of tensors and None. The function must not draw
+    `shared` and `split` are nested tuples and lists of tensors and None. With `keep` the backward
+    pass finds what the forward pass made; else it makes that again, so the function must not draw
     random numbers.
     """
     shared_tensors, shared_spec = tree_flatten(shared)
@@ -36,9 +38,18 @@ def in_blocks(function: Function, size: int, shared: Any, split: Any) -> Tensor:
         first = tree_unflatten(tensors[: len(shared_tensors)], shared_spec)
         return function(first, tree_unflatten(tensors[len(shared_tensors) :], split_spec))
 
+    if keep:
+        blocks = zip(
+            *(_parts(tensor, size, split_tensors[0]) for tensor in split_tensors), strict=True
+        )
+        return torch.cat([flat(*shared_tensors, *block) for block in blocks])
     tensors = *shared_tensors, *split_tensors
     result: Tensor = _InBlocks.apply(flat, size, len(shared_tensors), *tensors)  # type: ignore[no-untyped-call]
     return result
+
+
+def _parts(tensor: Tensor | None, size: int, like: Tensor) -> Any:
+    return repeat(None, -(-len(like) // size)) if tensor is None else torch.split(tensor, size)
 
 
 class _InBlocks(torch.autograd.Function):

@@ -178,19 +178,19 @@ class MDSRec(nn.Module):
         `place_BT` are rows of each channel's `tokens`; `noise` is [B, P, |M|, K].
         """
         positions_TD = self.position_embedding[: place_BT.shape[1]]
-        id_BTD, _ = self.encoders["id"](F.embedding(place_BT, tokens[0]) + positions_TD)
+        id_BTD, _ = self.encoders["id"](F.embedding(place_BT, tokens[0]) + positions_TD, None)
         fused_BPD = _taken(id_BTD, at_BP)
         queries = []
         for index, name in enumerate(self.modalities):
             x_BTD = F.embedding(place_BT, tokens[1 + index]) + positions_TD  # Eq. 9
-            x_BTD, layers = self.encoders[_key(name)](x_BTD)
+            c_KD = centers[index]
+            x_BTD, layers = self.encoders[_key(name)](x_BTD, c_KD)
             e_BPD = _taken(x_BTD, at_BP)
             fused_BPD = fused_BPD + self.channel_weights[1 + index] * e_BPD  # Eq. 17
-            c_KD = centers[index]
             if c_KD is not None:
                 of_modality = None if noise is None else noise[:, :, index]
                 asked = self._prefixes(e_BPD, at_BP, place_BT.shape[1], len(c_KD), of_modality)
-                e_BPD = e_BPD + center_mixture(c_KD, layers, asked, self.config.tau)  # Eq. 18
+                e_BPD = e_BPD + center_mixture(len(c_KD), layers, asked, self.config.tau)  # Eq. 18
             queries.append(e_BPD)
         return torch.stack([fused_BPD, *queries], dim=2)
 

@@ -16,6 +16,8 @@ from training.in_blocks import working_set
 
 Ints = NDArray[np.int64]
 
+SUMS = 4  # working sets of the sums that are made before they are written
+
 
 class Entries(NamedTuple):
     """Some rows of a sparse matrix, on a device."""
@@ -34,10 +36,18 @@ class Entries(NamedTuple):
 
     def add_transposed(self, out_XD: Tensor, dense_nD: Tensor) -> None:
         """`out_XD` += the transposed matrix times `dense_nD`."""
-        together = max(1, working_set(dense_nD) // dense_nD[0].nbytes)
-        for at in range(0, len(self.rows), together):
+        room = SUMS * working_set(out_XD)
+        few_columns = out_XD.nbytes <= room and not out_XD.is_cuda
+        together = len(self.rows) if few_columns else max(1, room // out_XD[0].nbytes)
+        for at in range(0, len(self.rows), max(1, together)):
             rows, columns, weights = (part[at : at + together] for part in self[1:])
-            moved = dense_nD.index_select(0, rows).mul_(weights.to(dense_nD.dtype)[:, None])
+            if out_XD.is_cuda:
+                moved = dense_nD.index_select(0, rows) * weights.to(dense_nD.dtype)[:, None]
+            else:  # a core sums rows that are going to one place before it writes them
+                columns, order = torch.sort(columns)
+                columns, counts = torch.unique_consecutive(columns, return_counts=True)
+                starts = (counts.cumsum(0) - counts).to(torch.int32)
+                moved = Entries(starts, columns, rows[order], weights[order]).times(dense_nD)
             out_XD.index_add_(0, columns, moved)
 
 
@@ -64,7 +74,8 @@ class SparseRows:
         row = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
         at = np.arange(len(row)) + (self.starts[rows] - starts)[row]
         parts = starts.astype(np.int32), row, self.columns[at], self.weights[at]
-        return Entries(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
+        moved = (torch.from_numpy(part).to(device, non_blocking=True) for part in parts)
+        return Entries(*moved)
 
 
 def by_row(rows: Ints, columns: Ints, weights: NDArray[np.float64], num_rows: int) -> SparseRows:

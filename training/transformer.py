@@ -39,8 +39,10 @@ class Block(nn.Module):
         self.feedforward_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.center = CenterMap(dim) if has_centers else None
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Layer | None]:
-        """Tokens after this layer [B, T, D], and what they were before it to the centres."""
+    def forward(self, x_BTD: Tensor, centers_KD: Tensor | None) -> tuple[Tensor, Layer | None]:
+        """Tokens after this layer [B, T, D], and what they were before it to the centres, which are
+        c^0 in the first layer alone.
+        """
         N = self.num_heads
         keys, values = split_heads(self.key(x_BTD), N), split_heads(self.value(x_BTD), N)
         attended = F.scaled_dot_product_attention(
@@ -57,26 +59,33 @@ class Block(nn.Module):
         if self.center is None:
             return after_BTD, None
         with torch.autocast(x_BTD.device.type, enabled=False):
-            return after_BTD, self._offered(self.center, keys, values)
+            return after_BTD, self._offered(self.center, centers_KD, keys, values)
 
-    def _offered(self, center: CenterMap, keys: Tensor, values: Tensor) -> Layer:
+    def _offered(
+        self, center: CenterMap, centers_KD: Tensor | None, keys: Tensor, values: Tensor
+    ) -> Layer:
         """Everything of Eq. 12-15 that is linear, at the tokens or at the centres."""
         B, N, T, d = keys.shape
         keys, values = (x.to(self.query.weight.dtype) for x in (keys / math.sqrt(d), values))
+        scores = None
+        if centers_KD is not None:
+            queries_KNd = self.query(centers_KD).view(-1, N, d)
+            scores = torch.einsum("knd,bntd->bknt", queries_KNd, keys).flatten(2)
         output_DD = self.output.weight.T @ center.first.weight.T @ center.second.weight.T
         output_bias = center.second(center.first(self.output.bias))
         if not absorbs(N, T, N * d):
             # Copies, as ZeRO-3 takes the parameters away when this returns.
-            query = Projection(
-                self.query.weight.T.clone(), self.query.bias.clone(), output_DD, output_bias
-            )
-            return Layer(query, keys, None, values)
+            query = self.query.weight.T.clone(), self.query.bias.clone()
+            projection = Projection(*query, output_DD, output_bias)
+            return Layer(projection, None if scores is not None else keys, scores, values)
+        mixed = torch.einsum("bntd,ndc->bntc", values, output_DD.view(N, d, N * d)).flatten(1, 2)
+        mixed = torch.cat([mixed, output_bias.expand(B, 1, -1)], dim=1)
+        if scores is not None:
+            return Layer(None, None, scores, mixed)
         by_head = self.query.weight.view(N, d, N * d)  # Q^T
         query_keys = torch.einsum("bntd,ndc->bntc", keys, by_head).flatten(1, 2)
         shift = torch.einsum("bntd,nd->bnt", keys, self.query.bias.view(N, d)).flatten(1)
-        mixed = torch.einsum("bntd,ndc->bntc", values, output_DD.view(N, d, N * d)).flatten(1, 2)
-        last = output_bias.expand(B, 1, -1)
-        return Layer(None, query_keys, shift[:, None], torch.cat([mixed, last], dim=1))
+        return Layer(None, query_keys, shift[:, None], mixed)
 
 
 class Encoder(nn.Module):
@@ -88,12 +97,13 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.blocks = nn.ModuleList(Block(config, has_centers) for _ in range(config.num_layers))
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, list[Layer]]:
-        """Tokens [B, T, D] after the last layer, and what each layer offers to the centres."""
+    def forward(self, x_BTD: Tensor, centers_KD: Tensor | None) -> tuple[Tensor, list[Layer]]:
+        """Tokens [B, T, D] after the last layer, and what each offers to the centres, first c^0."""
         x_BTD = dropout(self.norm(x_BTD), self.dropout, self.training)
         layers = []
         for block in self.blocks:
-            x_BTD, layer = block(x_BTD)
+            x_BTD, layer = block(x_BTD, centers_KD)
+            centers_KD = None
             if layer is not None:
                 layers.append(layer)
         return x_BTD, layers
