@@ -23,7 +23,7 @@ from training.model import Batch, MDSRec
 from training.worker import noise_of
 
 CPU = torch.device("cpu")
-WARM, TIMED, PROFILED, READINGS = 3, 20, 10, 10
+TIMED, READINGS = 20, 10
 KINDS = {  # how the operators of a step are told apart, first match
     "matrix products": ("mm", "bmm", "addmm", "baddbmm"),
     "sparse products": ("_embedding_bag", "index_add_", "index_select", "embedding"),
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     steps = _steps(without, arguments.steps)
     print(_forms(without, steps), "", sep="\n")
     with_dropout = load_experiment(arguments.config, arguments.overrides)
-    print(_breakdown(with_dropout, _steps(with_dropout, WARM + PROFILED)))
+    print(_breakdown(with_dropout, _steps(with_dropout, TIMED)))
 
 
 class Form:
@@ -115,13 +115,13 @@ def _forms(experiment: Experiment, steps: list[Step]) -> str:
 def _breakdown(experiment: Experiment, steps: list[Step]) -> str:
     """A step by kinds of operators, and the rate of its matrix products beside the machine's."""
     form = Form(experiment, lambda model, batch: model(batch))
-    for number, step in enumerate(steps):
-        if number == WARM:
-            form.seconds = 0.0
-        form.step(number, step)
-    seconds = form.seconds / PROFILED
+    for _ in range(2):  # the first time warms
+        form.seconds = 0.0
+        for number, step in enumerate(steps):
+            form.step(number, step)
+    seconds = form.seconds / len(steps)
     with torch.profiler.profile(with_flops=True) as profile:
-        for number, step in enumerate(steps[WARM:], WARM):
+        for number, step in enumerate(steps):
             form.step(number, step)
     spent: Counter[str] = Counter()
     flops = 0
@@ -131,12 +131,12 @@ def _breakdown(experiment: Experiment, steps: list[Step]) -> str:
     total = sum(spent.values())
     rows = [[kind, f"{time / total:.0%}"] for kind, time in spent.most_common()]
     peak = _peak(steps[0].num_prefixes, experiment.model.dim, len(form.model.item_embedding))
-    rate = flops / PROFILED / seconds
-    prefixes = sum(step.num_prefixes for step in steps[WARM:]) / PROFILED
+    rate = flops / len(steps) / seconds
+    prefixes = sum(step.num_prefixes for step in steps) / len(steps)
     lines = [
         f"a step with dropout {experiment.model.dropout:g}: {seconds * 1e3:.0f} ms, "
         f"{prefixes / seconds:,.0f} prefixes/s",
-        f"its matrix products: {flops / PROFILED / 1e9:.1f} GFLOP, so {rate / 1e9:.0f} GFLOP/s "
+        f"its matrix products: {flops / len(steps) / 1e9:.1f} GFLOP, so {rate / 1e9:.0f} GFLOP/s "
         f"over the whole step; the largest alone, warm: {peak / 1e9:.0f}; share {rate / peak:.2f}",
     ]
     return "\n".join([*lines, "", markdown(["kind of operator", "share of a step"], rows)])
