@@ -24,10 +24,19 @@ from training.worker import noise_of
 
 CPU = torch.device("cpu")
 TIMED, READINGS = 20, 10
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 KINDS = {  # how the operators of a step are told apart, first match
-    "matrix products": ("mm", "bmm", "addmm", "baddbmm"),
+    "matrix products": PRODUCTS,
     "sparse products": ("_embedding_bag", "index_add_", "index_select", "embedding"),
-    "softmax and cross-entropy": ("_softmax", "logsumexp", "exp_", "sub_", "gather", "scatter"),
+    "softmax and cross-entropy": (
+        "_softmax",
+        "_log_softmax",
+        "logsumexp",
+        "exp_",
+        "sub_",
+        "gather",
+        "scatter",
+    ),
     "GELU, LayerNorm, dropout": ("gelu", "native_layer_norm", "random_", "ge", "mul"),
     "optimizer": ("lerp_", "addcdiv_", "addcmul_", "sqrt", "_fused_adam", "Optimizer"),
     "copies": ("copy_", "cat", "fill_", "clone"),
@@ -127,7 +136,7 @@ def _breakdown(experiment: Experiment, steps: list[Step]) -> str:
     flops = 0
     for event in profile.key_averages():
         spent[_kind(event.key)] += event.self_cpu_time_total
-        flops += event.flops if event.key.startswith("aten::") else 0
+        flops += event.flops if event.key.removeprefix("aten::") in PRODUCTS else 0
     total = sum(spent.values())
     rows = [[kind, f"{time / total:.0%}"] for kind, time in spent.most_common()]
     peak = _peak(steps[0].num_prefixes, experiment.model.dim, len(form.model.item_embedding))

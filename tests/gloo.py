@@ -1,6 +1,7 @@
 """Runs a function on several gloo processes, each with its own rank, without Ray."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,3 +39,5 @@ def _one_rank(
     distributed.barrier()
     torch.save(result, Path(folder) / f"rank-{rank}.pt")
     distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # threads of groups that are gone end the interpreter's own way out, at times

@@ -26,7 +26,7 @@ from mdsrec import files
 from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
 from training import calls, worker, zero_checkpoint
-from training.checkpoints import damage_of, local_copy, write_part
+from training.checkpoints import OwnFolder, damage_of, local_copy
 from training.ranks import JointError
 from training.stopping import asking, is_asked, stop_uri
 from training.worker import Ending, train
@@ -187,6 +187,13 @@ def test_a_run_with_damaged_checkpoints_alone_ends_with_one_line(root: Path) -> 
     assert sum("has the checksum" in line for line in said) == 2
 
 
+def write_part(uri: str, ranks: Any, write: Callable[[Path], None]) -> None:
+    own = OwnFolder(uri)
+    own.make()
+    own.fill(ranks, write)
+    own.remove()
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """A checkpoint of two ranks."""
@@ -196,7 +203,7 @@ def written(tmp_path: Path) -> Path:
         (folder / "engine" / f"part-{os.urandom(2).hex()}").write_bytes(bytes(100))
 
     for rank in range(2):
-        write_part(str(tmp_path / "c"), SimpleNamespace(rank=rank, world_size=2), write)  # type: ignore
+        write_part(str(tmp_path / "c"), SimpleNamespace(rank=rank, world_size=2), write)
     assert damage_of(str(tmp_path / "c")) is None
     return tmp_path / "c"
 
@@ -229,7 +236,7 @@ def test_a_checkpoint_on_storage_that_is_no_local_folder_is_whole(
         (folder / "engine").mkdir()
         (folder / "engine" / "part").write_bytes(b"weights")
 
-    write_part("s3://b/c", SimpleNamespace(rank=0, world_size=1), write)  # type: ignore
+    write_part("s3://b/c", SimpleNamespace(rank=0, world_size=1), write)
     assert damage_of("s3://b/c") is None
     with local_copy("s3://b/c") as folder:
         assert (folder / "engine" / "part").read_bytes() == b"weights"

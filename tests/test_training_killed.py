@@ -110,6 +110,7 @@ def workers_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_a_driver_killed_within_an_epoch_equals_one_left_alone(
     config: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:

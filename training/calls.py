@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from mdsrec.errors import InputError
 from training.stopping import is_asked, node_leaves
 
 LOOK_EVERY = 1.0  # seconds between looks for the file that asks to stop
@@ -45,7 +46,8 @@ class Clock:
 
     def _look(self, run: str) -> None:
         while not self._stop.is_set():
-            with suppress(OSError, pa.ArrowException):  # storage was out of reach: look again
+            # Storage that is out of reach may be back when this looks again.
+            with suppress(OSError, pa.ArrowException, InputError):
                 if is_asked(run):
                     self._stop.set()
             time.sleep(LOOK_EVERY)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import pyarrow as pa
 from pyarrow import fs
 
 from mdsrec import files
+from mdsrec.errors import InputError
 from training.ranks import JointError, Ranks
 
 log = logging.getLogger("training")
 
-WRITE_ERRORS = (OSError, pa.ArrowException, RuntimeError)  # torch.save raises the last one
+WRITE_ERRORS = (OSError, pa.ArrowException, InputError)  # the last of a file system out of reach
 CHUNK = 1 << 22
 
 
@@ -64,11 +65,17 @@ class Checkpoints:
         if name == self._newest:
             return None
         uri = f"{self.uri}/{name}"
+        own = OwnFolder(uri)
         trouble = None
         if self._ranks.rank == 0:  # an earlier attempt may have left its files there
             trouble = _trouble_of(lambda: files.delete_folder(uri))
         if self._ranks.all(trouble is None):
-            trouble = _trouble_of(lambda: write_part(uri, self._ranks, write))
+            trouble = _trouble_of(own.make)
+        if self._ranks.all(trouble is None):  # before `write`, in which the ranks may meet
+            trouble = _trouble_of(lambda: own.fill(self._ranks, write))
+        own.remove()
+        if trouble is not None:
+            log.warning("checkpoint %s: rank %d: %s", name, self._ranks.rank, trouble)
         if not self._ranks.all(trouble is None):
             if self._ranks.rank == 0:
                 _trouble_of(lambda: files.delete_folder(uri))
@@ -101,27 +108,47 @@ def _names(uri: str) -> list[str]:
     return sorted(folders, reverse=True)
 
 
-def write_part(uri: str, ranks: Ranks, write: Callable[[Path], None]) -> None:
-    """This rank's files below `uri`, and their manifest when all of them stand there."""
-    filesystem, path = files.file_system(uri)
-    filesystem.create_dir(path, recursive=True)
-    is_local = filesystem.type_name == "local"
-    listed = []
-    with tempfile.TemporaryDirectory(prefix=".rank-", dir=path if is_local else None) as own:
-        write(Path(own))
-        for file in sorted(p for p in Path(own).rglob("*") if p.is_file()):
-            name = file.relative_to(own).as_posix()
+class OwnFolder:
+    """Where a rank writes before its files stand below `uri`."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._own: tempfile.TemporaryDirectory[str] | None = None
+
+    def make(self) -> None:
+        filesystem, path = files.file_system(self._uri)
+        filesystem.create_dir(path, recursive=True)
+        beside = path if filesystem.type_name == "local" else None
+        self._own = tempfile.TemporaryDirectory(prefix=".rank-", dir=beside)
+
+    def fill(self, ranks: Ranks, write: Callable[[Path], None]) -> None:
+        """Let `write` fill the folder, move its files, and say in a manifest that all stand."""
+        assert self._own is not None
+        folder = Path(self._own.name)
+        write(folder)
+        listed = []
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = file.relative_to(folder).as_posix()
             entry = {"path": name, "bytes": file.stat().st_size}
             with file.open("rb") as stream:
                 listed.append({**entry, "crc32": _checksum(stream)})
-            target = f"{path}/{name}"
-            filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
-            if is_local:
-                file.replace(target)
-            else:
-                fs.copy_files(str(file), target, fs.LocalFileSystem(), filesystem)
-    manifest = {"world_size": ranks.world_size, "files": listed}
-    files.write_json(f"{uri}/{_manifest(ranks.rank)}", manifest)
+            _move(file, f"{self._uri}/{name}")
+        manifest = {"world_size": ranks.world_size, "files": listed}
+        files.write_json(f"{self._uri}/{_manifest(ranks.rank)}", manifest)
+
+    def remove(self) -> None:
+        if self._own is not None:
+            with suppress(OSError):
+                self._own.cleanup()
+
+
+def _move(file: Path, uri: str) -> None:
+    filesystem, target = files.file_system(uri)
+    filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+    if filesystem.type_name == "local":
+        file.replace(target)
+    else:
+        fs.copy_files(str(file), target, fs.LocalFileSystem(), filesystem)
 
 
 NEVER_COMPLETE = "was never complete"

@@ -40,7 +40,8 @@ def item_softmax(
 
     Every table is [X, D] and gets a gradient of its own size, whatever the number of channels.
     """
-    bytes_an_item = queries_CPD.element_size() * max(1, len(targets_P))
+    wider = max(len(targets_P), tables[0].shape[1])  # a chunk has scores, and vectors of a graph
+    bytes_an_item = queries_CPD.element_size() * wider
     at_once = bytes_an_item * len(tables[0]) <= KEPT_BYTES
     chunk = len(tables[0]) if at_once else max(1, CHUNK_BYTES // bytes_an_item)
     queries_CPD = queries_CPD.to(tables[0].dtype)
@@ -131,6 +132,6 @@ def _scores(query_PD: Tensor, items_ND: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
     if left.dtype == out.dtype:
-        out.addmm_(left, right)
+        torch.addmm(out, left, right, out=out)
     else:
         out += left @ right

@@ -117,15 +117,21 @@ class MDSRec(nn.Module):
             smoothed[first : first + ROWS] = self._smoothed(
                 embedding_XD[first : first + ROWS], near
             )
-        vectors: list[Tensor] = [embedding_XD]
+        constants = self.modality_constants()
+        vectors_CXD = embedding_XD.new_empty(1 + len(constants), *embedding_XD.shape)
+        vectors_CXD[0] = embedding_XD
         centers: list[Tensor | None] = []
-        for constants in self.modality_constants():
-            graph, members = constants.graph, constants.centers
-            vectors.append(constants() if graph is None else graph.times(embedding_XD))  # Eq. 6
-            of_graph = None if members is None else members.times(embedding_XD)
-            centers.append(constants.mapped_centers() if graph is None else of_graph)
-        stacked_CXD = torch.stack(vectors)
-        return ItemSide(stacked_CXD, [smoothed, *stacked_CXD[1:]], centers)
+        for of_items_XD, modality in zip(vectors_CXD[1:], constants, strict=True):
+            if modality.graph is None:
+                of_items_XD.copy_(modality())
+                centers.append(modality.mapped_centers())
+                continue
+            for first in range(0, num_items, ROWS):
+                entries = modality.graph.between(first, min(first + ROWS, num_items))
+                of_items_XD[first : first + ROWS] = entries.times(embedding_XD)  # Eq. 6
+            start = modality.centers
+            centers.append(None if start is None else start.times(embedding_XD))
+        return ItemSide(vectors_CXD, [smoothed, *vectors_CXD[1:]], centers)
 
     def queries(
         self,

@@ -91,6 +91,8 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
     if ending.finished:
         return Fit(experiment, _history(experiment))
     reason = asked.reason or "the file `stop`"
+    if not ending.is_saved:
+        reason += ", not saved there (it goes on from the checkpoint before)"
     return Fit(experiment, _history(experiment), reason=reason, where=ending.where)
 
 

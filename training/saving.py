@@ -15,6 +15,7 @@ from training.ranks import JointError, Ranks
 log = logging.getLogger("training")
 
 MAX_FAILURES = 3  # in a row
+PIECE = 1 << 22  # weights looked at together
 
 
 class Saver:
@@ -68,7 +69,8 @@ def log_first(ranks: Ranks, line: str) -> None:
 def weights_are_finite(engine: Any) -> bool:
     """Of this rank's share of the weights."""
     shares = (getattr(p, "ds_tensor", p) for p in engine.module.parameters())
-    return bool(torch.stack([share.isfinite().all() for share in shares]).all())
+    parts = (part for share in shares for part in share.flatten().split(PIECE))
+    return bool(torch.stack([part.isfinite().all() for part in parts]).all())
 
 
 def memory_used(device: torch.device) -> dict[str, float]:

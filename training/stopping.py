@@ -98,8 +98,8 @@ def keep_sigterm() -> None:
     former = signal.getsignal(signal.SIGTERM)
 
     def keep(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, former)
         _leaving.set()
+        signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, keep)
 
