@@ -6,10 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-import pyarrow as pa
-
-from mdsrec.errors import InputError
-from training.stopping import is_asked, node_leaves
+from training.stopping import OUT_OF_REACH, is_asked, node_leaves
 
 LOOK_EVERY = 1.0  # seconds between looks for the file that asks to stop
 LINE_EVERY = 30.0  # seconds between lines inside an epoch
@@ -47,7 +44,7 @@ class Clock:
     def _look(self, run: str) -> None:
         while not self._stop.is_set():
             # Storage that is out of reach may be back when this looks again.
-            with suppress(OSError, pa.ArrowException, InputError):
+            with suppress(*OUT_OF_REACH):
                 if is_asked(run):
                     self._stop.set()
             time.sleep(LOOK_EVERY)

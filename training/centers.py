@@ -81,7 +81,9 @@ def absorbs(num_heads: int, length: int, dim: int) -> bool:
 
 def center_mixture(num_centers: int, layers: list[Layer], prefixes: Prefixes, tau: float) -> Tensor:
     """gamma c^L, what the nearest centres add to each prefix -> [b, P, D] (Eq. 12-19)."""
-    bytes_a_user = prefixes.e[0].nbytes * num_centers
+    assert layers[0].shift is not None
+    widest = max(prefixes.e.shape[-1], layers[0].shift.shape[-1])  # D, or N T attention weights
+    bytes_a_user = prefixes.e[0, :, 0].numel() * num_centers * widest * prefixes.e.element_size()
     size = max(1, working_set(prefixes.e) // bytes_a_user)
     keep = bytes_a_user * len(prefixes.e) * len(layers) <= KEPT_BYTES
     projections = [layer.projection for layer in layers]

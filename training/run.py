@@ -71,7 +71,7 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
         history = _history(experiment)
         if history.get("finished"):
             return Fit(experiment, history, trained_now=False)
-    with ray_session(), asking(run_uri(experiment), minutes) as asked:
+    with ray_session():
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
         if fresh:
@@ -84,10 +84,11 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
             "GPU" if use_gpu else "CPU",
             experiment.train.zero_stage,
         )
-        ending = _attempted(experiment, use_gpu)
-        while ending.leaves:
-            log.info("a worker's node leaves: starting again from %s", ending.where)
+        with asking(run_uri(experiment), minutes) as asked:
             ending = _attempted(experiment, use_gpu)
+            while ending.leaves:
+                log.info("a worker's node leaves: starting again from %s", ending.where)
+                ending = _attempted(experiment, use_gpu)
     if ending.finished:
         return Fit(experiment, _history(experiment))
     reason = asked.reason or "the file `stop`"

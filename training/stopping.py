@@ -8,18 +8,23 @@ or when its minutes are over, a user by `touch <run>/stop`. A worker whose own p
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import fs
 
 from mdsrec import files
+from mdsrec.errors import InputError
 
 log = logging.getLogger("training")
 
 SIGTERM = "SIGTERM"
+OUT_OF_REACH = (OSError, pa.ArrowException, InputError)  # what storage raises
+TRY_EVERY = 1.0  # seconds
 
 
 @dataclass
@@ -41,7 +46,7 @@ def asking(run: str, minutes: float | None = None) -> Iterator[Asked]:
         if not asked.reason:
             asked.reason = reason
             log.info("%s: asking the workers to save and stop", reason)
-            files.write_bytes(stop_uri(run), b"")
+            threading.Thread(target=_put, args=(run,), name="ask", daemon=True).start()
 
     clock = threading.Timer(60 * (minutes or 0), ask, [f"--minutes {minutes or 0:g}"])
     clock.daemon = True
@@ -80,6 +85,15 @@ def stop_uri(run: str) -> str:
 def is_asked(run: str) -> bool:
     filesystem, path = files.file_system(stop_uri(run))
     return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def _put(run: str) -> None:
+    """Storage that is out of reach may be back the next time."""
+    while True:
+        with suppress(*OUT_OF_REACH):
+            files.write_bytes(stop_uri(run), b"")
+            return
+        time.sleep(TRY_EVERY)
 
 
 def _forget(run: str) -> None:
