@@ -20,7 +20,7 @@ from mdsrec.loading import load_experiment
 from training.data import SequenceReader, Step, batch_of
 from training.graph import load_item_tables
 from training.model import Batch, MDSRec
-from training.worker import noise_of
+from training.step import noise_of
 
 CPU = torch.device("cpu")
 TIMED, READINGS = 20, 10

@@ -22,7 +22,7 @@ from training.data import Samples, Step, batch_of
 from training.graph import ItemTables, ModalityTables, adjacency, membership
 from training.model import MDSRec
 from training.sparse import DeviceRows, SparseRows
-from training.worker import noise_of
+from training.step import noise_of
 
 PROG = "benchmarks.memory"
 CPU = torch.device("cpu")

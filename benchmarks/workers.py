@@ -22,7 +22,7 @@ from training import engine as ds
 from training.data import SequenceReader
 from training.graph import load_item_tables
 from training.model import MDSRec
-from training.worker import take_step
+from training.step import take_step
 
 CPU = torch.device("cpu")
 WARM = 3

@@ -20,9 +20,10 @@ from training.data import Place, SequenceReader, Step, batch_of
 from training.graph import load_item_tables
 from training.model import MDSRec
 from training.progress import Progress
+from training.step import noise_of, take_step
 from training.users import padded
 from training.validation import validate
-from training.worker import noise_of, take_step, train
+from training.worker import train
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,8 @@ from training.data import SequenceReader
 from training.graph import load_item_tables
 from training.model import MDSRec
 from training.schedule import FINAL, rate_factor
-from training.worker import take_step
+from training.step import take_step
+from training.zero_checkpoint import load_checkpoint, save_checkpoint
 from training.zero_state import whole
 
 CPU = torch.device("cpu")
@@ -90,17 +91,17 @@ def losses_of_jobs(jobs: list[Job]) -> list[list[float]]:
         experiment = experiment_from(resolved, source="test")
         engine = ds.initialize(Regression(), experiment, CPU)
         if source:
-            assert ds.load_checkpoint(engine, Path(source)) == {"next": first}
+            assert load_checkpoint(engine, Path(source)) == {"next": first}
         parts = experiment.train.accumulation
         found.append([loss_of_step(engine, step, parts) for step in range(first, last)])
         if target:
             Path(target).mkdir(exist_ok=True)
-            ds.save_checkpoint(engine, Path(target), {"next": last})
+            save_checkpoint(engine, Path(target), {"next": last})
     return found
 
 
 def loss_of_step(engine: Any, step: int, parts: int) -> float:
-    """This rank's part of a step's loss, once the step is taken as `worker.take_step` takes it."""
+    """This rank's part of a step's loss, once the step is taken as `take_step` takes it."""
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     items, targets = samples_of(step)
     total = 0.0
@@ -216,17 +217,17 @@ def facts_of_engines(folder: str) -> dict[str, Any]:
     rank = distributed.get_rank()
     saved = Path(folder) / "2-2 first"
     zero3 = ds.initialize(Regression(), experiment_of(3, SCHEDULE), CPU)
-    ds.load_checkpoint(zero3, saved)
+    load_checkpoint(zero3, saved)
     zero0 = ds.initialize(Regression(), experiment_of(0), CPU)
-    ds.load_checkpoint(zero0, saved)
+    load_checkpoint(zero0, saved)
     other = ds.initialize(Regression(num_items=12), experiment_of(3), CPU)
     absent = Path(folder) / ("absent" if rank else ".")
     return {
         "rate": zero3.get_lr()[0],
         "weights": [ds.whole_weights(engine, {"dataset": "d"}) for engine in (zero0, zero3)],
-        "model": refusal(lambda: ds.load_checkpoint(other, saved)),
-        "torn": refusal(lambda: ds.load_checkpoint(zero3, saved.with_name("torn"))),
-        "full": refusal(lambda: ds.save_checkpoint(zero3, absent, {})),
+        "model": refusal(lambda: load_checkpoint(other, saved)),
+        "torn": refusal(lambda: load_checkpoint(zero3, saved.with_name("torn"))),
+        "full": refusal(lambda: save_checkpoint(zero3, absent, {})),
         "gradients": {name: first_gradient(e) for name, e in WITH_GRADIENTS.items()},
     }
 

@@ -7,28 +7,22 @@ import json
 import logging
 import os
 import re
-import signal
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from gloo import on_ranks
-from pyarrow import fs
 from safetensors.torch import load_file
 from small_dataset import small_experiment, write_dataset
 from torch import distributed
 
-from mdsrec import files
 from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
 from training import calls, worker, zero_checkpoint
-from training.checkpoints import OwnFolder, damage_of, local_copy
+from training.checkpoints import damage_of
 from training.ranks import JointError
-from training.stopping import asking, is_asked, stop_uri
+from training.stopping import stop_uri
 from training.worker import Ending, train
 
 CPU = torch.device("cpu")
@@ -187,63 +181,6 @@ def test_a_run_with_damaged_checkpoints_alone_ends_with_one_line(root: Path) -> 
     assert sum("has the checksum" in line for line in said) == 2
 
 
-def write_part(uri: str, ranks: Any, write: Callable[[Path], None]) -> None:
-    own = OwnFolder(uri)
-    own.make()
-    own.fill(ranks, write)
-    own.remove()
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Path:
-    """A checkpoint of two ranks."""
-
-    def write(folder: Path) -> None:
-        (folder / "engine").mkdir()
-        (folder / "engine" / f"part-{os.urandom(2).hex()}").write_bytes(bytes(100))
-
-    for rank in range(2):
-        write_part(str(tmp_path / "c"), SimpleNamespace(rank=rank, world_size=2), write)
-    assert damage_of(str(tmp_path / "c")) is None
-    return tmp_path / "c"
-
-
-@pytest.mark.parametrize(
-    ("action", "said"),
-    [
-        (lambda file: file.write_bytes(bytes(99)), "has 99 bytes, 100 were written"),
-        (lambda file: file.write_bytes(b"1" * 100), "has the checksum"),
-        (lambda file: file.unlink(), "is missing"),
-        (lambda file: (file.parents[1] / "manifest-1.json").unlink(), "was never complete"),
-        (lambda file: (file.parents[1] / "manifest-1.json").write_text("{"), "is no manifest"),
-    ],
-)
-def test_what_is_wrong_with_a_checkpoint_is_named(
-    written: Path, action: Callable[[Path], Any], said: str
-) -> None:
-    for file in sorted(written.glob("engine/*"))[1:]:
-        action(file)
-    assert said in str(damage_of(str(written)))
-
-
-def test_a_checkpoint_on_storage_that_is_no_local_folder_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    monkeypatch.setattr(files, "file_system", lambda uri: (bucket, uri.removeprefix("s3://")))
-
-    def write(folder: Path) -> None:
-        (folder / "engine").mkdir()
-        (folder / "engine" / "part").write_bytes(b"weights")
-
-    write_part("s3://b/c", SimpleNamespace(rank=0, world_size=1), write)
-    assert damage_of("s3://b/c") is None
-    with local_copy("s3://b/c") as folder:
-        assert (folder / "engine" / "part").read_bytes() == b"weights"
-        assert not folder.is_relative_to(tmp_path)
-    assert not folder.exists()
-
-
 def on_a_full_disk(resolved: dict[str, Any], rank: int, first: int, last: int) -> Any:
     """A training in which checkpoints first ... last do not fit on a rank's disk."""
     said, write, asked = lines(), zero_checkpoint.write_tensors, 0
@@ -339,21 +276,3 @@ def test_a_training_that_is_called_off_saves_where_it_is(root: Path) -> None:
         assert stopped[2].startswith("epoch ") and left[2].startswith("epoch ")
         assert stopped[2] != left[2]
         assert finished == list(Ending(True))
-
-
-def test_the_driver_asks_on_sigterm_and_when_its_minutes_are_over(tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
-    before = signal.getsignal(signal.SIGTERM)
-    Path(tmp_path / "run").mkdir()
-    Path(stop_uri(run)).touch()  # of an earlier training
-    with asking(run) as asked:
-        assert not is_asked(run) and not asked.reason
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert asked.reason == "SIGTERM" and is_asked(run)
-    assert not is_asked(run) and signal.getsignal(signal.SIGTERM) == before
-    with asking(run, minutes=1e-6) as asked:
-        for _ in range(1000):
-            if is_asked(run):
-                break
-            threading.Event().wait(0.01)
-        assert asked.reason == "--minutes 1e-06" and is_asked(run)

@@ -23,7 +23,7 @@ from training.model import Batch, MDSRec
 from training.negatives import InBatch, Negatives, Sampler, Stratified, sampler_of
 from training.sampled import sampled_softmax
 from training.sparse import by_row
-from training.worker import negatives_of
+from training.step import negatives_of
 
 X, D, K, LENGTH = 3000, 6, 3, 6
 DRAWS = 60

@@ -14,16 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from mdsrec import files
-from mdsrec.errors import InputError
 from training.ranks import JointError, Ranks
+from training.stopping import OUT_OF_REACH
 
 log = logging.getLogger("training")
 
-WRITE_ERRORS = (OSError, pa.ArrowException, InputError)  # the last of a file system out of reach
 CHUNK = 1 << 22
 
 
@@ -68,28 +66,29 @@ class Checkpoints:
         own = OwnFolder(uri)
         trouble = None
         if self._ranks.rank == 0:  # an earlier attempt may have left its files there
-            trouble = _trouble_of(lambda: files.delete_folder(uri))
+            trouble = trouble_of(lambda: files.delete_folder(uri))
         if self._ranks.all(trouble is None):
-            trouble = _trouble_of(own.make)
+            trouble = trouble_of(own.make)
         if self._ranks.all(trouble is None):  # before `write`, in which the ranks may meet
-            trouble = _trouble_of(lambda: own.fill(self._ranks, write))
+            trouble = trouble_of(lambda: own.fill(self._ranks, write))
         own.remove()
         if trouble is not None:
             log.warning("checkpoint %s: rank %d: %s", name, self._ranks.rank, trouble)
         if not self._ranks.all(trouble is None):
             if self._ranks.rank == 0:
-                _trouble_of(lambda: files.delete_folder(uri))
+                trouble_of(lambda: files.delete_folder(uri))
             return trouble or "another worker could not write its part"
         former, self._newest = self._newest, name
         if self._ranks.rank == 0:
-            _trouble_of(lambda: _delete_all_but(self.uri, {former, name}))
+            trouble_of(lambda: _delete_all_but(self.uri, {former, name}))
         return None
 
 
-def _trouble_of(action: Callable[[], None]) -> str | None:
+def trouble_of(action: Callable[[], None]) -> str | None:
+    """Why nothing could be written; none if it could."""
     try:
         action()
-    except WRITE_ERRORS as error:
+    except OUT_OF_REACH as error:
         return files.first_line(error)
     return None
 

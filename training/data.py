@@ -20,8 +20,8 @@ from mdsrec import files, tables
 from mdsrec.config import Experiment
 from training.model import Batch
 from training.negatives import Negatives
+from training.sparse import Ints
 
-Ints = NDArray[np.int64]
 GROUPS, WINDOW = 0, 1  # streams of random numbers
 
 

@@ -12,17 +12,7 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.schedule import LearningRate
 from training.tensor_file import write_tensors
-from training.zero_checkpoint import load_checkpoint, save_checkpoint
 from training.zero_state import shapes_of, whole_weights_of
-
-__all__ = [
-    "deepspeed_config",
-    "gathered",
-    "initialize",
-    "load_checkpoint",
-    "save_checkpoint",
-    "whole_weights",
-]
 
 BUCKET = 2**23  # elements that ranks exchange at a time; a larger parameter goes alone, uncopied
 

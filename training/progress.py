@@ -1,6 +1,7 @@
 """How far a run is: what a checkpoint says of it beside the weights, and what people read."""
 
 import math
+import resource
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -140,3 +141,11 @@ def _steps(place: Place) -> str:
 
 def _span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def memory_used(device: torch.device) -> dict[str, float]:
+    """The most that this process held so far, in GiB."""
+    found = {"memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if device.type == "cuda":
+        found["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return found

@@ -4,6 +4,7 @@ A group of its own: no message waits for a GPU, and none is mixed up with DeepSp
 has nobody to ask.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
@@ -11,6 +12,8 @@ import torch
 from torch import distributed
 
 from mdsrec.errors import InputError
+
+log = logging.getLogger("training")
 
 TIMEOUT_S = 600  # a collective that waits longer fails, and with it the attempt
 
@@ -50,6 +53,11 @@ class Ranks:
         """Whether it holds on every rank."""
         (failed,) = self.ask([not holds])()
         return not failed
+
+    def log(self, line: str) -> None:
+        """A line in the log, once."""
+        if self.rank == 0:
+            log.info("%s", line)
 
     def told_by_first(self, text: str | None) -> str | None:
         """Rank 0's `text`, on every rank."""

@@ -1,21 +1,14 @@
 """What a training writes as it goes: checkpoints, the best weights, its history."""
 
-import logging
-import resource
 from functools import partial
 from typing import Any
 
-import torch
-
 from mdsrec import files
-from training import engine as ds
-from training.checkpoints import WRITE_ERRORS, Checkpoints
+from training.checkpoints import Checkpoints, trouble_of
 from training.ranks import JointError, Ranks
-
-log = logging.getLogger("training")
+from training.zero_checkpoint import save_checkpoint
 
 MAX_FAILURES = 3  # in a row
-PIECE = 1 << 22  # weights looked at together
 
 
 class Saver:
@@ -35,9 +28,9 @@ class Saver:
 
     def save(self, engine: Any, name: str, state: dict[str, Any], is_last: bool = False) -> bool:
         """Whether the files that wait and the checkpoint are written."""
-        trouble = self._written()
+        trouble = trouble_of(self._write_waiting)
         if self._ranks.all(trouble is None):
-            trouble = self.checkpoints.save(name, partial(ds.save_checkpoint, engine, state=state))
+            trouble = self.checkpoints.save(name, partial(save_checkpoint, engine, state=state))
         trouble = self._ranks.told_by_first(trouble)
         if trouble is None:
             self._failures = 0
@@ -46,36 +39,10 @@ class Saver:
         where = f"{self._run}: checkpoint {name} could not be written ({trouble})"
         if is_last or self._failures == MAX_FAILURES:
             raise JointError(f"{where}: make room, then run the same command again to go on")
-        log_first(self._ranks, f"{where}: training goes on and tries again later")
+        self._ranks.log(f"{where}: training goes on and tries again later")
         return False
 
-    def _written(self) -> str | None:
-        try:
-            for name in list(self._waiting):
-                files.write_bytes(f"{self._run}/{name}", self._waiting[name])
-                del self._waiting[name]
-        except WRITE_ERRORS as error:
-            return files.first_line(error)
-        return None
-
-
-def log_first(ranks: Ranks, line: str) -> None:
-    """A line in the log, once."""
-    if ranks.rank == 0:
-        log.info("%s", line)
-
-
-@torch.no_grad()
-def weights_are_finite(engine: Any) -> bool:
-    """Of this rank's share of the weights."""
-    shares = (getattr(p, "ds_tensor", p) for p in engine.module.parameters())
-    parts = (part for share in shares for part in share.flatten().split(PIECE))
-    return bool(torch.stack([part.isfinite().all() for part in parts]).all())
-
-
-def memory_used(device: torch.device) -> dict[str, float]:
-    """The most that this process held so far, in GiB."""
-    found = {"memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    if device.type == "cuda":
-        found["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-    return found
+    def _write_waiting(self) -> None:
+        for name in list(self._waiting):
+            files.write_bytes(f"{self._run}/{name}", self._waiting[name])
+            del self._waiting[name]

@@ -1,8 +1,4 @@
-"""The training loop of one rank. It knows a process group and no more of where it runs.
-
-Everything random is drawn from (seed, epoch, step), so a resumed run repeats what it would have
-done, and the noise of Eq. 19 belongs to a prefix, whichever rank holds it.
-"""
+"""The training loop of one rank. It knows a process group and no more of where it runs."""
 
 import json
 import logging
@@ -10,36 +6,32 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from mdsrec.config import Experiment
 from mdsrec.names import run_uri
 from training import engine as ds
 from training.calls import Calls, Clock
 from training.checkpoints import local_copy
-from training.data import SequenceReader, Step, batch_of
+from training.data import SequenceReader
 from training.graph import load_item_tables
 from training.model import MDSRec
-from training.negatives import Negatives
-from training.progress import Partial, Progress, Sums, line_after, line_within
+from training.progress import Partial, Progress, Sums, line_after, line_within, memory_used
 from training.ranks import JointError, Ranks
-from training.saving import Saver, log_first, memory_used, weights_are_finite
+from training.saving import Saver
+from training.step import take_step
 from training.stopping import node_leaves
 from training.validation import validate
+from training.zero_checkpoint import load_checkpoint
+from training.zero_state import weights_are_finite
 
 log = logging.getLogger("training")
 
-DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers
-
-
-class Report(Protocol):
-    """Called by every rank after every epoch, when its checkpoint stands."""
-
-    def __call__(self, metrics: dict[str, float]) -> None: ...
+Report = Callable[[dict[str, float]], None]
+"""Called by every rank with an epoch's metrics, when its checkpoint stands."""
 
 
 class Ending(NamedTuple):
@@ -91,8 +83,8 @@ class Training:
         if name is None:
             return Progress()
         with local_copy(f"{checkpoints.uri}/{name}") as folder:
-            progress = Progress.from_state(ds.load_checkpoint(self.engine, folder))
-        log_first(self.ranks, f"resumed at {progress.where()}")
+            progress = Progress.from_state(load_checkpoint(self.engine, folder))
+        self.ranks.log(f"resumed at {progress.where()}")
         return progress
 
     def run(self, report: Report) -> Ending:
@@ -150,7 +142,7 @@ class Training:
     def _say(self, before: Partial) -> None:
         partial = self.progress.partial
         loss = self._objective(self._means(partial))
-        log_first(self.ranks, line_within(self.progress.next_epoch, partial, before, loss))
+        self.ranks.log(line_within(self.progress.next_epoch, partial, before, loss))
         self.clock.said()
 
     def _close_epoch(self, report: Report) -> None:
@@ -177,7 +169,7 @@ class Training:
         if self.ranks.rank == 0:
             self.saver.keep("history.json", self._history())
         self._save()
-        log_first(self.ranks, line_after(epoch, self.progress))
+        self.ranks.log(line_after(epoch, self.progress))
         report(epoch)
 
     def _history(self) -> bytes:
@@ -200,48 +192,3 @@ class Training:
 
     def _lr(self) -> float:
         return float(self.engine.get_lr()[0])
-
-
-def take_step(
-    engine: Any, experiment: Experiment, step: Step, position: tuple[int, int], device: torch.device
-) -> Tensor:
-    """One optimizer step on a global step -> this rank's loss of each channel, summed over its
-    prefixes.
-    """
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    parts = experiment.train.accumulation
-    noise = noise_of(experiment, step, position)
-    negatives = negatives_of(engine.module, experiment, step, position)
-    torch.manual_seed(_seed(experiment, *position, DROPOUT, rank))
-    total = torch.zeros_like(engine.module.channel_weights)
-    for part in range(parts):
-        place = rank + part * world_size, parts * world_size
-        batch = batch_of(step, *place, noise, device, negatives)
-        losses: Tensor = engine(batch)
-        # DeepSpeed sums gradients over the parts and averages them over the ranks; the objective is
-        # the mean over the step's prefixes.
-        loss = engine.module.channel_weights @ losses * world_size / step.num_prefixes
-        engine.backward(loss, scale_wrt_gas=False)
-        engine.step()  # of the optimizer after the last part alone
-        total += losses.detach()
-    return total
-
-
-def noise_of(experiment: Experiment, step: Step, position: tuple[int, int]) -> Tensor:
-    """logit(delta) of Eq. 19 for the prefixes of a step, in order -> [prefixes, |M|, K]."""
-    generator = torch.Generator().manual_seed(_seed(experiment, *position, NOISE))
-    shape = step.num_prefixes, len(experiment.modalities), experiment.model.num_centers
-    return torch.rand(shape, generator=generator).logit(eps=1e-6)
-
-
-def negatives_of(
-    model: MDSRec, experiment: Experiment, step: Step, position: tuple[int, int]
-) -> Negatives | None:
-    """What every prefix of a step is set against; None in the full loss."""
-    if model.sampler is None:
-        return None
-    return model.sampler.draw(step.targets, _seed(experiment, *position, NEGATIVES))
-
-
-def _seed(experiment: Experiment, *stream: int) -> int:
-    return int(np.random.SeedSequence([experiment.seed, *stream]).generate_state(1, np.uint64)[0])

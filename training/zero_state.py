@@ -1,7 +1,7 @@
 """Weights and Adam's moments of an engine, a whole parameter at a time, at every ZeRO stage.
 
-Ranks hold other parts of them at each stage; DeepSpeed's tensor-fragment calls hide which. All are
-collective: every rank makes the same calls in the same order.
+Ranks hold other parts of them at each stage; DeepSpeed's tensor-fragment calls hide which. What
+gathers is collective: every rank makes the same calls in the same order.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by their names in torch
 KINDS = ("weight", *MOMENTS)
+PIECE = 1 << 22  # weights looked at together
 
 
 def whole_weights_of(engine: Any) -> Iterator[tuple[str, Tensor]]:
@@ -104,6 +105,14 @@ def _set_partition(parameter: nn.Parameter, kind: str, value: Tensor) -> None:
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
         if rank == 0:
             parameter.data.copy_(value.view_as(parameter))
+
+
+@torch.no_grad()
+def weights_are_finite(engine: Any) -> bool:
+    """Of this rank's share of the weights."""
+    shares = (getattr(p, "ds_tensor", p) for p in engine.module.parameters())
+    parts = (part for share in shares for part in share.flatten().split(PIECE))
+    return bool(torch.stack([part.isfinite().all() for part in parts]).all())
 
 
 def _here(engine: Any, parameter: nn.Parameter, kind: str) -> Tensor:

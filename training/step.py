@@ -1,0 +1,63 @@
+"""One optimizer step on a rank's slice of a global step.
+
+Everything random is drawn from (seed, epoch, step), so a resumed run repeats what it would have
+done, and the noise of Eq. 19 belongs to a prefix, whichever rank holds it.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from mdsrec.config import Experiment
+from training.data import Step, batch_of
+from training.model import MDSRec
+from training.negatives import Negatives
+
+DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers
+
+
+def take_step(
+    engine: Any, experiment: Experiment, step: Step, position: tuple[int, int], device: torch.device
+) -> Tensor:
+    """One optimizer step on a global step -> this rank's loss of each channel, summed over its
+    prefixes.
+    """
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    parts = experiment.train.accumulation
+    noise = noise_of(experiment, step, position)
+    negatives = negatives_of(engine.module, experiment, step, position)
+    torch.manual_seed(_seed(experiment, *position, DROPOUT, rank))
+    total = torch.zeros_like(engine.module.channel_weights)
+    for part in range(parts):
+        place = rank + part * world_size, parts * world_size
+        batch = batch_of(step, *place, noise, device, negatives)
+        losses: Tensor = engine(batch)
+        # DeepSpeed sums gradients over the parts and averages them over the ranks; the objective is
+        # the mean over the step's prefixes.
+        loss = engine.module.channel_weights @ losses * world_size / step.num_prefixes
+        engine.backward(loss, scale_wrt_gas=False)
+        engine.step()  # of the optimizer after the last part alone
+        total += losses.detach()
+    return total
+
+
+def noise_of(experiment: Experiment, step: Step, position: tuple[int, int]) -> Tensor:
+    """logit(delta) of Eq. 19 for the prefixes of a step, in order -> [prefixes, |M|, K]."""
+    generator = torch.Generator().manual_seed(_seed(experiment, *position, NOISE))
+    shape = step.num_prefixes, len(experiment.modalities), experiment.model.num_centers
+    return torch.rand(shape, generator=generator).logit(eps=1e-6)
+
+
+def negatives_of(
+    model: MDSRec, experiment: Experiment, step: Step, position: tuple[int, int]
+) -> Negatives | None:
+    """What every prefix of a step is set against; None in the full loss."""
+    if model.sampler is None:
+        return None
+    return model.sampler.draw(step.targets, _seed(experiment, *position, NEGATIVES))
+
+
+def _seed(experiment: Experiment, *stream: int) -> int:
+    return int(np.random.SeedSequence([experiment.seed, *stream]).generate_state(1, np.uint64)[0])
