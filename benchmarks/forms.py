@@ -92,10 +92,7 @@ def _steps(experiment: Experiment, count: int) -> list[Step]:
 def _forms(experiment: Experiment, steps: list[Step]) -> str:
     longest = experiment.model.max_length
     ours = Form(experiment, lambda model, batch: model(batch))
-    padded = Form(
-        experiment,
-        lambda model, batch: plain.losses(model, plain.prefixes_of(batch, longest), batch.items),
-    )
+    padded = Form(experiment, lambda model, batch: plain.losses(model, batch, longest))
     timed = steps[:TIMED]
     for form in (ours, padded):
         for number, step in enumerate(steps):

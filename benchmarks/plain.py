@@ -33,12 +33,12 @@ def prefixes_of(batch: Batch, longest: int) -> Prefixes:
     return Prefixes(place * inside, end + 1, batch.targets, batch.noise[row, end])
 
 
-def losses(model: MDSRec, prefixes: Prefixes, items: Tensor) -> Tensor:
-    """Loss of each channel, summed over the prefixes -> [C] (Eq. 3-24).
-
-    `prefixes.items` are places in `items`, the batch's distinct ones.
-    """
-    embedding_XD, tokens, starts = model.read_items(items, [None for _ in model.modalities])
+def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
+    """Loss of each channel, summed over the prefixes -> [C] (Eq. 3-24)."""
+    prefixes, entries = prefixes_of(batch, longest), model.with_entries(batch).entries
+    assert entries is not None
+    mapped = [None for _ in model.modalities]
+    embedding_XD, tokens, starts = model.read_items(batch.items, entries, mapped)
     graphs = [modality.graph for modality in model.modality_constants()]
     P, T = prefixes.items.shape
     last = torch.arange(P), prefixes.lengths - 1

@@ -22,7 +22,7 @@ from training import engine as ds
 from training.data import SequenceReader
 from training.graph import load_item_tables
 from training.model import MDSRec
-from training.step import take_step
+from training.step import share_of, take_step
 
 CPU = torch.device("cpu")
 WARM = 3
@@ -74,7 +74,7 @@ def _worker(rank: int, workers: int, folder: str, experiment: Experiment, steps:
         if number == WARM:
             distributed.barrier()
             prefixes, began = 0, time.perf_counter()
-        take_step(engine, experiment, step, (0, number), CPU)
+        take_step(engine, experiment, share_of(model, experiment, step, (0, number), CPU))
         prefixes += step.num_prefixes
         if number == WARM + steps - 1:
             break

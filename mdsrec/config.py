@@ -141,6 +141,7 @@ class Experiment(Section):
             "offload",
             "accumulation",
             "max_failures",
+            "timeout_minutes",
             "checkpoint_minutes",
         ):
             del kept["train"][key]

@@ -126,6 +126,8 @@ class TrainConfig(Section):
     """bf16 multiplies matrices in bfloat16; weights and Adam's state stay in float32."""
     max_failures: Count = 3
     """Worker failures that training survives by going on from its last checkpoint"""
+    timeout_minutes: PositiveFloat = 10.0
+    """Minutes that a worker waits for the others before the attempt fails and starts again"""
     checkpoint_minutes: PositiveFloat = 30.0
     """Minutes between checkpoints inside an epoch; each epoch ends with one."""
 

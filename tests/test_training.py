@@ -20,7 +20,7 @@ from training.data import Place, SequenceReader, Step, batch_of
 from training.graph import load_item_tables
 from training.model import MDSRec
 from training.progress import Progress
-from training.step import noise_of, take_step
+from training.step import noise_of, share_of, take_step
 from training.users import padded
 from training.validation import validate
 from training.worker import train
@@ -39,7 +39,8 @@ def losses_of_steps(resolved: dict[str, Any], num_steps: int) -> Tensor:
     losses, epoch = [], 0
     while len(losses) < num_steps:
         for number, step in enumerate(reader.steps(epoch)):
-            loss = take_step(engine, experiment, step, (epoch, number), CPU)
+            share = share_of(engine.module, experiment, step, (epoch, number), CPU)
+            loss = take_step(engine, experiment, share)
             losses.append(loss.double() / step.num_prefixes)
         epoch += 1
     return torch.stack(losses[:num_steps])
@@ -99,7 +100,7 @@ def gradients(resolved: dict[str, Any]) -> list[Tensor]:
     torch.optim.Adam = lambda parameters, lr, **_: torch.optim.SGD(parameters, lr)  # type: ignore
     engine = ds.initialize(model, experiment, CPU)
     engine.train()
-    take_step(engine, experiment, step, (0, 0), CPU)
+    take_step(engine, experiment, share_of(model, experiment, step, (0, 0), CPU))
     losses = plain(batch_of(step, 0, 1, noise_of(experiment, step, (0, 0)), CPU))
     weights = torch.tensor([1.0, *(experiment.rho(m) for m in experiment.modalities)])
     (losses @ weights / step.num_prefixes).backward()  # type: ignore[no-untyped-call]

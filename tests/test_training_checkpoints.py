@@ -3,6 +3,7 @@ write one keeps no other waiting.
 """
 
 import errno
+import json
 import os
 import tempfile
 import time
@@ -17,7 +18,8 @@ from pyarrow import fs
 from torch import distributed
 
 from mdsrec import files
-from training.checkpoints import Checkpoints, OwnFolder, damage_of, local_copy
+from training.checkpoints import Checkpoints, OwnFolder, local_copy
+from training.manifest import damage_of
 from training.ranks import Ranks
 
 
@@ -58,6 +60,19 @@ def test_what_is_wrong_with_a_checkpoint_is_named(
     for file in sorted(written.glob("engine/*"))[1:]:
         action(file)
     assert said in str(damage_of(str(written)))
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_that_share_the_look_find_what_is_wrong_with_any_part(
+    written: Path, part: int, world_size: int
+) -> None:
+    manifest = json.loads((written / f"manifest-{part}.json").read_text())
+    file = written / manifest["files"][0]["path"]
+    file.write_bytes(b"1" * 100)
+    looks = [damage_of(str(written), rank, world_size) for rank in range(world_size)]
+    (found,) = [damage for damage in looks if damage is not None]
+    assert str(file) in found
 
 
 def test_a_checkpoint_on_storage_that_is_no_local_folder_is_whole(

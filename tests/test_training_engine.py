@@ -23,7 +23,7 @@ from training.data import SequenceReader
 from training.graph import load_item_tables
 from training.model import MDSRec
 from training.schedule import FINAL, rate_factor
-from training.step import take_step
+from training.step import share_of, take_step
 from training.zero_checkpoint import load_checkpoint, save_checkpoint
 from training.zero_state import whole
 
@@ -366,9 +366,10 @@ def first_steps(settings: list[dict[str, Any]]) -> list[list[Tensor]]:
         model.initialize(experiment.seed)
         engine = ds.initialize(model, experiment, CPU)
         first, second, *_ = SequenceReader(experiment).steps(0)
-        before = take_step(engine, experiment, first, (0, 0), CPU)
+        shares = [share_of(model, experiment, step, (0, 0), CPU) for step in (first, second)]
+        before = take_step(engine, experiment, shares[0])
         gradient = 10 * whole(engine, model.item_embedding, "exp_avg")
-        found.append([before, gradient, take_step(engine, experiment, second, (0, 1), CPU)])
+        found.append([before, gradient, take_step(engine, experiment, shares[1])])
     return found
 
 

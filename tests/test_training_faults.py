@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 from small_dataset import small_experiment, write_dataset
 from torch import distributed
 
+from mdsrec import files
 from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
 from training import calls, worker, zero_checkpoint
-from training.checkpoints import damage_of
+from training.manifest import damage_of
 from training.ranks import JointError
 from training.stopping import stop_uri
 from training.worker import Ending, train
+from training.writer import writer_uri
 
 CPU = torch.device("cpu")
 EACH_STEP = 1e-9  # minutes
@@ -276,3 +278,20 @@ def test_a_training_that_is_called_off_saves_where_it_is(root: Path) -> None:
         assert stopped[2].startswith("epoch ") and left[2].startswith("epoch ")
         assert stopped[2] != left[2]
         assert finished == list(Ending(True))
+
+
+def taken_over(resolved: dict[str, Any]) -> str:
+    """What a training says whose run another driver writes."""
+    experiment = experiment_from(resolved, source="test")
+    sign = {"host": "other", "pid": 7, "token": "new"}
+    files.write_json(writer_uri(run_uri(experiment)), sign)
+    with pytest.raises(JointError) as error:
+        train(experiment, CPU, lambda metrics: None, writer="old")
+    return str(error.value)
+
+
+def test_a_training_whose_run_another_driver_took_over_ends_without_a_write(root: Path) -> None:
+    resolved = named(root, "taken-over", max_epochs=99, patience=99)
+    for said in on_ranks(2, taken_over, resolved):
+        assert said.endswith("taken-over: another driver took over while this one was away")
+    assert not list(run_of(resolved).glob("checkpoints/*"))

@@ -1,6 +1,7 @@
 """The run as a whole: its identity, its survival of a killed worker, what it leaves behind."""
 
 import json
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -20,7 +21,7 @@ from mdsrec.errors import InputError
 from mdsrec.names import run_uri
 from training.graph import load_item_tables
 from training.identity import claim
-from training.run import fit
+from training.run import Fit, fit
 from training.trained import load_trained
 
 
@@ -146,16 +147,8 @@ def test_a_run_without_weights_says_how_to_train_it(experiment: Experiment) -> N
 def test_a_run_whose_worker_is_killed_equals_one_never_killed(
     experiment: Experiment, tmp_path: Path
 ) -> None:
-    undisturbed = on_ranks(2, trained, {**experiment.resolved(), "name": "undisturbed"})[0]
     run = tmp_path / "runs" / "small"
-    killed: list[int] = []
-    killer = threading.Thread(target=_kill_a_worker_within_an_epoch, args=(run, killed))
-    killer.start()
-    finished = fit(experiment)
-    killer.join()
-    assert killed
-    found = [[epoch["loss"], epoch["ndcg@10"]] for epoch in finished.history["epochs"]]
-    torch.testing.assert_close(torch.tensor(found), torch.tensor(undisturbed), atol=1e-5, rtol=0)
+    finished = _fit_with_a_worker_sent(signal.SIGKILL, experiment, run)
     assert load_trained(experiment).channels == ("all", "fused", "text", "image")
     assert json.loads((run / "config.json").read_text()) == experiment.resolved()
     assert list((run / "events").iterdir())
@@ -163,15 +156,38 @@ def test_a_run_whose_worker_is_killed_equals_one_never_killed(
     assert not again.trained_now and again.history == finished.history
 
 
-def _kill_a_worker_within_an_epoch(run: Path, killed: list[int]) -> None:
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_run_whose_worker_hangs_equals_one_that_never_did(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    hasty = changed(experiment, train={"timeout_minutes": 0.1})
+    _fit_with_a_worker_sent(signal.SIGSTOP, hasty, tmp_path / "runs" / "small")
+
+
+def _fit_with_a_worker_sent(number: signal.Signals, experiment: Experiment, run: Path) -> Fit:
+    """A training one of whose workers gets a signal within an epoch; it equals one left alone."""
+    undisturbed = on_ranks(2, trained, {**experiment.resolved(), "name": "undisturbed"})[0]
+    sent: list[int] = []
+    sender = threading.Thread(target=_send_within_an_epoch, args=(number, run, sent))
+    sender.start()
+    finished = fit(experiment)
+    sender.join()
+    assert sent
+    found = [[epoch["loss"], epoch["ndcg@10"]] for epoch in finished.history["epochs"]]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(undisturbed), atol=1e-5, rtol=0)
+    return finished
+
+
+def _send_within_an_epoch(number: signal.Signals, run: Path, sent: list[int]) -> None:
     deadline = time.monotonic() + 60
-    while not killed and time.monotonic() < deadline:
+    while not sent and time.monotonic() < deadline:
         time.sleep(0.02)
         if not list(run.glob("checkpoints/*-*[1-9]/manifest-*.json")):
             continue
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 if "RayTrainWorker" in "".join(process.cmdline()[:1]):
-                    process.kill()
-                    killed.append(process.pid)
+                    process.send_signal(number)
+                    sent.append(process.pid)
                     break

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from training.stopping import OUT_OF_REACH, is_asked, node_leaves
+from training.writer import other_writer
 
 LOOK_EVERY = 1.0  # seconds between looks for the file that asks to stop
 LINE_EVERY = 30.0  # seconds between lines inside an epoch
@@ -17,14 +18,21 @@ class Calls(NamedTuple):
     save: bool
     leave: bool  # save and start again: a worker's node goes
     stop: bool  # save and end
+    lost: bool  # end, and write nothing: another driver writes the run
 
     @property
     def end(self) -> bool:
-        return self.leave or self.stop
+        return self.leave or self.stop or self.lost
+
+
+NOTHING = Calls(False, False, False, False, False)
 
 
 class Clock:
-    """What this rank calls for; time and the file that asks to stop are rank 0's to look at."""
+    """What this rank calls for; time and what stands in the run's storage are rank 0's to look at.
+
+    `writer` is the token of this training's driver, none where no other could write the run.
+    """
 
     def __init__(
         self,
@@ -32,20 +40,23 @@ class Clock:
         rank: int,
         checkpoint_minutes: float,
         leaves: Callable[[], bool] = node_leaves,
+        writer: str | None = None,
     ) -> None:
-        self._is_first = rank == 0
+        self._is_first, self._writer = rank == 0, writer
         self._save_every = 60 * checkpoint_minutes
         self._leaves = leaves
         self._said = self._saved = time.monotonic()
-        self._stop = threading.Event()
+        self._stop, self._lost = threading.Event(), threading.Event()
         if self._is_first:
             threading.Thread(target=self._look, args=(run,), name="stop", daemon=True).start()
 
     def _look(self, run: str) -> None:
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self._lost.is_set():
             # Storage that is out of reach may be back when this looks again.
             with suppress(*OUT_OF_REACH):
-                if is_asked(run):
+                if self._writer is not None and other_writer(run, self._writer):
+                    self._lost.set()
+                elif is_asked(run):
                     self._stop.set()
             time.sleep(LOOK_EVERY)
 
@@ -56,6 +67,7 @@ class Clock:
             save=first and now - self._saved >= self._save_every,
             leave=self._leaves(),
             stop=self._stop.is_set(),
+            lost=self._lost.is_set(),
         )
 
     def said(self) -> None:

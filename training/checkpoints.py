@@ -4,25 +4,21 @@ Every rank writes its files, then a manifest of them with sizes and checksums. A
 once each rank's manifest is there. Its name tells the position, so names sort by age.
 """
 
-import json
 import logging
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from pyarrow import fs
 
 from mdsrec import files
+from training.manifest import NEVER_COMPLETE, Written, checksum, damage_of, manifest_name
 from training.ranks import JointError, Ranks
 from training.stopping import OUT_OF_REACH
 
 log = logging.getLogger("training")
-
-CHUNK = 1 << 22
 
 
 class Checkpoints:
@@ -37,24 +33,20 @@ class Checkpoints:
         """The newest whole checkpoint, None where none was ever complete; a damaged one is named
         in the log, JointError if there is none but damaged ones.
         """
-        found = self._newest_whole() if self._ranks.rank == 0 else ""
-        self._newest = self._ranks.told_by_first(found)
-        if self._newest == "":
+        ranks, damaged = self._ranks, False
+        for name in ranks.told_by_first(_names(self.uri) if ranks.rank == 0 else []):
+            found = damage_of(f"{self.uri}/{name}", ranks.rank, ranks.world_size)
+            damage = ranks.told_by_any(found)
+            if damage is None:
+                self._newest = name
+                return name
+            ranks.log(f"checkpoint {name} is refused: {damage}")
+            damaged |= not damage.endswith(NEVER_COMPLETE)
+        if damaged:
             raise JointError(
                 f"{self.uri}: every checkpoint is damaged: train the run anew with --fresh"
             )
-        return self._newest
-
-    def _newest_whole(self) -> str | None:
-        """Its name; empty if all that were complete once are damaged."""
-        damaged = False
-        for name in _names(self.uri):
-            damage = damage_of(f"{self.uri}/{name}")
-            if damage is None:
-                return name
-            log.warning("checkpoint %s is refused: %s", name, damage)
-            damaged |= not damage.endswith(NEVER_COMPLETE)
-        return "" if damaged else None
+        return None
 
     def save(self, name: str, write: Callable[[Path], None]) -> str | None:
         """Let every rank `write` its files into a folder that it is given -> None, or what kept
@@ -128,12 +120,12 @@ class OwnFolder:
         listed = []
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = file.relative_to(folder).as_posix()
-            entry = {"path": name, "bytes": file.stat().st_size}
             with file.open("rb") as stream:
-                listed.append({**entry, "crc32": _checksum(stream)})
+                written = Written(name, file.stat().st_size, checksum(stream))
+            listed.append(written._asdict())
             _move(file, f"{self._uri}/{name}")
         manifest = {"world_size": ranks.world_size, "files": listed}
-        files.write_json(f"{self._uri}/{_manifest(ranks.rank)}", manifest)
+        files.write_json(f"{self._uri}/{manifest_name(ranks.rank)}", manifest)
 
     def remove(self) -> None:
         if self._own is not None:
@@ -148,53 +140,6 @@ def _move(file: Path, uri: str) -> None:
         file.replace(target)
     else:
         fs.copy_files(str(file), target, fs.LocalFileSystem(), filesystem)
-
-
-NEVER_COMPLETE = "was never complete"
-
-
-def damage_of(uri: str) -> str | None:
-    """What is wrong with a checkpoint, in words; None if each file is there as it was written."""
-    world_size, rank = 1, 0
-    while rank < world_size:
-        content = files.read_bytes(f"{uri}/{_manifest(rank)}")
-        if content is None:
-            return f"without {_manifest(rank)} it {NEVER_COMPLETE}"
-        try:
-            manifest = json.loads(content)
-            world_size = manifest["world_size"]
-            damages = [_file_damage(uri, **entry) for entry in manifest["files"]]
-        except (ValueError, KeyError, TypeError):
-            return f"{uri}/{_manifest(rank)} is no manifest"
-        if found := next(filter(None, damages), None):
-            return found
-        rank += 1
-    return None
-
-
-def _file_damage(uri: str, path: str, bytes: int, crc32: str) -> str | None:
-    filesystem, folder = files.file_system(uri)
-    info = filesystem.get_file_info(f"{folder}/{path}")
-    if info.type != fs.FileType.File:
-        return f"{uri}/{path} is missing"
-    if info.size != bytes:
-        return f"{uri}/{path} has {info.size:,} bytes, {bytes:,} were written"
-    with filesystem.open_input_stream(f"{folder}/{path}") as stream:
-        if (found := _checksum(stream)) != crc32:
-            return f"{uri}/{path} has the checksum {found}, {crc32} was written"
-    return None
-
-
-def _manifest(rank: int) -> str:
-    return f"manifest-{rank}.json"
-
-
-def _checksum(stream: Any) -> str:
-    """crc32 of what is left of a stream, in hex digits."""
-    found = 0
-    while chunk := stream.read(CHUNK):
-        found = zlib.crc32(chunk, found)
-    return f"{found:08x}"
 
 
 @contextmanager

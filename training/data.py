@@ -245,12 +245,12 @@ def batch_of(
     first_prefix = (np.cumsum(step.samples.num_prefixes) - step.samples.num_prefixes)[mine]
     prefix = np.where(counted, first_prefix[:, None] + at - samples.first_counted[:, None], 0)
     items, place = np.unique(samples.events[index], return_inverse=True)
-    arrays = {
-        "place": place.reshape(index.shape),
-        "prefixes": np.flatnonzero(counted),
-        "targets": samples.events[index + 1][counted],
-    }
-    moved = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    on_device = noise[torch.from_numpy(prefix)].to(device)
-    scored = None if negatives is None else negatives.beside(arrays["targets"], device)
-    return Batch(items=torch.from_numpy(items), noise=on_device, scored=scored, **moved)
+    targets = samples.events[index + 1][counted]
+    return Batch(
+        items=torch.from_numpy(items),
+        place=torch.from_numpy(place.reshape(index.shape)).to(device),
+        prefixes=torch.from_numpy(np.flatnonzero(counted)).to(device),
+        targets=torch.from_numpy(targets).to(device),
+        noise=noise[torch.from_numpy(prefix)].to(device),
+        scored=None if negatives is None else negatives.beside(targets, device),
+    )

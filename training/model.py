@@ -4,6 +4,7 @@ B users, T positions, P prefixes, C = 1 + |M| channels (fused, then each modalit
 them in a batch, D width, K centres.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from training.losses import Channel, item_softmax
 from training.modality import Modality
 from training.negatives import Scored, sampler_of
 from training.sampled import sampled_softmax
-from training.sparse import identity, read
+from training.sparse import Entries, identity, read
 from training.transformer import Encoder
 
 INIT_STD = 0.02
@@ -43,6 +44,8 @@ class Batch(NamedTuple):
     targets: Tensor  # int64 [P], the event after each prefix
     noise: Tensor  # [B, T, |M|, K], logit(delta) of Eq. 19
     scored: Scored | None = None  # what the sampled loss scores; None: every item
+    entries: dict[str, Entries] | None = None  # the rows that `items` are read by; none: not yet
+    scored_entries: dict[str, Entries] | None = None  # those of the scored items
 
 
 class MDSRec(nn.Module):
@@ -88,13 +91,16 @@ class MDSRec(nn.Module):
             m() if m.graph is None and batch.scored is None else None
             for m in self.modality_constants()
         ]
-        embedding_XD, tokens, centers = self.read_items(batch.items, mapped)
+        batch = self.with_entries(batch) if batch.entries is None else batch
+        assert batch.entries is not None
+        embedding_XD, tokens, centers = self.read_items(batch.items, batch.entries, mapped)
         at_T = torch.arange(batch.place.shape[1], device=batch.place.device)
         at_BT = at_T.expand_as(batch.place)
         queries_BTCD = self.queries(tokens, centers, batch.place, at_BT, batch.noise)
         queries_PCD = queries_BTCD.flatten(0, 1).index_select(0, batch.prefixes)
         if batch.scored is not None:
-            vectors = self.read_vectors(embedding_XD, batch.scored.items)
+            assert batch.scored_entries is not None
+            vectors = self.read_vectors(embedding_XD, batch.scored.items, batch.scored_entries)
             return sampled_softmax(queries_PCD.transpose(0, 1), vectors, batch.scored)
         channels, tables = [Channel(0, None)], [embedding_XD]
         for constants, mapped_XD in zip(self.modality_constants(), mapped, strict=True):
@@ -171,22 +177,36 @@ class MDSRec(nn.Module):
         masks = [kept(shape, p, e_BPD) for _ in layers] if self.training and p else []
         return Prefixes(e_BPD, visible_BPT, noise_BPK, masks)
 
+    def with_entries(self, batch: Batch) -> Batch:
+        """The batch with the rows of the sparse matrices that it is read by; needs no weights."""
+        device, modalities = batch.place.device, self.modality_constants()
+        rows = batch.items.numpy()
+        wanted = {
+            "own": identity(batch.items.to(device)),
+            "near": self.cooccurrence.select(rows, device),
+        }
+        for name, constants in zip(self.modalities, modalities, strict=True):
+            if constants.graph is not None:
+                wanted[f"tokens of {name}"] = constants.graph.select(rows)
+                if constants.centers is not None:
+                    wanted[f"centers of {name}"] = constants.centers.all()
+        if batch.scored is None:
+            return batch._replace(entries=wanted)
+        scored = {"id": identity(batch.scored.items.to(device))}
+        for name, constants in zip(self.modalities, modalities, strict=True):
+            if constants.graph is not None:
+                scored[name] = constants.graph.select(batch.scored.items.numpy())
+        return batch._replace(entries=wanted, scored_entries=scored)
+
     def read_items(
-        self, items: Tensor, mapped: list[Tensor | None]
+        self, items: Tensor, entries: dict[str, Entries], mapped: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
         """E^id, each channel's tokens of the items [n, D], and c^0 of each modality [K, D].
 
         Every sparse product of the step with E^id but those of its scored items is taken here,
         once. `mapped` holds a modality's mapped features [X, D] where all items are scored by them.
         """
-        rows, place = items.numpy(), items.to(self.item_embedding.device)
-        wanted = {"own": identity(place), "near": self.cooccurrence.select(rows, place.device)}
-        for name, constants in zip(self.modalities, self.modality_constants(), strict=True):
-            if constants.graph is not None:
-                wanted[f"tokens of {name}"] = constants.graph.select(rows)
-                if constants.centers is not None:
-                    wanted[f"centers of {name}"] = constants.centers.all()
-        embedding_XD, found = read(self.item_embedding, wanted)
+        embedding_XD, found = read(self.item_embedding, entries)
         tokens, centers = [self._smoothed(found["own"], found["near"])], []
         for name, constants, mapped_XD in zip(
             self.modalities, self.modality_constants(), mapped, strict=True
@@ -195,21 +215,22 @@ class MDSRec(nn.Module):
                 tokens.append(found[f"tokens of {name}"])
                 centers.append(found.get(f"centers of {name}"))
             else:
+                place = items.to(embedding_XD.device)
                 tokens.append(constants(place) if mapped_XD is None else mapped_XD[place])
                 centers.append(constants.mapped_centers())
         return embedding_XD, tokens, centers
 
-    def read_vectors(self, embedding_XD: Tensor, items: Tensor) -> list[Tensor]:
+    def read_vectors(
+        self, embedding_XD: Tensor, items: Tensor, entries: dict[str, Entries]
+    ) -> list[Tensor]:
         """What each channel scores the items by (Eq. 20-21), [n, D] each; `items` as in a batch.
 
         `embedding_XD` is as `read_items` returned it, and has no other use.
         """
-        rows, place = items.numpy(), items.to(embedding_XD.device)
-        modalities = dict(zip(self.modalities, self.modality_constants(), strict=True))
-        graphs = {n: m.graph.select(rows) for n, m in modalities.items() if m.graph is not None}
-        _, found = read(embedding_XD, {"id": identity(place), **graphs})
-        of_modalities = [found[n] if n in found else m(place) for n, m in modalities.items()]
-        return [found["id"], *of_modalities]
+        _, found = read(embedding_XD, entries)
+        place, modalities = items.to(embedding_XD.device), self.modality_constants()
+        named = zip(self.modalities, modalities, strict=True)
+        return [found["id"], *(found[n] if n in found else m(place) for n, m in named)]
 
     def _smoothed(self, own: Tensor, near: Tensor) -> Tensor:
         """Ebar^id = mu N(O) E^id + E^id (Eq. 3)."""

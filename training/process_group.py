@@ -6,7 +6,6 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.execution.context import get_train_context
 
-from training.ranks import TIMEOUT_S
 from training.stopping import keep_sigterm, node_leaves
 
 
@@ -23,8 +22,9 @@ class _Config(TorchConfig):  # type: ignore[misc]
         return _Backend
 
 
-def process_group() -> TorchConfig:
-    return _Config(timeout_s=TIMEOUT_S)
+def process_group(timeout_minutes: float) -> TorchConfig:
+    """A collective that waits longer fails."""
+    return _Config(timeout_s=max(1, round(60 * timeout_minutes)))
 
 
 def worker_leaves() -> bool:

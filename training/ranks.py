@@ -7,6 +7,7 @@ has nobody to ask.
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import distributed
@@ -15,7 +16,7 @@ from mdsrec.errors import InputError
 
 log = logging.getLogger("training")
 
-TIMEOUT_S = 600  # a collective that waits longer fails, and with it the attempt
+Told = TypeVar("Told")
 
 
 class JointError(InputError):
@@ -23,10 +24,11 @@ class JointError(InputError):
 
 
 class Ranks:
-    def __init__(self) -> None:
+    def __init__(self, timeout_minutes: float = 10.0) -> None:
+        """What waits longer than the time-out fails, and with it the attempt."""
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self._group = (
-            distributed.new_group(backend="gloo", timeout=timedelta(seconds=TIMEOUT_S))
+            distributed.new_group(backend="gloo", timeout=timedelta(minutes=timeout_minutes))
             if self.world_size > 1
             else None
         )
@@ -59,9 +61,16 @@ class Ranks:
         if self.rank == 0:
             log.info("%s", line)
 
-    def told_by_first(self, text: str | None) -> str | None:
-        """Rank 0's `text`, on every rank."""
-        told = [text]
+    def told_by_first(self, told: Told) -> Told:
+        """What rank 0 tells, on every rank."""
+        box = [told]
         if self._group is not None:
-            distributed.broadcast_object_list(told, src=0, group=self._group)
-        return told[0]
+            distributed.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+    def told_by_any(self, told: str | None) -> str | None:
+        """What the first rank tells that tells anything, on every rank."""
+        boxes: list[str | None] = [told] * self.world_size
+        if self._group is not None:
+            distributed.all_gather_object(boxes, told, group=self._group)
+        return next((box for box in boxes if box is not None), None)

@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import re
+import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray import train as ray_train
@@ -23,6 +25,7 @@ from training.ranks import JointError
 from training.ray_session import check_capacity, ray_session, uses_gpu
 from training.stopping import asking
 from training.worker import Ending, train
+from training.writer import only_writer
 
 log = logging.getLogger("training")
 
@@ -71,7 +74,7 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
         history = _history(experiment)
         if history.get("finished"):
             return Fit(experiment, history, trained_now=False)
-    with ray_session():
+    with only_writer(run_uri(experiment)) as writer, ray_session():
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
         if fresh:
@@ -85,10 +88,11 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
             experiment.train.zero_stage,
         )
         with asking(run_uri(experiment), minutes) as asked:
-            ending = _attempted(experiment, use_gpu)
+            trainer = partial(_trainer, experiment, use_gpu, writer)
+            ending = _attempted(trainer())
             while ending.leaves:
                 log.info("a worker's node leaves: starting again from %s", ending.where)
-                ending = _attempted(experiment, use_gpu)
+                ending = _attempted(trainer())
     if ending.finished:
         return Fit(experiment, _history(experiment))
     reason = asked.reason or "the file `stop`"
@@ -97,9 +101,9 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
     return Fit(experiment, _history(experiment), reason=reason, where=ending.where)
 
 
-def _attempted(experiment: Experiment, use_gpu: bool) -> Ending:
+def _attempted(trainer: TorchTrainer) -> Ending:
     try:
-        outcome = _trainer(experiment, use_gpu).fit().return_value
+        outcome = trainer.fit().return_value
     except TrainingFailedError as error:
         raise _users_mistake(error) or error from None
     if isinstance(outcome, str):
@@ -113,15 +117,19 @@ def _users_mistake(error: Exception) -> InputError | None:
     return InputError(found.group(1)) if found else None
 
 
-def _trainer(experiment: Experiment, use_gpu: bool) -> TorchTrainer:
+def _trainer(experiment: Experiment, use_gpu: bool, writer: str) -> TorchTrainer:
     config = experiment.train
     os.environ.setdefault(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
     )  # an epoch's report waits for it
     return TorchTrainer(
         train_worker,
-        train_loop_config=experiment.resolved(),
-        torch_config=process_group(),
+        train_loop_config={
+            "experiment": experiment.resolved(),
+            "writer": writer,
+            "shows_bar": sys.stderr.isatty(),
+        },
+        torch_config=process_group(config.timeout_minutes),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=use_gpu,
@@ -135,18 +143,20 @@ def _trainer(experiment: Experiment, use_gpu: bool) -> TorchTrainer:
     )
 
 
-def train_worker(resolved: dict[str, Any]) -> Ending | str:
+def train_worker(config: dict[str, Any]) -> Ending | str:
     """What Ray Train runs on every worker -> how it ended, or the mistake that all of them found:
     raised, Ray would take it for a failure and start again.
     """
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
+    from training.bar import Bar
     from training.curves import LearningCurves
 
-    experiment = experiment_from(resolved, source="train_loop_config")
+    experiment = experiment_from(config["experiment"], source="train_loop_config")
     is_first = ray_train.get_context().get_world_rank() == 0
     curves = LearningCurves(run_uri(experiment)) if is_first else None
+    show = Bar().show if is_first and config["shows_bar"] else None
 
     def report(metrics: dict[str, float]) -> None:
         if curves:
@@ -154,7 +164,7 @@ def train_worker(resolved: dict[str, Any]) -> Ending | str:
         ray_train.report(metrics)
 
     try:
-        return train(experiment, get_device(), report, worker_leaves)
+        return train(experiment, get_device(), report, worker_leaves, config["writer"], show)
     except JointError as error:
         return str(error)
 

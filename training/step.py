@@ -4,7 +4,7 @@ Everything random is drawn from (seed, epoch, step), so a resumed run repeats wh
 done, and the noise of Eq. 19 belongs to a prefix, whichever rank holds it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,31 +12,49 @@ from torch import Tensor, distributed
 
 from mdsrec.config import Experiment
 from training.data import Step, batch_of
-from training.model import MDSRec
+from training.model import Batch, MDSRec
 from training.negatives import Negatives
 
 DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers
 
 
-def take_step(
-    engine: Any, experiment: Experiment, step: Step, position: tuple[int, int], device: torch.device
-) -> Tensor:
+class Share(NamedTuple):
+    """A rank's share of a global step, in the parts that it computes one after the other."""
+
+    position: tuple[int, int]  # epoch, step
+    num_prefixes: int  # of the whole step
+    parts: list[Batch]
+
+
+def share_of(
+    model: MDSRec,
+    experiment: Experiment,
+    step: Step,
+    position: tuple[int, int],
+    device: torch.device,
+) -> Share:
+    """All of a step that can be made before the weights of the step before are known."""
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    num_parts = experiment.train.accumulation
+    noise = noise_of(experiment, step, position)
+    negatives = negatives_of(model, experiment, step, position)
+    places = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
+    parts = [batch_of(step, *place, noise, device, negatives) for place in places]
+    return Share(position, step.num_prefixes, list(map(model.with_entries, parts)))
+
+
+def take_step(engine: Any, experiment: Experiment, share: Share) -> Tensor:
     """One optimizer step on a global step -> this rank's loss of each channel, summed over its
     prefixes.
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    parts = experiment.train.accumulation
-    noise = noise_of(experiment, step, position)
-    negatives = negatives_of(engine.module, experiment, step, position)
-    torch.manual_seed(_seed(experiment, *position, DROPOUT, rank))
+    torch.manual_seed(_seed(experiment, *share.position, DROPOUT, rank))
     total = torch.zeros_like(engine.module.channel_weights)
-    for part in range(parts):
-        place = rank + part * world_size, parts * world_size
-        batch = batch_of(step, *place, noise, device, negatives)
+    for batch in share.parts:
         losses: Tensor = engine(batch)
         # DeepSpeed sums gradients over the parts and averages them over the ranks; the objective is
         # the mean over the step's prefixes.
-        loss = engine.module.channel_weights @ losses * world_size / step.num_prefixes
+        loss = engine.module.channel_weights @ losses * world_size / share.num_prefixes
         engine.backward(loss, scale_wrt_gas=False)
         engine.step()  # of the optimizer after the last part alone
         total += losses.detach()

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -14,15 +14,16 @@ from torch import Tensor
 from mdsrec.config import Experiment
 from mdsrec.names import run_uri
 from training import engine as ds
-from training.calls import Calls, Clock
+from training.ahead import ahead
+from training.calls import NOTHING, Calls, Clock
 from training.checkpoints import local_copy
-from training.data import SequenceReader
+from training.data import Place, SequenceReader
 from training.graph import load_item_tables
 from training.model import MDSRec
 from training.progress import Partial, Progress, Sums, line_after, line_within, memory_used
 from training.ranks import JointError, Ranks
 from training.saving import Saver
-from training.step import take_step
+from training.step import Share, share_of, take_step
 from training.stopping import node_leaves
 from training.validation import validate
 from training.zero_checkpoint import load_checkpoint
@@ -32,6 +33,10 @@ log = logging.getLogger("training")
 
 Report = Callable[[dict[str, float]], None]
 """Called by every rank with an epoch's metrics, when its checkpoint stands."""
+
+
+Show = Callable[[int, Place], None]
+"""Called after every step with its epoch and the place it led to."""
 
 
 class Ending(NamedTuple):
@@ -48,20 +53,29 @@ def train(
     device: torch.device,
     report: Report,
     leaves: Callable[[], bool] = node_leaves,
+    writer: str | None = None,
+    show: Show | None = None,
 ) -> Ending:
     """Train from the newest checkpoint to the end, or until called off.
 
-    Rank 0 keeps history.json and best.safetensors. JointError where going on is of no use.
+    Rank 0 keeps history.json and best.safetensors. `writer` is the driver's token, where another
+    driver could take over the run. JointError where going on is of no use.
     """
-    return Training(experiment, device, leaves).run(report)
+    return Training(experiment, device, leaves, writer, show).run(report)
 
 
 class Training:
     def __init__(
-        self, experiment: Experiment, device: torch.device, leaves: Callable[[], bool]
+        self,
+        experiment: Experiment,
+        device: torch.device,
+        leaves: Callable[[], bool],
+        writer: str | None,
+        show: Show | None,
     ) -> None:
         self.experiment, self.device = experiment, device
-        self.run_uri, self.ranks = run_uri(experiment), Ranks()
+        self.run_uri, self.show = run_uri(experiment), show
+        self.ranks = Ranks(experiment.train.timeout_minutes)
         tables = load_item_tables(experiment)
         self.fingerprint = tables.fingerprint
         self.reader = SequenceReader(experiment)
@@ -75,7 +89,7 @@ class Training:
         self.saver = Saver(self.run_uri, self.ranks)
         self.progress = self._restored()
         minutes = experiment.train.checkpoint_minutes
-        self.clock = Clock(self.run_uri, self.ranks.rank, minutes, leaves)
+        self.clock = Clock(self.run_uri, self.ranks.rank, minutes, leaves, writer)
 
     def _restored(self) -> Progress:
         checkpoints = self.saver.checkpoints
@@ -92,7 +106,7 @@ class Training:
             calls = self._steps()
             if not calls.end:
                 self._close_epoch(report)
-                calls = Calls(*self.ranks.ask(self.clock.calls())())
+                calls = self._heard(self.ranks.ask(self.clock.calls()))
             if calls.end and not self.progress.finished(self.experiment):
                 leaves = calls.leave and not calls.stop
                 return Ending(False, leaves, self.progress.where(), self.is_saved)
@@ -103,12 +117,13 @@ class Training:
         epoch, before = self.progress.next_epoch, self.progress.partial
         sums = Sums(before, 1 + len(self.experiment.modalities), self.device)
         self.engine.train()
-        for step, place in self.reader.steps_from(epoch, before.place):
+        for share, place in ahead(self._shares(epoch, before.place)):
             answer = self.ranks.ask(self.clock.calls())  # travels while the step computes
-            at = (epoch, place.number - 1)
-            losses = take_step(self.engine, self.experiment, step, at, self.device)
-            sums.add(losses, step.num_prefixes, place)
-            calls = Calls(*answer())
+            losses = take_step(self.engine, self.experiment, share)
+            sums.add(losses, share.num_prefixes, place)
+            if self.show:
+                self.show(epoch, place)
+            calls = self._heard(answer)
             if any(calls):
                 self.progress.partial = self._checked(sums)
                 if calls.line:
@@ -118,7 +133,19 @@ class Training:
                 if calls.end:
                     return calls
         self.progress.partial = self._checked(sums)
-        return Calls(False, False, False, False)
+        return NOTHING
+
+    def _shares(self, epoch: int, start: Place) -> Iterator[tuple[Share, Place]]:
+        for step, place in self.reader.steps_from(epoch, start):
+            at = (epoch, place.number - 1)
+            yield share_of(self.engine.module, self.experiment, step, at, self.device), place
+
+    def _heard(self, answer: Callable[[], list[bool]]) -> Calls:
+        """What any rank calls for; JointError if another driver writes the run."""
+        calls = Calls(*answer())
+        if calls.lost:
+            raise JointError(f"{self.run_uri}: another driver took over while this one was away")
+        return calls
 
     def _checked(self, sums: Sums) -> Partial:
         """The sums over all ranks; JointError if they or the weights are no numbers, so that

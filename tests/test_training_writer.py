@@ -1,0 +1,72 @@
+"""Of two drivers that would train the same run, one does; a dead one's place is free."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from mdsrec.errors import InputError
+from training import writer
+from training.writer import only_writer, other_writer, writer_uri
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(writer, "BEAT", 0.05)
+    monkeypatch.setattr(writer, "SILENT", 0.5)
+    monkeypatch.setattr(writer, "SETTLE", 0.2)
+    return str(tmp_path / "run")
+
+
+def test_a_second_driver_is_refused_by_the_name_of_the_first(run: str) -> None:
+    with only_writer(run) as token:
+        assert other_writer(run, token) is None
+        refused = re.escape(f"{run}: process ") + r"\d+ on \S+ trains it: wait for it"
+        with pytest.raises(InputError, match=refused), only_writer(run):
+            pass
+    with only_writer(run):
+        pass
+    assert not Path(writer_uri(run)).exists()
+
+
+def test_what_a_dead_driver_left_is_taken_over(run: str) -> None:
+    left = {"host": "gone", "pid": 7, "token": "old", "count": 3}
+    Path(writer_uri(run)).write_text(json.dumps(left))
+    with only_writer(run) as token:
+        found = other_writer(run, "old")
+        assert found is not None and found["token"] == token
+
+
+def test_of_drivers_that_start_at_the_same_moment_one_trains(run: str) -> None:
+    together, refused, trained = threading.Barrier(4), [], []
+    ended = threading.Event()
+
+    def drive() -> None:
+        together.wait()
+        try:
+            with only_writer(run) as token:
+                trained.append(token)
+                ended.wait()
+        except InputError as error:
+            refused.append(str(error))
+
+    drivers = [threading.Thread(target=drive) for _ in range(4)]
+    for driver in drivers:
+        driver.start()
+    while len(refused) + len(trained) < 4:
+        ended.wait(0.01)
+    ended.set()
+    for driver in drivers:
+        driver.join()
+    assert len(trained) == 1 and len(refused) == 3
+
+
+def test_a_driver_that_was_away_leaves_the_run_to_the_one_that_took_over(run: str) -> None:
+    with only_writer(run) as token:
+        other = {"host": "other", "pid": 7, "token": "new", "count": 0}
+        Path(writer_uri(run)).write_text(json.dumps(other))
+        threading.Event().wait(0.3)
+        assert other_writer(run, token) == other
+    assert json.loads(Path(writer_uri(run)).read_text()) == other
