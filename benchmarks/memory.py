@@ -139,7 +139,7 @@ def _tables(experiment: Experiment, num_items: int) -> ItemTables:
 
 def _graph_bytes(model: MDSRec) -> int:
     matrices = [m for m in model.modules() if isinstance(m, DeviceRows)]
-    return model.cooccurrence.nbytes + sum(m.nbytes for m in matrices)
+    return model.items.cooccurrence.nbytes + sum(m.nbytes for m in matrices)
 
 
 def _step(num_items: int) -> Step:

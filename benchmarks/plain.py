@@ -37,9 +37,8 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
     """Loss of each channel, summed over the prefixes -> [C] (Eq. 3-24)."""
     prefixes, entries = prefixes_of(batch, longest), model.with_entries(batch).entries
     assert entries is not None
-    mapped = [None for _ in model.modalities]
-    embedding_XD, tokens, starts = model.read_items(batch.items, entries, mapped)
-    graphs = [modality.graph for modality in model.modality_constants()]
+    embedding_XD, tokens, starts = model.items.read(model.item_embedding, batch.items, entries, {})
+    graphs = [modality.graph for modality in model.items.modalities.values()]
     P, T = prefixes.items.shape
     last = torch.arange(P), prefixes.lengths - 1
     positions = model.position_embedding[:T]

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.training NAME ...`: what a training step costs, and where its time goes."""
+"""`python -m benchmarks.training NAME ...`: what a training step costs, where its time goes,
+and what the model and its parts are worth.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +9,11 @@ from benchmarks import commands
 from mdsrec.command import run_command
 
 PROG = "benchmarks.training"
-MODULES = {"forms": "benchmarks.forms", "workers": "benchmarks.workers"}
+MODULES = {
+    "forms": "benchmarks.forms",
+    "workers": "benchmarks.workers",
+    "ablations": "benchmarks.ablations",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

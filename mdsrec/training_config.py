@@ -47,6 +47,10 @@ class ModelConfig(Section):
     """Eq. 6 over an item's neighbours"""
     center_weight: Literal["mean", "sum"] = "mean"
     """Eq. 11 over a centre's members"""
+    temperature: NonNegativeFloat = 0.0
+    """Scores are cosines over it; 0 = inner products, as Eq. 20-21 are printed"""
+    item_mask: Fraction = 0.0
+    """Share of the items of sequences that training hides, "operations like masking" of Eq. 8"""
     item_graph: Flag = True
     """false is the ablation w/o MRGC: modal features, mapped to D, in place of the graph's."""
     interest_centers: Flag = True

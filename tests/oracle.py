@@ -248,11 +248,18 @@ class Oracle:
         """Scores of all items, [X]: "fused" (Eq. 20), each m (Eq. 21), and "all" (Eq. 22)."""
         representations = self.prefix(items, noise)
         vectors = self.item_vectors()
-        scores = {channel: vectors[channel] @ e for channel, e in representations.items()}
+        scores = {c: self._score(vectors[c], e) for c, e in representations.items()}
         total = scores["fused"]
         for m in self.rho:
             total = total + self.rho[m] * scores[m]
         return {**scores, "all": total}
+
+    def _score(self, vectors: Tensor, e: Tensor) -> Tensor:
+        """Inner products, or cosines over the temperature -> [X]."""
+        if not self.config.temperature:
+            return vectors @ e
+        lengths = vectors.norm(dim=1).clamp(min=1e-12) * e.norm().clamp(min=1e-12)
+        return vectors @ e / lengths / self.config.temperature
 
     # All prefixes (Eq. 23-24)
 

@@ -33,6 +33,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "three layers, one head": {"num_layers": 3, "num_heads": 1},
     "projected centres": {"num_layers": 3, "num_heads": 6},
     "unequal rho, cold": {"rho": {"text": 0.9, "image": 0.1}, "tau": 0.3},
+    "cosines": {"temperature": 0.2},
+    "cosines, w/o MRGC": {"temperature": 0.2, "item_graph": False},
     "w/o DIS": {"graph.distance": False},
     "w/o CRE in the sequence": {"mu_id": 0.0},
     "w/o MRGC": {"item_graph": False},
@@ -148,7 +150,7 @@ def oracle_name(name: str) -> str:
         _, m, _, layer, _, *rest = name.split(".")
         return ".".join(["centers", m, layer, *rest])
     if ".feature_map." in name:
-        return name.replace("constants.", "feature_maps.").replace(".feature_map.", ".")
+        return name.replace("items.constants.", "feature_maps.").replace(".feature_map.", ".")
     return name
 
 
@@ -223,7 +225,7 @@ def test_a_prefix_is_blind_to_later_items() -> None:
 def _queries(model: MDSRec, items: Tensor, noise: Tensor) -> Tensor:
     side = model.item_side()
     at = torch.arange(items.shape[1]).expand_as(items)
-    return model.queries(side.tokens, side.centers, items, at, noise)
+    return model.queries(side.tokens(torch.arange(X)), side.centers, items, at, noise)
 
 
 def test_delta_of_one_half_is_no_noise() -> None:

@@ -50,8 +50,9 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None
 
 @pytest.mark.parametrize("chunk", [1, 3, 5, X, 2 * X])
 @pytest.mark.parametrize("num_prefixes", [1, 7])
+@pytest.mark.parametrize("unit", [False, True])
 def test_chunked_cross_entropy_is_the_plain_one(
-    chunk: int, num_prefixes: int, monkeypatch: pytest.MonkeyPatch
+    chunk: int, num_prefixes: int, unit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * num_prefixes * chunk)
     monkeypatch.setattr(losses, "KEPT_BYTES", 8 * num_prefixes * (chunk if chunk >= X else 0))
@@ -61,8 +62,11 @@ def test_chunked_cross_entropy_is_the_plain_one(
     targets[0] = X - 1  # in the last chunk, which may be short
     channels = [Channel(0, None), Channel(0, DeviceRows(sparse(Ahat))), Channel(1, None)]
     weights = torch.tensor([1.0, 0.3, 0.7], dtype=torch.float64)
-    found = item_softmax(queries, targets, channels, [embedding, mapped])
-    expected = plain_item_softmax(queries, targets, [embedding, Ahat @ embedding, mapped])
+    found = item_softmax(queries, targets, channels, [embedding, mapped], unit)
+    vectors = [embedding, Ahat @ embedding, mapped]
+    if unit:
+        vectors = [torch.nn.functional.normalize(of_channel, dim=1) for of_channel in vectors]
+    expected = plain_item_softmax(queries, targets, vectors)
     assert_same((found,), (expected,))
     inputs = embedding, mapped, queries
     assert_same(gradients(weights @ found, *inputs), gradients(weights @ expected, *inputs))

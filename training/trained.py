@@ -16,7 +16,8 @@ from mdsrec.errors import InputError
 from mdsrec.names import run_uri
 from training.graph import load_item_tables
 from training.identity import check_identity
-from training.model import ItemSide, MDSRec
+from training.items import ItemSide
+from training.model import MDSRec
 from training.users import user_vectors
 
 

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.model import ItemSide, MDSRec
+from training.items import ItemSide
+from training.model import MDSRec
 
 History = NDArray[np.int32]
 

@@ -1,0 +1,138 @@
+"""Variants of an experiment over several seeds: test metrics, and how far each is from the whole.
+
+Every run is trained and ranked by its stages, as a user would; what stands is not made again. The
+differences are means over users and seeds, with 95% intervals of a bootstrap over users.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from benchmarks.measure import markdown
+from mdsrec import metrics, schema, tables
+from mdsrec.command import OVERRIDES_HELP
+from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from mdsrec.loading import load_experiment
+from mdsrec.names import run_uri
+
+Floats = NDArray[np.float64]
+
+RESAMPLES = 2000
+CUTOFFS = (10, 20)
+METRICS = {"recall": metrics.recall, "ndcg": metrics.ndcg}
+WHOLE = "MDSRec"
+
+
+def variants_of(experiment: Experiment) -> dict[str, list[str]]:
+    """Overrides by name: Table 3 of the paper, ids alone, and the sampled losses."""
+    sampled = ["train.loss=sampled", "train.num_negatives=1000"]
+    return {
+        WHOLE: [],
+        "w/o DIS": ["graph.distance=false"],
+        "w/o CRE": [f"model.mu.{modality}=0.0" for modality in experiment.modalities],
+        "w/o MRGC": ["model.item_graph=false"],
+        "w/o ICA": ["model.interest_centers=false"],
+        "ids alone": ["model.modalities=[]"],
+        "sampled, uniform": sampled,
+        "sampled, popularity": [*sampled, "train.negatives=popularity"],
+        "sampled, in batch": ["train.loss=sampled", "train.negatives=in_batch"],
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
+    parser.add_argument("--variants", metavar="NAME", nargs="+", help="the default is all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+
+
+class Run(NamedTuple):
+    variant: str
+    config: str
+    overrides: list[str]
+
+    @property
+    def experiment(self) -> Experiment:
+        return load_experiment(self.config, self.overrides)
+
+    def stage(self, name: str) -> None:
+        """InputError with the stage's last line if it fails."""
+        command = [sys.executable, "-m", name, self.config, *self.overrides]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"{' '.join(command)}: {(done.stderr or '?').splitlines()[-1]}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    runs = list(_runs(arguments))
+    for first in {run.variant: run for run in runs}.values():
+        first.stage("etl")
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for _ in pool.map(_made, runs):
+            pass
+    found: dict[str, list[Floats]] = {}
+    for each in runs:
+        found.setdefault(each.variant, []).append(_by_user(each.experiment))
+    print(_table(found))
+
+
+def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
+    experiment = load_experiment(arguments.config, arguments.overrides)
+    variants = variants_of(experiment)
+    chosen = arguments.variants or list(variants)
+    if unknown := [name for name in chosen if name not in variants]:
+        raise InputError(f"--variants: no {unknown[0]!r}; there is {', '.join(variants)}")
+    for seed, name in product(range(arguments.seeds), chosen):
+        words = "".join(letter if letter.isalnum() else "-" for letter in name)
+        identity = [f"name={experiment.name}-{words}-{seed}", f"seed={seed}"]
+        yield Run(name, arguments.config, [*arguments.overrides, *variants[name], *identity])
+
+
+def _made(run: Run) -> None:
+    run.stage("training")
+    run.stage("evaluation")
+    print(f"{run.experiment.name} is trained and ranked", file=sys.stderr, flush=True)
+
+
+def _by_user(experiment: Experiment) -> Floats:
+    """Each metric at each cutoff of the whole score, by test event -> [metrics, events]."""
+    ranks = tables.read_table(f"{run_uri(experiment)}/ranks", schema.RANKS)
+    chosen = pc.and_(pc.equal(ranks["split"], "test"), pc.equal(ranks["channel"], "all"))
+    ranks = ranks.filter(chosen).sort_by("user")
+    better, ties = ranks["better"].to_numpy(), ranks["ties"].to_numpy()
+    return np.stack([m(better, ties, n) for m, n in product(METRICS.values(), CUTOFFS)])
+
+
+def _table(found: dict[str, list[Floats]]) -> str:
+    names = [f"{metric}@{n}" for metric, n in product(METRICS, CUTOFFS)]
+    against = f"{names[0]} - {WHOLE}'s", f"{names[2]} - {WHOLE}'s"
+    rows = []
+    for variant, seeds in found.items():
+        row = [variant, *(_mean_and_deviation(s) for s in np.stack(seeds).mean(axis=2).T)]
+        if WHOLE in found and variant != WHOLE:
+            apart = np.mean(seeds, axis=0) - np.mean(found[WHOLE], axis=0)
+            row += [_interval(apart[0]), _interval(apart[2])]
+        rows.append([*row, *[""] * (len(names) + 3 - len(row))])
+    return markdown(["variant", *names, *against], rows)
+
+
+def _mean_and_deviation(of_seeds: Iterable[float]) -> str:
+    values = np.array(list(of_seeds))
+    return f"{values.mean():.4f} ± {values.std(ddof=1) if len(values) > 1 else 0:.4f}"
+
+
+def _interval(by_event: Floats) -> str:
+    generator, count = np.random.default_rng(0), len(by_event)
+    means = [by_event[generator.integers(0, count, count)].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return f"{by_event.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
