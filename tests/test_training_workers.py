@@ -1,0 +1,97 @@
+"""MDSRec trained by DeepSpeed on two, then three, then one worker loses what one process of plain
+PyTorch loses, step by step.
+"""
+
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gloo import on_ranks
+from small_dataset import small_experiment, write_dataset
+from torch import Tensor
+
+from mdsrec.config import Experiment
+from mdsrec.loading import experiment_from
+from training import engine as ds
+from training.data import SequenceReader, Step, batch_of
+from training.graph import load_item_tables
+from training.model import MDSRec
+from training.step import noise_of, share_of, take_step
+from training.zero_checkpoint import load_checkpoint, save_checkpoint
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+BOUNDS = (0, 17, 34, 50)  # steps at which the number of workers changes
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("root")
+    write_dataset(small_experiment(root))
+    return root
+
+
+def steps_of(experiment: Experiment, first: int, last: int) -> list[tuple[Step, tuple[int, int]]]:
+    """Steps first <= step < last of a training, each with its epoch and place there."""
+    reader = SequenceReader(experiment)
+    every = (
+        (step, (epoch, number))
+        for epoch in count()
+        for number, step in enumerate(reader.steps(epoch))
+    )
+    return list(islice(every, first, last))
+
+
+def model_of(experiment: Experiment) -> MDSRec:
+    model = MDSRec(experiment, load_item_tables(experiment))
+    model.initialize(experiment.seed)
+    return model
+
+
+def plain_losses(experiment: Experiment) -> Tensor:
+    """Loss of each channel in each step -> [steps, C]."""
+    model, losses = model_of(experiment), []
+    optimizer = torch.optim.Adam(model.parameters(), lr=experiment.optim.lr)
+    for step, at in steps_of(experiment, BOUNDS[0], BOUNDS[-1]):
+        of_channels = model(batch_of(step, 0, 1, noise_of(experiment, step, at), CPU))
+        optimizer.zero_grad()
+        (model.channel_weights @ of_channels / step.num_prefixes).backward()
+        optimizer.step()
+        losses.append(of_channels.detach() / step.num_prefixes)
+    return torch.stack(losses)
+
+
+def leg(resolved: dict[str, Any], first: int, last: int, folder: str) -> Tensor:
+    """This rank's part of the losses of some steps, from the checkpoint before them to the next."""
+    experiment = experiment_from(resolved, source="test")
+    engine = ds.initialize(model_of(experiment), experiment, CPU)
+    if first:
+        load_checkpoint(engine, Path(folder) / str(first))
+    engine.train()
+    losses = []
+    for step, at in steps_of(experiment, first, last):
+        loss = take_step(engine, experiment, share_of(engine.module, experiment, step, at, CPU))
+        losses.append(loss / step.num_prefixes)
+    target = Path(folder) / str(last)
+    target.mkdir(exist_ok=True)
+    save_checkpoint(engine, target, {})
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
+def test_two_then_three_then_one_workers_lose_what_plain_torch_loses(
+    root: Path, tmp_path: Path, stage: int, temperature: float
+) -> None:
+    experiment = small_experiment(
+        root, train={"zero_stage": stage, "batch_size": 24}, model={"temperature": temperature}
+    )
+    found = []
+    for workers, first, last in zip((2, 3, 1), BOUNDS, BOUNDS[1:], strict=False):
+        parts = on_ranks(workers, leg, experiment.resolved(), first, last, str(tmp_path))
+        assert workers == 1 or not torch.allclose(parts[0], parts[1])  # ranks hold other users
+        found.append(sum(parts))
+    torch.testing.assert_close(torch.cat(found), plain_losses(experiment), atol=1e-4, rtol=0)
