@@ -18,7 +18,10 @@ from safetensors.torch import load_file
 from small_dataset import write_dataset
 from test_training import trained
 
+from evaluation.run import evaluate
 from mdsrec.loading import load_experiment
+from training.graph import load_item_tables
+from training.identity import claim
 
 pytestmark = pytest.mark.ray
 
@@ -225,14 +228,22 @@ def test_a_loss_that_is_no_number_is_exit_code_two_at_the_first_attempt(
 
 
 def assert_undisturbed(config: Path, *words: str) -> None:
-    """The run ended as one does that nothing interrupts."""
-    resolved: dict[str, Any] = load_experiment(config, [*words, "name=undisturbed"]).resolved()
-    resolved["train"]["checkpoint_minutes"] = 30.0
+    """The run ended, and ranks, as one does that nothing interrupts."""
+    alone = load_experiment(config, [*words, "name=undisturbed", "train.checkpoint_minutes=30.0"])
+    claim(alone, load_item_tables(alone).fingerprints)
+    resolved: dict[str, Any] = alone.resolved()
     expected = on_ranks(2, trained, resolved)[0]
     run = config.parent / "runs" / "killed"
     history = json.loads((run / "history.json").read_text())
     found = [[epoch["loss"], epoch["ndcg@10"]] for epoch in history["epochs"]]
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), atol=1e-5, rtol=0)
-    left, right = (load_file(r / "best.safetensors") for r in (run, run.parent / "undisturbed"))
+    runs = run, run.parent / "undisturbed"
+    left, right = (load_file(r / "best.safetensors") for r in runs)
     for name in left:
         torch.testing.assert_close(left[name], right[name], atol=1e-4, rtol=0)
+    for experiment in (alone, load_experiment(config, words)):
+        evaluate(experiment)
+    ranked, expected = (json.loads((r / "metrics.json").read_text())["split"]["test"] for r in runs)
+    assert ranked.keys() == expected.keys() > {"all", "fused"}
+    for channel, means in ranked.items():
+        assert means == pytest.approx(expected[channel], abs=1e-4)

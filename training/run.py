@@ -119,9 +119,9 @@ def _users_mistake(error: Exception) -> InputError | None:
 
 def _trainer(experiment: Experiment, use_gpu: bool, writer: str) -> TorchTrainer:
     config = experiment.train
-    os.environ.setdefault(
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
-    )  # an epoch's report waits for it
+    # An epoch's report waits for the next look at the workers.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{60 * config.timeout_minutes:g}"
     return TorchTrainer(
         train_worker,
         train_loop_config={
