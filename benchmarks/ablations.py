@@ -33,7 +33,7 @@ WHOLE = "MDSRec"
 
 
 def variants_of(experiment: Experiment) -> dict[str, list[str]]:
-    """Overrides by name: Table 3 of the paper, ids alone, and the sampled losses."""
+    """Overrides by name: Table 3 of the paper, ids alone, readings, and the sampled losses."""
     sampled = ["train.loss=sampled", "train.num_negatives=1000"]
     return {
         WHOLE: [],
@@ -41,7 +41,9 @@ def variants_of(experiment: Experiment) -> dict[str, list[str]]:
         "w/o CRE": [f"model.mu.{modality}=0.0" for modality in experiment.modalities],
         "w/o MRGC": ["model.item_graph=false"],
         "w/o ICA": ["model.interest_centers=false"],
-        "ids alone": ["model.modalities=[]"],
+        "ids alone": ["model.modalities=[]", "model.mu={}"],
+        "inner products": ["model.temperature=0.0"],
+        "no item hidden": ["model.item_mask=0.0"],
         "sampled, uniform": sampled,
         "sampled, popularity": [*sampled, "train.negatives=popularity"],
         "sampled, in batch": ["train.loss=sampled", "train.negatives=in_batch"],

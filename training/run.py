@@ -121,6 +121,7 @@ def _trainer(experiment: Experiment, use_gpu: bool, writer: str) -> TorchTrainer
     config = experiment.train
     # An epoch's report waits for the next look at the workers.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # bars are printed
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{60 * config.timeout_minutes:g}"
     return TorchTrainer(
         train_worker,
