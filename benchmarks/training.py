@@ -13,6 +13,7 @@ MODULES = {
     "forms": "benchmarks.forms",
     "workers": "benchmarks.workers",
     "ablations": "benchmarks.ablations",
+    "sampling": "benchmarks.sampling",
 }
 
 

@@ -228,6 +228,26 @@ def _queries(model: MDSRec, items: Tensor, noise: Tensor) -> Tensor:
     return model.queries(side.tokens(torch.arange(X)), side.centers, items, at, noise)
 
 
+def test_items_that_training_hides_leave_their_positions_alone() -> None:
+    model = World({"item_mask": 0.9999}).model
+    items, noise = torch.tensor([[3, 1, 4], [9, 2, 6]]), torch.zeros(2, 3, 2, K)
+    torch.manual_seed(0)
+    hidden = _queries(model.train(), items, noise)
+    torch.testing.assert_close(hidden[0], hidden[1])
+    shown, unmasked = (
+        _queries(m.eval(), items, noise) for m in (model, World({"item_mask": 0.0}).model)
+    )
+    torch.testing.assert_close(shown, unmasked)
+    assert not torch.allclose(shown[0], shown[1])
+
+
+def test_a_share_of_the_items_is_hidden_in_every_channel_alike() -> None:
+    model, place = World({"item_mask": 0.3}).model.train(), torch.zeros(100, 100, dtype=torch.int64)
+    shown = model._shown(place, torch.zeros(1))
+    assert isinstance(shown, Tensor) and shown.unique().tolist() == [0, 1]
+    assert shown.mean().item() == pytest.approx(0.7, abs=0.02)
+
+
 def test_delta_of_one_half_is_no_noise() -> None:
     world = World({})
     batch, _ = world.batch()
