@@ -7,17 +7,17 @@ differences are means over users and seeds, with 95% intervals of a bootstrap ov
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmarks.measure import markdown
-from mdsrec import metrics, schema, tables
+from evaluation.events import Events, events_of
+from evaluation.intervals import difference
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
@@ -26,9 +26,7 @@ from mdsrec.names import run_uri
 
 Floats = NDArray[np.float64]
 
-RESAMPLES = 2000
 CUTOFFS = (10, 20)
-METRICS = {"recall": metrics.recall, "ndcg": metrics.ndcg}
 WHOLE = "MDSRec"
 
 
@@ -82,9 +80,9 @@ def run(arguments: argparse.Namespace) -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for _ in pool.map(_made, runs):
             pass
-    found: dict[str, list[Floats]] = {}
+    found: dict[str, list[Events]] = {}
     for each in runs:
-        found.setdefault(each.variant, []).append(_by_user(each.experiment))
+        found.setdefault(each.variant, []).append(events_of(run_uri(each.experiment), CUTOFFS))
     print(_table(found))
 
 
@@ -106,35 +104,24 @@ def _made(run: Run) -> None:
     print(f"{run.experiment.name} is trained and ranked", file=sys.stderr, flush=True)
 
 
-def _by_user(experiment: Experiment) -> Floats:
-    """Each metric at each cutoff of the whole score, by test event -> [metrics, events]."""
-    ranks = tables.read_table(f"{run_uri(experiment)}/ranks", schema.RANKS)
-    chosen = pc.and_(pc.equal(ranks["split"], "test"), pc.equal(ranks["channel"], "all"))
-    ranks = ranks.filter(chosen).sort_by("user")
-    better, ties = ranks["better"].to_numpy(), ranks["ties"].to_numpy()
-    return np.stack([m(better, ties, n) for m, n in product(METRICS.values(), CUTOFFS)])
-
-
-def _table(found: dict[str, list[Floats]]) -> str:
-    names = [f"{metric}@{n}" for metric, n in product(METRICS, CUTOFFS)]
-    against = f"{names[0]} - {WHOLE}'s", f"{names[2]} - {WHOLE}'s"
+def _table(found: dict[str, list[Events]]) -> str:
+    names = [f"{metric}@{n}" for metric, n in product(("recall", "ndcg"), CUTOFFS)]
+    compared = names[0], names[2]
     rows = []
     for variant, seeds in found.items():
-        row = [variant, *(_mean_and_deviation(s) for s in np.stack(seeds).mean(axis=2).T)]
+        place = [seeds[0].names.index(name) for name in names]
+        of_seeds = np.stack([seed.values[:, place].mean(axis=0) for seed in seeds])
+        row = [variant, *map(_mean_and_deviation, of_seeds.T)]
         if WHOLE in found and variant != WHOLE:
-            apart = np.mean(seeds, axis=0) - np.mean(found[WHOLE], axis=0)
-            row += [_interval(apart[0]), _interval(apart[2])]
+            values, of_whole = (
+                np.mean([s.values for s in of], axis=0) for of in (seeds, found[WHOLE])
+            )
+            apart = difference(seeds[0].users, values, of_whole)
+            row += [apart.words(seeds[0].names.index(name)) for name in compared]
         rows.append([*row, *[""] * (len(names) + 3 - len(row))])
-    return markdown(["variant", *names, *against], rows)
+    return markdown(["variant", *names, *(f"{name}, less {WHOLE}'s" for name in compared)], rows)
 
 
-def _mean_and_deviation(of_seeds: Iterable[float]) -> str:
-    values = np.array(list(of_seeds))
-    return f"{values.mean():.4f} ± {values.std(ddof=1) if len(values) > 1 else 0:.4f}"
-
-
-def _interval(by_event: Floats) -> str:
-    generator, count = np.random.default_rng(0), len(by_event)
-    means = [by_event[generator.integers(0, count, count)].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{by_event.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+def _mean_and_deviation(of_seeds: Floats) -> str:
+    deviation = of_seeds.std(ddof=1) if len(of_seeds) > 1 else 0.0
+    return f"{of_seeds.mean():.4f} ± {deviation:.4f}"

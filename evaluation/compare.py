@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from evaluation.events import events_of
+from evaluation.intervals import difference
 from mdsrec import files
 from mdsrec.errors import InputError
 from mdsrec.section import absolute
@@ -12,8 +14,11 @@ SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "rule on s
 
 
 def comparison(runs: Sequence[str]) -> str:
-    """Test metrics of the whole score of each run, and popularity's; where their reports lie."""
-    found = [_metrics(absolute(run).rstrip("/")) for run in runs]
+    """Test metrics of the whole score of each run, and popularity's; how far each run is from the
+    first; where their reports lie.
+    """
+    runs = [absolute(run).rstrip("/") for run in runs]
+    found = [_metrics(run) for run in runs]
     for run, other in zip(runs, found, strict=True):
         for key, words in SAME.items():
             if other[key] != found[0][key]:
@@ -28,8 +33,22 @@ def comparison(runs: Sequence[str]) -> str:
         ["run", *names],
         [[name, *(f"{means[key]:.4f}" for key in names)] for name, means in rows],
     )
-    reports = [f"report  {absolute(run).rstrip('/')}/report.html" for run in runs]
-    return "\n".join([table, "", *reports])
+    reports = [f"report  {run}/report.html" for run in runs]
+    apart = [_differences(runs, found), ""] if len(runs) > 1 else []
+    return "\n".join([table, "", *apart, *reports])
+
+
+def _differences(runs: Sequence[str], found: Sequence[dict[str, Any]]) -> str:
+    """Each run less the first on the same test events: mean, 95% interval, p."""
+    cutoffs = tuple(found[0]["cutoffs"])
+    first, *others = (events_of(run, cutoffs) for run in runs)
+    shown = [f"{metric}@{cutoffs[0]}" for metric in ("recall", "ndcg")]
+    rows = []
+    for metrics, other in zip(found[1:], others, strict=True):
+        apart = difference(other.users, other.values, first.values)
+        places = [other.names.index(name) for name in shown]
+        rows.append([metrics["name"], *(apart.words(place) for place in places)])
+    return text_table([f"less {found[0]['name']}", *shown], rows)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

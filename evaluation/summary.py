@@ -1,6 +1,5 @@
 """metrics.json: every figure is a reduction of the ranks table, in sums and counts."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from evaluation.intervals import Users
 from mdsrec import files, metrics, names, schema, tables
 
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # N of the recall@N curve
@@ -24,20 +24,34 @@ class Means:
 
     def __init__(self, cutoffs: Sequence[int]) -> None:
         self._cutoffs = tuple(cutoffs)
-        self._sums: dict[str, float] = defaultdict(float)
+        self._names: list[str] = []
+        self._users: Users | None = None
         self._curve = np.zeros(len(CURVE))
         self.targets = 0
         self.tied = 0
 
-    def add(self, better: Counts, ties: Counts) -> None:
+    def add(self, user: Counts, better: Counts, ties: Counts) -> None:
+        """Targets of users whose other targets, if any, come along."""
+        if not len(better):
+            return
         self.targets += len(better)
         self.tied += int((ties > 0).sum())
-        for name, mean in metrics.summary(better, ties, self._cutoffs).items():
-            self._sums[name] += mean * len(better)
+        found = metrics.by_event(better, ties, self._cutoffs)
+        users = Users.of(user, np.stack(list(found.values()), axis=1))
+        self._names = list(found)
+        self._users = users if self._users is None else self._users.beside(users)
         self._curve += [metrics.recall(better, ties, n).sum() for n in CURVE]
 
     def means(self) -> dict[str, float]:
-        return {name: total / self.targets for name, total in self._sums.items()}
+        if self._users is None:
+            return {}
+        return dict(zip(self._names, map(float, self._users.means()), strict=True))
+
+    def intervals(self) -> dict[str, list[float]]:
+        """95% of each mean, as other users would give it: [low, high]."""
+        if self._users is None:
+            return {}
+        return dict(zip(self._names, self._users.intervals().tolist(), strict=True))
 
     def curve(self) -> list[float]:
         """recall@N for N in CURVE."""
@@ -62,17 +76,19 @@ def summarise(
     for part in _parts(ranks_uri):
         users += pc.count_distinct(part["user"]).as_py()
         for (split, channel), means in whole.items():
-            target, better, ties = _selected(part, split, channel)
-            means.add(better, ties)
+            user, target, better, ties = _selected(part, split, channel)
+            means.add(user, better, ties)
             if channel == "all":
                 for modality, has in presence.items():
                     for side in (True, False):
                         chosen = has[target] == side
-                        sides[split, modality, side].add(better[chosen], ties[chosen])
+                        of_side = user[chosen], better[chosen], ties[chosen]
+                        sides[split, modality, side].add(*of_side)
     return {
         "users": users,
         "targets": {split: whole[split, channels[0]].targets for split in SPLITS},
         "split": _by_split(channels, lambda s, c: whole[s, c].means()),
+        "interval": _by_split(channels, lambda s, c: whole[s, c].intervals()),
         "ties": _by_split(channels, lambda s, c: whole[s, c].tied),
         "curve": {"n": list(CURVE), **_by_split(channels, lambda s, c: whole[s, c].curve())},
         "presence": _by_split(
@@ -112,10 +128,13 @@ def _parts(uri: str) -> Iterator[pa.Table]:
         yield pq.read_table(path, filesystem=filesystem, partitioning=None)
 
 
-def _selected(part: pa.Table, split: str, channel: str) -> tuple[NDArray[np.int32], Counts, Counts]:
-    """target, better and ties of one split and channel."""
+def _selected(
+    part: pa.Table, split: str, channel: str
+) -> tuple[Counts, NDArray[np.int32], Counts, Counts]:
+    """user, target, better and ties of one split and channel."""
     rows = part.filter(pc.and_(pc.equal(part["split"], split), pc.equal(part["channel"], channel)))
     return (
+        rows["user"].to_numpy(),
         rows["target"].to_numpy(),
         rows["better"].to_numpy(),
         rows["ties"].to_numpy(),

@@ -40,13 +40,15 @@ def _expected_gain(gain_of_rank: Floats, better: Counts, ties: Counts) -> Floats
     return expected
 
 
-def summary(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str, float]:
-    """Mean of every metric at every cutoff, as `recall@10`; empty without targets."""
-    if not len(better):
-        return {}
+def by_event(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str, Floats]:
+    """Every metric at every cutoff, as `recall@10` -> [targets] each."""
     metrics = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
     return {
-        f"{name}@{n}": float(metric(better, ties, n).mean())
-        for name, metric in metrics.items()
-        for n in cutoffs
+        f"{name}@{n}": metric(better, ties, n) for name, metric in metrics.items() for n in cutoffs
     }
+
+
+def summary(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str, float]:
+    """Mean of every metric at every cutoff; empty without targets."""
+    found = by_event(better, ties, cutoffs)
+    return {name: float(of_events.mean()) for name, of_events in found.items() if len(better)}

@@ -120,6 +120,7 @@ class TrainConfig(Section):
     """Users held, sorted by length and cut into batches at a time"""
     num_workers: Positive = 1
     cpus_per_worker: PositiveFloat = 0.9
+    """What a worker asks Ray for; rounded, its threads, one at least"""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload: Literal["none", "optimizer", "all"] = "none"

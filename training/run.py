@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from ray import train as ray_train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
@@ -155,6 +156,8 @@ def train_worker(config: dict[str, Any]) -> Ending | str:
     from training.curves import LearningCurves
 
     experiment = experiment_from(config["experiment"], source="train_loop_config")
+    # Ray leaves them at the machine's cores where a worker asks for less than one.
+    torch.set_num_threads(max(1, round(experiment.train.cpus_per_worker)))
     is_first = ray_train.get_context().get_world_rank() == 0
     curves = LearningCurves(run_uri(experiment)) if is_first else None
     show = Bar().show if is_first and config["shows_bar"] else None

@@ -1,0 +1,31 @@
+"""A run's test events, one by one: what runs are compared by."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mdsrec import metrics, schema, tables
+
+Floats = NDArray[np.float64]
+
+
+class Events(NamedTuple):
+    """By user, then time: the same order in every run on the same data."""
+
+    users: NDArray[np.int64]  # [events]
+    names: list[str]  # of the metrics, as recall@10
+    values: Floats  # [events, metrics]
+
+
+def events_of(run: str, cutoffs: tuple[int, ...]) -> Events:
+    """Each test event's metrics in the whole score; InputError without ranks below `run`."""
+    uri = f"{run}/ranks"
+    tables.open_table(uri, "run `python -m evaluation CONFIG`")
+    ranks = tables.read_table(uri, schema.RANKS)
+    chosen = pc.and_(pc.equal(ranks["split"], "test"), pc.equal(ranks["channel"], "all"))
+    ranks = ranks.filter(chosen)
+    ranks = ranks.take(np.argsort(ranks["user"].to_numpy(), kind="stable"))
+    found = metrics.by_event(ranks["better"].to_numpy(), ranks["ties"].to_numpy(), cutoffs)
+    return Events(ranks["user"].to_numpy(), list(found), np.stack(list(found.values()), axis=1))
