@@ -75,8 +75,8 @@ class Run(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> None:
     runs = list(_runs(arguments))
-    for first in {run.variant: run for run in runs}.values():
-        first.stage("etl")
+    for any_seed in {run.variant: run for run in runs}.values():
+        any_seed.stage("etl")
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for _ in pool.map(_made, runs):
             pass

@@ -25,6 +25,7 @@ from training.step import noise_of
 CPU = torch.device("cpu")
 TIMED, READINGS = 20, 10
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+CERTAIN = ("model.dropout=0.0", "model.item_mask=0.0")
 KINDS = {  # how the operators of a step are told apart, first match
     "matrix products": PRODUCTS,
     "sparse products": ("_embedding_bag", "index_add_", "index_select", "embedding"),
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
-    without = load_experiment(arguments.config, [*arguments.overrides, "model.dropout=0.0"])
+    without = load_experiment(arguments.config, [*arguments.overrides, *CERTAIN])
     steps = _steps(without, arguments.steps)
     print(_forms(without, steps), "", sep="\n")
     with_dropout = load_experiment(arguments.config, arguments.overrides)

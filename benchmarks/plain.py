@@ -57,10 +57,16 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
             e_PD = e_PD + plain_nearest(c_PKD, e_PD, prefixes.noise[:, index], model.config.tau)
         graph = graphs[index]
         assert graph is not None
-        scores = e_PD @ graph.times(embedding_XD).T
-        total.append(F.cross_entropy(scores, prefixes.targets, reduction="sum"))
-    first = F.cross_entropy(fused @ embedding_XD.T, prefixes.targets, reduction="sum")
-    return torch.stack([first, *total])
+        total.append(_loss(model, e_PD, graph.times(embedding_XD), prefixes.targets))
+    return torch.stack([_loss(model, fused, embedding_XD, prefixes.targets), *total])
+
+
+def _loss(model: MDSRec, e_PD: Tensor, items_XD: Tensor, targets: Tensor) -> Tensor:
+    """Eq. 24 of one channel."""
+    if model.config.scores_cosines:
+        e_PD = F.normalize(e_PD, dim=1) / model.config.temperature
+        items_XD = F.normalize(items_XD, dim=1)
+    return F.cross_entropy(e_PD @ items_XD.T, targets, reduction="sum")
 
 
 def _encoded(

@@ -14,7 +14,7 @@ from mdsrec.config import TrainConfig
 from mdsrec.loading import load_experiment
 from training.data import SequenceReader, batch_of
 from training.graph import load_item_tables
-from training.model import MDSRec
+from training.model import Batch, MDSRec
 from training.negatives import sampler_of
 from training.step import noise_of
 from training.trained import load_trained
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows = []
     for count in [*arguments.negatives, tables.num_items]:
         config = TrainConfig(loss="sampled", num_negatives=count)
+        config.check_fits(tables.num_items)
         sampler = sampler_of(config, tables)
         assert sampler is not None
         draws = DRAWS if count < tables.num_items else 1
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(markdown(["negatives", "draws", "distance / length of the full one", "cosine"], rows))
 
 
-def _gradient(model: MDSRec, batch: object) -> Tensor:
+def _gradient(model: MDSRec, batch: Batch) -> Tensor:
     """Of the objective's sum, every parameter's, end to end."""
     loss = model.channel_weights @ model(batch)
     found = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)

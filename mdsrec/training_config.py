@@ -56,6 +56,10 @@ class ModelConfig(Section):
     interest_centers: Flag = True
     """false is the ablation w/o ICA."""
 
+    @property
+    def scores_cosines(self) -> bool:
+        return self.temperature > 0
+
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         if self.dim % self.num_heads:
@@ -126,7 +130,7 @@ class TrainConfig(Section):
     offload: Literal["none", "optimizer", "all"] = "none"
     """What waits in the host's memory: Adam's state (ZeRO 1-3), or the parameters too (3)"""
     accumulation: Positive = 1
-    """Parts that a worker cuts its share of a step into, one in memory at a time"""
+    """Parts that a worker cuts its share of a step into, computed one after the other"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 multiplies matrices in bfloat16; weights and Adam's state stay in float32."""
     max_failures: Count = 3

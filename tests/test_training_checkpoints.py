@@ -95,7 +95,7 @@ def test_a_checkpoint_on_storage_that_is_no_local_folder_is_whole(
 
 def without_room(folder: str) -> Any:
     """What two ranks are told, and in what time, where the second cannot make its own folder."""
-    checkpoints = Checkpoints(folder, Ranks())
+    checkpoints = Checkpoints(folder, Ranks(timeout_minutes=1))
     make = tempfile.TemporaryDirectory
 
     def full(*_: Any, **__: Any) -> Any:

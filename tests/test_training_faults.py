@@ -293,5 +293,28 @@ def taken_over(resolved: dict[str, Any]) -> str:
 def test_a_training_whose_run_another_driver_took_over_ends_without_a_write(root: Path) -> None:
     resolved = named(root, "taken-over", max_epochs=99, patience=99)
     for said in on_ranks(2, taken_over, resolved):
-        assert said.endswith("taken-over: another driver took over while this one was away")
+        assert "taken-over: another driver trains it now" in said
     assert not list(run_of(resolved).glob("checkpoints/*"))
+
+
+def taken_over_while_it_validates(resolved: dict[str, Any]) -> str:
+    experiment = experiment_from(resolved, source="test")
+    validate = worker.validate
+    calls.LOOK_EVERY = 1000.0  # it has looked as it started, and looks again where it must
+
+    def slow(*arguments: Any) -> Any:
+        sign = {"host": "other", "pid": 7, "token": "new"}
+        files.write_json(writer_uri(run_uri(experiment)), sign)
+        return validate(*arguments)
+
+    worker.validate = slow
+    with pytest.raises(JointError) as error:
+        train(experiment, CPU, lambda metrics: None, writer="old")
+    return str(error.value)
+
+
+def test_a_run_that_is_taken_over_in_a_validation_is_not_written_after_it(root: Path) -> None:
+    resolved = named(root, "taken-over-late")
+    for said in on_ranks(2, taken_over_while_it_validates, resolved):
+        assert "another driver trains it now" in said
+    assert not run_of(resolved).exists()

@@ -161,7 +161,7 @@ def test_a_run_whose_worker_is_killed_equals_one_never_killed(
 def test_a_run_whose_worker_hangs_equals_one_that_never_did(
     experiment: Experiment, tmp_path: Path
 ) -> None:
-    hasty = changed(experiment, train={"timeout_minutes": 0.1})
+    hasty = changed(experiment, train={"timeout_minutes": 0.3})
     _fit_with_a_worker_sent(signal.SIGSTOP, hasty, tmp_path / "runs" / "small")
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from training.writer import only_writer, other_writer, writer_uri
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(writer, "BEAT", 0.05)
     monkeypatch.setattr(writer, "SILENT", 0.5)
-    monkeypatch.setattr(writer, "SETTLE", 0.2)
+    monkeypatch.setattr(writer, "SETTLE", 0.5)
     return str(tmp_path / "run")
 
 
@@ -39,6 +40,14 @@ def test_what_a_dead_driver_left_is_taken_over(run: str) -> None:
         assert found is not None and found["token"] == token
 
 
+def test_a_torn_sign_is_nobodys(run: str) -> None:
+    for torn in ("", "{", "[]", '{"pid": 7}'):
+        Path(writer_uri(run)).write_text(torn)
+        assert other_writer(run, "own") is None
+        with only_writer(run) as token:
+            assert other_writer(run, token) is None
+
+
 def test_of_drivers_that_start_at_the_same_moment_one_trains(run: str) -> None:
     together, refused, trained = threading.Barrier(4), [], []
     ended = threading.Event()
@@ -55,8 +64,9 @@ def test_of_drivers_that_start_at_the_same_moment_one_trains(run: str) -> None:
     drivers = [threading.Thread(target=drive) for _ in range(4)]
     for driver in drivers:
         driver.start()
-    while len(refused) + len(trained) < 4:
-        ended.wait(0.01)
+    deadline = time.monotonic() + 20
+    while len(refused) + len(trained) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
     ended.set()
     for driver in drivers:
         driver.join()
@@ -67,6 +77,6 @@ def test_a_driver_that_was_away_leaves_the_run_to_the_one_that_took_over(run: st
     with only_writer(run) as token:
         other = {"host": "other", "pid": 7, "token": "new", "count": 0}
         Path(writer_uri(run)).write_text(json.dumps(other))
-        threading.Event().wait(0.3)
+        time.sleep(0.3)
         assert other_writer(run, token) == other
     assert json.loads(Path(writer_uri(run)).read_text()) == other

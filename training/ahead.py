@@ -15,8 +15,11 @@ def ahead(source: Iterator[Item]) -> Iterator[Item]:
     raised here in its turn.
     """
     end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+    thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    try:
         waiting = deque(thread.submit(next, source, end) for _ in range(DEPTH))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(thread.submit(next, source, end))
             yield item  # type: ignore[misc]
+    finally:  # who leaves early does not wait for what nobody wants
+        thread.shutdown(wait=False, cancel_futures=True)

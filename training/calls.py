@@ -22,7 +22,7 @@ class Calls(NamedTuple):
 
     @property
     def end(self) -> bool:
-        return self.leave or self.stop or self.lost
+        return self.leave or self.stop
 
 
 NOTHING = Calls(False, False, False, False, False)
@@ -42,23 +42,29 @@ class Clock:
         leaves: Callable[[], bool] = node_leaves,
         writer: str | None = None,
     ) -> None:
-        self._is_first, self._writer = rank == 0, writer
+        self._run, self._is_first, self._writer = run, rank == 0, writer
         self._save_every = 60 * checkpoint_minutes
         self._leaves = leaves
         self._said = self._saved = time.monotonic()
         self._stop, self._lost = threading.Event(), threading.Event()
         if self._is_first:
-            threading.Thread(target=self._look, args=(run,), name="stop", daemon=True).start()
+            threading.Thread(target=self._keep_looking, name="stop", daemon=True).start()
 
-    def _look(self, run: str) -> None:
+    def _keep_looking(self) -> None:
         while not self._stop.is_set() and not self._lost.is_set():
-            # Storage that is out of reach may be back when this looks again.
-            with suppress(*OUT_OF_REACH):
-                if self._writer is not None and other_writer(run, self._writer):
-                    self._lost.set()
-                elif is_asked(run):
-                    self._stop.set()
+            self.look()
             time.sleep(LOOK_EVERY)
+
+    def look(self) -> None:
+        """What the run's storage says now, on rank 0."""
+        if not self._is_first:
+            return
+        # Storage that is out of reach may be back when this looks again.
+        with suppress(*OUT_OF_REACH):
+            if self._writer is not None and other_writer(self._run, self._writer):
+                self._lost.set()
+            elif is_asked(self._run):
+                self._stop.set()
 
     def calls(self) -> Calls:
         now, first = time.monotonic(), self._is_first

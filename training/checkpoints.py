@@ -40,7 +40,8 @@ class Checkpoints:
             if damage is None:
                 self._newest = name
                 return name
-            ranks.log(f"checkpoint {name} is refused: {damage}")
+            if ranks.rank == 0:
+                log.warning("checkpoint %s is refused: %s", name, damage)
             damaged |= not damage.endswith(NEVER_COMPLETE)
         if damaged:
             raise JointError(

@@ -15,9 +15,15 @@ REMEDY = "choose another name, or train it anew with --fresh"
 def claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
     """Make the run's folder this experiment's, on tables of these fingerprints, or refuse."""
     run = run_uri(experiment)
+    check_claim(experiment, fingerprints)
+    files.write_json(f"{run}/dataset.json", fingerprints)
+    files.write_json(f"{run}/config.json", experiment.resolved())
+
+
+def check_claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
+    """InputError if the run of this name has another configuration, or other tables."""
+    run = run_uri(experiment)
     if files.read_bytes(f"{run}/config.json") is None:
-        files.write_json(f"{run}/dataset.json", fingerprints)
-        files.write_json(f"{run}/config.json", experiment.resolved())
         return
     check_identity(experiment)
     known = json.loads(files.read_bytes(f"{run}/dataset.json") or b"{}")
@@ -26,7 +32,6 @@ def claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
         raise InputError(
             f"run {experiment.name}: its data set changed under it ({', '.join(changed)}): {REMEDY}"
         )
-    files.write_json(f"{run}/config.json", experiment.resolved())
 
 
 def check_identity(experiment: Experiment) -> None:

@@ -42,7 +42,7 @@ class Items(nn.Module):
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__()
         config, self.names = experiment.model, experiment.modalities
-        self.mu_id, self.unit = config.mu_id, config.temperature > 0
+        self.mu_id, self.unit = config.mu_id, config.scores_cosines
         self.cooccurrence = tables.cooccurrence
         self.constants = nn.ModuleDict(
             {
@@ -64,7 +64,7 @@ class Items(nn.Module):
         }
         for name, modality in self.modalities.items():
             if modality.graph is not None:
-                wanted[f"tokens of {name}"] = modality.graph.select(rows)
+                wanted[f"tokens of {name}"] = modality.graph.matrix.select(rows, device)
                 if modality.centers is not None:
                     wanted[f"centers of {name}"] = modality.centers.all()
         return wanted
@@ -72,7 +72,7 @@ class Items(nn.Module):
     def scored_entries(self, items: Tensor, device: torch.device) -> dict[str, Entries]:
         """The rows that items which are scored are read by."""
         graphs = {name: m.graph for name, m in self.modalities.items() if m.graph is not None}
-        chosen = {name: graph.select(items.numpy()) for name, graph in graphs.items()}
+        chosen = {n: graph.matrix.select(items.numpy(), device) for n, graph in graphs.items()}
         return {"id": identity(items.to(device)), **chosen}
 
     def mapped(self) -> dict[str, Tensor]:

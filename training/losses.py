@@ -131,6 +131,7 @@ class _ItemSoftmax(torch.autograd.Function):
 
 def _unit_rows(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
     """The rows at length 1, a row of zeros as it is; and their lengths [N, 1]."""
+    rows_ND = rows_ND.to(torch.promote_types(rows_ND.dtype, torch.float32))
     lengths = rows_ND.norm(dim=1, keepdim=True).clamp_min(EPS)
     return rows_ND / lengths, lengths
 

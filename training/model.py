@@ -87,7 +87,7 @@ class MDSRec(nn.Module):
             )
             return sampled_softmax(queries_CPD, vectors, batch.scored)
         sources = self.items.channels(embedding_XD, mapped)
-        return item_softmax(queries_CPD, batch.targets, *sources, self.config.temperature > 0)
+        return item_softmax(queries_CPD, batch.targets, *sources, self.config.scores_cosines)
 
     def with_entries(self, batch: Batch) -> Batch:
         """The batch with the rows of the sparse matrices that it is read by; needs no weights."""
@@ -121,13 +121,13 @@ class MDSRec(nn.Module):
         `place_BT` are rows of each channel's `tokens`; `noise` is [B, P, |M|, K].
         """
         positions_TD = self.position_embedding[: place_BT.shape[1]]
-        shown_BT1 = self._shown(place_BT, tokens[0])
-        x_BTD = F.embedding(place_BT, tokens[0]) * shown_BT1 + positions_TD  # Eq. 7
+        hidden_BT1 = self._hidden(place_BT, tokens[0])
+        x_BTD = _placed(tokens[0], place_BT, hidden_BT1) + positions_TD  # Eq. 7
         id_BTD, _ = self.encoders["id"](x_BTD, None)
         fused_BPD = _taken(id_BTD, at_BP)
         queries = []
         for index, name in enumerate(self.modalities):
-            x_BTD = F.embedding(place_BT, tokens[1 + index]) * shown_BT1 + positions_TD  # Eq. 9
+            x_BTD = _placed(tokens[1 + index], place_BT, hidden_BT1) + positions_TD  # Eq. 9
             c_KD = centers[index]
             x_BTD, layers = self.encoders[key_of(name)](x_BTD, c_KD)
             e_BPD = _taken(x_BTD, at_BP)
@@ -138,14 +138,14 @@ class MDSRec(nn.Module):
                 e_BPD = e_BPD + center_mixture(len(c_KD), layers, asked, self.config.tau)  # Eq. 18
             queries.append(e_BPD)
         queries_BPCD = torch.stack([fused_BPD, *queries], dim=2)
-        if self.config.temperature:
+        if self.config.scores_cosines:
             return F.normalize(queries_BPCD, dim=-1) / self.config.temperature
         return queries_BPCD
 
-    def _shown(self, place_BT: Tensor, like: Tensor) -> Tensor | float:
-        """1 where an item is seen, 0 where training hides it, in every channel."""
+    def _hidden(self, place_BT: Tensor, like: Tensor) -> Tensor | None:
+        """Where training hides an item, in every channel."""
         p, shape = self.config.item_mask, (*place_BT.shape, 1)
-        return (kept(shape, p, like) > 0).to(like.dtype) if self.training and p else 1.0
+        return kept(shape, p, like) == 0 if self.training and p else None
 
     def _prefixes(
         self, e_BPD: Tensor, at_BP: Tensor, T: int, K: int, noise_BPK: Tensor | None
@@ -155,6 +155,11 @@ class MDSRec(nn.Module):
         shape, layers = (B, P * K, self.config.num_heads * T), range(self.config.num_layers)
         masks = [kept(shape, p, e_BPD) for _ in layers] if self.training and p else []
         return Prefixes(e_BPD, visible_BPT, noise_BPK, masks)
+
+
+def _placed(tokens_nD: Tensor, place_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:
+    x_BTD = F.embedding(place_BT, tokens_nD)
+    return x_BTD if hidden_BT1 is None else x_BTD.masked_fill(hidden_BT1, 0.0)
 
 
 def _taken(x_BTD: Tensor, at_BP: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class JointError(InputError):
 
 
 class Ranks:
-    def __init__(self, timeout_minutes: float = 10.0) -> None:
+    def __init__(self, timeout_minutes: float) -> None:
         """What waits longer than the time-out fails, and with it the attempt."""
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self._group = (

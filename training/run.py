@@ -20,7 +20,7 @@ from mdsrec.errors import InputError
 from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
 from training.graph import load_item_tables
-from training.identity import claim
+from training.identity import check_claim, claim
 from training.process_group import process_group, worker_leaves
 from training.ranks import JointError
 from training.ray_session import check_capacity, ray_session, uses_gpu
@@ -71,7 +71,7 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
     fingerprints = load_item_tables(experiment).fingerprints
     _check_events(experiment)
     if not fresh:
-        claim(experiment, fingerprints)
+        check_claim(experiment, fingerprints)
         history = _history(experiment)
         if history.get("finished"):
             return Fit(experiment, history, trained_now=False)
@@ -80,7 +80,7 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
         check_capacity(experiment, use_gpu)
         if fresh:
             files.delete_folder(run_uri(experiment))
-            claim(experiment, fingerprints)
+        claim(experiment, fingerprints)
         log.info(
             "%s: %d workers on %s, ZeRO stage %d",
             experiment.name,

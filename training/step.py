@@ -4,17 +4,20 @@ Everything random is drawn from (seed, epoch, step), so a resumed run repeats wh
 done, and the noise of Eq. 19 belongs to a prefix, whichever rank holds it.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.utils._pytree import tree_map_only
 
 from mdsrec.config import Experiment
 from training.data import Step, batch_of
 from training.model import Batch, MDSRec
 from training.negatives import Negatives
 
+HOST = torch.device("cpu")
 DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers
 
 
@@ -33,14 +36,18 @@ def share_of(
     position: tuple[int, int],
     device: torch.device,
 ) -> Share:
-    """All of a step that can be made before the weights of the step before are known."""
+    """All of a step that can be made before the weights of the step before are known, in the host's
+    memory, from where `device` can copy it while it computes.
+    """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     num_parts = experiment.train.accumulation
     noise = noise_of(experiment, step, position)
     negatives = negatives_of(model, experiment, step, position)
     places = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
-    parts = [batch_of(step, *place, noise, device, negatives) for place in places]
-    return Share(position, step.num_prefixes, list(map(model.with_entries, parts)))
+    parts = [model.with_entries(batch_of(step, *p, noise, HOST, negatives)) for p in places]
+    if device.type == "cuda":
+        parts = tree_map_only(Tensor, lambda t: t if t.is_cuda else t.pin_memory(), parts)
+    return Share(position, step.num_prefixes, parts)
 
 
 def take_step(engine: Any, experiment: Experiment, share: Share) -> Tensor:
@@ -50,8 +57,9 @@ def take_step(engine: Any, experiment: Experiment, share: Share) -> Tensor:
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     torch.manual_seed(_seed(experiment, *share.position, DROPOUT, rank))
     total = torch.zeros_like(engine.module.channel_weights)
-    for batch in share.parts:
-        losses: Tensor = engine(batch)
+    moved = partial(Tensor.to, device=total.device, non_blocking=True)
+    for part in share.parts:
+        losses: Tensor = engine(tree_map_only(Tensor, moved, part))
         # DeepSpeed sums gradients over the parts and averages them over the ranks; the objective is
         # the mean over the step's prefixes.
         loss = engine.module.channel_weights @ losses * world_size / share.num_prefixes

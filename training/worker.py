@@ -144,7 +144,10 @@ class Training:
         """What any rank calls for; JointError if another driver writes the run."""
         calls = Calls(*answer())
         if calls.lost:
-            raise JointError(f"{self.run_uri}: another driver took over while this one was away")
+            raise JointError(
+                f"{self.run_uri}: another driver trains it now: leave it to that one, or choose "
+                "another name"
+            )
         return calls
 
     def _checked(self, sums: Sums) -> Partial:
@@ -206,6 +209,8 @@ class Training:
         return json.dumps({**history, **self.facts, "finished": finished}, indent=2).encode()
 
     def _save(self) -> None:
+        self.clock.look()  # not to write into a run that was taken over meanwhile
+        self._heard(self.ranks.ask(self.clock.calls()))
         is_last = self.progress.finished(self.experiment)
         state = self.progress.state()
         self.is_saved = self.saver.save(self.engine, self.progress.name, state, is_last)

@@ -24,7 +24,7 @@ from training.stopping import OUT_OF_REACH
 log = logging.getLogger("training")
 
 BEAT = 3.0  # seconds between counts
-SILENT = 10.0  # seconds after which a count that stands still was left behind
+SILENT = 30.0  # seconds after which a count that stands still was left behind
 SETTLE = 0.5  # seconds in which a driver that started at the same moment has written too
 
 Sign = dict[str, Any]
@@ -68,8 +68,8 @@ def other_writer(run: str, token: str) -> Sign | None:
 
 def refusal(run: str, writer: Sign) -> str:
     return (
-        f"{run}: process {writer['pid']} on {writer['host']} trains it: wait for it, end it with "
-        f"`touch {run}/stop`, or choose another name"
+        f"{run}: process {writer['pid']} on {writer['host']} trains it: wait for it, end it by a "
+        f"file {run}/stop, or choose another name"
     )
 
 
@@ -104,6 +104,9 @@ def _write(run: str, sign: Sign, count: int) -> None:
 
 
 def _read(run: str) -> Sign | None:
-    content = files.read_bytes(writer_uri(run))
-    found: Sign | None = None if content is None else json.loads(content)
-    return found
+    """None where nobody's sign is, or a torn one."""
+    try:
+        found: Sign = json.loads(files.read_bytes(writer_uri(run)) or b"{}")
+    except ValueError:
+        return None
+    return found if "token" in found else None
