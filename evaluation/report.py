@@ -92,8 +92,14 @@ def _head(facts: Facts) -> list[str]:
     metrics, history = facts.metrics, facts.history
     best, floor = metrics["split"]["test"].get("all", {}), metrics["split"]["test"][POPULARITY]
     n = metrics["cutoffs"][0]
+    intervals = metrics["interval"]["test"].get("all", {})
     cells = [
-        page.tile(f"{name} on test", _figure(best, name), _times(best, floor, name), main=True)
+        page.tile(
+            f"{name} on test",
+            _figure(best, name),
+            ", ".join(filter(None, [_within(intervals.get(name)), _times(best, floor, name)])),
+            main=True,
+        )
         for name in (f"recall@{n}", f"ndcg@{n}")
     ]
     cells += [
@@ -120,6 +126,14 @@ def _figure(means: Mapping[str, float], name: str) -> str:
 
 def _figures(means: Mapping[str, float], names: Sequence[str]) -> list[str]:
     return [_figure(means, name) for name in names]
+
+
+def _within(interval: Sequence[float] | None) -> str:
+    """.0951 and .1049, as other users would give the mean."""
+    if interval is None:
+        return ""
+    low, high = (f"{bound:.4f}".removeprefix("0") for bound in interval)
+    return f"95% within {low} and {high}"
 
 
 def _times(means: Mapping[str, float], floor: Mapping[str, float], name: str) -> str:

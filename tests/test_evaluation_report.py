@@ -4,13 +4,15 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from test_evaluation_summary import ROWS, TEST_ALL
+from test_evaluation_summary import written as written_ranks
 
 from evaluation.compare import comparison, text_table
 from evaluation.dataset import flattened
 from evaluation.plots import Line, line_chart
 from evaluation.report import Facts, report
 from evaluation.summary import CURVE
-from mdsrec import files
+from mdsrec import files, metrics
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest
 
@@ -44,6 +46,7 @@ def metrics_of(name="books", **changes):
         "users": 5678,
         "targets": {"valid": 5600, "test": 5601},
         "split": {"valid": by_channel, "test": by_channel},
+        "interval": {"test": {"all": {"recall@10": [0.0951, 0.1049], "ndcg@10": [0.09, 0.11]}}},
         "curve": {"n": list(CURVE), "test": curve},
         "presence": {"test": {"text": sides}},
         **changes,
@@ -104,7 +107,16 @@ def test_every_figure_of_the_metrics_is_in_the_report():
     ]
     for value in shown:
         assert f">{value:.4f}</td>" in html
-    for text in ("1,234", "5,601", "5,678", "5.6 M", ">70<", ">30<", "reasons no asin 17"):
+    for text in (
+        "95% within .0951 and .1049",
+        "1,234",
+        "5,601",
+        "5,678",
+        "5.6 M",
+        ">70<",
+        ">30<",
+        "reasons no asin 17",
+    ):
         assert text in html
     assert "3 epochs in 4 min 30 s, 1,000 prefixes/s in the last" in html
 
@@ -181,20 +193,30 @@ def test_a_text_table_lines_up():
     ]
 
 
-def written(tmp_path, name, **changes):
+def written(tmp_path, name, rows=ROWS, **changes):
     files.write_json(str(tmp_path / name / "metrics.json"), metrics_of(name, **changes))
+    written_ranks(tmp_path / name, rows)
     return str(tmp_path / name)
 
 
 def test_runs_are_compared_with_popularity_as_the_floor(tmp_path):
-    lines = (
-        comparison([written(tmp_path, "a"), written(tmp_path, "b") + "/"])
-        .split("\n\n")[0]
-        .splitlines()
-    )
+    table, *_ = comparison([written(tmp_path, "a"), written(tmp_path, "b") + "/"]).split("\n\n")
+    lines = table.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "a", "b", "popularity"]
     assert lines[1].split()[1] == f"{means_of(0.1)['recall@10']:.4f}"
     assert lines[3].split()[4] == f"{means_of(0.4)['ndcg@20']:.4f}"
+
+
+def test_runs_are_compared_event_by_event_with_the_first(tmp_path):
+    better = [(*row[:4], 0, 0) if row[3] == "all" else row for row in reversed(ROWS)]
+    runs = [written(tmp_path, "a"), written(tmp_path, "b"), written(tmp_path, "c", better)]
+    _, apart, _ = comparison(runs).split("\n\n")
+    header, same, other = (line.split() for line in apart.splitlines())
+    assert header == ["less", "a", "recall@10", "ndcg@10"]
+    assert same == ["b", *["+0.0000", "[+0.0000,", "+0.0000]", "p", "1.000"] * 2]
+    gain = (3 - metrics.recall(*TEST_ALL, 10).sum()) / 3
+    assert other[:2] == ["c", f"{gain:+.4f}"]
+    assert len(comparison(runs[:1]).split("\n\n")) == 2
 
 
 @pytest.mark.parametrize("changes", [{"dataset": "e" * 16}, {"cutoffs": [5]}])

@@ -224,8 +224,9 @@ def test_runs_on_the_same_data_stand_side_by_side(experiment):
     other = experiment.model_copy(update={"name": "other"})
     write_weights(other, seed=2)
     evaluate(other)
-    table, reports = comparison([run_of(experiment), run_of(other)]).split("\n\n")
+    table, apart, reports = comparison([run_of(experiment), run_of(other)]).split("\n\n")
     header, *lines = table.splitlines()
+    assert [line.split()[0] for line in apart.splitlines()] == ["less", "other"]
     assert reports.split() == [
         "report",
         f"{run_of(experiment)}/report.html",

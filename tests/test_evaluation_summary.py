@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from evaluation.intervals import Users
 from evaluation.summary import CURVE, summarise
 from mdsrec import metrics, schema, tables
 from mdsrec.tables import Recipe
@@ -46,6 +47,13 @@ def test_metrics_are_means_over_targets_not_over_files(tmp_path):
     assert found["split"]["test"]["popularity"]["recall@5"] == pytest.approx((0 + 1 + 1) / 3)
 
 
+def test_intervals_are_of_users_wherever_their_rows_stand(tmp_path):
+    found = summary_of(tmp_path, ROWS[:3], ROWS[3:])["interval"]["test"]["all"]
+    whole = Users.of(np.array([0, 1, 5]), metrics.recall(*TEST_ALL, 10)[:, None])
+    assert found["recall@10"] == pytest.approx(whole.intervals()[0].tolist())
+    assert 0 <= found["recall@10"][0] < 2 / 3 < found["recall@10"][1] <= 1
+
+
 def test_users_targets_and_ties_are_counted_once(tmp_path):
     found = summary_of(tmp_path, ROWS[:3], ROWS[3:])
     assert found["users"] == 3
@@ -69,6 +77,6 @@ def test_slices_follow_what_the_target_has(tmp_path):
 
 def test_a_split_without_targets_has_no_means(tmp_path):
     found = summary_of(tmp_path, ROWS[:1])
-    assert found["split"]["test"] == {"all": {}, "popularity": {}}
+    assert found["split"]["test"] == {"all": {}, "popularity": {}} == found["interval"]["test"]
     assert found["curve"]["test"]["all"] == [0.0] * len(CURVE)
     assert found["presence"]["test"]["image"]["with"] == {"targets": 0}
