@@ -129,7 +129,7 @@ def _figures(means: Mapping[str, float], names: Sequence[str]) -> list[str]:
 
 
 def _within(interval: Sequence[float] | None) -> str:
-    """.0951 and .1049, as other users would give the mean."""
+    """Where the mean of other users like these would lie, in words."""
     if interval is None:
         return ""
     low, high = (f"{bound:.4f}".removeprefix("0") for bound in interval)
