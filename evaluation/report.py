@@ -38,9 +38,10 @@ def report(facts: Facts) -> str:
             page.section("How far down the list", recall_panels(facts.metrics)),
             page.section("Training", learning_panels(facts.history), training_note(facts.history)),
             page.section(
-                "By what the target item has",
-                presence_table(facts.metrics),
-                "The whole score on test events, split by whether the target has the modality.",
+                "By what the target item is",
+                slices_table(facts.metrics),
+                "The whole score on test events, by whether the target has the modality, and by how "
+                "often it stood in training.",
             ),
             page.section(
                 "Data", data_section(facts.manifests), "Counted while the tables were made."
@@ -75,15 +76,15 @@ def channel_table(metrics: Metrics) -> str:
     return page.table(["channel", *headline(metrics["cutoffs"])], channel_rows(metrics), styles)
 
 
-def presence_table(metrics: Metrics) -> str:
+def slices_table(metrics: Metrics) -> str:
     rows = [
         [
-            f"{side} {modality}",
+            kind if name == "training events" else f"{kind} {name}",
             f"{means['targets']:,}",
             *_figures(means, headline(metrics["cutoffs"])),
         ]
-        for modality, sides in metrics["presence"]["test"].items()
-        for side, means in sides.items()
+        for name, kinds in metrics["slices"]["test"].items()
+        for kind, means in kinds.items()
     ]
     return page.table(["target", "events", *headline(metrics["cutoffs"])], rows) if rows else ""
 

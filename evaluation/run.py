@@ -12,7 +12,8 @@ from evaluation.compare import text_table
 from evaluation.progress import Progress
 from evaluation.ranking import POPULARITY, shards_of
 from evaluation.report import Facts, channel_rows, headline, report
-from evaluation.summary import modality_masks, summarise
+from evaluation.slices import slices_of
+from evaluation.summary import summarise
 from evaluation.workers import Pool
 from mdsrec import files, names, tables
 from mdsrec.config import Experiment
@@ -93,7 +94,7 @@ def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dic
     """All of metrics.json."""
     uri = f"{names.run_uri(experiment)}/ranks"
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
-    masks = modality_masks(experiment.root, experiment.modalities, trained.num_items)
+    slices = slices_of(experiment.root, experiment.modalities, trained.num_items)
     channels = (*trained.channels, POPULARITY)
     return {
         "name": experiment.name,
@@ -104,8 +105,8 @@ def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dic
         "num_items": trained.num_items,
         "cutoffs": list(experiment.eval.cutoffs),
         "exclude_seen": False,
-        "items_with": {modality: int(mask.sum()) for modality, mask in masks.items()},
-        **summarise(uri, channels, experiment.eval.cutoffs, masks),
+        "items_with": {m: int((slices[m].kind == 0).sum()) for m in experiment.modalities},
+        **summarise(uri, channels, experiment.eval.cutoffs, slices),
     }
 
 

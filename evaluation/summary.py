@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from evaluation.intervals import Users
-from mdsrec import files, metrics, names, schema, tables
+from evaluation.slices import Slices
+from mdsrec import files, metrics, tables
 
 CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # N of the recall@N curve
 SPLITS = ("valid", "test")
 
-Mask = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 
 
@@ -59,18 +59,14 @@ class Means:
 
 
 def summarise(
-    ranks_uri: str, channels: Sequence[str], cutoffs: Sequence[int], presence: dict[str, Mask]
+    ranks_uri: str, channels: Sequence[str], cutoffs: Sequence[int], slices: dict[str, Slices]
 ) -> dict[str, Any]:
-    """Metrics by split and channel, and of channel `all` by whether the target has each modality.
-
-    `presence` holds a mask over the items for each modality.
-    """
+    """Metrics by split and channel, and of channel `all` by kinds of targets."""
     whole = {(split, channel): Means(cutoffs) for split in SPLITS for channel in channels}
-    sides = {
-        (split, modality, side): Means(cutoffs)
+    kinds = {
+        (split, name): {kind: Means(cutoffs) for kind in slices[name].names}
         for split in SPLITS
-        for modality in presence
-        for side in (True, False)
+        for name in slices
     }
     users = 0
     for part in _parts(ranks_uri):
@@ -79,11 +75,9 @@ def summarise(
             user, target, better, ties = _selected(part, split, channel)
             means.add(user, better, ties)
             if channel == "all":
-                for modality, has in presence.items():
-                    for side in (True, False):
-                        chosen = has[target] == side
-                        of_side = user[chosen], better[chosen], ties[chosen]
-                        sides[split, modality, side].add(*of_side)
+                for name, slicing in slices.items():
+                    for kind, chosen in slicing.of(target):
+                        kinds[split, name][kind].add(user[chosen], better[chosen], ties[chosen])
     return {
         "users": users,
         "targets": {split: whole[split, channels[0]].targets for split in SPLITS},
@@ -91,33 +85,18 @@ def summarise(
         "interval": _by_split(channels, lambda s, c: whole[s, c].intervals()),
         "ties": _by_split(channels, lambda s, c: whole[s, c].tied),
         "curve": {"n": list(CURVE), **_by_split(channels, lambda s, c: whole[s, c].curve())},
-        "presence": _by_split(
-            list(presence),
-            lambda s, m: {
-                "with": _side(sides[s, m, True]),
-                "without": _side(sides[s, m, False]),
+        "slices": _by_split(
+            list(slices),
+            lambda s, name: {
+                kind: {"targets": means.targets, **means.means()}
+                for kind, means in kinds[s, name].items()
             },
         ),
     }
 
 
-def modality_masks(root: str, modalities: Sequence[str], num_items: int) -> dict[str, Mask]:
-    """Which items have each modality -> [X] each."""
-    masks = {}
-    for modality in modalities:
-        uri = tables.table_uri(root, names.features_name(modality))
-        table = tables.read_table(uri, schema.FEATURES, ["item"])
-        masks[modality] = np.zeros(num_items, dtype=bool)
-        masks[modality][table["item"].to_numpy()] = True
-    return masks
-
-
 def _by_split(names: Sequence[str], value: Any) -> dict[str, Any]:
     return {split: {name: value(split, name) for name in names} for split in SPLITS}
-
-
-def _side(means: Means) -> dict[str, float]:
-    return {"targets": means.targets, **means.means()}
 
 
 def _parts(uri: str) -> Iterator[pa.Table]:

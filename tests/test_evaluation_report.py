@@ -48,7 +48,7 @@ def metrics_of(name="books", **changes):
         "split": {"valid": by_channel, "test": by_channel},
         "interval": {"test": {"all": {"recall@10": [0.0951, 0.1049], "ndcg@10": [0.09, 0.11]}}},
         "curve": {"n": list(CURVE), "test": curve},
-        "presence": {"test": {"text": sides}},
+        "slices": {"test": {"text": sides}},
         **changes,
     }
 
@@ -146,7 +146,7 @@ def test_text_of_the_users_is_escaped():
 
 
 def test_a_report_without_history_presence_or_manifests_leaves_them_out():
-    metrics = metrics_of(presence={"test": {}})
+    metrics = metrics_of(slices={"test": {}})
     html = report(facts_of(metrics=metrics, history={}, manifests={}))
     Tags(html)
     for heading in ("Training", "By what the target item has", "Data"):

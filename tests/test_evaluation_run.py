@@ -145,7 +145,7 @@ def test_slices_by_modality_split_the_targets(evaluated):
     ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
     rows = ranks[(ranks.split == "test") & (ranks.channel == "all")]
     without = rows[rows.target < 5]  # the small data set gives these no image
-    sides = found["presence"]["test"]["image"]
+    sides = found["slices"]["test"]["image"]
     assert sides["without"]["targets"] == len(without)
     assert sides["with"]["targets"] == len(rows) - len(without)
     assert sides["without"]["recall@10"] == pytest.approx(

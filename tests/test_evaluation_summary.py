@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation.intervals import Users
+from evaluation.slices import by_presence, by_training
 from evaluation.summary import CURVE, summarise
 from mdsrec import metrics, schema, tables
 from mdsrec.tables import Recipe
@@ -36,8 +37,11 @@ def written(tmp_path, *parts):
 
 
 def summary_of(tmp_path, *parts):
-    presence = {"image": np.array([True, False, True])}
-    return summarise(written(tmp_path, *parts), ("all", "popularity"), (5, 10), presence)
+    slices = {
+        "image": by_presence(np.array([0, 2], dtype=np.int32), num_items=3),
+        "training events": by_training(np.array([7, 0, 4])),
+    }
+    return summarise(written(tmp_path, *parts), ("all", "popularity"), (5, 10), slices)
 
 
 def test_metrics_are_means_over_targets_not_over_files(tmp_path):
@@ -69,14 +73,31 @@ def test_the_curve_is_recall_at_each_n(tmp_path):
 
 
 def test_slices_follow_what_the_target_has(tmp_path):
-    sides = summary_of(tmp_path, ROWS)["presence"]["test"]["image"]
+    sides = summary_of(tmp_path, ROWS)["slices"]["test"]["image"]
     assert (sides["with"]["targets"], sides["without"]["targets"]) == (1, 2)
     assert sides["with"]["recall@5"] == 1  # item 0, first
     assert sides["without"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1, twice
+
+
+def test_slices_follow_how_often_the_target_was_trained(tmp_path):
+    kinds = summary_of(tmp_path, ROWS)["slices"]["test"]["training events"]
+    assert [kind["targets"] for kind in kinds.values()] == [2, 0, 1, 0]
+    assert kinds["never trained"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1
+    assert kinds["5 to 19 times"]["recall@5"] == 1  # item 0
+
+
+def test_items_are_of_the_kind_whose_least_count_they_reach():
+    kinds = by_training(np.array([0, 1, 4, 5, 19, 20, 999]))
+    assert [kinds.names[kind] for kind in kinds.kind] == [
+        "never trained",
+        *["1 to 4 times"] * 2,
+        *["5 to 19 times"] * 2,
+        *["20 times or more"] * 2,
+    ]
 
 
 def test_a_split_without_targets_has_no_means(tmp_path):
     found = summary_of(tmp_path, ROWS[:1])
     assert found["split"]["test"] == {"all": {}, "popularity": {}} == found["interval"]["test"]
     assert found["curve"]["test"]["all"] == [0.0] * len(CURVE)
-    assert found["presence"]["test"]["image"]["with"] == {"targets": 0}
+    assert found["slices"]["test"]["image"]["with"] == {"targets": 0}
