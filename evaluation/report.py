@@ -40,8 +40,8 @@ def report(facts: Facts) -> str:
             page.section(
                 "By what the target item is",
                 slices_table(facts.metrics),
-                "The whole score on test events, by whether the target has the modality, and by how "
-                "often it stood in training.",
+                "The whole score on test events, by whether the target has the modality and by how "
+                "often it was trained.",
             ),
             page.section(
                 "Data", data_section(facts.manifests), "Counted while the tables were made."

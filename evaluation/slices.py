@@ -1,4 +1,4 @@
-"""Kinds of items that test events are told apart by: what a target has, how often it was trained."""
+"""Kinds of target items: by what an item has, and by how often it was trained."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
