@@ -41,6 +41,7 @@ def variants_of(experiment: Experiment) -> dict[str, list[str]]:
         "w/o ICA": ["model.interest_centers=false"],
         "ids alone": ["model.modalities=[]", "model.mu={}"],
         "inner products": ["model.temperature=0.0"],
+        "centres by sum": ["model.center_weight=sum"],
         "no item hidden": ["model.item_mask=0.0"],
         "sampled, uniform": sampled,
         "sampled, popularity": [*sampled, "train.negatives=popularity"],

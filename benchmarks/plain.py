@@ -5,6 +5,7 @@ P prefixes, T the longest sequence, K centres, D width, N heads, C channels.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.centers import plain_nearest, split_heads
+from training.items import key_of
 from training.model import Batch, MDSRec
 from training.transformer import Block, Encoder
 
@@ -43,14 +45,15 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
     last = torch.arange(P), prefixes.lengths - 1
     positions = model.position_embedding[:T]
     seen_PT = torch.arange(T) < prefixes.lengths[:, None]
-    id_PTD, _ = _encoded(model.encoders["id"], tokens[0][prefixes.items] + positions, None, seen_PT)
+    x_PTD = tokens[0][prefixes.items] + positions
+    *_, (id_PTD, _) = states_of(model.encoders["id"], x_PTD, None, seen_PT)
     fused = id_PTD[last]
     total = []
     for index, name in enumerate(model.modalities):
         start = starts[index]
         c_PKD = None if start is None else start.expand(P, -1, -1)
         x_PTD = tokens[1 + index][prefixes.items] + positions
-        x_PTD, c_PKD = _encoded(model.encoders[f"modality_{name}"], x_PTD, c_PKD, seen_PT)
+        *_, (x_PTD, c_PKD) = states_of(model.encoders[key_of(name)], x_PTD, c_PKD, seen_PT)
         e_PD = x_PTD[last]
         fused = fused + model.channel_weights[1 + index] * e_PD  # Eq. 17
         if c_PKD is not None:
@@ -69,11 +72,13 @@ def _loss(model: MDSRec, e_PD: Tensor, items_XD: Tensor, targets: Tensor) -> Ten
     return F.cross_entropy(e_PD @ items_XD.T, targets, reduction="sum")
 
 
-def _encoded(
+def states_of(
     encoder: nn.Module, x_PTD: Tensor, c_PKD: Tensor | None, seen_PT: Tensor
-) -> tuple[Tensor, Tensor | None]:
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Tokens and centres before the first layer and after each."""
     assert isinstance(encoder, Encoder)
     x_PTD = encoder.norm(x_PTD)
+    yield x_PTD, c_PKD
     for block in encoder.blocks:
         assert isinstance(block, Block)
         updated = None if c_PKD is None else _updated(block, c_PKD, x_PTD, seen_PT)
@@ -86,7 +91,7 @@ def _encoded(
         hidden = block.outer(F.gelu(block.inner(x_PTD)))
         x_PTD = block.feedforward_norm(x_PTD + hidden)
         c_PKD = updated
-    return x_PTD, c_PKD
+        yield x_PTD, c_PKD
 
 
 def _updated(block: Block, c_PKD: Tensor, x_PTD: Tensor, seen_PT: Tensor) -> Tensor:

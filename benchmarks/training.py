@@ -14,6 +14,7 @@ MODULES = {
     "workers": "benchmarks.workers",
     "ablations": "benchmarks.ablations",
     "sampling": "benchmarks.sampling",
+    "centers": "benchmarks.centers",
 }
 
 

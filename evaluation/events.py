@@ -21,9 +21,8 @@ class Events(NamedTuple):
 
 def events_of(run: str, cutoffs: tuple[int, ...]) -> Events:
     """Each test event's metrics in the whole score; InputError without ranks below `run`."""
-    uri = f"{run}/ranks"
-    tables.open_table(uri, "run `python -m evaluation CONFIG`")
-    ranks = tables.read_table(uri, schema.RANKS)
+    remedy = "run `python -m evaluation CONFIG`"
+    ranks = tables.read_table(f"{run}/ranks", schema.RANKS, remedy=remedy)
     chosen = pc.and_(pc.equal(ranks["split"], "test"), pc.equal(ranks["channel"], "all"))
     ranks = ranks.filter(chosen)
     ranks = ranks.take(np.argsort(ranks["user"].to_numpy(), kind="stable"))

@@ -1,0 +1,86 @@
+"""What the interest centres of a trained run are worth, by the length of a prefix.
+
+Their spread by layer: the distance of centres from their mean, root mean square, over the mean's
+length. What they add to a prefix, over the prefix's own length; over how many centres it is spread.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain
+from benchmarks.measure import markdown
+from mdsrec.command import OVERRIDES_HELP
+from mdsrec.errors import InputError
+from mdsrec.loading import load_experiment
+from training.data import SequenceReader, batch_of
+from training.items import key_of
+from training.model import Batch, MDSRec
+from training.step import noise_of
+from training.trained import load_trained
+
+CPU = torch.device("cpu")
+LENGTHS = {"1": (1, 1), "2 to 3": (2, 3), "4 to 7": (4, 7), "8 or more": (8, math.inf)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
+    parser.add_argument("--steps", type=int, default=10)
+
+
+@torch.no_grad()
+def run(arguments: argparse.Namespace) -> None:
+    experiment = load_experiment(arguments.config, arguments.overrides)
+    model = load_trained(experiment).model
+    lengths, facts = [], []
+    for number, step in enumerate(SequenceReader(experiment).steps(0)):
+        if number == arguments.steps:
+            break
+        batch = batch_of(step, 0, 1, noise_of(experiment, step, (0, number)), CPU)
+        prefixes = plain.prefixes_of(batch, experiment.model.max_length)
+        for index, name in enumerate(model.modalities):
+            lengths.append(prefixes.lengths)
+            facts.append(torch.stack(list(_facts(model, batch, prefixes, index, name)), dim=1))
+    length_P, facts_PF = torch.cat(lengths), torch.cat(facts)
+    rows = []
+    for words, (least, most) in LENGTHS.items():
+        of_length = facts_PF[(length_P >= least) & (length_P <= most)]
+        means = of_length.mean(dim=0).tolist()
+        rows.append([words, f"{len(of_length):,}", *(f"{mean:.2f}" for mean in means)])
+    spreads = [f"spread of c^{layer}" for layer in range(experiment.model.num_layers + 1)]
+    header = ["events", "prefixes", *spreads, "added / own length", "centres it is spread over"]
+    print(markdown(header, rows))
+
+
+def _facts(
+    model: MDSRec, batch: Batch, prefixes: plain.Prefixes, index: int, name: str
+) -> Iterator[Tensor]:
+    """Spread of c^0 ... c^L, what is added, over how many centres -> [P] each."""
+    entries = model.items.entries(batch.items, CPU)
+    _, tokens, starts = model.items.read(model.item_embedding, batch.items, entries, {})
+    start_KD = starts[index]
+    if start_KD is None:
+        raise InputError("model.interest_centers = false: the run has no centres")
+    (P, T), lengths_P = prefixes.items.shape, prefixes.lengths
+    x_PTD = tokens[1 + index][prefixes.items] + model.position_embedding[:T]
+    seen_PT, c_PKD = torch.arange(T) < lengths_P[:, None], start_KD.expand(P, -1, -1)
+    states = list(plain.states_of(model.encoders[key_of(name)], x_PTD, c_PKD, seen_PT))
+    yield from (_spread(centers) for _, centers in states if centers is not None)
+    x_PTD, last_PKD = states[-1]
+    assert last_PKD is not None
+    e_PD = x_PTD[torch.arange(P), lengths_P - 1]
+    logits_PK = torch.einsum("pd,pkd->pk", e_PD, last_PKD)
+    gamma_PK = torch.softmax(logits_PK / model.config.tau, dim=-1)
+    added_PD = torch.einsum("pk,pkd->pd", gamma_PK, last_PKD)
+    yield added_PD.norm(dim=-1) / e_PD.norm(dim=-1)
+    yield torch.special.entr(gamma_PK).sum(dim=-1).exp()
+
+
+def _spread(c_PKD: Tensor) -> Tensor:
+    mean_P1D = c_PKD.mean(dim=1, keepdim=True)
+    apart_P: Tensor = (c_PKD - mean_P1D).square().sum(dim=-1).mean(dim=1).sqrt()
+    return apart_P / mean_P1D.norm(dim=-1)[:, 0]
