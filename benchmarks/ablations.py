@@ -31,7 +31,7 @@ WHOLE = "MDSRec"
 
 
 def variants_of(experiment: Experiment) -> dict[str, list[str]]:
-    """Overrides by name: Table 3 of the paper, ids alone, readings, and the sampled losses."""
+    """Overrides by name: Table 3 of the paper, ids alone, other readings, and sampled losses."""
     sampled = ["train.loss=sampled", "train.num_negatives=1000"]
     return {
         WHOLE: [],
@@ -42,6 +42,10 @@ def variants_of(experiment: Experiment) -> dict[str, list[str]]:
         "ids alone": ["model.modalities=[]", "model.mu={}"],
         "inner products": ["model.temperature=0.0"],
         "centres by sum": ["model.center_weight=sum"],
+        "O symmetric": ["graph.normalize=symmetric"],
+        "O bare": ["graph.normalize=none"],
+        "without itself": ["model.include_self=false"],
+        "neighbours' mean": ["model.graph_weight=mean"],
         "no item hidden": ["model.item_mask=0.0"],
         "sampled, uniform": sampled,
         "sampled, popularity": [*sampled, "train.negatives=popularity"],

@@ -82,5 +82,6 @@ def _facts(
 
 def _spread(c_PKD: Tensor) -> Tensor:
     mean_P1D = c_PKD.mean(dim=1, keepdim=True)
-    apart_P: Tensor = (c_PKD - mean_P1D).square().sum(dim=-1).mean(dim=1).sqrt()
-    return apart_P / mean_P1D.norm(dim=-1)[:, 0]
+    apart_P = (c_PKD - mean_P1D).square().sum(dim=-1).mean(dim=1).sqrt()
+    spread_P: Tensor = apart_P / mean_P1D.norm(dim=-1)[:, 0]
+    return spread_P
