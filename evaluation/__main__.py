@@ -1,4 +1,4 @@
-"""`python -m evaluation CONFIG [key=value ...]` and `python -m evaluation compare RUN RUN ...`."""
+"""`python -m evaluation CONFIG`, `... recommend CONFIG` and `... compare RUN RUN ...`."""
 
 import argparse
 import sys
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from mdsrec.command import command_line, experiment_of, experiment_parser, run_command
 
 SUMMARY = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
-COMPARE = "python -m evaluation compare RUN RUN ... prints the metrics of runs on the same data."
+OTHERS = (
+    "python -m evaluation recommend CONFIG writes every user's best items and all vectors; "
+    "python -m evaluation compare RUN RUN ... sets runs on the same data side by side."
+)
 
 
 def compare_parser() -> argparse.ArgumentParser:
@@ -19,6 +22,23 @@ def compare_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def recommend_parser() -> argparse.ArgumentParser:
+    parser = experiment_parser(
+        "evaluation recommend", "Write the best items of every user, and all vectors, to Parquet."
+    )
+    parser.add_argument("--top", type=positive, default=10, help="items a user (10)")
+    parser.add_argument(
+        "--exclude-seen", action="store_true", help="leave out what a user had already"
+    )
+    return parser
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of items")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["compare"]:
@@ -27,8 +47,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(comparison(arguments.runs))
         return
+    if words[:1] == ["recommend"]:
+        arguments = recommend_parser().parse_intermixed_args(words[1:])
+        experiment = experiment_of(arguments)
+        from evaluation.recommend import Options, recommend
+
+        print(recommend(experiment, Options(arguments.top, arguments.exclude_seen)))
+        return
     parser = experiment_parser("evaluation", SUMMARY)
-    parser.epilog = COMPARE
+    parser.epilog = OTHERS
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
     from evaluation.run import evaluate

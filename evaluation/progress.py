@@ -1,4 +1,4 @@
-"""How far a ranking is: one moving line on a terminal, a log line each tenth elsewhere."""
+"""How far work on users is: one moving line on a terminal, a log line each tenth elsewhere."""
 
 import logging
 import sys
@@ -10,9 +10,9 @@ log = logging.getLogger("evaluation")
 
 
 class Progress:
-    def __init__(self, total: int) -> None:
-        """`total` users."""
-        self._total = total
+    def __init__(self, total: int, done: str) -> None:
+        """`total` users, who are `done` one after the other."""
+        self._total, self._words = total, done
         self._done = 0
         self._tenths = 0
         self._start = time.monotonic()
@@ -23,7 +23,8 @@ class Progress:
 
     def advance(self, users: int) -> None:
         self._done += users
-        line = f"{self._done:,} of {self._total:,} users ranked, {self._done / self.seconds:,.0f}/s"
+        pace = f"{self._done / self.seconds:,.0f}/s"
+        line = f"{self._done:,} of {self._total:,} users {self._words}, {pace}"
         if sys.stderr.isatty():
             filled = WIDTH * self._done // self._total
             end = "\n" if self._done == self._total else ""

@@ -1,12 +1,13 @@
 """Exact ranks of every held-out event among all items, one shard of users at a time.
 
-Shards, batches and item blocks are fixed ranges of ids, so any worker writes the same bits.
+Batches and item blocks are fixed ranges of ids, so any worker writes the same bits.
       B targets, C channels, X items, D width.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,22 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mdsrec import schema
+from evaluation.shards import Shard
+from evaluation.workers import ShardWorker
+from mdsrec import schema, tables
 from training.data import Target
 from training.ranking import count_channels
 
-BATCHES_PER_SHARD = 16
 POPULARITY = "popularity"
 
 Counts = NDArray[np.int64]
-
-
-class Shard(NamedTuple):
-    """Users [first, last): one Parquet part of the ranks."""
-
-    number: int
-    first: int
-    last: int
 
 
 class Scorer(Protocol):
@@ -40,13 +34,6 @@ class Scorer(Protocol):
     @property
     def weights(self) -> Tensor: ...  # [C]
     def user_vectors(self, histories: list[NDArray[np.int32]]) -> Tensor: ...
-
-
-def shards_of(num_users: int, user_batch: int) -> list[Shard]:
-    """All users in shards of 16 batches, the last one shorter."""
-    size = BATCHES_PER_SHARD * user_batch
-    starts = range(0, num_users, size)
-    return [Shard(i, first, min(first + size, num_users)) for i, first in enumerate(starts)]
 
 
 class Popularity:
@@ -119,3 +106,24 @@ def _rows(batch: list[Target], channels: tuple[str, ...], better: Counts, ties: 
         {name: pa.array(column, schema.RANKS.field(name).type) for name, column in columns.items()},
         schema=schema.RANKS,
     )
+
+
+class RankWorker(ShardWorker):
+    """Ranks the held-out events of a shard's users."""
+
+    @cached_property
+    def popularity(self) -> Popularity:
+        uri = tables.table_uri(self.experiment.root, "items")
+        events = tables.read_table(uri, schema.ITEMS, ["num_train"])
+        return Popularity(events["num_train"].to_numpy())
+
+    def rows(self, shard: Shard) -> pa.Table:
+        settings = self.experiment.eval
+        return rank_targets(
+            self.trained,
+            self.items,
+            self.popularity,
+            self.reader.targets(shard.first, shard.last),
+            settings.user_batch,
+            settings.item_block,
+        )

@@ -9,17 +9,14 @@ from typing import Any
 import torch
 
 from evaluation.compare import text_table
-from evaluation.progress import Progress
-from evaluation.ranking import POPULARITY, shards_of
+from evaluation.ranking import POPULARITY, RankWorker
 from evaluation.report import Facts, channel_rows, headline, report
 from evaluation.slices import slices_of
 from evaluation.summary import summarise
-from evaluation.workers import Pool
+from evaluation.workers import made_by_shards
 from mdsrec import files, names, tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe
-from training.data import SequenceReader
-from training.ray_session import ray_session
 from training.trained import Trained, load_trained
 
 
@@ -73,21 +70,7 @@ def weights_fingerprint(trained: Trained) -> str:
 def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
     """Rank the held-out events of all users on Ray and commit the ranks table."""
     uri = f"{names.run_uri(experiment)}/ranks"
-    version = tables.new_version(uri)
-    filesystem, path = files.file_system(version)
-    filesystem.create_dir(path, recursive=True)
-    users, num_targets = SequenceReader(experiment).num_users, 0
-    shards = shards_of(users, experiment.eval.user_batch)
-    num_workers = min(experiment.eval.num_workers, len(shards))
-    with ray_session(), Pool(experiment, num_workers) as pool:
-        progress = Progress(users)
-        for shard, count in pool.rank(shards, version):
-            num_targets += count
-            progress.advance(shard.last - shard.first)
-        seconds = progress.seconds
-    counters = {"users": users, "targets": num_targets, "seconds": round(seconds, 3)}
-    num_channels = len(experiment.modalities) + 3  # all, fused, popularity
-    return tables.commit(uri, version, recipe, num_targets * num_channels, counters)
+    return made_by_shards(experiment, RankWorker, uri, recipe, "ranked")
 
 
 def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dict[str, Any]:

@@ -6,78 +6,100 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
 from ray.exceptions import RayActorError
 
-from evaluation.ranking import Popularity, Shard, rank_targets
-from mdsrec import files, schema, tables
+from evaluation.progress import Progress
+from evaluation.shards import Shard, shards_of
+from mdsrec import files, tables
 from mdsrec.config import Experiment
+from mdsrec.tables import Manifest, Recipe
 from training.data import SequenceReader
-from training.ray_session import uses_gpu
+from training.ray_session import ray_session, uses_gpu
 from training.trained import load_trained
 
-SPARE_ACTORS = 3  # lost actors that a ranking survives, beyond one for each worker
+SPARE_ACTORS = 3  # lost actors that a job survives, beyond one for each worker
 
 log = logging.getLogger("evaluation")
 
 
-class RankWorker:
-    """One process with the trained model and all item vectors."""
+class ShardWorker:
+    """One process with the trained model and all item vectors; what it makes of a shard is `rows`.
 
-    def __init__(self, experiment: Experiment) -> None:
+    `options` are the work's own.
+    """
+
+    def __init__(self, experiment: Experiment, options: Any = None) -> None:
         torch.set_num_threads(1)
-        self._settings = experiment.eval
-        self._reader = SequenceReader(experiment)
-        self._trained = load_trained(
+        self.experiment, self.options = experiment, options
+        self.reader = SequenceReader(experiment)
+        self.trained = load_trained(
             experiment, torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         )
-        self._items = self._trained.item_vectors()
-        self._popularity = Popularity(_num_train(experiment))
+        self.items = self.trained.item_vectors()
 
     def ready(self) -> int:
         """Returns once the actor stands."""
         return 0
 
-    def rank(self, shard: Shard, version: str) -> int:
-        """Write the part of `shard` below `version`, all or nothing -> number of its targets."""
-        targets = self._reader.targets(shard.first, shard.last)
-        ranks = rank_targets(
-            self._trained,
-            self._items,
-            self._popularity,
-            targets,
-            self._settings.user_batch,
-            self._settings.item_block,
-        )
-        content = io.BytesIO()
-        pq.write_table(ranks, content, compression="zstd")
+    def rows(self, shard: Shard) -> pa.Table:
+        raise NotImplementedError
+
+    def make(self, shard: Shard, version: str) -> int:
+        """Write the part of `shard` below `version`, all or nothing -> number of its rows."""
+        rows, content = self.rows(shard), io.BytesIO()
+        pq.write_table(rows, content, compression="zstd")
         files.write_bytes(f"{version}/part-{shard.number:05d}.parquet", content.getvalue())
-        return len(targets)
+        return int(rows.num_rows)
 
 
-def _num_train(experiment: Experiment) -> np.ndarray[Any, np.dtype[np.int64]]:
-    uri = tables.table_uri(experiment.root, "items")
-    items = tables.read_table(uri, schema.ITEMS, ["num_train"])
-    return np.asarray(items["num_train"].to_numpy())
+def made_by_shards(
+    experiment: Experiment,
+    worker: type[ShardWorker],
+    uri: str,
+    recipe: Recipe,
+    done: str,
+    options: Any = None,
+) -> Manifest:
+    """Let workers on Ray make the table at `uri`, a shard of users at a time, and commit it.
+
+    `done` says in its progress what users are.
+    """
+    version = tables.new_version(uri)
+    filesystem, path = files.file_system(version)
+    filesystem.create_dir(path, recursive=True)
+    users, num_rows = SequenceReader(experiment).num_users, 0
+    shards = shards_of(users, experiment.eval.user_batch)
+    num_workers = min(experiment.eval.num_workers, len(shards))
+    with ray_session(), Pool(worker, experiment, num_workers, options) as pool:
+        progress = Progress(users, done)
+        for shard, count in pool.make(shards, version):
+            num_rows += count
+            progress.advance(shard.last - shard.first)
+        seconds = progress.seconds
+    counters = {"users": users, "seconds": round(seconds, 3)}
+    return tables.commit(uri, version, recipe, num_rows, counters)
 
 
 class Pool:
-    """Actors that rank shards. A shard is given only to an actor that has started, so a cluster too
-    small for every worker ranks with those it can hold."""
+    """Actors that make shards. A shard is given only to an actor that has started, so a cluster too
+    small for every worker goes on with those it can hold."""
 
-    def __init__(self, experiment: Experiment, num_workers: int) -> None:
-        self._actor = ray.remote(num_cpus=1, num_gpus=int(uses_gpu(experiment)))(RankWorker)
-        self._experiment = experiment
+    def __init__(
+        self, worker: type[ShardWorker], experiment: Experiment, num_workers: int, options: Any
+    ) -> None:
+        self._actor = ray.remote(num_cpus=1, num_gpus=int(uses_gpu(experiment)))(worker)
+        self._arguments = experiment, options
         self._losses_left = num_workers + SPARE_ACTORS
         self._running: dict[Any, tuple[Any, Shard | None]] = {}
         for _ in range(num_workers):
             self._start()
 
     def __enter__(self) -> Self:
-        """Waits for the first actor, so that what follows is ranking alone."""
+        """Waits for the first actor, so that what follows is the work alone."""
         if self._running:
             ray.wait(list(self._running), num_returns=1)
         return self
@@ -86,14 +108,14 @@ class Pool:
         for actor, _shard in self._running.values():
             ray.kill(actor)
 
-    def rank(self, shards: Sequence[Shard], version: str) -> Iterator[tuple[Shard, int]]:
-        """Rank every shard once; each shard and its number of targets as it is done."""
+    def make(self, shards: Sequence[Shard], version: str) -> Iterator[tuple[Shard, int]]:
+        """Make every shard once; each shard and its number of rows as it is done."""
         waiting, left = deque(shards), len(shards)
         while left:
             [finished], _ = ray.wait(list(self._running), num_returns=1)
             actor, shard = self._running.pop(finished)
             try:
-                num_targets = ray.get(finished)
+                num_rows = ray.get(finished)
             except RayActorError as error:
                 self._replace(error)
                 if shard is not None:
@@ -101,15 +123,15 @@ class Pool:
                 continue
             if shard is not None:
                 left -= 1
-                yield shard, num_targets
+                yield shard, num_rows
             if not waiting:
                 ray.kill(actor)
                 continue
             following = waiting.popleft()
-            self._running[actor.rank.remote(following, version)] = (actor, following)
+            self._running[actor.make.remote(following, version)] = (actor, following)
 
     def _start(self) -> None:
-        actor = self._actor.remote(self._experiment)
+        actor = self._actor.remote(*self._arguments)
         self._running[actor.ready.remote()] = (actor, None)
 
     def _replace(self, error: RayActorError) -> None:
@@ -117,5 +139,5 @@ class Pool:
         if error.actor_init_failed or not self._losses_left:
             raise error
         self._losses_left -= 1
-        log.warning("a ranking worker was lost, another takes its place")
+        log.warning("a worker was lost, another takes its place")
         self._start()

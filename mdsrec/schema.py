@@ -100,3 +100,21 @@ RANKS = pa.schema(
     }
 )
 """The evaluator's product, in order of user, split, channel: every metric is a reduction of it."""
+
+RECOMMENDATIONS = pa.schema(
+    {
+        "user": pa.int64(),
+        "items": pa.list_(pa.int32()),  # of the highest whole score (Eq. 22), ties by item
+        "scores": pa.list_(pa.float32()),
+        "channels": pa.list_(pa.string()),  # the largest term of each score: fused or a modality
+    }
+)
+"""By user: what comes after all events of a user."""
+
+USER_VECTORS = pa.schema({"user": pa.int64(), "vector": pa.list_(pa.float32())})
+"""By user; the score of an item is the inner product with its vector."""
+
+ITEM_VECTORS = pa.schema(
+    {"item": pa.int32(), "asin": pa.string(), "vector": pa.list_(pa.float32())}
+)
+"""By item, (1 + modalities) D wide."""

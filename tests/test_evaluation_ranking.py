@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.ranking import Popularity, rank_targets, shards_of
+from evaluation.ranking import Popularity, rank_targets
+from evaluation.shards import shards_of
 from training.data import Target
 
 

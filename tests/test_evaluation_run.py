@@ -12,9 +12,10 @@ from safetensors.torch import save
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
 from evaluation.compare import comparison
-from evaluation.ranking import shards_of
+from evaluation.ranking import RankWorker
 from evaluation.run import evaluate, rank_all, ranks_recipe
-from evaluation.workers import Pool, RankWorker
+from evaluation.shards import shards_of
+from evaluation.workers import Pool
 from mdsrec import files, metrics, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
@@ -168,17 +169,17 @@ def test_a_killed_workers_shard_is_ranked_by_another(experiment, monkeypatch):
     class DiesOnce(RankWorker):
         """Loses its process at its first shard, as on a node that is switched off."""
 
-        def rank(self, shard, version):
+        def make(self, shard, version):
             mark = Path(version, "died")
             if not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().rank(shard, version)
+            return super().make(shard, version)
 
     recipe = ranks_recipe(experiment, load_trained(experiment))
     rank_all(experiment, recipe)
     undisturbed = parts_of(experiment)
-    monkeypatch.setattr("evaluation.workers.RankWorker", DiesOnce)
+    monkeypatch.setattr("evaluation.run.RankWorker", DiesOnce)
     rank_all(experiment, recipe)
     assert list(Path(run_of(experiment), "ranks").rglob("died"))
     assert parts_of(experiment) == undisturbed
@@ -186,20 +187,20 @@ def test_a_killed_workers_shard_is_ranked_by_another(experiment, monkeypatch):
 
 def test_a_worker_that_cannot_load_the_run_ends_the_ranking(experiment, monkeypatch):
     class Unable(RankWorker):
-        def __init__(self, experiment):
+        def __init__(self, experiment, options):
             raise ValueError("no such thing")
 
-    monkeypatch.setattr("evaluation.workers.RankWorker", Unable)
+    monkeypatch.setattr("evaluation.run.RankWorker", Unable)
     with pytest.raises(ray.exceptions.RayActorError, match="no such thing"):
         rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
 
 
 def test_ranks_that_some_node_wrote_elsewhere_are_not_committed(experiment, monkeypatch):
     class Elsewhere(RankWorker):
-        def rank(self, shard, version):
-            return super().rank(shard, version if shard.number else f"{version}-elsewhere")
+        def make(self, shard, version):
+            return super().make(shard, version if shard.number else f"{version}-elsewhere")
 
-    monkeypatch.setattr("evaluation.workers.RankWorker", Elsewhere)
+    monkeypatch.setattr("evaluation.run.RankWorker", Elsewhere)
     with pytest.raises(InputError, match="every node must see the same root"):
         rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
     assert tables.read_manifest(f"{run_of(experiment)}/ranks") is None
@@ -208,8 +209,8 @@ def test_ranks_that_some_node_wrote_elsewhere_are_not_committed(experiment, monk
 def test_a_pool_larger_than_the_cluster_ends(experiment, tmp_path):
     tmp_path.joinpath("version").mkdir()
     shards = shards_of(NUM_USERS, 1)
-    with Pool(experiment, 5) as pool:
-        done = [shard for shard, _ in pool.rank(shards, str(tmp_path / "version"))]
+    with Pool(RankWorker, experiment, 5, None) as pool:
+        done = [shard for shard, _ in pool.make(shards, str(tmp_path / "version"))]
     assert sorted(done) == shards
     assert len(list(tmp_path.joinpath("version").glob("part-*.parquet"))) == len(shards)
 

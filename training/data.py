@@ -190,6 +190,16 @@ class SequenceReader:
                 found += _targets_of(rows, start)
         return [target for target in found if split is None or target.split == split]
 
+    def histories(self, first: int, last: int) -> list[NDArray[np.int32]]:
+        """All events of users first <= user < last, in order of user."""
+        found: list[NDArray[np.int32]] = []
+        for group in self._groups:
+            start, stop = max(first, group.first), min(last, group.last)
+            if start < stop:
+                rows = self._held(group).slice(start - group.first, stop - start)
+                found += [events.values.to_numpy() for events in rows.column("items")]
+        return found
+
 
 class Target(NamedTuple):
     """An event to predict from all that stands before it."""

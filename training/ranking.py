@@ -1,5 +1,6 @@
-"""Exact ranks by counting, a block of items at a time.      B targets, C channels, D width, X
-items.
+"""Exact ranks by counting, and the highest scores, a block of items at a time.
+
+B targets or users, C channels, D width, X items.
 """
 
 from functools import lru_cache
@@ -46,3 +47,39 @@ def block_scores(queries: Tensor, items: Tensor, weights: Tensor) -> Tensor:
     if torch.isnan(scores).any():
         raise ValueError("a score is no number (NaN): the weights or vectors are damaged")
     return scores
+
+
+def top_items(
+    queries: Tensor, items: Tensor, weights: Tensor, count: int, block: int, seen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The whole scores [B, n] and items [B, n] of the n = `count` highest, ties by item.
+
+    `seen` [pairs, 2] are (row, item) that are left out; a row that has fewer items ends in -inf.
+    """
+    best = queries.new_full((len(queries), count), -torch.inf)
+    found = torch.full_like(best, items.shape[1], dtype=torch.int64)
+    for start in range(0, items.shape[1], block):
+        scores = block_scores(queries, items[:, start : start + block], weights)[:, 0]
+        inside = (seen[:, 1] >= start) & (seen[:, 1] < start + block)
+        row, item = seen[inside].unbind(1)
+        scores[row, item - start] = -torch.inf
+        ids = torch.arange(start, start + scores.shape[1], device=scores.device)
+        scores, ids = torch.cat([best, scores], 1), torch.cat([found, ids.expand_as(scores)], 1)
+        best, found = _highest(scores, ids, count)
+    return best, found
+
+
+def _highest(scores: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest of each row, equal ones by id."""
+    best, place = torch.topk(scores, count, dim=1)
+    least = best[:, -1:]
+    torn = (scores == least).sum(1) > (best == least).sum(1)  # some of those that tie with the last
+    if torn.any():
+        by_id = torch.sort(ids[torn], dim=1).indices
+        order = torch.sort(scores[torn].gather(1, by_id), dim=1, descending=True, stable=True)
+        place[torn] = by_id.gather(1, order.indices[:, :count])
+        best[torn] = order.values[:, :count]
+    ids = ids.gather(1, place)
+    by_id = torch.sort(ids, dim=1).indices
+    order = torch.sort(best.gather(1, by_id), dim=1, descending=True, stable=True)
+    return order.values, ids.gather(1, by_id).gather(1, order.indices)

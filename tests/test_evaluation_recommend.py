@@ -1,0 +1,112 @@
+"""The best items of every user: those of a plain sort, and of an index over the vectors."""
+
+import faiss
+import numpy as np
+import pytest
+import ray
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
+from test_evaluation_run import TWO_USERS, run_of, write_weights
+
+from evaluation.recommend import Options, recommend
+from mdsrec import schema, tables
+from mdsrec.errors import InputError
+from training.ranking import top_items
+from training.trained import load_trained
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=9, max_size=9), min_size=1, max_size=3),
+    st.integers(1, 9),
+    st.integers(1, 11),
+    st.data(),
+)
+def test_the_highest_scores_are_those_of_a_plain_sort(scores, count, block, data):
+    pairs = st.tuples(st.integers(0, len(scores) - 1), st.integers(0, 8))
+    seen = data.draw(st.sets(pairs, max_size=9))
+    queries = torch.tensor(scores, dtype=torch.float32)[:, None]  # a channel of one-hot items
+    found = top_items(
+        queries,
+        torch.eye(9)[None],
+        torch.ones(1),
+        count,
+        block,
+        torch.tensor(sorted(seen), dtype=torch.int64).view(-1, 2),
+    )
+    for row, (best, items) in enumerate(zip(*found, strict=True)):
+        left = [item for item in range(9) if (row, item) not in seen]
+        expected = sorted(left, key=lambda item: (-scores[row][item], item))[:count]
+        assert items[best > -torch.inf].tolist() == expected
+        assert best.tolist()[: len(expected)] == [scores[row][item] for item in expected]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A run with random weights, and what was written of it."""
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    model = {"temperature": 0.2, "rho": {"text": 0.7, "image": 0.3}}
+    root = tmp_path_factory.mktemp("served")
+    experiment = small_experiment(root, eval=TWO_USERS, model=model)
+    write_dataset(experiment)
+    write_weights(experiment, seed=1)
+    assert "seen items among the others" in recommend(experiment, Options(7, False))
+    yield experiment
+    ray.shutdown()
+
+
+def read(experiment, name, table_schema):
+    return tables.read_table(f"{run_of(experiment)}/{name}", table_schema)
+
+
+def histories_of(experiment):
+    return read_sequences(experiment)["items"].to_pylist()
+
+
+def read_sequences(experiment):
+    return tables.read_table(tables.table_uri(experiment.root, "sequences"), schema.SEQUENCES)
+
+
+@pytest.mark.ray
+def test_the_best_items_are_those_of_the_whole_score(served):
+    trained = load_trained(served)
+    items, names = trained.item_vectors().double(), trained.channels[1:]
+    rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
+    assert [row["user"] for row in rows] == list(range(NUM_USERS))
+    for row, history in zip(rows, histories_of(served), strict=True):
+        user = trained.user_vectors([np.array(history, dtype=np.int32)])[0].double()
+        terms = trained.weights[:, None] * torch.einsum("cd,cxd->cx", user, items)
+        best = terms.sum(0)[row["items"]]
+        assert len(set(row["items"])) == 7
+        np.testing.assert_allclose(row["scores"], best, atol=1e-4)
+        np.testing.assert_allclose(best, terms.sum(0).sort(descending=True).values[:7], atol=1e-4)
+        assert row["channels"] == [names[c] for c in terms[:, row["items"]].argmax(0)]
+
+
+@pytest.mark.ray
+def test_a_flat_index_over_the_vectors_answers_as_the_recommendations(served):
+    items = read(served, "vectors/items", schema.ITEM_VECTORS)
+    users = read(served, "vectors/users", schema.USER_VECTORS)
+    assert items["asin"].to_pylist() == [f"B{i:04d}" for i in range(NUM_ITEMS)]
+    index = faiss.IndexFlatIP(3 * 8)
+    index.add(np.stack(items["vector"].to_numpy()))
+    scores, found = index.search(np.stack(users["vector"].to_numpy()), 7)
+    rows = read(served, "recommendations", schema.RECOMMENDATIONS)
+    np.testing.assert_allclose(scores, np.stack(rows["scores"].to_numpy()), atol=1e-4)
+    assert (found == np.stack(rows["items"].to_numpy())).mean() > 0.95  # but for near ties
+
+
+@pytest.mark.ray
+def test_seen_items_are_left_out_when_asked_for(served):
+    assert "seen items left out" in recommend(served, Options(NUM_ITEMS, True))
+    rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
+    for row, history in zip(rows, histories_of(served), strict=True):
+        assert sorted([*row["items"], *set(history)]) == list(range(NUM_ITEMS))
+        assert len(row["scores"]) == len(row["channels"]) == len(row["items"])
+
+
+@pytest.mark.ray
+def test_more_items_than_there_are_are_refused(served):
+    with pytest.raises(InputError, match="--top 41: there are 40 items"):
+        recommend(served, Options(41, False))
