@@ -165,7 +165,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(root: Path) 
     assert f"{run_of(torn)}/checkpoints/00000-0000000008/state.json has 9 bytes, " in refused
     resumed, line = said[said.index(refused) + 1 :][:2]
     assert "resumed at epoch 0, step 7 of about" in resumed
-    pattern = r"epoch   0  step 8 of about \d+  loss \d\.\d+  \d+ prefixes/s  \d+ s left"
+    pattern = r"epoch   0  step 8 of about \d+  loss \d\.\d+  [\d,]+ prefixes/s  \d+ s left"
     assert re.fullmatch(pattern, line)
 
 
