@@ -132,9 +132,6 @@ class DeviceRows(nn.Module):
             - shared
         )
 
-    def select(self, rows: Ints) -> Entries:
-        return self.matrix.select(rows, self.columns.device)
-
     def between(self, first: int, last: int) -> Entries:
         """Rows first <= row < last."""
         start, stop = self.matrix.starts[first], self.matrix.starts[last]
