@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,15 +49,15 @@ def test_a_torn_sign_is_nobodys(run: str) -> None:
             assert other_writer(run, token) is None
 
 
-def test_of_drivers_that_start_at_the_same_moment_one_trains(run: str) -> None:
-    together, refused, trained = threading.Barrier(4), [], []
+def test_of_drivers_that_start_at_the_same_moment_one_keeps_the_run(run: str) -> None:
+    together, refused, began = threading.Barrier(4), [], []
     ended = threading.Event()
 
     def drive() -> None:
         together.wait()
         try:
             with only_writer(run) as token:
-                trained.append(token)
+                began.append(token)
                 ended.wait()
         except InputError as error:
             refused.append(str(error))
@@ -64,13 +65,18 @@ def test_of_drivers_that_start_at_the_same_moment_one_trains(run: str) -> None:
     drivers = [threading.Thread(target=drive) for _ in range(4)]
     for driver in drivers:
         driver.start()
-    deadline = time.monotonic() + 20
-    while len(refused) + len(trained) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    _within(20, lambda: len(refused) + len(began) == 4)
+    _within(20, lambda: sum(other_writer(run, token) is None for token in began) == 1)
     ended.set()
     for driver in drivers:
         driver.join()
-    assert len(trained) == 1 and len(refused) == 3
+
+
+def _within(seconds: float, reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_driver_that_was_away_leaves_the_run_to_the_one_that_took_over(run: str) -> None:

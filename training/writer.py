@@ -3,7 +3,8 @@
 The one that writes leaves its name beside the run's folder and counts there as long as it lives.
 Who finds another's name watches it: a count that moves is a writer's, one that stands still was
 left by a driver that died. No clocks are compared. A driver that was suspended for so long that
-another took over finds the other's name, and its workers end without a write.
+another took over finds the other's name, and its workers end without a write. So do all but one of
+those that began at the same moment on storage too slow to tell them apart at the start.
 """
 
 import json
