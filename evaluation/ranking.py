@@ -18,6 +18,7 @@ from torch import Tensor
 from evaluation.shards import Shard
 from evaluation.workers import ShardWorker
 from mdsrec import schema, tables
+from mdsrec.config import EvalConfig
 from training.data import Target
 from training.ranking import count_channels
 
@@ -43,12 +44,20 @@ class Popularity:
         self._num_train = num_train
         self._ascending = np.sort(num_train)
 
-    def count(self, targets: NDArray[np.int32]) -> tuple[Counts, Counts]:
-        """Items with more training events than each target, and others with as many -> [B] each."""
+    def count(self, targets: Counts, seen: Counts | None) -> tuple[Counts, Counts]:
+        """Items with more training events than each target, and others with as many -> [B] each.
+
+        `seen` [pairs, 2] are distinct (place of a target, item) that do not count.
+        """
         own = self._num_train[targets]
         at_most = np.searchsorted(self._ascending, own, side="right")
         below = np.searchsorted(self._ascending, own, side="left")
-        return len(self._ascending) - at_most, at_most - below - 1
+        better, level = len(self._ascending) - at_most, at_most - below - 1
+        if seen is not None:
+            row, item = seen[seen[:, 1] != targets[seen[:, 0]]].T
+            better -= np.bincount(row[self._num_train[item] > own[row]], minlength=len(own))
+            level -= np.bincount(row[self._num_train[item] == own[row]], minlength=len(own))
+        return better, level
 
 
 def rank_targets(
@@ -56,23 +65,24 @@ def rank_targets(
     items: Tensor,
     popularity: Popularity,
     targets: Sequence[Target],
-    user_batch: int,
-    item_block: int,
+    settings: EvalConfig,
 ) -> pa.Table:
     """Ranks of `targets` (by user) among `items` [C, X, D], in every channel and by popularity."""
     channels = (*scorer.channels, POPULARITY)
     parts = []
-    for batch in _batches(targets, user_batch):
-        wanted = np.array([target.target for target in batch], dtype=np.int32)
+    for batch in _batches(targets, settings.user_batch):
+        wanted = np.array([target.target for target in batch], dtype=np.int64)
+        seen = seen_pairs([t.history for t in batch]) if settings.exclude_seen else None
         with torch.inference_mode():
             better, ties = count_channels(
                 scorer.user_vectors([target.history for target in batch]),
                 items,
                 scorer.weights.to(items.device),
-                torch.from_numpy(wanted).long().to(items.device),
-                item_block,
+                torch.from_numpy(wanted).to(items.device),
+                settings.item_block,
+                None if seen is None else torch.from_numpy(seen).to(items.device),
             )
-        floor_better, floor_ties = popularity.count(wanted)
+        floor_better, floor_ties = popularity.count(wanted, seen)
         parts.append(
             _rows(
                 batch,
@@ -82,6 +92,13 @@ def rank_targets(
             )
         )
     return pa.concat_tables(parts) if parts else schema.RANKS.empty_table()
+
+
+def seen_pairs(histories: Sequence[NDArray[np.int32]]) -> Counts:
+    """Each (place of a history, item that stands in it) once -> [pairs, 2]."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    items = np.concatenate([np.empty(0, dtype=np.int64), *histories])
+    return np.unique(np.stack([rows, items], axis=1).astype(np.int64), axis=0)
 
 
 def _batches(targets: Sequence[Target], user_batch: int) -> Iterator[list[Target]]:
@@ -118,12 +135,10 @@ class RankWorker(ShardWorker):
         return Popularity(events["num_train"].to_numpy())
 
     def rows(self, shard: Shard) -> pa.Table:
-        settings = self.experiment.eval
         return rank_targets(
             self.trained,
             self.items,
             self.popularity,
             self.reader.targets(shard.first, shard.last),
-            settings.user_batch,
-            settings.item_block,
+            self.experiment.eval,
         )

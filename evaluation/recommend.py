@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluation.lists import in_words, lists_of
+from evaluation.ranking import seen_pairs
 from evaluation.run import weights_fingerprint
 from evaluation.shards import Shard
 from evaluation.workers import ShardWorker, made_by_shards
@@ -54,10 +56,10 @@ def recommend(experiment: Experiment, options: Options) -> str:
     if tables.standing(f"{run}/vectors/items", of_vectors) is None:
         batches = item_vectors(experiment, trained)
         tables.write_table(f"{run}/vectors/items", batches, schema.ITEM_VECTORS, of_vectors)
-    seen = "left out" if options.exclude_seen else "among the others"
     return "\n".join(
         [
-            f"{experiment.name}: the {options.top} best items of every user, seen items {seen}",
+            f"{experiment.name}: the {options.top} best items of every user",
+            *in_words(lists_of(experiment, inputs)),
             "",
             f"recommendations  {run}/recommendations",
             f"vectors          {run}/vectors/users, {run}/vectors/items",
@@ -72,9 +74,7 @@ class RecommendWorker(ShardWorker):
         parts = []
         for first, histories in batches_of(self, shard):
             queries = self.trained.user_vectors(histories)
-            rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-            seen = np.stack([rows, np.concatenate(histories)], axis=1).astype(np.int64)
-            seen = seen if self.options.exclude_seen else seen[:0]
+            seen = seen_pairs(histories if self.options.exclude_seen else [])
             weights = self.trained.weights.to(self.items.device)
             scores, items = top_items(
                 queries,

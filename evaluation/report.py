@@ -8,6 +8,7 @@ from typing import Any
 from evaluation import page
 from evaluation.curves import channel_name, learning_panels, recall_panels, training_note
 from evaluation.dataset import Manifests, configuration_table, data_section
+from evaluation.lists import in_words
 from evaluation.ranking import POPULARITY
 
 Metrics = Mapping[str, Any]
@@ -32,17 +33,18 @@ def report(facts: Facts) -> str:
             page.section(
                 "Ranking quality",
                 channel_table(facts.metrics),
-                "Test events, each ranked among all items: none sampled, none left out as seen. "
+                f"Test events, each ranked {competing(facts.metrics)}, none sampled. "
                 "Tied items count as a random order of them would.",
             ),
             page.section("How far down the list", recall_panels(facts.metrics)),
             page.section("Training", learning_panels(facts.history), training_note(facts.history)),
             page.section(
-                "By what the target item is",
+                "By target and user",
                 slices_table(facts.metrics),
-                "The whole score on test events, by whether the target has the modality and by how "
-                "often it was trained.",
+                f"recall@{facts.metrics['cutoffs'][0]} on test events, by whether the target has "
+                "the modality, how often it was trained, and how many events its user trained.",
             ),
+            page.section("What users are given", lists_tiles(facts.metrics)),
             page.section(
                 "Data", data_section(facts.manifests), "Counted while the tables were made."
             ),
@@ -54,6 +56,12 @@ def report(facts: Facts) -> str:
             ),
         ],
     )
+
+
+def competing(metrics: Metrics) -> str:
+    """What every target is ranked among, in words."""
+    seen = "the items that its user had not before" if metrics["exclude_seen"] else "all items"
+    return f"among {seen}"
 
 
 def headline(cutoffs: Sequence[int]) -> list[str]:
@@ -77,16 +85,36 @@ def channel_table(metrics: Metrics) -> str:
 
 
 def slices_table(metrics: Metrics) -> str:
+    """recall at the first cutoff of every channel, by kinds of targets and users."""
+    first = f"recall@{metrics['cutoffs'][0]}"
+    channels = list(metrics["split"]["test"])
     rows = [
         [
-            kind if name == "training events" else f"{kind} {name}",
-            f"{means['targets']:,}",
-            *_figures(means, headline(metrics["cutoffs"])),
+            _kind_words(name, kind),
+            f"{found['targets']:,}",
+            *(_figure(found["channels"][channel], first) for channel in channels),
         ]
         for name, kinds in metrics["slices"]["test"].items()
-        for kind, means in kinds.items()
+        for kind, found in kinds.items()
     ]
-    return page.table(["target", "events", *headline(metrics["cutoffs"])], rows) if rows else ""
+    return page.table(["target", "events", *map(channel_name, channels)], rows) if rows else ""
+
+
+def lists_tiles(metrics: Metrics) -> str:
+    """What the recommendations are like; nothing where there are none of these weights."""
+    lists = metrics["lists"]
+    if not lists:
+        return ""
+    names = "coverage", "popularity lift"
+    figures = (sentence.split(" ", 1) for sentence in in_words(lists))
+    return page.tiles(
+        [page.tile(name, value, note) for name, (value, note) in zip(names, figures, strict=True)]
+    )
+
+
+def _kind_words(slices: str, kind: str) -> str:
+    """A kind of targets in words."""
+    return {"training events": kind, "history": f"user with {kind}"}.get(slices, f"{kind} {slices}")
 
 
 def _head(facts: Facts) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from evaluation.compare import text_table
+from evaluation.lists import lists_of
 from evaluation.ranking import POPULARITY, RankWorker
-from evaluation.report import Facts, channel_rows, headline, report
+from evaluation.report import Facts, channel_rows, competing, headline, report
 from evaluation.slices import slices_of
 from evaluation.summary import summarise
 from evaluation.workers import made_by_shards
@@ -51,7 +52,7 @@ def ranks_recipe(experiment: Experiment, trained: Trained) -> Recipe:
             "run": experiment.identity(),
             "user_batch": settings.user_batch,
             "item_block": settings.item_block,
-            "exclude_seen": False,
+            "exclude_seen": settings.exclude_seen,
         },
         inputs={"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)},
     )
@@ -75,7 +76,7 @@ def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
 
 def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dict[str, Any]:
     """All of metrics.json."""
-    uri = f"{names.run_uri(experiment)}/ranks"
+    run = names.run_uri(experiment)
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
     slices = slices_of(experiment.root, experiment.modalities, trained.num_items)
     channels = (*trained.channels, POPULARITY)
@@ -87,9 +88,10 @@ def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dic
         "ranks": ranks.fingerprint,
         "num_items": trained.num_items,
         "cutoffs": list(experiment.eval.cutoffs),
-        "exclude_seen": False,
-        "items_with": {m: int((slices[m].kind == 0).sum()) for m in experiment.modalities},
-        **summarise(uri, channels, experiment.eval.cutoffs, slices),
+        "exclude_seen": experiment.eval.exclude_seen,
+        "items_with": {m: int((slices[m].kind_of == 0).sum()) for m in experiment.modalities},
+        "lists": lists_of(experiment, ranks.inputs),
+        **summarise(f"{run}/ranks", channels, experiment.eval.cutoffs, slices),
     }
 
 
@@ -121,10 +123,11 @@ def next_steps(experiment: Experiment, run: str, again: str) -> list[str]:
 
 def _screen(metrics: dict[str, Any], run: str, steps: Sequence[str]) -> str:
     header = ["test", *headline(metrics["cutoffs"])]
-    targets = f"{metrics['targets']['test']:,} test events, {metrics['num_items']:,} items"
     return "\n".join(
         [
-            f"{metrics['name']}: {targets}, each ranked among all",
+            f"{metrics['name']}: {metrics['targets']['test']:,} test events, "
+            f"{metrics['num_items']:,} items, "
+            f"each ranked {competing(metrics)}",
             "",
             text_table(header, channel_rows(metrics)),
             "",

@@ -1,6 +1,5 @@
-"""Kinds of target items: by what an item has, and by how often it was trained."""
+"""Kinds of targets: by what the item has, how often it was trained, and how much the user had."""
 
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,24 +8,31 @@ from numpy.typing import NDArray
 from mdsrec import names, schema, tables
 
 TRAINED = {"never trained": 0, "1 to 4 times": 1, "5 to 19 times": 5, "20 times or more": 20}
+HISTORY = {"up to 4 events": 0, "5 to 9 events": 5, "10 to 19 events": 10, "20 events or more": 20}
+
+Ints = NDArray[np.int64]
 
 
 class Slices(NamedTuple):
-    """Items by kind; every item is of one."""
+    """Targets by kind; every target is of one."""
 
     names: tuple[str, ...]
-    kind: NDArray[np.int64]  # [X], a place in `names`
+    kind_of: Ints  # a place in `names`, by item or by user
+    of_users: bool = False
 
-    def of(self, targets: NDArray[np.int32]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """Each kind, and which targets are of it."""
-        kinds = self.kind[targets]
-        return ((name, kinds == place) for place, name in enumerate(self.names))
+    def kinds(self, users: Ints, items: Ints) -> Ints:
+        """The kind of each target -> [targets]."""
+        return self.kind_of[users if self.of_users else items]
 
 
-def by_training(num_train: NDArray[np.int64]) -> Slices:
+def by_training(num_train: Ints) -> Slices:
     """By an item's training events: cold, rare, popular."""
-    least = list(TRAINED.values())
-    return Slices(tuple(TRAINED), np.searchsorted(least, num_train, side="right") - 1)
+    return Slices(tuple(TRAINED), _steps(TRAINED, num_train))
+
+
+def by_history(num_events: Ints) -> Slices:
+    """By a user's training events."""
+    return Slices(tuple(HISTORY), _steps(HISTORY, num_events), of_users=True)
 
 
 def by_presence(items: NDArray[np.int32], num_items: int) -> Slices:
@@ -36,12 +42,22 @@ def by_presence(items: NDArray[np.int32], num_items: int) -> Slices:
     return Slices(("with", "without"), kind)
 
 
-def slices_of(root: str, modalities: Sequence[str], num_items: int) -> dict[str, Slices]:
-    """Every way of telling a data set's items apart, by what it goes by."""
+def slices_of(root: str, modalities: tuple[str, ...], num_items: int) -> dict[str, Slices]:
+    """Every way of telling a data set's targets apart, by what it goes by."""
     found = {}
     for modality in modalities:
         uri = tables.table_uri(root, names.features_name(modality))
         items = tables.read_table(uri, schema.FEATURES, ["item"])["item"].to_numpy()
         found[modality] = by_presence(items, num_items)
     events = tables.read_table(tables.table_uri(root, "items"), schema.ITEMS, ["num_train"])
-    return {**found, "training events": by_training(events["num_train"].to_numpy())}
+    users = tables.read_table(tables.table_uri(root, "sequences"), schema.SEQUENCES, ["train_end"])
+    return {
+        **found,
+        "training events": by_training(events["num_train"].to_numpy()),
+        "history": by_history(users["train_end"].to_numpy().astype(np.int64)),
+    }
+
+
+def _steps(least: dict[str, int], counts: Ints) -> Ints:
+    """The last step that each count reaches."""
+    return np.searchsorted(list(least.values()), counts, side="right") - 1

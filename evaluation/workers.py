@@ -2,14 +2,17 @@
 
 import io
 import logging
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
+from pyarrow import fs
 from ray.exceptions import RayActorError
 
 from evaluation.progress import Progress
@@ -21,6 +24,7 @@ from training.data import SequenceReader
 from training.ray_session import ray_session, uses_gpu
 from training.trained import load_trained
 
+PART = re.compile(r"part-(\d{5,})\.parquet")
 SPARE_ACTORS = 3  # lost actors that a job survives, beyond one for each worker
 
 log = logging.getLogger("evaluation")
@@ -66,22 +70,41 @@ def made_by_shards(
 ) -> Manifest:
     """Let workers on Ray make the table at `uri`, a shard of users at a time, and commit it.
 
-    `done` says in its progress what users are.
+    Shards that an earlier start of the same recipe made are kept. `done` says in the progress what
+    users are.
     """
-    version = tables.new_version(uri)
+    version = f"{uri}/{recipe.fingerprint[:12]}"
     filesystem, path = files.file_system(version)
     filesystem.create_dir(path, recursive=True)
-    users, num_rows = SequenceReader(experiment).num_users, 0
+    users = SequenceReader(experiment).num_users
     shards = shards_of(users, experiment.eval.user_batch)
-    num_workers = min(experiment.eval.num_workers, len(shards))
+    rows_of = _standing(version)
+    left = [shard for shard in shards if shard.number not in rows_of]
+    num_left = sum(shard.last - shard.first for shard in left)
+    if num_left < users:
+        log.info(f"{users - num_left:,} of {users:,} users were {done} before")
+    num_workers = min(experiment.eval.num_workers, len(left))
     with ray_session(), Pool(worker, experiment, num_workers, options) as pool:
-        progress = Progress(users, done)
-        for shard, count in pool.make(shards, version):
-            num_rows += count
+        progress = Progress(num_left, done)
+        for shard, count in pool.make(left, version):
+            rows_of[shard.number] = count
             progress.advance(shard.last - shard.first)
         seconds = progress.seconds
     counters = {"users": users, "seconds": round(seconds, 3)}
-    return tables.commit(uri, version, recipe, num_rows, counters)
+    return tables.commit(uri, version, recipe, sum(rows_of.values()), counters)
+
+
+def _standing(version: str) -> dict[int, int]:
+    """Rows of each part below `version` that is whole, by the number of its shard."""
+    filesystem, path = files.file_system(version)
+    rows_of = {}
+    for info in filesystem.get_file_info(fs.FileSelector(path)):
+        name = PART.fullmatch(info.base_name)
+        with suppress(OSError, pa.ArrowException):
+            if name:
+                rows = pq.read_metadata(info.path, filesystem=filesystem).num_rows
+                rows_of[int(name[1])] = int(rows)
+    return rows_of
 
 
 class Pool:

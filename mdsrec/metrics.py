@@ -29,6 +29,9 @@ def mrr(better: Counts, ties: Counts, n: int) -> Floats:
     return _expected_gain(1 / (1 + np.arange(n)), better, ties)
 
 
+METRICS = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
+
+
 def _expected_gain(gain_of_rank: Floats, better: Counts, ties: Counts) -> Floats:
     """Mean of the gain (rank 1 first, 0 beyond its end) over ranks better + 1 ... better + 1 +
     ties.
@@ -42,9 +45,8 @@ def _expected_gain(gain_of_rank: Floats, better: Counts, ties: Counts) -> Floats
 
 def by_event(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str, Floats]:
     """Every metric at every cutoff, as `recall@10` -> [targets] each."""
-    metrics = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
     return {
-        f"{name}@{n}": metric(better, ties, n) for name, metric in metrics.items() for n in cutoffs
+        f"{name}@{n}": metric(better, ties, n) for name, metric in METRICS.items() for n in cutoffs
     }
 
 
@@ -52,3 +54,19 @@ def summary(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str,
     """Mean of every metric at every cutoff; empty without targets."""
     found = by_event(better, ties, cutoffs)
     return {name: float(of_events.mean()) for name, of_events in found.items() if len(better)}
+
+
+def coverage(listed: Counts) -> float:
+    """Share of the items that stand in a list; `listed` [items] counts in how many each does."""
+    return float((listed > 0).mean())
+
+
+def popularity_lift(listed: Counts, had: Counts, popularity: Counts) -> float:
+    """How much more popular listed items are than those that users had, 0 = alike (Abdollahpouri
+    et al., arXiv:1907.13286, over all users).
+
+    All [items]: in how many lists each stands, how many users' events it is, its training events.
+    """
+    of_listed = (listed @ popularity) / max(listed.sum(), 1)
+    of_had = (had @ popularity) / max(had.sum(), 1)
+    return float(of_listed / of_had - 1) if of_had else 0.0

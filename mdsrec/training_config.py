@@ -183,5 +183,8 @@ class EvalConfig(Section):
     cutoffs: tuple[Positive, ...] = Field(default=(10, 20), min_length=1)
     """N of recall@N and ndcg@N"""
     user_batch: Positive = 256
-    item_block: Positive = 8192
+    item_block: Positive = 1024
+    """Items scored together; what a CPU's cache holds. A GPU is quicker with more, say 65,536."""
+    exclude_seen: Flag = False
+    """Items that a user had before a target do not compete with it."""
     num_workers: Positive = 2

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.ranking import Popularity, rank_targets
+from evaluation.ranking import Popularity, rank_targets, seen_pairs
 from evaluation.shards import shards_of
+from mdsrec.config import EvalConfig
 from training.data import Target
 
 
@@ -31,14 +32,13 @@ def targets_of(users, num_items):
     return [Target(u, split, u % num_items, history) for u in users for split in ("valid", "test")]
 
 
-def ranked(users, num_items, user_batch=2, item_block=4):
+def ranked(users, num_items, **changes):
     return rank_targets(
         Constant(),
         torch.ones(2, num_items, 3),
         Popularity(np.arange(num_items)),
         targets_of(users, num_items),
-        user_batch,
-        item_block,
+        EvalConfig(**{"user_batch": 2, "item_block": 4, **changes}),
     ).to_pylist()
 
 
@@ -54,10 +54,32 @@ def test_every_user_stands_in_exactly_one_shard(num_users, user_batch):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
 def test_popularity_ranks_equal_counting_them(num_train):
     counts = np.array(num_train, dtype=np.int64)
-    better, ties = Popularity(counts).count(np.arange(len(counts), dtype=np.int32))
+    better, ties = Popularity(counts).count(np.arange(len(counts)), None)
     for item, own in enumerate(num_train):
         assert better[item] == sum(other > own for other in num_train)
         assert ties[item] == sum(other == own for other in num_train) - 1
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=3, max_size=9),
+    st.lists(st.lists(st.integers(0, 2), max_size=4), min_size=3, max_size=3),
+)
+def test_popularity_leaves_out_what_was_seen_but_the_target(num_train, histories):
+    counts, seen = np.array(num_train, dtype=np.int64), seen_pairs(list(map(np.array, histories)))
+    better, ties = Popularity(counts).count(np.arange(3), seen)
+    for target, history in enumerate(histories):
+        others = [n for i, n in enumerate(num_train) if i != target and i not in history]
+        assert better[target] == sum(n > num_train[target] for n in others)
+        assert ties[target] == sum(n == num_train[target] for n in others)
+
+
+def test_what_a_user_had_does_not_compete_where_that_is_asked_for():
+    rows = ranked([0, 1, 5], num_items=7, exclude_seen=True)  # all of them had item 0
+    for row in rows:
+        if row["channel"] != "popularity":
+            assert row["ties"] == (6 if row["target"] == 0 else 5)
+        else:
+            assert row["better"] == 6 - row["target"]
 
 
 def test_a_constant_model_ties_with_every_other_item():
@@ -79,7 +101,8 @@ def test_rows_come_by_user_split_and_channel():
 def test_batches_are_ranges_of_users_whatever_users_have_targets():
     scorer = Constant()
     targets = targets_of([0, 3, 4, 5, 9], num_items=7)
-    rank_targets(scorer, torch.ones(2, 7, 3), Popularity(np.arange(7)), targets, 2, 4)
+    settings = EvalConfig(user_batch=2, item_block=4)
+    rank_targets(scorer, torch.ones(2, 7, 3), Popularity(np.arange(7)), targets, settings)
     assert scorer.batches == [2, 2, 4, 2]  # users 0-1, 2-3, 4-5, 8-9
 
 

@@ -51,7 +51,9 @@ def served(tmp_path_factory):
     experiment = small_experiment(root, eval=TWO_USERS, model=model)
     write_dataset(experiment)
     write_weights(experiment, seed=1)
-    assert "seen items among the others" in recommend(experiment, Options(7, False))
+    assert "in the 7 of some user, seen items among them" in recommend(
+        experiment, Options(7, False)
+    )
     yield experiment
     ray.shutdown()
 

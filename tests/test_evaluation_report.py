@@ -31,9 +31,10 @@ def metrics_of(name="books", **changes):
     by_channel = {channel: means_of((i + 1) / 10) for i, channel in enumerate(CHANNELS)}
     curve = {channel: [n / 200 for n in CURVE] for channel in CHANNELS}
     sides = {
-        "with": {"targets": 70, **means_of(0.6)},
-        "without": {"targets": 30, **means_of(0.7)},
+        "with": {"targets": 70, "channels": {c: means_of(0.6) for c in CHANNELS}},
+        "without": {"targets": 30, "channels": {c: means_of(0.7) for c in CHANNELS}},
     }
+    lists = {"top": 10, "exclude_seen": True, "coverage": 0.25, "popularity_lift": 1.5}
     return {
         "name": name,
         "dataset": "d" * 16,
@@ -49,6 +50,7 @@ def metrics_of(name="books", **changes):
         "interval": {"test": {"all": {"recall@10": [0.0951, 0.1049], "ndcg@10": [0.09, 0.11]}}},
         "curve": {"n": list(CURVE), "test": curve},
         "slices": {"test": {"text": sides}},
+        "lists": lists,
         **changes,
     }
 
@@ -101,11 +103,11 @@ def test_every_figure_of_the_metrics_is_in_the_report():
     html = report(facts)
     shown = [
         means[f"{metric}@{n}"]
-        for means in (*facts.metrics["split"]["test"].values(), means_of(0.6), means_of(0.7))
+        for means in facts.metrics["split"]["test"].values()
         for metric in ("recall", "ndcg")
         for n in CUTOFFS
     ]
-    for value in shown:
+    for value in [*shown, means_of(0.6)["recall@10"], means_of(0.7)["recall@10"]]:
         assert f">{value:.4f}</td>" in html
     for text in (
         "95% within .0951 and .1049",
@@ -113,6 +115,9 @@ def test_every_figure_of_the_metrics_is_in_the_report():
         "5,601",
         "5,678",
         "5.6 M",
+        "25.0%",
+        "of all items stand in the 10 of some user, seen items left out",
+        "+150%",
         ">70<",
         ">30<",
         "reasons no asin 17",
@@ -146,10 +151,10 @@ def test_text_of_the_users_is_escaped():
 
 
 def test_a_report_without_history_presence_or_manifests_leaves_them_out():
-    metrics = metrics_of(slices={"test": {}})
+    metrics = metrics_of(slices={"test": {}}, lists={})
     html = report(facts_of(metrics=metrics, history={}, manifests={}))
     Tags(html)
-    for heading in ("Training", "By what the target item has", "Data"):
+    for heading in ("Training", "By target and user", "What users are given", "Data"):
         assert f"<h2>{heading}</h2>" not in html
 
 

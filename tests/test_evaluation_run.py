@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -144,14 +145,14 @@ def test_metrics_json_holds_reductions_of_the_ranks(evaluated):
 def test_slices_by_modality_split_the_targets(evaluated):
     found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
     ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
-    rows = ranks[(ranks.split == "test") & (ranks.channel == "all")]
-    without = rows[rows.target < 5]  # the small data set gives these no image
     sides = found["slices"]["test"]["image"]
-    assert sides["without"]["targets"] == len(without)
-    assert sides["with"]["targets"] == len(rows) - len(without)
-    assert sides["without"]["recall@10"] == pytest.approx(
-        metrics.recall(without.better.to_numpy(), without.ties.to_numpy(), 10).mean()
-    )
+    for channel, rows in ranks[ranks.split == "test"].groupby("channel"):
+        without = rows[rows.target < 5]  # the small data set gives these no image
+        assert sides["without"]["targets"] == len(without)
+        assert sides["with"]["targets"] == len(rows) - len(without)
+        assert sides["without"]["channels"][channel]["recall@10"] == pytest.approx(
+            metrics.recall(without.better.to_numpy(), without.ties.to_numpy(), 10).mean()
+        )
     assert found["items_with"] == {"text": NUM_ITEMS, "image": NUM_ITEMS - 5}
 
 
@@ -179,10 +180,28 @@ def test_a_killed_workers_shard_is_ranked_by_another(experiment, monkeypatch):
     recipe = ranks_recipe(experiment, load_trained(experiment))
     rank_all(experiment, recipe)
     undisturbed = parts_of(experiment)
+    shutil.rmtree(f"{run_of(experiment)}/ranks")
     monkeypatch.setattr("evaluation.run.RankWorker", DiesOnce)
     rank_all(experiment, recipe)
     assert list(Path(run_of(experiment), "ranks").rglob("died"))
     assert parts_of(experiment) == undisturbed
+
+
+def test_a_ranking_that_was_stopped_goes_on_from_its_whole_parts(experiment, monkeypatch):
+    recipe, ranks = (
+        ranks_recipe(experiment, load_trained(experiment)),
+        Path(run_of(experiment), "ranks"),
+    )
+    rank_all(experiment, recipe)
+    undisturbed = parts_of(experiment)
+    assert len(undisturbed) == 2
+    (ranks / "_manifest.json").unlink()
+    kept, torn = sorted(ranks.rglob("part-*.parquet"))
+    torn.write_bytes(torn.read_bytes()[:-9])
+    made = kept.stat().st_mtime_ns, torn.stat().st_mtime_ns
+    rank_all(experiment, recipe)
+    assert parts_of(experiment) == undisturbed
+    assert kept.stat().st_mtime_ns == made[0] and torn.stat().st_mtime_ns > made[1]
 
 
 def test_a_worker_that_cannot_load_the_run_ends_the_ranking(experiment, monkeypatch):

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluation.intervals import Users
-from evaluation.slices import by_presence, by_training
+from evaluation.slices import by_history, by_presence, by_training
 from evaluation.summary import CURVE, summarise
 from mdsrec import metrics, schema, tables
 from mdsrec.tables import Recipe
@@ -40,6 +40,7 @@ def summary_of(tmp_path, *parts):
     slices = {
         "image": by_presence(np.array([0, 2], dtype=np.int32), num_items=3),
         "training events": by_training(np.array([7, 0, 4])),
+        "history": by_history(np.array([2, 5, 0, 0, 0, 30])),
     }
     return summarise(written(tmp_path, *parts), ("all", "popularity"), (5, 10), slices)
 
@@ -75,20 +76,29 @@ def test_the_curve_is_recall_at_each_n(tmp_path):
 def test_slices_follow_what_the_target_has(tmp_path):
     sides = summary_of(tmp_path, ROWS)["slices"]["test"]["image"]
     assert (sides["with"]["targets"], sides["without"]["targets"]) == (1, 2)
-    assert sides["with"]["recall@5"] == 1  # item 0, first
-    assert sides["without"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1, twice
+    assert sides["with"]["channels"]["all"]["recall@5"] == 1  # item 0, first
+    assert sides["without"]["channels"]["all"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1
+    assert sides["without"]["channels"]["popularity"]["recall@5"] == pytest.approx((0 + 1) / 2)
 
 
 def test_slices_follow_how_often_the_target_was_trained(tmp_path):
     kinds = summary_of(tmp_path, ROWS)["slices"]["test"]["training events"]
     assert [kind["targets"] for kind in kinds.values()] == [2, 0, 1, 0]
-    assert kinds["never trained"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1
-    assert kinds["5 to 19 times"]["recall@5"] == 1  # item 0
+    never, often = kinds["never trained"]["channels"], kinds["5 to 19 times"]["channels"]
+    assert never["all"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1
+    assert often["all"]["recall@5"] == 1  # item 0
+
+
+def test_slices_follow_how_much_the_user_had(tmp_path):
+    kinds = summary_of(tmp_path, ROWS[:3], ROWS[3:])["slices"]["test"]["history"]
+    assert [kind["targets"] for kind in kinds.values()] == [1, 1, 0, 1]  # users 0, 1 and 5
+    assert kinds["20 events or more"]["channels"]["all"]["recall@5"] == 0
+    assert kinds["20 events or more"]["channels"]["popularity"]["recall@5"] == 1
 
 
 def test_items_are_of_the_kind_whose_least_count_they_reach():
     kinds = by_training(np.array([0, 1, 4, 5, 19, 20, 999]))
-    assert [kinds.names[kind] for kind in kinds.kind] == [
+    assert [kinds.names[kind] for kind in kinds.kind_of] == [
         "never trained",
         *["1 to 4 times"] * 2,
         *["5 to 19 times"] * 2,
@@ -100,4 +110,7 @@ def test_a_split_without_targets_has_no_means(tmp_path):
     found = summary_of(tmp_path, ROWS[:1])
     assert found["split"]["test"] == {"all": {}, "popularity": {}} == found["interval"]["test"]
     assert found["curve"]["test"]["all"] == [0.0] * len(CURVE)
-    assert found["slices"]["test"]["image"]["with"] == {"targets": 0}
+    assert found["slices"]["test"]["image"]["with"] == {
+        "targets": 0,
+        "channels": {"all": {}, "popularity": {}},
+    }

@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import (
+    label_ranking_average_precision_score,
+    ndcg_score,
+    top_k_accuracy_score,
+)
 
 from mdsrec import metrics
 
@@ -65,6 +70,34 @@ def test_the_summary_names_every_metric_at_every_cutoff():
     assert means["recall@1"] == 1 / 2
     assert means["ndcg@10"] == pytest.approx((1 + 1 / log2(3)) / 2)
     assert set(means) == {f"{m}@{n}" for m in ("recall", "ndcg", "mrr") for n in (1, 10)}
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.integers(1, 12), st.data())
+def test_ndcg_is_that_of_scikit_learn_ties_and_all(scores, n, data):
+    target = data.draw(st.integers(0, len(scores) - 1))
+    better = sum(score > scores[target] for score in scores)
+    ties = sum(score == scores[target] for score in scores) - 1
+    relevant = [[float(item == target) for item in range(len(scores))]]
+    assert one(metrics.ndcg, better, ties, n) == pytest.approx(ndcg_score(relevant, [scores], k=n))
+
+
+@given(st.permutations(range(9)), st.integers(0, 8))
+def test_mrr_and_recall_without_ties_are_those_of_scikit_learn(scores, target):
+    better, relevant = 8 - scores[target], [[item == target for item in range(9)]]
+    expected = label_ranking_average_precision_score(relevant, [scores])
+    assert one(metrics.mrr, better, 0, 9) == pytest.approx(expected)
+    for n in range(1, 9):
+        labels = list(range(9))
+        expected = top_k_accuracy_score([target], [scores], k=n, labels=labels)
+        assert one(metrics.recall, better, 0, n) == expected
+
+
+def test_lists_of_the_same_three_items_cover_three_quarters_and_lift_what_is_popular():
+    listed, had, num_train = np.array([2, 2, 2, 0]), np.array([1, 1, 0, 2]), np.array([9, 6, 3, 1])
+    assert metrics.coverage(listed) == 3 / 4
+    assert metrics.popularity_lift(listed, had, num_train) == pytest.approx(6 / (17 / 4) - 1)
+    assert metrics.popularity_lift(had, had, num_train) == 0
+    assert metrics.popularity_lift(listed, had, 0 * num_train) == 0
 
 
 def test_without_targets_there_is_no_mean():
