@@ -72,14 +72,14 @@ def _one(num_items: int, dim: int) -> None:
 
 def _train(num_items: int, dim: int) -> dict[str, float]:
     experiment = _experiment(dim)
-    _trim()
-    before = _memory("VmRSS")
+    trim()
+    before = memory("VmRSS")
     tables = _tables(experiment, num_items)
     model = MDSRec(experiment, tables)
     model.initialize(0)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     step = _step(num_items)
-    _trim()
+    trim()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
     began = time.perf_counter()
     for number in range(STEPS):
@@ -95,17 +95,17 @@ def _train(num_items: int, dim: int) -> dict[str, float]:
         "state": sum(t.nbytes for state in optimizer.state.values() for t in state.values()),
         "graphs": _graph_bytes(model),
     }
-    beyond = _memory("VmHWM") - before - sum(named.values())
+    beyond = memory("VmHWM") - before - sum(named.values())
     return {**named, "beyond": beyond, "seconds": seconds}
 
 
-def _trim() -> None:
+def trim() -> None:
     """Give back what is free, so that memory counted is memory held."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _memory(field: str) -> int:
+def memory(field: str) -> int:
     """Bytes that Linux counts for this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))

@@ -57,9 +57,7 @@ def scores(table):
     return {(row["item"], row["other"]): row["score"] for row in table.to_pylist()}
 
 
-@settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), max_size=7), min_size=1, max_size=6))
 def test_o_equals_plain_python_at_one_three_and_eight_partitions(
     spark, tmp_path_factory, sequences

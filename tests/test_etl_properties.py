@@ -22,9 +22,7 @@ EVENTS = "user_id string, asin string, time long, file int, line long"
 PARTITIONS = (1, 3, 8)
 USERS, ITEMS = ("u", "U", "ü", "10", "9"), ("a", "B", "é", "z", "aa")
 
-few = settings(
-    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+few = settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 event = st.tuples(  # user, item, time, file: few, so much is repeated
     st.sampled_from(USERS),
     st.sampled_from(ITEMS),

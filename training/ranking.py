@@ -26,8 +26,12 @@ class Tiles:
         self.width = LANES * -(-min(block, self._num_items) // LANES)
         missing = self.width - self._num_items
         self.items = F.pad(items, (0, 0, 0, missing)) if missing > 0 else items
-        self._room = queries.new_empty(1 + len(weights), len(queries), self.width)
         self._sum = queries.new_zeros(())
+        self._room = self.room(self.width)
+
+    def room(self, width: int) -> Tensor:
+        """For the scores of a tile, [1 + C, B, width]."""
+        return self._sum.new_empty(1 + len(self._weights), self._queries_CBD.shape[1], width)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         """The first new item of each tile, and the scores from there on [1 + C, B, n].
@@ -36,20 +40,20 @@ class Tiles:
         """
         for start in range(0, self._num_items, self.width):
             first = min(start, self.items.shape[1] - self.width)
-            scores = self.of(self.items[:, first : first + self.width])
+            scores = self._room
+            self.score(self.items[:, first : first + self.width], scores)
             yield start, scores[..., start - first : self._num_items - first]
         if not torch.isfinite(self._sum):
             raise ValueError("a score is no finite number: the weights or vectors are damaged")
 
-    def of(self, items_CnD: Tensor) -> Tensor:
-        """Of items [C, width, D]: the whole score (Eq. 22), then each channel's (Eq. 20-21)."""
-        whole, channels = self._room[0], self._room[1:]
+    def score(self, items_CnD: Tensor, out: Tensor) -> None:
+        """The whole score (Eq. 22), then each channel's (Eq. 20-21), of items -> [1 + C, B, n]."""
+        whole, channels = out[0], out[1:]
         torch.bmm(self._queries_CBD, items_CnD.transpose(1, 2), out=channels)
         torch.mul(channels[0], self._weights[0], out=whole)
         for channel, weight in zip(channels[1:], self._weights[1:], strict=True):
             whole.add_(channel, alpha=weight)
         self._sum += whole.sum()
-        return self._room
 
 
 def count_channels(
@@ -80,16 +84,13 @@ def count_channels(
 
 
 def _foreseen(tiles: Tiles, targets: Tensor) -> Tensor:
-    """The targets' own scores by tiles made of them -> [1 + C, B]. As a rule these are the bits of
-    the tile that holds a target too, which spares a pass over the items; nothing relies on it.
+    """The targets' own scores by a tile made of them -> [1 + C, B]. As a rule these are the bits
+    of the tile that holds a target too, which spares a pass over the items; nothing relies on it.
     """
-    parts = []
-    for first in range(0, len(targets), tiles.width):
-        part = targets[first : first + tiles.width]
-        filled = F.pad(part, (0, tiles.width - len(part)))
-        place = torch.arange(len(part), device=part.device)
-        parts.append(tiles.of(tiles.items[:, filled])[:, first + place, place])
-    return torch.cat(parts, dim=1)
+    filled = F.pad(targets, (0, -len(targets) % LANES))
+    scores = tiles.room(len(filled))
+    tiles.score(tiles.items[:, filled], scores)
+    return scores[:, :, : len(targets)].diagonal(dim1=1, dim2=2).clone()
 
 
 def _counted(
