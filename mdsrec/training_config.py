@@ -43,10 +43,6 @@ class ModelConfig(Section):
     tau: PositiveFloat = 1.0
     include_self: Flag = True
     """An item stands in its own list of neighbours (A_ii = 1), beside the H others."""
-    graph_weight: Literal["sum", "mean"] = "sum"
-    """Eq. 6 over an item's neighbours"""
-    center_weight: Literal["mean", "sum"] = "mean"
-    """Eq. 11 over a centre's members"""
     temperature: NonNegativeFloat = 0.0
     """Scores are cosines over it; 0 = inner products, as Eq. 20-21 are printed"""
     item_mask: Fraction = 0.0

@@ -86,16 +86,12 @@ def neighbors(E_smoothed: Tensor, has: Tensor, H: int) -> list[list[int]]:
     return lists
 
 
-def adjacency(
-    neighbors: list[list[int]], H: int, has: Tensor, include_self: bool, weight: str
-) -> Tensor:
+def adjacency(neighbors: list[list[int]], H: int, has: Tensor, include_self: bool) -> Tensor:
     """Ahat -> [X, X]: an item's first H neighbours, and itself by `include_self` (Eq. 5-6).
 
-    sum: entries of 1; mean: each row over its number of entries. An item without the modality, or
-    with a row that would be empty, is itself alone with weight 1, whatever `include_self` says.
+    An item without the modality, or with a row that would be empty, is itself alone, whatever
+    `include_self` says.
     """
-    if weight not in ("sum", "mean"):
-        raise ValueError(f"weight {weight!r} is none of sum, mean")
     num_items = len(neighbors)
     Ahat = torch.zeros(num_items, num_items, dtype=torch.float64)
     for i in range(num_items):
@@ -103,24 +99,22 @@ def adjacency(
         if not bool(has[i]) or not row:
             row = [i]
         for j in row:
-            Ahat[i, j] = 1 / len(row) if weight == "mean" else 1.0
+            Ahat[i, j] = 1.0
     return Ahat
 
 
 # Interest centres (Eq. 10-11)
 
 
-def membership(center_of_item: list[int | None], k: int, weight: str) -> Tensor:
-    """C -> [K, X]: which items a centre sums (sum) or averages (mean) (Eq. 10-11).
+def membership(center_of_item: list[int | None], k: int) -> Tensor:
+    """C -> [K, X]: which items a centre averages (Eq. 10-11).
 
     None: the item lacks the modality and belongs to no centre. An empty centre is a row of zeros.
     """
-    if weight not in ("sum", "mean"):
-        raise ValueError(f"weight {weight!r} is none of sum, mean")
     C = torch.zeros(k, len(center_of_item), dtype=torch.float64)
     for i, center in enumerate(center_of_item):
         if center is not None:
-            C[center, i] = 1 / center_of_item.count(center) if weight == "mean" else 1.0
+            C[center, i] = 1 / center_of_item.count(center)
     return C
 
 

@@ -26,8 +26,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "symmetric O": {"graph.normalize": "symmetric"},
     "bare O": {"graph.normalize": "none"},
-    "neighbours' mean": {"graph_weight": "mean"},
-    "centres' sum": {"center_weight": "sum"},
     "without self": {"include_self": False},
     "no neighbours": {"num_neighbors": 0},
     "no neighbours, without self": {"num_neighbors": 0, "include_self": False},
@@ -85,7 +83,7 @@ class World:
             lengths = np.array([len(lists[i]) for i in items])
             flat = np.concatenate([np.array(lists[i], dtype=np.int64) for i in items])
             graph = adjacency(items, lengths, flat, X, e.model) if e.model.item_graph else None
-            members = membership(items, centers, K, e.model.center_weight)
+            members = membership(items, centers, K)
             modalities[m] = ModalityTables(
                 graph,
                 None if e.model.item_graph else vectors.float(),
@@ -99,9 +97,8 @@ class World:
                 e.model.num_neighbors,
                 torch.tensor(has),
                 e.model.include_self,
-                e.model.graph_weight,
             )
-            self.C[m] = plain.membership(of_item, K, e.model.center_weight)
+            self.C[m] = plain.membership(of_item, K)
             self.features[m] = vectors.float().double()
         self.tables = ItemTables(X, by_row(rows, columns, weights, X), modalities, {})
         self.model = MDSRec(e, self.tables)

@@ -49,7 +49,7 @@ class LargeWorld:
         items, five = np.arange(X), np.full(X, 5)
         self.near = random.integers(0, X, (X, 5))
         self.graph = adjacency(items, five, self.near.ravel(), X, e.model)
-        members = membership(items, items % K, K, "mean") if e.model.interest_centers else None
+        members = membership(items, items % K, K) if e.model.interest_centers else None
         O = by_row(items, self.near[:, 0], np.ones(X), X)  # noqa: E741
         text = ModalityTables(self.graph, None, members)
         self.tables = ItemTables(X, O, {"text": text}, {}, self.num_train)

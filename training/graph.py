@@ -64,20 +64,14 @@ def adjacency(
     rows = np.concatenate([rows, np.flatnonzero(own)])
     columns = np.concatenate([columns, np.flatnonzero(own)])
     order = np.argsort(rows, kind="stable")
-    rows = rows[order]
-    counts = np.bincount(rows, minlength=num_items)
-    weights = np.ones(len(rows)) if config.graph_weight == "sum" else 1.0 / counts[rows]
-    return by_row(rows, columns[order], weights, num_items)
+    return by_row(rows[order], columns[order], np.ones(len(rows)), num_items)
 
 
-def membership(items: Ints, centers: Ints, num_centers: int, how: str) -> SparseRows:
-    """C^m (Eq. 10-11): a row a centre, over its members' mean or sum; an empty centre is a zero
-    row.
-    """
+def membership(items: Ints, centers: Ints, num_centers: int) -> SparseRows:
+    """C^m (Eq. 10-11): a row a centre, the mean over its members; an empty centre is a zero row."""
     order = np.argsort(centers, kind="stable")
     counts = np.bincount(centers, minlength=num_centers)
-    weights = 1.0 / counts[centers[order]] if how == "mean" else np.ones(len(items))
-    return by_row(centers[order], items[order], weights, num_centers)
+    return by_row(centers[order], items[order], 1.0 / counts[centers[order]], num_centers)
 
 
 def load_item_tables(experiment: Experiment) -> ItemTables:
@@ -123,7 +117,7 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
         if model.interest_centers:
             table = read(centers_name(experiment, modality), schema.CENTERS, ["item", "center"])
             pairs = _ints(table, "item"), _ints(table, "center")
-            members = membership(*pairs, model.num_centers, model.center_weight)
+            members = membership(*pairs, model.num_centers)
         modalities[modality] = ModalityTables(graph, raw, members)
     return ItemTables(
         num_items,
