@@ -30,6 +30,9 @@ def recommend_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exclude-seen", action="store_true", help="leave out what a user had already"
     )
+    parser.add_argument(
+        "--users", metavar="FILE", help="user ids, one a line, of those to serve (every user)"
+    )
     return parser
 
 
@@ -50,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[:1] == ["recommend"]:
         arguments = recommend_parser().parse_intermixed_args(words[1:])
         experiment = experiment_of(arguments)
-        from evaluation.recommend import Options, recommend
+        from evaluation.recommend import Options, recommend, users_named
 
-        print(recommend(experiment, Options(arguments.top, arguments.exclude_seen)))
+        users = users_named(experiment, arguments.users) if arguments.users else None
+        print(recommend(experiment, Options(arguments.top, arguments.exclude_seen, users)))
         return
     parser = experiment_parser("evaluation", SUMMARY)
     parser.epilog = OTHERS

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,7 +18,7 @@ from evaluation.ranking import seen_pairs
 from evaluation.run import weights_fingerprint
 from evaluation.shards import Shard
 from evaluation.workers import ShardWorker, made_by_shards
-from mdsrec import names, schema, tables
+from mdsrec import files, names, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.tables import Recipe
@@ -32,6 +33,7 @@ History = NDArray[np.int32]
 class Options(NamedTuple):
     top: int
     exclude_seen: bool
+    users: frozenset[int] | None = None  # none: every user
 
 
 def recommend(experiment: Experiment, options: Options) -> str:
@@ -44,7 +46,8 @@ def recommend(experiment: Experiment, options: Options) -> str:
         raise InputError(f"--top {options.top}: there are {trained.num_items} items")
     inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}
     identity = experiment.identity()
-    of_users = Recipe({"run": identity, **options._asdict()}, inputs)
+    chosen = None if options.users is None else sorted(options.users)
+    of_users = Recipe({"run": identity, **options._asdict(), "users": chosen}, inputs)
     of_vectors = Recipe({"run": identity}, inputs)
     made = {
         "recommendations": (RecommendWorker, of_users),
@@ -56,9 +59,10 @@ def recommend(experiment: Experiment, options: Options) -> str:
     if tables.standing(f"{run}/vectors/items", of_vectors) is None:
         batches = item_vectors(experiment, trained)
         tables.write_table(f"{run}/vectors/items", batches, schema.ITEM_VECTORS, of_vectors)
+    served = "every user" if chosen is None else f"{len(chosen):,} users"
     return "\n".join(
         [
-            f"{experiment.name}: the {options.top} best items of every user",
+            f"{experiment.name}: the {options.top} best items of {served}",
             *in_words(lists_of(experiment, inputs)),
             "",
             f"recommendations  {run}/recommendations",
@@ -67,12 +71,30 @@ def recommend(experiment: Experiment, options: Options) -> str:
     )
 
 
+def users_named(experiment: Experiment, path: str) -> frozenset[int]:
+    """The users of a file of user ids, one a line; InputError for an unknown one, or for none."""
+    content = files.read_bytes(path)
+    if content is None:
+        raise InputError(f"--users {path}: no such file")
+    wanted = [line.strip() for line in content.decode(errors="replace").splitlines()]
+    uri = tables.table_uri(experiment.root, "sequences")
+    rows = tables.read_table(uri, schema.SEQUENCES, ["user", "user_id"])
+    places = pc.index_in(pa.array(wanted, pa.string()), rows["user_id"].combine_chunks())
+    for line, (user_id, place) in enumerate(zip(wanted, places.to_pylist(), strict=True), 1):
+        if place is None and user_id:
+            raise InputError(f"--users {path}, line {line}: no user {user_id!r} in the sequences")
+    found = frozenset(rows["user"].take(places.drop_null()).to_pylist())
+    if not found:
+        raise InputError(f"--users {path}: no user id in it")
+    return found
+
+
 class RecommendWorker(ShardWorker):
     """The items with the highest scores after all events of a user."""
 
     def rows(self, shard: Shard) -> pa.Table:
-        parts = []
-        for first, histories in batches_of(self, shard):
+        parts = [schema.RECOMMENDATIONS.empty_table()]
+        for users, histories in batches_of(self, shard, self.options.users):
             queries = self.trained.user_vectors(histories)
             seen = seen_pairs(histories if self.options.exclude_seen else [])
             weights = self.trained.weights.to(self.items.device)
@@ -84,8 +106,8 @@ class RecommendWorker(ShardWorker):
                 self.experiment.eval.item_block,
                 torch.from_numpy(seen).to(self.items.device),
             )
-            parts.append(self._table(first, scores, items, self._largest(queries, items)))
-        return pa.concat_tables(parts) if parts else schema.RECOMMENDATIONS.empty_table()
+            parts.append(_table(users, scores, items, self._largest(queries, items)))
+        return pa.concat_tables(parts)
 
     def _largest(self, queries: Tensor, items: Tensor) -> NDArray[np.str_]:
         """The channel that gives most of each score -> [B, n]."""
@@ -96,41 +118,45 @@ class RecommendWorker(ShardWorker):
         channels: NDArray[np.str_] = np.array(self.trained.channels[1:])[largest]
         return channels
 
-    def _table(
-        self, first: int, scores: Tensor, items: Tensor, channels: NDArray[np.str_]
-    ) -> pa.Table:
-        there = (scores > -torch.inf).cpu().numpy()
-        columns = {
-            "user": np.arange(first, first + len(scores)),
-            "items": _lists(items.cpu().numpy(), there),
-            "scores": _lists(scores.cpu().numpy(), there),
-            "channels": _lists(channels, there),
-        }
-        wanted = schema.RECOMMENDATIONS
-        arrays = {name: pa.array(c, wanted.field(name).type) for name, c in columns.items()}
-        return pa.table(arrays, schema=wanted)
-
 
 class UserVectorWorker(ShardWorker):
     """Users as one vector each, whose inner product with an item's is the whole score."""
 
     def rows(self, shard: Shard) -> pa.Table:
         parts = [schema.USER_VECTORS.empty_table()]
-        for first, histories in batches_of(self, shard):
+        for batch, histories in batches_of(self, shard, None):
             queries = self.trained.user_vectors(histories).cpu() * self.trained.weights[:, None]
             flat = pa.array(queries.reshape(-1).numpy())
             vectors = pa.FixedSizeListArray.from_arrays(flat, queries[0].numel())
-            users = pa.array(np.arange(first, first + len(queries)))
-            table = pa.table({"user": users, "vector": vectors})
+            table = pa.table({"user": pa.array(batch), "vector": vectors})
             parts.append(table.cast(schema.USER_VECTORS))
         return pa.concat_tables(parts)
 
 
-def batches_of(worker: ShardWorker, shard: Shard) -> Iterator[tuple[int, list[History]]]:
-    """The first user of each batch of a shard, and the batch's histories."""
+def batches_of(
+    worker: ShardWorker, shard: Shard, chosen: frozenset[int] | None
+) -> Iterator[tuple[list[int], list[History]]]:
+    """The users of each batch of a shard, those `chosen` or all, and their histories."""
     size = worker.experiment.eval.user_batch
     for first in range(shard.first, shard.last, size):
-        yield first, worker.reader.histories(first, min(first + size, shard.last))
+        batch = range(first, min(first + size, shard.last))
+        users = [user for user in batch if chosen is None or user in chosen]
+        if users:
+            histories = worker.reader.histories(batch.start, batch.stop)
+            yield users, [histories[user - first] for user in users]
+
+
+def _table(users: list[int], scores: Tensor, items: Tensor, channels: NDArray[np.str_]) -> pa.Table:
+    there = (scores > -torch.inf).cpu().numpy()
+    columns = {
+        "user": users,
+        "items": _lists(items.cpu().numpy(), there),
+        "scores": _lists(scores.cpu().numpy(), there),
+        "channels": _lists(channels, there),
+    }
+    wanted = schema.RECOMMENDATIONS
+    arrays = {name: pa.array(c, wanted.field(name).type) for name, c in columns.items()}
+    return pa.table(arrays, schema=wanted)
 
 
 def item_vectors(experiment: Experiment, trained: Trained) -> Iterator[pa.RecordBatch]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 from test_evaluation_run import TWO_USERS, run_of, write_weights
 
-from evaluation.recommend import Options, recommend
+from evaluation.recommend import Options, recommend, users_named
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from training.ranking import top_items
@@ -106,6 +106,36 @@ def test_seen_items_are_left_out_when_asked_for(served):
     for row, history in zip(rows, histories_of(served), strict=True):
         assert sorted([*row["items"], *set(history)]) == list(range(NUM_ITEMS))
         assert len(row["scores"]) == len(row["channels"]) == len(row["items"])
+
+
+@pytest.mark.ray
+def test_the_users_of_a_file_are_served_alone(served, tmp_path):
+    recommend(served, Options(3, False))
+    of_all = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
+    ids = read_sequences(served)["user_id"].to_pylist()
+    path = tmp_path / "users.txt"
+    path.write_text(f"{ids[30]}\n\n{ids[2]}\n{ids[30]}\n")
+    users = users_named(served, str(path))
+    assert users == {2, 30}
+    assert "of 2 users" in recommend(served, Options(3, False, users))
+    rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
+    assert [(row["user"], row["items"]) for row in rows] == [
+        (user, of_all[user]["items"]) for user in (2, 30)
+    ]
+
+
+@pytest.mark.ray
+def test_users_that_there_are_not_are_named(served, tmp_path):
+    path = tmp_path / "users.txt"
+    for text, words in (
+        ("U0000\nnobody\n", "line 2: no user 'nobody'"),
+        ("\n", "no user id in it"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            users_named(served, str(path))
+    with pytest.raises(InputError, match="no such file"):
+        users_named(served, str(tmp_path / "none.txt"))
 
 
 @pytest.mark.ray
