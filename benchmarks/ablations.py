@@ -43,7 +43,7 @@ def variants_of(experiment: Experiment) -> dict[str, list[str]]:
         "inner products": ["model.temperature=0.0"],
         "O symmetric": ["graph.normalize=symmetric"],
         "O bare": ["graph.normalize=none"],
-        "without itself": ["model.include_self=false"],
+        "item beside its neighbours": ["model.include_self=true"],
         "no item hidden": ["model.item_mask=0.0"],
         "sampled, uniform": sampled,
         "sampled, popularity": [*sampled, "train.negatives=popularity"],

@@ -1,7 +1,7 @@
 """Exact ranks by tiles beside dense scores, topk and argsort.
 
 Made vectors of three channels, D 300 each, scored against all items in the whole score and in every
-channel alone. The dense forms hold all scores of a column at a time.
+channel alone, on one thread, as a worker has. The dense forms hold a column's scores of all items.
 """
 
 import argparse
@@ -116,7 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _one(num_items: int, form: str) -> None:
-    """Batches of users ranked for SECONDS, in this process, after one among few items."""
+    """A batch of users ranked again for SECONDS, in this process, after one among few items."""
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     rank = FORMS[form]
     queries = torch.randn(USERS, CHANNELS, DIM, generator=generator)
