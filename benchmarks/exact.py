@@ -1,11 +1,11 @@
-"""A run's ranks and lists beside other ways to the same.
+"""`python -m benchmarks.exact CONFIG`: a run's ranks and lists beside other ways to the same.
 
 The ranks table beside float64 scores in a full argsort and beside other batches and tiles; the
 recommendations beside a flat faiss index over the exported vectors. Needs the run's evaluation, and
 `python -m evaluation recommend`.
 """
 
-import argparse
+import sys
 from collections.abc import Iterator, Sequence
 
 import faiss
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from benchmarks.measure import markdown
 from evaluation.ranking import Popularity, rank_targets
 from mdsrec import metrics, names, schema, tables
-from mdsrec.command import OVERRIDES_HELP
+from mdsrec.command import experiment_of, experiment_parser, run_command
 from mdsrec.config import Experiment
-from mdsrec.loading import load_experiment
 from training.data import SequenceReader, Target
 from training.trained import Trained, load_trained
 
+PROG = "benchmarks.exact"
 TOGETHER = 256  # targets
 OTHER_SIZES = {"user_batch": 100, "item_block": 320}
 CUTOFFS = (10, 20)
@@ -30,13 +30,9 @@ CUTOFFS = (10, 20)
 Ints = NDArray[np.int64]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
-
-
-def run(arguments: argparse.Namespace) -> None:
-    experiment = load_experiment(arguments.config, arguments.overrides)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = experiment_parser(PROG, __doc__ or "")
+    experiment = experiment_of(parser.parse_intermixed_args(argv))
     uri, trained = names.run_uri(experiment), load_trained(experiment)
     reader = SequenceReader(experiment)
     targets = reader.targets(0, reader.num_users)
@@ -123,3 +119,7 @@ def _lists(uri: str) -> str:
         f"\ntop-{top} of {len(own):,} users by a flat index: {same.sum():,} the same in the same "
         f"order, {swapped.sum():,} in another, scores within {apart:.1e}"
     )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(PROG, main))

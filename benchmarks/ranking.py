@@ -1,12 +1,13 @@
-"""Exact ranks by tiles beside dense scores, topk and argsort.
+"""`python -m benchmarks.ranking`: exact ranks by tiles beside dense scores, topk and argsort.
 
 Made vectors of three channels, D 300 each, scored against all items in the whole score and in every
 channel alone, on one thread, as a worker has. The dense forms hold a column's scores of all items.
 """
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from benchmarks.measure import GIB, answer, markdown, measured
 from benchmarks.memory import memory, trim
+from mdsrec.command import run_command
 from mdsrec.config import EvalConfig
 from training.ranking import Tiles, count_channels
 
-PROG = "benchmarks.evaluation"
+PROG = "benchmarks.ranking"
 LIMIT_GIB, LIMIT_SECONDS = 22.0, 1800.0
 CHANNELS, DIM, USERS, SECONDS, LISTED = 3, 300, 256, 5.0, 20
 WEIGHTS = torch.tensor([1.0, 0.5, 0.5])
@@ -77,18 +79,17 @@ def _columns(queries: Tensor, items: Tensor) -> Iterator[Tensor]:
 FORMS: dict[str, Form] = {"tiles": by_tiles, "topk": by_topk, "argsort": by_argsort}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m {PROG}", description=__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=[4_000, 100_000, 1_000_000])
     parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
-
-
-def run(arguments: argparse.Namespace) -> None:
+    arguments = parser.parse_args(argv)
     if arguments.form:
         _one(arguments.items[0], arguments.form)
         return
     rows = []
     for items in arguments.items:
-        words = ["ranking", "--items", str(items), "--form"]
+        words = ["--items", str(items), "--form"]
         readings = {
             form: measured(PROG, [*words, form], LIMIT_GIB, LIMIT_SECONDS) for form in FORMS
         }
@@ -123,7 +124,8 @@ def _one(num_items: int, form: str) -> None:
     queries = torch.randn(USERS, CHANNELS, DIM, generator=generator)
     targets = torch.randint(num_items, (USERS,), generator=generator)
     items = torch.randn(CHANNELS, num_items, DIM, generator=generator)
-    rank(queries, items[:, :1000], targets % 1000)
+    few = min(num_items, 4 * BLOCK)
+    rank(queries, items[:, :few], targets % few)
     trim()
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
@@ -155,3 +157,7 @@ def _product_seconds(queries: Tensor, items: Tensor) -> float:
         torch.bmm(queries_CBD, items_CnD.transpose(1, 2), out=out)
         seconds.append(time.perf_counter() - began)
     return min(seconds) * items.shape[1] / tiles.width
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(PROG, main))
