@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from mdsrec.section import Count, Flag, NonNegativeFloat, Positive, PositiveFloat, Section, absolute
+from mdsrec.section import (
+    Count,
+    Flag,
+    Fraction,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+    absolute,
+)
 
 
 def _share_or_date(value: Any) -> float | str:
@@ -50,6 +59,10 @@ class SequencesConfig(Section):
     cut: tuple[Cut, Cut] | None = None
     """Where validation and test begin under global_time: shares of the events in order of time
     ([0.8, 0.9]) or dates (["2017-01-01", "2018-01-01"], UTC).
+    """
+    cold_share: Fraction = 0.0
+    """Share of the items, by a hash of the asin, that are held out of all training: of their events
+    only test targets stay.
     """
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ SPLIT_RULES = {
     "leave_one_out": "the last event tests, the one before validates; fewer than 3 events train",
     "global_time": "events before the first cut train, before the second validate, later ones test",
 }
+COLD_RULE = "an item is cold where CRC-32 of its asin (UTF-8) is below cold_share * 2^32"
 
 
 def text_fields(experiment: Experiment) -> tuple[str, ...]:
@@ -37,12 +38,7 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         "interactions": edition,
         "metadata": edition,
         "rejects": edition,
-        "sequences": {
-            **experiment.sequences.model_dump(mode="json"),
-            "ties": TIE_RULE,
-            "split_rule": SPLIT_RULES[experiment.sequences.split],
-            "rows_per_file": experiment.spark.rows_per_file,  # bounds what training shuffles
-        },
+        "sequences": _sequence_settings(experiment),
         "items": {"text": list(text_fields(experiment))},
         cooccurrence_name(experiment): pairs,
     }
@@ -68,6 +64,19 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
             found[centers_name(experiment, modality, k)] = {"k": k}
             found[centroids_name(experiment, modality, k)] = {"k": k}
     return found
+
+
+def _sequence_settings(experiment: Experiment) -> Settings:
+    """Without cold items they are those of tables that never knew any: such tables stand."""
+    config = experiment.sequences
+    held_out = {"cold_share": config.cold_share, "cold_rule": COLD_RULE}
+    return {
+        **config.model_dump(mode="json", exclude={"cold_share"}),
+        "ties": TIE_RULE,
+        "split_rule": SPLIT_RULES[config.split],
+        "rows_per_file": experiment.spark.rows_per_file,  # bounds what training shuffles
+        **(held_out if config.cold_share else {}),
+    }
 
 
 def _feature_settings(config: FeatureConfig) -> Settings:

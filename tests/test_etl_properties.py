@@ -3,14 +3,16 @@ worlds, for several partitionings.
 """
 
 import math
+import zlib
 from collections import Counter
 from contextlib import contextmanager
 from fractions import Fraction
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from etl.catalogue.cold import drop_cold
 from etl.catalogue.interactions import only_k_core
 from etl.catalogue.sequences import dense_ids, sequences
 from etl.catalogue.split import TimeCut, time_cut
@@ -76,15 +78,36 @@ def plain_ids(values):
     return {value: rank for rank, value in enumerate(sorted(set(values), key=str.encode))}
 
 
-def plain_sequences(events, ends):
-    """Rows of `sequences`; `ends` says (train_end, valid_end) of a user's times."""
-    users, items = plain_ids(e[0] for e in events), plain_ids(e[1] for e in events)
+def plain_sequences(events, ends, items=None):
+    """Rows of `sequences`; `ends` says (train_end, valid_end) of a user's times, `items` the
+    catalogue's ids.
+    """
+    users, items = plain_ids(e[0] for e in events), items or plain_ids(e[1] for e in events)
     rows = []
     for user in users:
         own = sorted((time, file, line, items[i]) for u, i, time, file, line in events if u == user)
         times = [time for time, *_ in own]
         rows.append((users[user], user, [item for *_, item in own], times, *ends(times)))
     return sorted(rows)
+
+
+def is_cold(item, share):
+    return zlib.crc32(item.encode()) < share * 2**32
+
+
+def plain_warm(events, share, test_from):
+    """Events without the cold ones that are no test target; `test_from` None = leave-one-out."""
+    left = []
+    for user in {user for user, *_ in events}:
+        own = sorted((e for e in events if e[0] == user), key=lambda event: event[2:])
+        warm = [event for event in own if not is_cold(event[1], share)]
+        if test_from is not None:
+            left += [e for e in own if e in warm or e[2] >= test_from]
+        elif own[-1] not in warm and len(warm) >= 2:
+            left += [*warm, own[-1]]
+        else:
+            left += warm
+    return left
 
 
 def leave_one_out(times):
@@ -134,3 +157,27 @@ def test_global_time(spark, world, percents):
     assert found == plain_sequences(
         world, lambda own: tuple(sum(time < moment for time in own) for moment in expected)
     )
+
+
+@few
+@given(worlds, st.sampled_from([0.0, 0.3, 0.6]), st.none() | st.integers(1, 6))
+def test_cold_items_neither_train_nor_validate(spark, world, share, test_from):
+    cut = None if test_from is None else TimeCut(test_from - 1, test_from)
+    items = plain_ids(item for _, item, *_ in world)
+    cold = {number for item, number in items.items() if is_cold(item, share)}
+    left = plain_warm(world, share, test_from)
+    assume(left)
+
+    def step(events):
+        catalogue = dense_ids(events, "asin", "item")
+        return sequences(drop_cold(events, share, cut), catalogue, cut)
+
+    def ends(times):
+        if cut is None:
+            return leave_one_out(times)
+        return tuple(sum(time < moment for time in times) for moment in (test_from - 1, test_from))
+
+    found = on_partitions(spark, world, step)
+    assert found == plain_sequences(left, ends, items)
+    for _, _, events, _, _, valid_end in found:
+        assert cold.isdisjoint(events[:valid_end])

@@ -7,7 +7,8 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl.catalogue import amazon, interactions, items, sequences, split
+from etl.catalogue import amazon, cold, interactions, items, sequences, split
+from etl.catalogue.interactions import Size
 from etl.catalogue.raw import RawFile, raw_lines
 from etl.graph import cooccurrence
 from etl.graph.pairs import Weighting
@@ -69,7 +70,7 @@ class Kept:
     catalogue: DataFrame
     num_items: int  # of the catalogue
     counters: dict[str, int]
-    size: interactions.Size
+    size: Size
 
 
 class Base:
@@ -148,13 +149,24 @@ class Base:
         kept, config = self.kept, self.space.experiment.sequences
         edition = self.space.experiment.input.edition
         cut = split.time_cut(kept.events, config, edition)
-        rows = materialized(sequences.sequences(kept.events, kept.catalogue, cut))
-        counters: dict[str, Any] = kept.counters | sequences.split_counters(rows)
+        events, size, held_out = self._without_cold(cut)
+        rows = materialized(sequences.sequences(events, kept.catalogue, cut))
+        counters: dict[str, Any] = kept.counters | held_out | sequences.split_counters(rows)
         if cut is not None:
             split.check_targets(rows, cut, config, edition)
             counters |= split.cut_counters(cut, edition)
-        files = self.space.by_range("user", kept.size.users)
+        files = self.space.by_range("user", size.users)
         return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], files, counters)
+
+    def _without_cold(self, cut: split.TimeCut | None) -> tuple[DataFrame, Size, dict[str, int]]:
+        """The events that sequences are made of, their size, and what was held out of them."""
+        kept, share = self.kept, self.space.experiment.sequences.cold_share
+        if share == 0:
+            return kept.events, kept.size, {}
+        events = cold.drop_cold(kept.events, share, cut)
+        size = interactions.size_of(events)
+        cold.check_not_empty(size, kept.size, share)
+        return events, size, cold.counters(events, kept.catalogue, share, size, kept.size)
 
     def items(self) -> Manifest:
         kept = self.kept
