@@ -16,9 +16,12 @@ OTHERS = (
 def compare_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation compare",
-        description="Headline metrics of runs on the same data, side by side.",
+        description="Runs on the same data, side by side: a table here, all of it in a page.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run's folder: ROOT/runs/NAME")
+    parser.add_argument(
+        "--out", metavar="HTML", help="where the page goes (comparison.html in the first folder)"
+    )
     return parser
 
 
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments = compare_parser().parse_args(words[1:])
         from evaluation.compare import comparison
 
-        print(comparison(arguments.runs))
+        print(comparison(arguments.runs, arguments.out))
         return
     if words[:1] == ["recommend"]:
         arguments = recommend_parser().parse_intermixed_args(words[1:])

@@ -1,54 +1,74 @@
-"""Runs on the same data side by side."""
+"""Runs on the same data side by side: a table on the screen, and a page."""
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
+from evaluation.cases import told_apart
+from evaluation.comparison_page import Compared, comparison_page
 from evaluation.events import events_of
+from evaluation.finished import FinishedRun, finished_run
 from evaluation.intervals import difference
+from evaluation.pictures import pictures
+from evaluation.report import headline
 from mdsrec import files
 from mdsrec.errors import InputError
 from mdsrec.section import absolute
 
 SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "rule on seen items"}
+PAGE = "comparison.html"
 
 
-def comparison(runs: Sequence[str]) -> str:
+def comparison(folders: Sequence[str], out: str | None = None) -> str:
     """Test metrics of the whole score of each run, and popularity's; how far each run is from the
-    first; where their reports lie.
+    first; where their reports lie, and the page that shows all of it: `out`, or PAGE in the first
+    run's folder.
     """
-    runs = [absolute(run).rstrip("/") for run in runs]
-    found = [_metrics(run) for run in runs]
-    for run, other in zip(runs, found, strict=True):
+    runs = [finished_run(absolute(folder).rstrip("/")) for folder in folders]
+    _check_same_terms(runs)
+    compared = _compared(runs)
+    page = absolute(out) if out else f"{runs[0].uri}/{PAGE}"
+    files.write_bytes(page, comparison_page(compared).encode())
+    reports = [*(f"report  {run.uri}/report.html" for run in runs), f"page    {page}"]
+    apart = [_differences(compared), ""] if len(runs) > 1 else []
+    return "\n".join([_headline(compared), "", *apart, *reports])
+
+
+def _check_same_terms(runs: Sequence[FinishedRun]) -> None:
+    first = runs[0]
+    for run in runs:
         for key, words in SAME.items():
-            if other[key] != found[0][key]:
+            if run.metrics[key] != first.metrics[key]:
                 raise InputError(
-                    f"{run}: its {words} ({other[key]}) differ from {runs[0]}'s ({found[0][key]}): "
-                    "compare runs on equal terms"
+                    f"{run.uri}: its {words} ({run.metrics[key]}) differ from "
+                    f"{first.uri}'s ({first.metrics[key]}): compare runs on equal terms"
                 )
-    names = [f"{metric}@{n}" for metric in ("recall", "ndcg") for n in found[0]["cutoffs"]]
-    rows = [[metrics["name"], metrics["split"]["test"]["all"]] for metrics in found]
-    rows.append(["popularity", found[0]["split"]["test"]["popularity"]])
-    table = text_table(
-        ["run", *names],
-        [[name, *(f"{means[key]:.4f}" for key in names)] for name, means in rows],
+
+
+def _compared(runs: Sequence[FinishedRun]) -> Compared:
+    cutoffs = tuple(runs[0].metrics["cutoffs"])
+    first, *others = (events_of(run.uri, cutoffs) for run in runs)
+    apart = [difference(other.users, other.values, first.values) for other in others]
+    told = told_apart([run.cases for run in runs])
+    folder = next((run.cases.pictures for run in runs if run.cases and run.cases.pictures), None)
+    shown = {asin for each in told for asin in each.asins()}
+    return Compared(runs, apart, first.names, told, pictures(folder, sorted(shown)))
+
+
+def _headline(compared: Compared) -> str:
+    rows = [(run.name, run.metrics["split"]["test"]["all"]) for run in compared.runs]
+    rows.append(("popularity", compared.runs[0].metrics["split"]["test"]["popularity"]))
+    names = headline(compared.runs[0].metrics["cutoffs"])
+    return text_table(
+        ["run", *names], [[name, *(f"{means[key]:.4f}" for key in names)] for name, means in rows]
     )
-    reports = [f"report  {run}/report.html" for run in runs]
-    apart = [_differences(runs, found), ""] if len(runs) > 1 else []
-    return "\n".join([table, "", *apart, *reports])
 
 
-def _differences(runs: Sequence[str], found: Sequence[dict[str, Any]]) -> str:
+def _differences(compared: Compared) -> str:
     """Each run less the first on the same test events: mean, 95% interval, p."""
-    cutoffs = tuple(found[0]["cutoffs"])
-    first, *others = (events_of(run, cutoffs) for run in runs)
-    shown = [f"{metric}@{cutoffs[0]}" for metric in ("recall", "ndcg")]
-    rows = []
-    for metrics, other in zip(found[1:], others, strict=True):
-        apart = difference(other.users, other.values, first.values)
-        places = [other.names.index(name) for name in shown]
-        rows.append([metrics["name"], *(apart.words(place) for place in places)])
-    return text_table([f"less {found[0]['name']}", *shown], rows)
+    rows = [
+        [run.name, *(apart.words(compared.names.index(name)) for name in compared.shown)]
+        for run, apart in zip(compared.runs[1:], compared.apart, strict=True)
+    ]
+    return text_table([f"less {compared.runs[0].name}", *compared.shown], rows)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,16 +82,3 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def _metrics(run: str) -> dict[str, Any]:
-    content = files.read_bytes(f"{run}/metrics.json")
-    if content is None:
-        raise InputError(f"{run}/metrics.json: no such file: run `python -m evaluation CONFIG`")
-    try:
-        metrics: dict[str, Any] = json.loads(content)
-        return {
-            key: metrics[key] for key in ("name", "dataset", "cutoffs", "exclude_seen", "split")
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run}/metrics.json: damaged ({error}): evaluate the run again") from None

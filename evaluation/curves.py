@@ -20,44 +20,90 @@ def channel_name(channel: str) -> str:
     return names.get(channel, f"{channel} alone")
 
 
+def series(number: int) -> str:
+    """The style of a page's line; the second round of colours is dashed."""
+    return f"series-{number % NUM_STYLES}" + (" again" if number >= NUM_STYLES else "")
+
+
 def recall_panels(metrics: Metrics) -> str:
     """recall@N of every channel on the test events, plain and as a multiple of popularity's."""
+    lines = [
+        _recall(channel_name(channel), series(number), metrics, channel)
+        for number, channel in enumerate(metrics["curve"]["test"])
+        if channel != POPULARITY
+    ]
+    return _recall_panels(lines, metrics, "channel")
+
+
+def recall_panels_of_runs(runs: Mapping[str, Metrics]) -> str:
+    """recall@N of the whole score of each run, as `recall_panels`."""
+    lines = [
+        _recall(label, series(number), metrics, "all")
+        for number, (label, metrics) in enumerate(runs.items())
+    ]
+    return _recall_panels(lines, next(iter(runs.values())), "run")
+
+
+def _recall(name: str, style: str, metrics: Metrics, channel: str) -> tuple[Line, Line]:
     curves, floor = metrics["curve"]["test"], metrics["curve"]["test"][POPULARITY]
-    within = [n for n in metrics["curve"]["n"] if n <= metrics["num_items"]]
-    plain, ratio = [], []
-    for number, (channel, values) in enumerate(curves.items()):
-        style = "floor" if channel == POPULARITY else f"series-{number % NUM_STYLES}"
-        points = list(zip(within, values, strict=False))
-        times = [(n, y / base) for (n, y), base in zip(points, floor, strict=False) if base > 0]
-        plain.append(Line(channel_name(channel), style, points))
-        ratio.append(Line(channel_name(channel), style, times))
+    points = list(zip(_shown(metrics), curves[channel], strict=False))
+    times = [(n, y / base) for (n, y), base in zip(points, floor, strict=False) if base > 0]
+    return Line(name, style, points), Line(name, style, times)
+
+
+def _recall_panels(lines: Sequence[tuple[Line, Line]], metrics: Metrics, by: str) -> str:
+    """Two charts with popularity as the floor, which `metrics` holds."""
+    floor = _recall(channel_name(POPULARITY), "floor", metrics, POPULARITY)
     charts = []
-    for title, lines in (("recall@N", plain), ("recall@N over popularity's", ratio)):
+    for title, of_title in zip(
+        ("recall@N", "recall@N over popularity's"), zip(*lines, floor, strict=True), strict=True
+    ):
         svg = line_chart(
-            lines,
+            of_title,
             "N, logarithmic",
-            f"{title} by channel",
+            f"{title} by {by}",
             log_x=True,
-            x_ticks=[n for n in SHOWN_N if n in within],
+            x_ticks=[n for n in SHOWN_N if n in _shown(metrics)],
             from_zero=True,
         )
         charts.append((title, svg))
     return page.panels(charts)
 
 
+def _shown(metrics: Metrics) -> list[int]:
+    return [n for n in metrics["curve"]["n"] if n <= metrics["num_items"]]
+
+
 def learning_panels(history: Mapping[str, Any]) -> str:
     """Training loss and validation ndcg@10 by epoch, the kept epoch marked."""
-    epochs = history.get("epochs", [])
-    step = -(-len(epochs) // SHOWN_EPOCHS) or 1
+    return _learning_panels({"": history}, history.get("best_epoch"))
+
+
+def learning_panels_of_runs(histories: Mapping[str, Mapping[str, Any]]) -> str:
+    """Training loss and validation ndcg@10 of each run by epoch."""
+    return _learning_panels(histories, None)
+
+
+def _learning_panels(histories: Mapping[str, Mapping[str, Any]], marked: int | None) -> str:
+    epochs_of = {name: history.get("epochs", []) for name, history in histories.items()}
+    last = max((epoch["epoch"] for epochs in epochs_of.values() for epoch in epochs), default=0)
+    step = -(-(last + 1) // SHOWN_EPOCHS)
     charts = []
     for key, title in (("loss", "training loss"), ("ndcg@10", "validation ndcg@10")):
-        points = [(epoch["epoch"], epoch[key]) for epoch in epochs if key in epoch]
+        lines = [
+            Line(
+                name or title,
+                series(number),
+                [(epoch["epoch"], epoch[key]) for epoch in epochs if key in epoch],
+            )
+            for number, (name, epochs) in enumerate(epochs_of.items())
+        ]
         svg = line_chart(
-            [Line(title, "series-0", points)],
+            lines,
             "epoch",
             f"{title} by epoch",
-            x_ticks=[epoch["epoch"] for epoch in epochs[::step]],
-            marked_x=history.get("best_epoch"),
+            x_ticks=range(0, last + 1, step),
+            marked_x=marked,
         )
         charts.append((title, svg))
     return page.panels(charts)

@@ -41,6 +41,8 @@ th { font-weight: 550; color: var(--soft); font-size: .85rem; white-space: nowra
 th:last-child, td:last-child { padding-right: 8px; } th:first-child, td:first-child {
   padding-left: 8px; }
 tr.main td { background: var(--tint); font-weight: 620; } tr.floor td { color: var(--soft); }
+tr.bounds .number { white-space: pre; color: var(--soft); font-size: .8em; }
+tr.bounds .number::first-line { color: var(--ink); font-size: 1.25em; }
 tbody tr:last-child td { border-bottom: 0; }
 code, pre { font: .87rem/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 td code { overflow-wrap: anywhere; }
@@ -59,10 +61,32 @@ svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft);
 .series-2.line { stroke: var(--s2); } .series-2.dot { fill: var(--s2); }
 .series-3.line { stroke: var(--s3); } .series-3.dot { fill: var(--s3); }
 .series-4.line { stroke: var(--s4); } .series-4.dot { fill: var(--s4); }
+.again.line { stroke-dasharray: 2 5; }
 .floor.line { stroke: var(--floor); stroke-dasharray: 5 4; } .floor.dot { fill: var(--floor); }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 0 0 6px;
   padding: 0; font-size: .85rem; color: var(--soft); }
 .legend li { display: flex; align-items: center; gap: 6px; } .key { width: 22px; height: 8px; }
+.case + .case { margin-top: 14px; } .strips { display: grid; gap: 16px 28px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
+.strip { min-width: 0; } .strip.wide { grid-column: 1 / -1; }
+.strip .label { font-size: .88rem; font-weight: 550; margin-bottom: 5px; }
+.strip .label span { font-weight: 400; color: var(--soft); margin-left: 6px; }
+.cards { list-style: none; display: flex; gap: 8px; margin: 0; padding: 1px; overflow-x: auto; }
+.card { position: relative; flex: 0 1 90px; min-width: 76px; border: 1px solid var(--rule);
+  border-radius: 8px; overflow: hidden; background: var(--paper); }
+.card img, .card .letter { display: block; width: 100%; aspect-ratio: 1; background: #fff;
+  object-fit: contain; } .card .letter { background: var(--rule); }
+.card .letter text { font-size: 36px; font-weight: 300; fill: var(--soft); }
+.card p { margin: 5px 6px; font-size: .7rem; line-height: 1.35; height: 4.05em;
+  overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical;
+  -webkit-line-clamp: 3; overflow: hidden; }
+.card.target { border-color: var(--accent); box-shadow: 0 0 0 1px var(--accent); }
+.wide .card:last-child { margin-left: 22px; overflow: visible; } .wide .card:last-child::before {
+  content: "\\2192"; position: absolute; left: -25px; top: 28px; color: var(--soft); }
+.wide .card:last-child > :first-child { border-radius: 7px 7px 0 0; }
+.badge { position: absolute; top: 5px; left: 5px; padding: 0 6px; border-radius: 4px;
+  background: var(--accent); color: var(--paper); font-size: .66rem; line-height: 1.6;
+  font-weight: 600; }
 footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--rule);
   color: var(--soft); font-size: .82rem; overflow-wrap: anywhere; }
 @media (max-width: 560px) { main { padding: 32px 16px 48px; } h1 { font-size: 1.6rem; }
@@ -70,7 +94,8 @@ footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--rule);
   .tile { padding: 12px 14px; } .tile .value { font-size: 1.5rem; } .panel { padding: 14px 12px; }
   svg text { font-size: 13px; } table { font-size: .78rem; } th { font-size: .7rem; }
   th, td { padding: 7px 5px 7px 0; } th:first-child, td:first-child { padding-left: 4px; }
-  th:last-child, td:last-child { padding-right: 4px; } }
+  th:last-child, td:last-child { padding-right: 4px; }
+  .wide .cards { flex-wrap: wrap; } .card { flex: 0 0 76px; } }
 @media print { body { background: none; } .tile, .panel { break-inside: avoid; } }
 """
 

@@ -7,6 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 40
+ROW = 46  # height of an interval
 
 Point = tuple[float, float]
 
@@ -16,6 +17,15 @@ class Line:
     name: str
     style: str  # CSS class
     points: Sequence[Point]
+
+
+@dataclass(frozen=True)
+class Interval:
+    name: str
+    style: str
+    mean: float
+    low: float
+    high: float
 
 
 def line_chart(
@@ -55,6 +65,38 @@ def line_chart(
         + "</svg>"
     )
     return (legend(lines) if len(lines) > 1 else "") + svg
+
+
+def interval_chart(intervals: Sequence[Interval], label: str) -> str:
+    """A row an interval, its name above it, and a mark at 0; empty without any."""
+    if not intervals:
+        return ""
+    ends = [end for interval in intervals for end in (0.0, interval.low, interval.high)]
+    ticks = _ticks(min(ends), max(ends))
+    to_x = _scale(ticks[0], ticks[-1], ROW / 2, WIDTH - ROW / 2, False)
+    bottom = ROW * len(intervals) + TOP
+    body = [
+        f'<path class="{"mark" if tick == 0 else "grid"}" d="M{to_x(tick):.1f} 0V{bottom}"/>'
+        f'<text class="tick" x="{to_x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">'
+        f"{tick:+g}</text>"
+        for tick in ticks
+    ]
+    body += [_row(interval, to_x, ROW * (number + 1)) for number, interval in enumerate(intervals)]
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {bottom + 24}" role="img" aria-label="{escape(label)}">'
+        + "".join(body)
+        + "</svg>"
+    )
+
+
+def _row(interval: Interval, to_x: Callable[[float], float], y: float) -> str:
+    low, mean, high = (to_x(value) for value in (interval.low, interval.mean, interval.high))
+    return (
+        f'<text x="2" y="{y - 14}">{escape(interval.name)}</text>'
+        f'<path class="line {interval.style}" d="M{low:.1f} {y}H{high:.1f}"/>'
+        f'<circle class="dot {interval.style}" cx="{mean:.1f}" cy="{y}" r="4.5">'
+        f"<title>{escape(interval.name)}: {interval.mean:+.4g}</title></circle>"
+    )
 
 
 def legend(lines: Sequence[Line]) -> str:

@@ -6,6 +6,8 @@ from html import escape
 from typing import Any
 
 from evaluation import page
+from evaluation.cards import Cards, Strip, place
+from evaluation.cases import TOP, Case, Cases
 from evaluation.curves import channel_name, learning_panels, recall_panels, training_note
 from evaluation.dataset import Manifests, configuration_table, data_section
 from evaluation.lists import in_words
@@ -23,6 +25,8 @@ class Facts:
     history: Mapping[str, Any]
     manifests: Manifests
     next_steps: Sequence[str]
+    cases: Cases
+    pictures: Mapping[str, str]  # data: URIs by asin
 
 
 def report(facts: Facts) -> str:
@@ -45,6 +49,7 @@ def report(facts: Facts) -> str:
                 "the modality, how often it was trained, and how many events its user trained.",
             ),
             page.section("What users are given", lists_tiles(facts.metrics)),
+            page.section("Users told in full", case_section(facts), case_note(facts)),
             page.section(
                 "Data", data_section(facts.manifests), "Counted while the tables were made."
             ),
@@ -115,6 +120,46 @@ def lists_tiles(metrics: Metrics) -> str:
 def _kind_words(slices: str, kind: str) -> str:
     """A kind of targets in words."""
     return {"training events": kind, "history": f"user with {kind}"}.get(slices, f"{kind} {slices}")
+
+
+def case_section(facts: Facts) -> str:
+    """For each channel, the user who tells most of it: history, target, neighbours, offers."""
+    cards = Cards(facts.cases.items, facts.pictures)
+    return "".join(
+        cards.case(
+            f"Target at {place(case.rank['all'])} of all channels, "
+            f"at {place(case.rank[channel])} of {channel_name(channel)}",
+            case,
+            [*_offer_strips(case), *_neighbor_strips(case)],
+        )
+        for channel, case in facts.cases.by_channel()
+    )
+
+
+def case_note(facts: Facts) -> str:
+    note = (
+        f"Of {len(facts.cases.cases)} users in equal steps through all, for each channel the one "
+        "whose target it ranks furthest below the whole score, among those whose target the whole "
+        f"score has in its first {TOP}. Seen items are offered too."
+    )
+    if facts.cases.pictures:
+        shown = facts.cases.asins(case for _, case in facts.cases.by_channel())
+        note += f" {len(facts.pictures)} of {len(shown)} items have a picture."
+    return note
+
+
+def _neighbor_strips(case: Case) -> list[Strip]:
+    return [
+        (f"near in {modality}", "to the target" if items else "the target has none", items)
+        for modality, items in case.neighbors.items()
+    ]
+
+
+def _offer_strips(case: Case) -> list[Strip]:
+    return [
+        (channel_name(channel), f"target at {place(case.rank[channel])}", items)
+        for channel, items in case.top.items()
+    ]
 
 
 def _head(facts: Facts) -> list[str]:

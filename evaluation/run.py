@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from evaluation.case_study import case_study
 from evaluation.compare import text_table
 from evaluation.lists import lists_of
+from evaluation.pictures import pictures
 from evaluation.ranking import POPULARITY, RankWorker
 from evaluation.report import Facts, channel_rows, competing, headline, report
 from evaluation.slices import slices_of
@@ -32,6 +34,9 @@ def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG"
     ranks = tables.standing(f"{run}/ranks", recipe) or rank_all(experiment, recipe)
     metrics = metrics_of(experiment, trained, ranks)
     files.write_json(f"{run}/metrics.json", metrics)
+    cases = case_study(experiment, trained)
+    cases.write(f"{run}/cases.json")
+    told = cases.asins(case for _, case in cases.by_channel())
     shown = {key: value for key, value in experiment.resolved().items() if key != "spark"}
     facts = Facts(
         config=shown,  # Spark's settings decide nothing here and may hold a store's credentials
@@ -39,6 +44,8 @@ def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG"
         history=json.loads(files.read_bytes(f"{run}/history.json") or b"{}"),
         manifests=standing_tables(experiment),
         next_steps=next_steps(experiment, run, again),
+        cases=cases,
+        pictures=pictures(cases.pictures, sorted(told)),
     )
     files.write_bytes(f"{run}/report.html", report(facts).encode())
     return _screen(metrics, run, facts.next_steps)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mdsrec.errors import InputError
 from mdsrec.section import (
@@ -13,6 +13,7 @@ from mdsrec.section import (
     Positive,
     PositiveFloat,
     Section,
+    absolute,
     listed,
 )
 
@@ -184,3 +185,12 @@ class EvalConfig(Section):
     exclude_seen: Flag = False
     """Items that a user had before a target do not compete with it."""
     num_workers: Positive = 2
+    pictures: str | None = None
+    """A folder of files named ASIN.jpg (.png, ...) that reports show items by; none = the folder
+    that an image encoder reads, if there is one.
+    """
+
+    @field_validator("pictures")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return None if path is None else absolute(path)

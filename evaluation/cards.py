@@ -1,0 +1,55 @@
+"""Users of a case study as strips of cards: an item's picture and title, the target marked."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from evaluation.cases import Case, Item
+
+Strip = tuple[str, str, Sequence[int]]  # label, a note beside it, items
+
+
+class Cards:
+    """Cards of items: `pictures` are data: URIs by asin; an item without one shows a letter."""
+
+    def __init__(self, items: Mapping[int, Item], pictures: Mapping[str, str]) -> None:
+        self._items, self._pictures = items, pictures
+
+    def case(self, heading: str, case: Case, strips: Sequence[Strip]) -> str:
+        """A user's history and target, then what else there is to say of them, as `strips`."""
+        told = f"the last {len(case.history)} of {case.num_events} events, and what came next"
+        first = self._strip(("history", told, [*case.history, case.target]), case.target, "wide")
+        others = "".join(self._strip(strip, case.target) for strip in strips)
+        return (
+            f'<div class="panel case"><h3>{escape(heading)}</h3>'
+            f'<div class="strips">{first}{others}</div></div>'
+        )
+
+    def _strip(self, strip: Strip, target: int, width: str = "") -> str:
+        label, note, items = strip
+        cards = "".join(self._card(item, item == target) for item in items)
+        return (
+            f'<div class="strip {width}"><div class="label">{escape(label)}'
+            f'<span>{escape(note)}</span></div><ol class="cards">{cards}</ol></div>'
+        )
+
+    def _card(self, item: int, is_target: bool) -> str:
+        title = self._items[item].title or self._items[item].asin
+        badge = '<span class="badge">target</span>' if is_target else ""
+        return (
+            f'<li class="card{" target" if is_target else ""}" title="{escape(title)}">'
+            f"{self._picture(self._items[item].asin, title)}{badge}<p>{escape(title)}</p></li>"
+        )
+
+    def _picture(self, asin: str, title: str) -> str:
+        if asin in self._pictures:
+            return f'<img src="{escape(self._pictures[asin])}" alt="">'
+        letter = next((c.upper() for c in title if c.isalnum()), "·")
+        return (
+            '<svg class="letter" viewBox="0 0 96 96" aria-hidden="true">'
+            f'<text x="48" y="62" text-anchor="middle">{escape(letter)}</text></svg>'
+        )
+
+
+def place(rank: float) -> str:
+    """A rank as it is read: a half stands for ties."""
+    return f"{rank:,.1f}".removesuffix(".0")

@@ -1,0 +1,63 @@
+"""What an evaluated run left in its folder."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evaluation.cases import Cases
+from mdsrec import files
+from mdsrec.errors import InputError
+
+NEEDED = ("name", "dataset", "cutoffs", "exclude_seen", "split")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    uri: str
+    metrics: dict[str, Any]
+    history: dict[str, Any]  # these two are empty where there is no such file
+    config: dict[str, Any]
+    cases: Cases | None
+
+    @property
+    def name(self) -> str:
+        return str(self.metrics["name"])
+
+
+def finished_run(uri: str) -> FinishedRun:
+    """InputError where there are no metrics, or a file is damaged."""
+    metrics = _json(f"{uri}/metrics.json")
+    if not metrics:
+        raise InputError(f"{uri}/metrics.json: no such file: run `python -m evaluation CONFIG`")
+    for key in NEEDED:
+        if key not in metrics:
+            raise InputError(f"{uri}/metrics.json: damaged ({key!r}): evaluate the run again")
+    return FinishedRun(
+        uri,
+        metrics,
+        _json(f"{uri}/history.json"),
+        _json(f"{uri}/config.json"),
+        Cases.read(f"{uri}/cases.json"),
+    )
+
+
+def labels_of(runs: Sequence[FinishedRun]) -> list[str]:
+    """The runs' names, or where two are alike their folders, without the words that all begin with."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [run.uri for run in runs]
+    words = [re.split("(?<=[-/])", name) for name in names]
+    while len(runs) > 1 and min(map(len, words)) > 1 and len({first for first, *_ in words}) == 1:
+        words = [rest for _, *rest in words]
+    return ["".join(rest) for rest in words]
+
+
+def _json(uri: str) -> dict[str, Any]:
+    content = files.read_bytes(uri)
+    try:
+        found = json.loads(content or b"{}")
+        return dict(found)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{uri}: damaged ({error}): evaluate the run again") from None
