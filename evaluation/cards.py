@@ -16,7 +16,9 @@ class Cards:
 
     def case(self, heading: str, case: Case, strips: Sequence[Strip]) -> str:
         """A user's history and target, then what else there is to say of them, as `strips`."""
-        told = f"the last {len(case.history)} of {case.num_events} events, and what came next"
+        shown, events = len(case.history), case.num_events
+        told = f"all {events}" if shown == events else f"the last {shown} of {events}"
+        told += " events, and what came next"
         first = self._strip(("history", told, [*case.history, case.target]), case.target, "wide")
         others = "".join(self._strip(strip, case.target) for strip in strips)
         return (

@@ -1,7 +1,7 @@
 """comparison.html: runs on the same data. Every figure stands in their folders' files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -86,7 +86,7 @@ def headline_table(compared: Compared) -> str:
     for run in compared.runs:
         means = run.metrics["split"]["test"]["all"]
         bounds = run.metrics["interval"]["test"]["all"]
-        cells = [f"{means[n]:.4f}\n{bounds[n][0]:.4f} to {bounds[n][1]:.4f}" for n in names]
+        cells = [f"{means[n]:.4f}\n{_between(bounds[n], '.4f')}" for n in names]
         rows.append([run.name, *cells])
     floor = compared.runs[0].metrics["split"]["test"][POPULARITY]
     rows.append([POPULARITY, *(f"{floor[name]:.4f}" for name in names)])
@@ -112,9 +112,8 @@ def difference_table(compared: Compared, labels: Sequence[str]) -> str:
     for label, apart in zip(labels[1:], compared.apart, strict=True):
         for name in compared.shown:
             metric = compared.names.index(name)
-            low, high = apart.intervals[metric]
-            figures = f"{apart.means[metric]:+.4f}", f"{low:+.4f} to {high:+.4f}"
-            rows.append([label, name, *figures, f"{apart.p[metric]:.3f}"])
+            mean, within = apart.means[metric], _between(apart.intervals[metric], "+.4f")
+            rows.append([label, name, f"{mean:+.4f}", within, f"{apart.p[metric]:.3f}"])
     header = ["run", "metric", f"less {labels[0]}'s", "95%", "p"]
     return page.table(header, rows, words=2) if rows else ""
 
@@ -170,10 +169,16 @@ def case_section(compared: Compared, labels: Sequence[str]) -> str:
 
 
 def case_note(compared: Compared) -> str:
-    if not compared.told:
+    cases = compared.runs[0].cases
+    if not compared.told or cases is None:
         return ""
     return (
-        f"Of {len(compared.runs[0].cases.cases)} users in equal steps through all, for each run the "
+        f"Of {len(cases.cases)} users in equal steps through all, for each of the first runs the "
         "one whose target the others rank furthest below it, among those whose target it has in "
         f"its first {TOP}."
     )
+
+
+def _between(bounds: Iterable[float], form: str) -> str:
+    low, high = bounds
+    return f"{low:{form}} to {high:{form}}".replace("0.", ".")

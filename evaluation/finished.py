@@ -44,7 +44,7 @@ def finished_run(uri: str) -> FinishedRun:
 
 
 def labels_of(runs: Sequence[FinishedRun]) -> list[str]:
-    """The runs' names, or where two are alike their folders, without the words that all begin with."""
+    """The runs' names, or where two are alike their folders, without the words they share first."""
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         names = [run.uri for run in runs]

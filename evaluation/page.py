@@ -32,7 +32,7 @@ p { margin: 4px 0 16px; max-width: 72ch; } .lead, .note { color: var(--soft); }
   color: var(--accent); }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
   gap: 14px; }
-.scroll { overflow-x: auto; } .tiles + .scroll { margin-top: 14px; }
+.scroll { overflow-x: auto; } .tiles + .scroll, .panels + .scroll { margin-top: 14px; }
 table { border-collapse: collapse; width: 100%; font-size: .94rem; }
 th, td { padding: 8px 14px 8px 0; border-bottom: 1px solid var(--rule); text-align: left;
   vertical-align: top; }
@@ -71,14 +71,14 @@ svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft);
 .strip { min-width: 0; } .strip.wide { grid-column: 1 / -1; }
 .strip .label { font-size: .88rem; font-weight: 550; margin-bottom: 5px; }
 .strip .label span { font-weight: 400; color: var(--soft); margin-left: 6px; }
-.cards { list-style: none; display: flex; gap: 8px; margin: 0; padding: 1px; overflow-x: auto; }
+.cards { list-style: none; display: flex; gap: 8px; margin: 0; padding: 2px; overflow-x: auto; }
 .card { position: relative; flex: 0 1 90px; min-width: 76px; border: 1px solid var(--rule);
   border-radius: 8px; overflow: hidden; background: var(--paper); }
 .card img, .card .letter { display: block; width: 100%; aspect-ratio: 1; background: #fff;
   object-fit: contain; } .card .letter { background: var(--rule); }
 .card .letter text { font-size: 36px; font-weight: 300; fill: var(--soft); }
 .card p { margin: 5px 6px; font-size: .7rem; line-height: 1.35; height: 4.05em;
-  overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical;
+  overflow-wrap: anywhere; hyphens: auto; display: -webkit-box; -webkit-box-orient: vertical;
   -webkit-line-clamp: 3; overflow: hidden; }
 .card.target { border-color: var(--accent); box-shadow: 0 0 0 1px var(--accent); }
 .wide .card:last-child { margin-left: 22px; overflow: visible; } .wide .card:last-child::before {
@@ -95,7 +95,8 @@ footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--rule);
   svg text { font-size: 13px; } table { font-size: .78rem; } th { font-size: .7rem; }
   th, td { padding: 7px 5px 7px 0; } th:first-child, td:first-child { padding-left: 4px; }
   th:last-child, td:last-child { padding-right: 4px; }
-  .wide .cards { flex-wrap: wrap; } .card { flex: 0 0 76px; } }
+  .wide .cards { flex-wrap: wrap; } .card { flex: 0 0 68px;
+  min-width: 0; } .card p { margin: 4px 5px; font-size: .66rem; } }
 @media print { body { background: none; } .tile, .panel { break-inside: avoid; } }
 """
 

@@ -73,12 +73,12 @@ def interval_chart(intervals: Sequence[Interval], label: str) -> str:
         return ""
     ends = [end for interval in intervals for end in (0.0, interval.low, interval.high)]
     ticks = _ticks(min(ends), max(ends))
-    to_x = _scale(ticks[0], ticks[-1], ROW / 2, WIDTH - ROW / 2, False)
+    to_x = _scale(ticks[0], ticks[-1], LEFT / 2, WIDTH - LEFT / 2, False)
     bottom = ROW * len(intervals) + TOP
     body = [
         f'<path class="{"mark" if tick == 0 else "grid"}" d="M{to_x(tick):.1f} 0V{bottom}"/>'
         f'<text class="tick" x="{to_x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">'
-        f"{tick:+g}</text>"
+        f"{f'{tick:+g}' if tick else '0'}</text>"
         for tick in ticks
     ]
     body += [_row(interval, to_x, ROW * (number + 1)) for number, interval in enumerate(intervals)]
