@@ -2,10 +2,10 @@
 interests.
 
 Every item has a text topic and kind (its title and description) and, independent of them, a visual
-style (its image vector). A user follows a topic for some events and a style for others, so the two
-modalities predict different parts of a sequence and item ids alone have little to learn from. A few
-lines are bad, pairs repeat, records are double, images and descriptions are missing: counters are
-not zero.
+style (its image vector and its picture). A user follows a topic for some events and a style for
+others, so the two modalities predict different parts of a sequence and item ids alone have little
+to learn from. A few lines are bad, pairs repeat, records are double, images and descriptions are
+missing: counters are not zero.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from etl.style_pictures import style_picture
 from etl.vocabulary import MATERIALS, QUALITIES, TOPICS
 from mdsrec.command import run_command
 from mdsrec.errors import InputError
@@ -146,7 +147,9 @@ def records(rng: Rng, items: Catalogue) -> list[dict[str, Any]]:
 
 
 def write_catalogue(folder: Path, num_users: int, num_items: int, seed: int) -> dict[str, int]:
-    """Three files in `folder`, the same bytes for the same arguments; how much is in them."""
+    """Three files and a folder of pictures in `folder`, the same bytes for the same arguments; how
+    much is in them.
+    """
     rng = np.random.default_rng(seed)
     items = catalogue(rng, num_items)
     review_lines = [json.dumps(row) for row in reviews(rng, items, num_users)]
@@ -168,6 +171,10 @@ def write_catalogue(folder: Path, num_users: int, num_items: int, seed: int) -> 
             "vector": pa.array([*vectors, np.ones(WIDTH, np.float32)], pa.list_(pa.float32())),
         }
         pq.write_table(pa.table(columns), folder / "image.parquet")
+        (folder / "images").mkdir(exist_ok=True)
+        pictures = [style_picture(style) for style in range(NUM_STYLES)]
+        for n in has_image:
+            (folder / "images" / f"{items.asins[n]}.png").write_bytes(pictures[items.style[n]])
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error}") from None
     return {
@@ -198,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if chosen.users < 1 or chosen.items < 50 or chosen.seed < 0:
         raise InputError("--users must be 1 or more, --items 50 or more, --seed 0 or more")
     counts = write_catalogue(chosen.folder, chosen.users, chosen.items, chosen.seed)
-    print(f"Wrote reviews.json.gz, metadata.json.gz and image.parquet to {chosen.folder}")
+    print(f"Wrote reviews.json.gz, metadata.json.gz, image.parquet and images to {chosen.folder}")
     print(", ".join(f"{count:,} {what}" for what, count in counts.items()))
     print("next: python -m etl configs/demo.toml (its inputs are in data/demo)")
 

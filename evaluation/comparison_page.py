@@ -17,6 +17,7 @@ from evaluation.ranking import POPULARITY
 from evaluation.report import headline
 
 ABSENT = "-"
+EN_DASH = "\u2013"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def headline_table(compared: Compared) -> str:
     for run in compared.runs:
         means = run.metrics["split"]["test"]["all"]
         bounds = run.metrics["interval"]["test"]["all"]
-        cells = [f"{means[n]:.4f}\n{_between(bounds[n], '.4f')}" for n in names]
+        cells = [f"{means[n]:.4f}\n{_between(bounds[n], '.4f', EN_DASH)}" for n in names]
         rows.append([run.name, *cells])
     floor = compared.runs[0].metrics["split"]["test"][POPULARITY]
     rows.append([POPULARITY, *(f"{floor[name]:.4f}" for name in names)])
@@ -112,7 +113,7 @@ def difference_table(compared: Compared, labels: Sequence[str]) -> str:
     for label, apart in zip(labels[1:], compared.apart, strict=True):
         for name in compared.shown:
             metric = compared.names.index(name)
-            mean, within = apart.means[metric], _between(apart.intervals[metric], "+.4f")
+            mean, within = apart.means[metric], _between(apart.intervals[metric], "+.4f", " to ")
             rows.append([label, name, f"{mean:+.4f}", within, f"{apart.p[metric]:.3f}"])
     header = ["run", "metric", f"less {labels[0]}'s", "95%", "p"]
     return page.table(header, rows, words=2) if rows else ""
@@ -179,6 +180,6 @@ def case_note(compared: Compared) -> str:
     )
 
 
-def _between(bounds: Iterable[float], form: str) -> str:
+def _between(bounds: Iterable[float], form: str, dash: str) -> str:
     low, high = bounds
-    return f"{low:{form}} to {high:{form}}".replace("0.", ".")
+    return f"{low:{form}}{dash}{high:{form}}".replace("0.", ".")

@@ -95,8 +95,8 @@ footer { margin-top: 64px; padding-top: 14px; border-top: 1px solid var(--rule);
   svg text { font-size: 13px; } table { font-size: .78rem; } th { font-size: .7rem; }
   th, td { padding: 7px 5px 7px 0; } th:first-child, td:first-child { padding-left: 4px; }
   th:last-child, td:last-child { padding-right: 4px; }
-  .wide .cards { flex-wrap: wrap; } .card { flex: 0 0 68px;
-  min-width: 0; } .card p { margin: 4px 5px; font-size: .66rem; } }
+  .wide .cards { flex-wrap: wrap; } .cards { gap: 6px; } .card { flex: 0 0 72px;
+  min-width: 0; } .card p { margin: 4px 3px; font-size: .62rem; } }
 @media print { body { background: none; } .tile, .panel { break-inside: avoid; } }
 """
 

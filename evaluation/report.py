@@ -127,8 +127,8 @@ def case_section(facts: Facts) -> str:
     cards = Cards(facts.cases.items, facts.pictures)
     return "".join(
         cards.case(
-            f"Target at {place(case.rank['all'])} of all channels, "
-            f"at {place(case.rank[channel])} of {channel_name(channel)}",
+            f"Target ranked {place(case.rank['all'])} by all channels, "
+            f"{place(case.rank[channel])} by {channel_name(channel)}",
             case,
             [*_offer_strips(case), *_neighbor_strips(case)],
         )

@@ -256,6 +256,10 @@ def test_the_synthetic_catalogue_is_the_same_bytes_for_a_seed(raw, tmp_path):
     write_catalogue(tmp_path, num_users=80, num_items=50, seed=1)
     for name in ("reviews.json.gz", "metadata.json.gz", "image.parquet"):
         assert (tmp_path / name).read_bytes() == (raw / name).read_bytes()
+    pictures = sorted(path.name for path in (raw / "images").iterdir())
+    assert pictures == sorted(path.name for path in (tmp_path / "images").iterdir())
+    for name in pictures:
+        assert (tmp_path / "images" / name).read_bytes() == (raw / "images" / name).read_bytes()
 
 
 def test_the_manifest_names_the_rule_for_ties(built):
