@@ -35,6 +35,8 @@ def comparison(folders: Sequence[str], out: str | None = None) -> str:
 def _check_same_terms(runs: Sequence[FinishedRun]) -> None:
     first = runs[0]
     for run in runs:
+        if not run.metrics["targets"]["test"]:
+            raise InputError(f"{run.uri}: without test events there is nothing to compare")
         for key, words in SAME.items():
             if run.metrics[key] != first.metrics[key]:
                 raise InputError(

@@ -10,7 +10,10 @@ from evaluation.cases import Cases
 from mdsrec import files
 from mdsrec.errors import InputError
 
-NEEDED = ("name", "dataset", "cutoffs", "exclude_seen", "split")
+NEEDED = (
+    *("name", "dataset", "weights", "num_items", "cutoffs", "exclude_seen"),
+    *("targets", "split", "interval", "curve", "slices"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,16 @@ class FinishedRun:
 def finished_run(uri: str) -> FinishedRun:
     """InputError where there are no metrics, or a file is damaged."""
     metrics = _json(f"{uri}/metrics.json")
-    if not metrics:
+    if metrics is None:
         raise InputError(f"{uri}/metrics.json: no such file: run `python -m evaluation CONFIG`")
     for key in NEEDED:
         if key not in metrics:
-            raise InputError(f"{uri}/metrics.json: damaged ({key!r}): evaluate the run again")
+            raise InputError(f"{uri}/metrics.json: damaged (no {key!r}): evaluate the run again")
     return FinishedRun(
         uri,
         metrics,
-        _json(f"{uri}/history.json"),
-        _json(f"{uri}/config.json"),
+        _json(f"{uri}/history.json") or {},
+        _json(f"{uri}/config.json") or {},
         Cases.read(f"{uri}/cases.json"),
     )
 
@@ -54,10 +57,10 @@ def labels_of(runs: Sequence[FinishedRun]) -> list[str]:
     return ["".join(rest) for rest in words]
 
 
-def _json(uri: str) -> dict[str, Any]:
+def _json(uri: str) -> dict[str, Any] | None:
+    """None where there is no such file."""
     content = files.read_bytes(uri)
     try:
-        found = json.loads(content or b"{}")
-        return dict(found)
+        return None if content is None else dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{uri}: damaged ({error}): evaluate the run again") from None
+        raise InputError(f"{uri}: damaged ({error}): run its stage again") from None

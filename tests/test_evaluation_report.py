@@ -7,6 +7,7 @@ import pytest
 from test_evaluation_summary import ROWS, TEST_ALL
 from test_evaluation_summary import written as written_ranks
 
+from evaluation.cases import Case, Cases, Item
 from evaluation.compare import comparison, text_table
 from evaluation.dataset import flattened
 from evaluation.plots import Line, line_chart
@@ -18,7 +19,8 @@ from mdsrec.tables import Manifest
 
 CUTOFFS = (10, 20)
 CHANNELS = ("all", "fused", "text", "popularity")
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "img"}
+PICTURE = "data:image/jpeg;base64,AAAA"
 
 
 def means_of(start):
@@ -30,6 +32,7 @@ def means_of(start):
 def metrics_of(name="books", **changes):
     by_channel = {channel: means_of((i + 1) / 10) for i, channel in enumerate(CHANNELS)}
     curve = {channel: [n / 200 for n in CURVE] for channel in CHANNELS}
+    bounds = {name: [0.09, 0.11] for name in means_of(0)}
     sides = {
         "with": {"targets": 70, "channels": {c: means_of(0.6) for c in CHANNELS}},
         "without": {"targets": 30, "channels": {c: means_of(0.7) for c in CHANNELS}},
@@ -47,12 +50,32 @@ def metrics_of(name="books", **changes):
         "users": 5678,
         "targets": {"valid": 5600, "test": 5601},
         "split": {"valid": by_channel, "test": by_channel},
-        "interval": {"test": {"all": {"recall@10": [0.0951, 0.1049], "ndcg@10": [0.09, 0.11]}}},
+        "interval": {"test": {"all": {**bounds, "recall@10": [0.0951, 0.1049]}}},
         "curve": {"n": list(CURVE), "test": curve},
         "slices": {"test": {"text": sides}},
         "lists": lists,
         **changes,
     }
+
+
+def case_of(user, target, rank, top, history=(1,), neighbors=None):
+    """A user; `rank` and `top` are by channel."""
+    return Case(user, len(history), list(history), target, neighbors or {}, rank, top)
+
+
+def cases_of(*cases, titles=("One", "Two", "Three", "Four"), pictures=None):
+    items = {n: Item(f"B{n}", title) for n, title in enumerate(titles)}
+    return Cases("r" * 16, pictures, list(cases), items)
+
+
+FOUND_BY_TEXT = case_of(
+    7,
+    target=2,
+    rank={"all": 2.0, "fused": 1234.5, "text": 1.0, "popularity": 9.0},
+    top={"all": [3, 2, 0], "fused": [0, 1], "text": [2, 3]},
+    history=(0, 1),
+    neighbors={"text": [3]},
+)
 
 
 def facts_of(name="books", **changes):
@@ -72,6 +95,8 @@ def facts_of(name="books", **changes):
         "history": {"epochs": epochs, "best_epoch": 2, "num_parameters": 5_600_000},
         "manifests": {"items": Manifest("f", 1234, (), counters={"reasons": {"no_asin": 17}})},
         "next_steps": ["python -m evaluation compare A B"],
+        "cases": cases_of(FOUND_BY_TEXT),
+        "pictures": {"B2": PICTURE},
     }
     return Facts(**{**facts, **changes})
 
@@ -137,8 +162,9 @@ def test_every_point_of_the_curves_is_in_the_report():
 def test_the_report_asks_nothing_of_a_network_and_runs_no_script():
     html = report(facts_of())
     parsed = Tags(html)
-    assert not parsed.tags & {"script", "link", "img", "iframe", "object"}
-    assert not {name for name, _ in parsed.attributes} & {"src", "href", "srcset"}
+    assert not parsed.tags & {"script", "link", "iframe", "object"}
+    assert not {name for name, _ in parsed.attributes} & {"href", "srcset"}
+    assert {value for name, value in parsed.attributes if name == "src"} == {PICTURE}
     assert not re.search(r"@import|url\(|https?://", html)
 
 
@@ -152,9 +178,10 @@ def test_text_of_the_users_is_escaped():
 
 def test_a_report_without_history_presence_or_manifests_leaves_them_out():
     metrics = metrics_of(slices={"test": {}}, lists={})
-    html = report(facts_of(metrics=metrics, history={}, manifests={}))
+    html = report(facts_of(metrics=metrics, history={}, manifests={}, cases=cases_of()))
     Tags(html)
-    for heading in ("Training", "By target and user", "What users are given", "Data"):
+    absent = "By target and user", "What users are given", "Users told in full", "Data", "Training"
+    for heading in absent:
         assert f"<h2>{heading}</h2>" not in html
 
 
@@ -164,6 +191,36 @@ def test_a_run_without_test_events_has_a_report():
         curve={"n": list(CURVE), "test": {channel: [0.0] * len(CURVE) for channel in CHANNELS}},
     )
     Tags(report(facts_of(metrics=metrics)))
+
+
+def test_the_report_tells_of_a_user_what_each_channel_offered():
+    html = report(facts_of())
+    assert "Target ranked 2 by all channels, 1,234.5 by fused</h3>" in html
+    strips = re.findall(r'"label">([^<]*)<span>([^<]*)</span></div><ol.*?</ol>', html)
+    assert strips == [
+        ("history", "all 2 events, and what came next"),
+        ("all channels", "target at 2"),
+        ("fused", "target at 1,234.5"),
+        ("text alone", "target at 1"),
+        ("near in text", "to the target"),
+    ]
+    cards = re.findall(r'<li class="card( target)?" title="(\w+)">', html)
+    names = [title + mark for mark, title in cards]
+    assert names == [
+        *("One", "Two", "Three target"),
+        *("Four", "Three target", "One"),
+        *("One", "Two"),
+        *("Three target", "Four"),
+        "Four",
+    ]
+    assert html.count(f'<img src="{PICTURE}"') == 3
+    assert html.count('<svg class="letter"') == 8
+
+
+def test_a_report_counts_the_pictures_that_it_was_to_show():
+    assert "have a picture" not in report(facts_of())
+    html = report(facts_of(cases=cases_of(FOUND_BY_TEXT, pictures="/pictures")))
+    assert "1 of 4 items have a picture." in html
 
 
 @pytest.mark.parametrize("values", [[0.0], [1.0, 1.0], [float("nan"), 2.0], [-1e-9, 1e9], []])

@@ -12,12 +12,14 @@ import ray
 from safetensors.torch import save
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
+from evaluation.case_study import neighbors
+from evaluation.cases import Cases
 from evaluation.compare import comparison
 from evaluation.ranking import RankWorker
 from evaluation.run import evaluate, rank_all, ranks_recipe
 from evaluation.shards import shards_of
 from evaluation.workers import Pool
-from mdsrec import files, metrics, schema, tables
+from mdsrec import files, metrics, names, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.graph import load_item_tables
@@ -252,12 +254,55 @@ def test_runs_on_the_same_data_stand_side_by_side(experiment):
         f"{run_of(experiment)}/report.html",
         "report",
         f"{run_of(other)}/report.html",
+        "page",
+        f"{run_of(experiment)}/comparison.html",
     ]
     assert header.split() == ["run", "recall@10", "recall@20", "ndcg@10", "ndcg@20"]
     assert [line.split()[0] for line in lines] == ["small", "other", "popularity"]
     found = json.loads(Path(run_of(other), "metrics.json").read_text())["split"]["test"]
     assert lines[1].split()[1] == f"{found['all']['recall@10']:.4f}"
     assert lines[2].split()[1] == f"{found['popularity']['recall@10']:.4f}"
+
+
+def test_cases_have_the_ranks_of_the_table_and_offers_in_their_order(evaluated):
+    cases = Cases.read(f"{run_of(evaluated)}/cases.json")
+    ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
+    ranks = ranks[ranks.split == "test"].set_index(["user", "channel"])
+    assert [case.user for case in cases.cases] == list(ranks.index.unique("user"))
+    sequences = tables.read_table(tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES)
+    for case in cases.cases:
+        *before, target = sequences["items"][case.user].as_py()
+        assert (case.target, case.num_events) == (target, len(before))
+        assert case.history == before[-6:]
+        assert list(case.top) == ["all", "fused", "text", "image"]
+        for channel, rank in case.rank.items():
+            assert rank == ranks.loc[(case.user, channel), "rank"]
+            if channel in case.top and ranks.loc[(case.user, channel), "ties"] == 0:
+                offered = case.top[channel]
+                assert offered.index(target) + 1 == rank if target in offered else rank > 5
+
+
+def test_cases_show_the_nearest_of_the_graph_and_no_more_than_the_model_reads(evaluated, tmp_path):
+    few = evaluated.model_copy(
+        update={"model": evaluated.model.model_copy(update={"num_neighbors": 2})}
+    )
+    uri = tables.table_uri(evaluated.root, names.neighbors_name(evaluated, "image"))
+    lists = tables.read_table(uri, schema.NEIGHBORS).to_pylist()
+    wanted = {row["item"]: row["neighbors"] for row in lists}
+    assert 0 not in wanted  # the small data set gives it no image
+    for experiment, count in ((evaluated, 4), (few, 2)):
+        found = neighbors(experiment, "image", [0, 9, 30])
+        assert found == {9: wanted[9][:count], 30: wanted[30][:count]}
+
+
+def test_cases_are_the_same_for_any_number_of_workers(experiment, tmp_path):
+    found = set()
+    for num_workers in (1, 2):
+        shared = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": num_workers})
+        files.delete_folder(f"{run_of(shared)}/ranks")
+        evaluate(shared)
+        found.add(Path(run_of(shared), "cases.json").read_bytes())
+    assert len(found) == 1
 
 
 def test_the_report_stands_beside_the_metrics(evaluated):
