@@ -12,7 +12,7 @@ FINE = 4  # times as large while it is drawn
 
 
 def style_picture(style: int) -> bytes:
-    """A PNG: disc, ring, square, cross or triangle on white; styles below 40 differ."""
+    """A PNG: a disc, ring, square, cross or triangle on white; styles below 40 differ."""
     image = Image.new("RGB", (FINE * SIDE, FINE * SIDE), "white")
     pen, colour = ImageDraw.Draw(image), f"hsl({360 * (style % COLOURS) // COLOURS}, 55%, 52%)"
     shape, near, far = style // COLOURS % 5, FINE * SIDE // 6, FINE * SIDE * 5 // 6

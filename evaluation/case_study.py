@@ -38,7 +38,8 @@ def case_study(experiment: Experiment, trained: Trained) -> Cases:
     wanted = [target.target for target in targets]
     rank_of = first_ranks(uri, users)
     top_of = tops(trained, [target.history for target in targets], experiment.eval.item_block)
-    graphs = experiment.modalities if experiment.model.item_graph else ()
+    model = experiment.model
+    graphs = experiment.modalities if model.item_graph and model.num_neighbors else ()
     near = {modality: neighbors(experiment, modality, wanted) for modality in graphs}
     cases = [
         Case(

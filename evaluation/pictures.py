@@ -53,7 +53,7 @@ def _content(path: str) -> bytes | None:
     for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)):
         try:
             content = files.read_bytes(path + suffix)
-        except OSError:
+        except (OSError, ValueError):  # also of an asin that no path can hold
             continue
         if content:
             return content

@@ -127,7 +127,8 @@ def test_what_is_no_picture_is_left_out(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "outside.png")
     folder = str(tmp_path / "sub")
     assert pictures(str(tmp_path), ["B1", "B2", "B3"]) == {}
-    assert pictures(folder, ["../outside"]) == {}
+    assert pictures(folder, ["../outside", "B\0"]) == {}
+    assert pictures("none://such", ["B1"]) == {}
     assert pictures(None, ["B1"]) == {}
 
 
