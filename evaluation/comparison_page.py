@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from evaluation import page
 from evaluation.cards import Cards, place
@@ -14,7 +15,7 @@ from evaluation.finished import FinishedRun, labels_of
 from evaluation.intervals import Difference
 from evaluation.plots import Interval, interval_chart
 from evaluation.ranking import POPULARITY
-from evaluation.report import headline
+from evaluation.report import competing, headline, kind_words
 
 ABSENT = "-"
 EN_DASH = "\u2013"
@@ -48,7 +49,7 @@ def comparison_page(compared: Compared) -> str:
             f"<h1>{escape(title)}</h1>",
             page.paragraph(
                 f"{', '.join(run.name for run in runs)}: the same "
-                f"{first['targets']['test']:,} test events, each ranked among the same "
+                f"{first['targets']['test']:,} test events, each ranked {competing(first)}; "
                 f"{first['num_items']:,} items.",
                 "lead",
             ),
@@ -70,7 +71,7 @@ def comparison_page(compared: Compared) -> str:
                 "Training",
                 learning_panels_of_runs({name: run.history for name, run in by_label.items()}),
             ),
-            page.section("By what the target item is", slices_tables(compared, labels)),
+            page.section("By target and user", slices_tables(compared, labels)),
             page.section("What sets their configurations apart", configuration_table(runs, labels)),
             page.section("Users told in full", case_section(compared, labels), case_note(compared)),
             page.footer(
@@ -128,14 +129,20 @@ def slices_tables(compared: Compared, labels: Sequence[str]) -> str:
     for metric in compared.shown if found else []:
         rows = [
             [
-                kind if name == "training events" else f"{kind} {name}",
-                f"{max(of.get('targets', 0) for of in means):,}",
-                *(f"{of[metric]:.4f}" if metric in of else ABSENT for of in means),
+                kind_words(name, kind),
+                f"{max(of['targets'] if of else 0 for of in by_run):,}",
+                *(_of_whole(of, metric) for of in by_run),
             ]
-            for (name, kind), means in found.items()
+            for (name, kind), by_run in found.items()
         ]
         tables.append((metric, page.table(["target", "events", *labels], rows)))
     return page.panels(tables)
+
+
+def _of_whole(kind: Mapping[str, Any], metric: str) -> str:
+    """A metric of the whole score, over the targets of a kind."""
+    means = kind["channels"]["all"] if kind else {}
+    return f"{means[metric]:.4f}" if metric in means else ABSENT
 
 
 def configuration_table(runs: Sequence[FinishedRun], labels: Sequence[str]) -> str:

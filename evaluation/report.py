@@ -95,7 +95,7 @@ def slices_table(metrics: Metrics) -> str:
     channels = list(metrics["split"]["test"])
     rows = [
         [
-            _kind_words(name, kind),
+            kind_words(name, kind),
             f"{found['targets']:,}",
             *(_figure(found["channels"][channel], first) for channel in channels),
         ]
@@ -117,7 +117,7 @@ def lists_tiles(metrics: Metrics) -> str:
     )
 
 
-def _kind_words(slices: str, kind: str) -> str:
+def kind_words(slices: str, kind: str) -> str:
     """A kind of targets in words."""
     return {"training events": kind, "history": f"user with {kind}"}.get(slices, f"{kind} {slices}")
 
