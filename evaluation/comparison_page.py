@@ -73,7 +73,7 @@ def comparison_page(compared: Compared) -> str:
             ),
             page.section("By target and user", slices_tables(compared, labels)),
             page.section("What sets their configurations apart", configuration_table(runs, labels)),
-            page.section("Users told in full", case_section(compared, labels), case_note(compared)),
+            page.section("Case study", case_section(compared, labels), case_note(compared)),
             page.footer(
                 f"Data {first['dataset']}. "
                 + " ".join(f"{run.name}: weights {run.metrics['weights']}." for run in runs)
@@ -160,7 +160,7 @@ def case_section(compared: Compared, labels: Sequence[str]) -> str:
     """For each run, the user who tells most of it: history, target, what every run offers."""
     if not compared.told:
         return page.paragraph(
-            "Not every run has told of the same users in its cases.json: evaluate them again.",
+            "Not every run has a cases.json of the same users and of its ranks: evaluate them again.",
             "note",
         )
     return "".join(

@@ -11,7 +11,7 @@ from mdsrec import files
 from mdsrec.errors import InputError
 
 NEEDED = (
-    *("name", "dataset", "weights", "num_items", "cutoffs", "exclude_seen"),
+    *("name", "dataset", "weights", "ranks", "num_items", "cutoffs", "exclude_seen"),
     *("targets", "split", "interval", "curve", "slices"),
 )
 
@@ -22,7 +22,7 @@ class FinishedRun:
     metrics: dict[str, Any]
     history: dict[str, Any]  # these two are empty where there is no such file
     config: dict[str, Any]
-    cases: Cases | None
+    cases: Cases | None  # of the ranks that the metrics are of
 
     @property
     def name(self) -> str:
@@ -37,12 +37,13 @@ def finished_run(uri: str) -> FinishedRun:
     for key in NEEDED:
         if key not in metrics:
             raise InputError(f"{uri}/metrics.json: damaged (no {key!r}): evaluate the run again")
+    cases = Cases.read(f"{uri}/cases.json")
     return FinishedRun(
         uri,
         metrics,
         _json(f"{uri}/history.json") or {},
         _json(f"{uri}/config.json") or {},
-        Cases.read(f"{uri}/cases.json"),
+        cases if cases and cases.ranks == metrics["ranks"] else None,
     )
 
 

@@ -49,7 +49,7 @@ def report(facts: Facts) -> str:
                 "the modality, how often it was trained, and how many events its user trained.",
             ),
             page.section("What users are given", lists_tiles(facts.metrics)),
-            page.section("Users told in full", case_section(facts), case_note(facts)),
+            page.section("Case study", case_section(facts), case_note(facts)),
             page.section(
                 "Data", data_section(facts.manifests), "Counted while the tables were made."
             ),

@@ -87,10 +87,17 @@ def test_the_page_tells_of_the_same_users_what_each_run_offered(runs):
     told = re.findall(r"<h3>(Further up in .)</h3>.*?target at (\d+).*?target at (\d+)", html)
     assert told == [("Further up in a", "1", "9"), ("Further up in b", "40", "3")]
     assert html.count("<p>&lt;i&gt;One&lt;/i&gt;</p>") == 2 * (1 + 1 + 1 + 1)
-    Path(runs[1], "cases.json").unlink()
-    _, html = page_of(runs)
-    assert "evaluate them again" in html
-    assert "Further up" not in html
+
+
+def test_cases_of_other_ranks_are_not_shown(runs):
+    cases = Path(runs[1], "cases.json")
+    cases.write_text(cases.read_text().replace("r" * 16, "s" * 16))
+    _, of_others = page_of(runs)
+    cases.unlink()
+    _, without = page_of(runs)
+    for html in (of_others, without):
+        assert "evaluate them again" in html
+        assert "Further up" not in html
 
 
 def test_the_page_asks_nothing_of_a_network_and_runs_no_script(runs):

@@ -180,7 +180,7 @@ def test_a_report_without_history_presence_or_manifests_leaves_them_out():
     metrics = metrics_of(slices={"test": {}}, lists={})
     html = report(facts_of(metrics=metrics, history={}, manifests={}, cases=cases_of()))
     Tags(html)
-    absent = "By target and user", "What users are given", "Users told in full", "Data", "Training"
+    absent = "By target and user", "What users are given", "Case study", "Data", "Training"
     for heading in absent:
         assert f"<h2>{heading}</h2>" not in html
 
