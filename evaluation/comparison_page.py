@@ -160,7 +160,7 @@ def case_section(compared: Compared, labels: Sequence[str]) -> str:
     """For each run, the user who tells most of it: history, target, what every run offers."""
     if not compared.told:
         return page.paragraph(
-            "Not every run has a cases.json of the same users and of its ranks: evaluate them again.",
+            "Not every run has a cases.json of these users and its ranks: evaluate them again.",
             "note",
         )
     return "".join(
