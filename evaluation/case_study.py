@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import torch
 from numpy.typing import NDArray
 
 from evaluation.cases import TOP, Case, Cases, Item
 from evaluation.pictures import picture_folder
+from evaluation.ranking import seen_pairs
 from mdsrec import files, names, schema, tables
-from mdsrec.config import Experiment
+from mdsrec.config import EvalConfig, Experiment
 from training.data import SequenceReader
 from training.ranking import top_items
 from training.trained import Trained
@@ -37,7 +39,7 @@ def case_study(experiment: Experiment, trained: Trained) -> Cases:
     targets = [reader.targets(user, user + 1, "test")[0] for user in users.tolist()]
     wanted = [target.target for target in targets]
     rank_of = first_ranks(uri, users)
-    top_of = tops(trained, [target.history for target in targets], experiment.eval.item_block)
+    top_of = tops(trained, [target.history for target in targets], experiment.eval)
     model = experiment.model
     graphs = experiment.modalities if model.item_graph and model.num_neighbors else ()
     near = {modality: neighbors(experiment, modality, wanted) for modality in graphs}
@@ -83,24 +85,26 @@ def first_ranks(ranks_uri: str, users: Users) -> dict[int, dict[str, float]]:
 
 
 def tops(
-    trained: Trained, histories: list[NDArray[np.int32]], block: int
+    trained: Trained, histories: list[NDArray[np.int32]], settings: EvalConfig
 ) -> dict[str, list[list[int]]]:
-    """By channel, the TOP items of each history, highest score first."""
+    """By channel, the TOP items of each history, highest score first, by the rule on seen items."""
     if not histories:
         return {}
     items_CXD, weights_C = trained.item_vectors(), trained.weights
     queries_BCD = trained.user_vectors(histories)
     count = min(TOP, trained.num_items)
-    none_seen = weights_C.new_empty(0, 2).long()
+    seen = torch.from_numpy(seen_pairs(histories if settings.exclude_seen else []))
     alone = weights_C.new_ones(1)
     parts = [(queries_BCD, items_CXD, weights_C)]
     parts += [
         (queries_BCD[:, c : c + 1], items_CXD[c : c + 1], alone) for c in range(len(weights_C))
     ]
-    return {
-        channel: top_items(*part, count, block, none_seen)[1].tolist()
-        for channel, part in zip(trained.channels, parts, strict=True)
-    }
+    found = {}
+    for channel, part in zip(trained.channels, parts, strict=True):
+        scores, items = top_items(*part, count, settings.item_block, seen)
+        there = scores > -torch.inf
+        found[channel] = [of[kept].tolist() for of, kept in zip(items, there, strict=True)]
+    return found
 
 
 def neighbors(experiment: Experiment, modality: str, items: Sequence[int]) -> dict[int, list[int]]:

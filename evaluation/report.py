@@ -140,7 +140,7 @@ def case_note(facts: Facts) -> str:
     note = (
         f"Of {len(facts.cases.cases)} users in equal steps through all, for each channel the one "
         "whose target it ranks furthest below the whole score, among those whose target the whole "
-        f"score has in its first {TOP}. Seen items are offered too."
+        f"score has in its first {TOP}. Offered is what scores highest {competing(facts.metrics)}."
     )
     if facts.cases.pictures:
         shown = facts.cases.asins(case for _, case in facts.cases.by_channel())
