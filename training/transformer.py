@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdsrec.config import ModelConfig
+from mdsrec.config import TransformerConfig
 from training.centers import Layer, Projection, absorbs, split_heads
 from training.dropout import dropout
 
@@ -28,7 +28,7 @@ class CenterMap(nn.Module):
 class Block(nn.Module):
     """Post-norm, GELU, causal."""
 
-    def __init__(self, config: ModelConfig, has_centers: bool) -> None:
+    def __init__(self, config: TransformerConfig, has_centers: bool) -> None:
         super().__init__()
         dim = config.dim
         self.num_heads, self.dropout = config.num_heads, config.dropout
@@ -91,7 +91,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """One channel's sequence part: x^0 = dropout(LayerNorm(items + P)), then L blocks (Eq. 7-9)."""
 
-    def __init__(self, config: ModelConfig, has_centers: bool) -> None:
+    def __init__(self, config: TransformerConfig, has_centers: bool) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
