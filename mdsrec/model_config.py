@@ -115,6 +115,18 @@ class MultimodalConfig(ModelConfig):
             )
 
 
+class FeatureModelConfig(MultimodalConfig):
+    """A model that is none without modalities; it reads their raw vectors."""
+
+    def check(self, features: Sequence[str], graph: GraphConfig) -> None:
+        super().check(features, graph)
+        if not self.chosen(features):
+            raise ValueError(
+                f"model.name {self.name} needs a modality: add a section [features.*], or take a "
+                "model of item ids alone"
+            )
+
+
 class MDSRecConfig(MultimodalConfig, TransformerConfig):
     """MDSRec in the paper's letters; defaults are the paper's or the field's."""
 
@@ -210,39 +222,52 @@ class GRU4RecConfig(ModelConfig):
     num_layers: Positive = 1
 
 
-class SASRecFConfig(MultimodalConfig, TransformerConfig):
+class SASRecFConfig(FeatureModelConfig, TransformerConfig):
     name: Literal["sasrecf"] = "sasrecf"
 
 
-class GRU4RecFConfig(MultimodalConfig):
+class GRU4RecFConfig(FeatureModelConfig):
     name: Literal["gru4recf"] = "gru4recf"
     hidden_dim: Positive = 300
     num_layers: Positive = 1
 
 
-class FDSAConfig(MultimodalConfig, TransformerConfig):
+class FDSAConfig(FeatureModelConfig, TransformerConfig):
     name: Literal["fdsa"] = "fdsa"
 
 
-class UniSRecConfig(MultimodalConfig, TransformerConfig):
+class UniSRecConfig(FeatureModelConfig, TransformerConfig):
     name: Literal["unisrec"] = "unisrec"
     temperature: PositiveFloat = 0.07
     num_experts: Positive = 8
     adaptor_dropout: Fraction = 0.2
 
 
-class MMMLPConfig(MultimodalConfig):
+class MMMLPConfig(FeatureModelConfig):
     name: Literal["mmmlp"] = "mmmlp"
     num_layers: Positive = 4
 
 
-class MISSRecConfig(MultimodalConfig, TransformerConfig):
+class MISSRecConfig(FeatureModelConfig, TransformerConfig):
     name: Literal["missrec"] = "missrec"
     temperature: PositiveFloat = 0.07
-    num_interests: Positive = 128
-    """Clusters of the items' vectors of all modalities together"""
-    orthogonality: NonNegativeFloat = 1e-4
-    """gamma, the weight of the interests' diversity in the objective"""
+    num_centers: Positive = 32
+    """Interests of each modality: the clusters of its items, as the tables hold them"""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(features=True, centers=True)
+
+    def all_num_centers(self) -> tuple[int, ...]:
+        return (self.num_centers,)
+
+    @model_validator(mode="after")
+    def _halves(self) -> Self:
+        if self.num_layers % 2:
+            raise ValueError(
+                f"num_layers {self.num_layers} is odd: half of them read interests, half the items"
+            )
+        return self
 
 
 def _name_of(section: Any) -> str:
