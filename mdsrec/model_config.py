@@ -54,6 +54,11 @@ class ModelConfig(Section):
         return Needs()
 
     @property
+    def members_by(self) -> Literal["mean", "sum"]:
+        """How a centre is made of its members."""
+        return "mean"
+
+    @property
     def simpler(self) -> tuple[str, str] | None:
         """What to call this model with one part less, and the override that takes it out."""
         return None
@@ -163,6 +168,10 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
             centers=self.interest_centers,
             features=not self.item_graph,
         )
+
+    @property
+    def members_by(self) -> Literal["mean", "sum"]:
+        return self.center_weight
 
     @property
     def simpler(self) -> tuple[str, str] | None:

@@ -126,8 +126,8 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
             raw = _vectors(vectors, num_items)
         if needs.centers:
             table = read(centers_name(experiment, modality), schema.CENTERS, ["item", "center"])
-            pairs, config = (_ints(table, "item"), _ints(table, "center")), experiment.mdsrec
-            members = membership(*pairs, config.num_centers, config.center_weight)
+            pairs = _ints(table, "item"), _ints(table, "center")
+            members = membership(*pairs, model.all_num_centers()[0], model.members_by)
         modalities[modality] = ModalityTables(graph, raw, members)
     return ItemTables(
         num_items,

@@ -46,8 +46,8 @@ class UniSRec(NextItem):
 
     def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
         x_BTD = F.embedding(place_BT, tokens[0]) + self.position_embedding[: place_BT.shape[1]]
-        x_BTD, _ = self.encoder(x_BTD)
-        return x_BTD
+        queries_BTD: Tensor = self.encoder(x_BTD)[0]
+        return queries_BTD
 
 
 class Adaptor(nn.Module):
