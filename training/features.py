@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from training.graph import ItemTables
 
+TINY = 1e-12  # a variance of vectors that are all alike
+
 
 class Features(nn.Module):
     """Each modality's vectors mapped linearly to D; zeros where an item has none."""
@@ -42,7 +44,8 @@ def whitened(vectors_XF: Tensor, floor: float = 1e-3) -> Tensor:
     centred = vectors_XF[present].double()
     centred = centred - centred.mean(dim=0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / max(len(centred), 1))
-    scale = variances.clamp(min=float(variances.max()) * floor).rsqrt()
+    least = max(float(variances.max()) * floor, TINY)
+    scale = variances.clamp(min=least).rsqrt()
     found = torch.zeros_like(vectors_XF)
     found[present] = (centred @ directions * scale).to(found.dtype)
     return found
