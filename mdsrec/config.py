@@ -55,6 +55,8 @@ class Experiment(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    study: dict[str, dict[str, Any]] = Field(default={})
+    """By model, what `python -m tuning study` lays over this file for its runs"""
 
     @field_validator("root")
     @classmethod
@@ -116,7 +118,7 @@ class Experiment(Section):
         The data's identity is that of its tables, wherever they and the raw files lie.
         """
         kept = self.resolved()
-        for key in ("root", "input", "spark", "eval"):
+        for key in ("root", "input", "spark", "eval", "study"):
             del kept[key]
         for feature in kept["features"].values():
             for key in ("vectors", "asins", "images", "timeout", "retries", "requests_per_second"):

@@ -71,8 +71,11 @@ class MISSRec(NextItem):
         """v + E [n, D]; the vectors [n, M, D] and the numbers [n, M] of the items' interests."""
         own = self._embedding(items) + self._adapted(items).sum(dim=1)
         numbers = self._interests_of(items)
-        centers = [cast(Modality, adaptor).mapped_centers() for adaptor in self.adaptors]
-        found = [c[number] for c, number in zip(centers, numbers.unbind(dim=1), strict=True)]
+        found = []
+        for adaptor, number_n in zip(self.adaptors, numbers.unbind(dim=1), strict=True):
+            centers_KD = cast(Modality, adaptor).mapped_centers()
+            assert centers_KD is not None
+            found.append(centers_KD[number_n])
         return own, torch.stack(found, dim=1), numbers
 
     def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
