@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from evaluation.events import events_of
 from mdsrec import files, schema, tables
 from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
@@ -122,7 +123,8 @@ def test_the_table_is_the_mean_of_the_runs_and_their_cost(config):
     made = runs(config, "sasrec", "mdsrec", seeds=2, overrides=("eval.cutoffs=[10]",))
     for run, hits in zip(made, (2, 8, 4, 8), strict=True):
         write_run(run, [0] * hits + [99] * (8 - hits), best_epoch=run.experiment.seed)
-    table = table_of(made[0].experiment, made)
+    floors = {"popularity": events_of(made[0].uri, (10,), "popularity")}
+    table = table_of(made[0].experiment, made, floors)
     header, _, popularity, sasrec, mdsrec = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
     ]
@@ -154,7 +156,7 @@ def test_a_study_from_raw_files_goes_on_where_it_stopped(config, tmp_path):
     words = ("tuning", "study", config, "--seeds", "1", "--models", "sasrec")
     assert "1 of 1 runs are left" in call(*words, "--minutes", "0.0001")
     first = call(*words)
-    assert "| sasrec (1) |" in first and "| popularity |" in first
+    assert "| sasrec (1) |" in first and "| itemknn |" in first
     weights = tmp_path / "root/runs/small-sasrec-0/best.safetensors"
     before = weights.stat().st_mtime_ns
     assert call(*words) == first

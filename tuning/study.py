@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from evaluation.events import Events, events_of
 from evaluation.intervals import Users, difference
+from evaluation.itemknn import itemknn_events
 from evaluation.ranking import POPULARITY
 from mdsrec import files
 from mdsrec.config import Experiment
@@ -47,7 +48,9 @@ def study(
     for run in runs:
         _ = run.experiment  # what is wrong with one is said before any begins
     outcome = make(runs, jobs, minutes)
-    shown = table_of(experiment, outcome.made) if outcome.made else "no run is made yet"
+    shown = "no run is made yet"
+    if outcome.made:
+        shown = table_of(experiment, outcome.made, floors_of(experiment, outcome.made[0]))
     if outcome.left:
         shown += f"\n\n{len(outcome.left)} of {len(runs)} runs are left: the same command goes on"
     else:
@@ -102,8 +105,17 @@ def _dotted(nested: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}={json.dumps(value)}"
 
 
-def table_of(experiment: Experiment, runs: Sequence[Run]) -> str:
-    """A row a model, and popularity's, from the runs that are made."""
+def floors_of(experiment: Experiment, run: Run) -> dict[str, Events]:
+    """What needs no training: the items' popularity, and what was met beside a history."""
+    cutoffs = experiment.eval.cutoffs
+    return {
+        POPULARITY: events_of(run.uri, cutoffs, POPULARITY),
+        "itemknn": itemknn_events(experiment, cutoffs),
+    }
+
+
+def table_of(experiment: Experiment, runs: Sequence[Run], floors: Mapping[str, Events]) -> str:
+    """A row a floor, and one a model from the runs that are made."""
     cutoffs = experiment.eval.cutoffs
     names = [f"{metric}@{n}" for metric, n in product(("recall", "ndcg"), cutoffs)]
     compared = [f"{metric}@{cutoffs[0]}" for metric in ("recall", "ndcg")]
@@ -111,8 +123,10 @@ def table_of(experiment: Experiment, runs: Sequence[Run]) -> str:
     for run in runs:
         by_model.setdefault(run.kind, []).append(run)
     events = {model: _events(of, cutoffs) for model, of in by_model.items()}
-    floor = events_of(runs[0].uri, cutoffs, POPULARITY)
-    rows = [[POPULARITY, *_means(floor, names), *_apart(floor, events, compared), "", "", ""]]
+    rows = [
+        [name, *_means(floor, names), *_apart(floor, events, compared), "", "", ""]
+        for name, floor in floors.items()
+    ]
     for model, of in by_model.items():
         found = events[model]
         apart = _apart(found, events, compared) if model != FIRST else [""] * len(compared)
