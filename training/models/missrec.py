@@ -79,7 +79,11 @@ class MISSRec(NextItem):
         return own, torch.stack(found, dim=1), numbers
 
     def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        own, interests, numbers = (table[place_BT] for table in tokens)
+        own = F.embedding(place_BT, tokens[0])
+        interests = F.embedding(place_BT, tokens[1].flatten(1)).view(
+            *own.shape[:2], -1, own.shape[2]
+        )
+        numbers = tokens[2][place_BT]
         B, T, M = numbers.shape
         at_T = torch.arange(T, device=place_BT.device)
         at_S = at_T.repeat_interleave(M)  # of each interest, T M of them
