@@ -5,12 +5,8 @@ differences are means over users and seeds, with 95% intervals of a bootstrap ov
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +18,7 @@ from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
-from mdsrec.names import run_uri
+from tuning.runs import Run, make
 
 Floats = NDArray[np.float64]
 
@@ -59,33 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
 
 
-class Run(NamedTuple):
-    variant: str
-    config: str
-    overrides: list[str]
-
-    @property
-    def experiment(self) -> Experiment:
-        return load_experiment(self.config, self.overrides)
-
-    def stage(self, name: str) -> None:
-        """InputError with the stage's last line if it fails."""
-        command = [sys.executable, "-m", name, self.config, *self.overrides]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise InputError(f"{' '.join(command)}: {(done.stderr or '?').splitlines()[-1]}")
-
-
 def run(arguments: argparse.Namespace) -> None:
     runs = list(_runs(arguments))
-    for any_seed in {run.variant: run for run in runs}.values():
-        any_seed.stage("etl")
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for _ in pool.map(_made, runs):
-            pass
+    outcome = make(runs, arguments.jobs)
+    if outcome.failed:
+        raise InputError("; ".join(outcome.failed))
     found: dict[str, list[Events]] = {}
     for each in runs:
-        found.setdefault(each.variant, []).append(events_of(run_uri(each.experiment), CUTOFFS))
+        found.setdefault(each.kind, []).append(events_of(each.uri, CUTOFFS))
     print(_table(found))
 
 
@@ -99,12 +76,6 @@ def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
         words = "".join(letter if letter.isalnum() else "-" for letter in name)
         identity = [f"name={experiment.name}-{words}-{seed}", f"seed={seed}"]
         yield Run(name, arguments.config, [*arguments.overrides, *variants[name], *identity])
-
-
-def _made(run: Run) -> None:
-    run.stage("training")
-    run.stage("evaluation")
-    print(f"{run.experiment.name} is trained and ranked", file=sys.stderr, flush=True)
 
 
 def _table(found: dict[str, list[Events]]) -> str:

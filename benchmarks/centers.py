@@ -18,7 +18,8 @@ from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
 from training.data import SequenceReader, batch_of
 from training.items import key_of
-from training.model import Batch, MDSRec
+from training.model import Batch
+from training.models.mdsrec import MDSRec
 from training.step import noise_of
 from training.trained import load_trained
 
@@ -36,11 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     experiment = load_experiment(arguments.config, arguments.overrides)
     model = load_trained(experiment).model
+    if not isinstance(model, MDSRec):
+        raise InputError(f"model.name = {experiment.model.name}: the run has no centres")
     lengths, facts = [], []
     for number, step in enumerate(SequenceReader(experiment).steps(0)):
         if number == arguments.steps:
             break
-        batch = batch_of(step, 0, 1, noise_of(experiment, step, (0, number)), CPU)
+        batch = batch_of(step, 0, 1, noise_of(model, experiment, step, (0, number)), CPU)
         prefixes = plain.prefixes_of(batch, experiment.model.max_length)
         for index, name in enumerate(model.modalities):
             lengths.append(prefixes.lengths)

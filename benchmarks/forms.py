@@ -19,7 +19,8 @@ from mdsrec.config import Experiment
 from mdsrec.loading import load_experiment
 from training.data import SequenceReader, Step, batch_of
 from training.graph import load_item_tables
-from training.model import Batch, MDSRec
+from training.model import Batch
+from training.models.mdsrec import MDSRec
 from training.step import noise_of
 
 CPU = torch.device("cpu")
@@ -75,7 +76,7 @@ class Form:
         self.history: list[float] = []
 
     def step(self, number: int, step: Step) -> None:
-        batch = batch_of(step, 0, 1, noise_of(self.experiment, step, (0, number)), CPU)
+        batch = batch_of(step, 0, 1, noise_of(self.model, self.experiment, step, (0, number)), CPU)
         began = time.perf_counter()
         loss = self.model.channel_weights @ self.losses(self.model, batch) / step.num_prefixes
         self.optimizer.zero_grad()

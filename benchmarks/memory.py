@@ -20,7 +20,7 @@ from mdsrec.command import run_command
 from mdsrec.config import Experiment
 from training.data import Samples, Step, batch_of
 from training.graph import ItemTables, ModalityTables, adjacency, membership
-from training.model import MDSRec
+from training.models.mdsrec import MDSRec
 from training.sparse import DeviceRows, SparseRows
 from training.step import noise_of
 
@@ -83,7 +83,7 @@ def _train(num_items: int, dim: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
     began = time.perf_counter()
     for number in range(STEPS):
-        batch = batch_of(step, 0, 1, noise_of(experiment, step, (0, number)), CPU)
+        batch = batch_of(step, 0, 1, noise_of(model, experiment, step, (0, number)), CPU)
         loss = model.channel_weights @ model(batch) / step.num_prefixes
         optimizer.zero_grad()
         loss.backward()
@@ -130,7 +130,7 @@ def _tables(experiment: Experiment, num_items: int) -> ItemTables:
     met = generator.integers(num_items, size=num_items * MET, dtype=np.int32)
     weights = np.full(len(met), 1 / MET, np.float32)
     near = generator.integers(num_items, size=num_items * NEIGHBORS)
-    graph = adjacency(items, np.full(num_items, NEIGHBORS), near, num_items, experiment.model)
+    graph = adjacency(items, np.full(num_items, NEIGHBORS), near, num_items, experiment.mdsrec)
     members = membership(items, generator.integers(CENTERS, size=num_items), CENTERS)
     cooccurrence = SparseRows(np.arange(num_items + 1) * MET, met, weights)
     text = ModalityTables(graph, None, members)

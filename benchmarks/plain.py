@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from training.centers import plain_nearest, split_heads
 from training.items import key_of
-from training.model import Batch, MDSRec
+from training.model import Batch
+from training.models.mdsrec import MDSRec
 from training.transformer import Block, Encoder
 
 

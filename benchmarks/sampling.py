@@ -14,7 +14,8 @@ from mdsrec.config import TrainConfig
 from mdsrec.loading import load_experiment
 from training.data import SequenceReader, batch_of
 from training.graph import load_item_tables
-from training.model import Batch, MDSRec
+from training.model import Batch
+from training.models.mdsrec import MDSRec
 from training.negatives import sampler_of
 from training.step import noise_of
 from training.trained import load_trained
@@ -32,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     experiment = load_experiment(arguments.config, arguments.overrides)
     model, tables = load_trained(experiment).model, load_item_tables(experiment)
+    assert isinstance(model, MDSRec)
     step = next(SequenceReader(experiment).steps(0))
-    noise = noise_of(experiment, step, (0, 0))
+    noise = noise_of(model, experiment, step, (0, 0))
     full = _gradient(model, batch_of(step, 0, 1, noise, CPU))
     rows = []
     for count in [*arguments.negatives, tables.num_items]:

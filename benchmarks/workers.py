@@ -21,7 +21,7 @@ from mdsrec.loading import load_experiment
 from training import engine as ds
 from training.data import SequenceReader
 from training.graph import load_item_tables
-from training.model import MDSRec
+from training.models.mdsrec import MDSRec
 from training.step import share_of, take_step
 
 CPU = torch.device("cpu")

@@ -19,11 +19,13 @@ class Events(NamedTuple):
     values: Floats  # [events, metrics]
 
 
-def events_of(run: str, cutoffs: tuple[int, ...]) -> Events:
-    """Each test event's metrics in the whole score; InputError without ranks below `run`."""
+def events_of(run: str, cutoffs: tuple[int, ...], channel: str = "all") -> Events:
+    """Each test event's metrics in a channel, the whole score unasked; InputError without ranks
+    below `run`.
+    """
     remedy = "run `python -m evaluation CONFIG`"
     ranks = tables.read_table(f"{run}/ranks", schema.RANKS, remedy=remedy)
-    chosen = pc.and_(pc.equal(ranks["split"], "test"), pc.equal(ranks["channel"], "all"))
+    chosen = pc.and_(pc.equal(ranks["split"], "test"), pc.equal(ranks["channel"], channel))
     ranks = ranks.filter(chosen)
     ranks = ranks.take(np.argsort(ranks["user"].to_numpy(), kind="stable"))
     found = metrics.by_event(ranks["better"].to_numpy(), ranks["ties"].to_numpy(), cutoffs)

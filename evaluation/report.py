@@ -31,7 +31,7 @@ class Facts:
 
 def report(facts: Facts) -> str:
     return page.page(
-        f"{facts.config['name']}: MDSRec report",
+        f"{facts.config['name']}: report",
         [
             *_head(facts),
             page.section(
@@ -187,7 +187,7 @@ def _head(facts: Facts) -> list[str]:
     return [
         f"<h1>{escape(facts.config['name'])}</h1>",
         page.paragraph(
-            "MDSRec: every user's next item, ranked exactly among all items.",
+            "Every user's next item, ranked exactly among all items.",
             "lead",
         ),
         page.tiles(cells),

@@ -108,20 +108,20 @@ def standing_tables(experiment: Experiment) -> dict[str, Manifest]:
     wanted.append(names.cooccurrence_name(experiment))
     for modality in experiment.modalities:
         wanted.append(names.features_name(modality))
-        wanted.append(names.neighbors_name(experiment, modality))
-        wanted.append(names.centers_name(experiment, modality))
+        for mu in experiment.model.mus(modality):
+            wanted.append(names.neighbors_name(experiment, modality, mu))
+        for k in experiment.model.all_num_centers():
+            wanted.append(names.centers_name(experiment, modality, k))
     found = {name: tables.read_manifest(tables.table_uri(experiment.root, name)) for name in wanted}
     return {name: manifest for name, manifest in found.items() if manifest}
 
 
 def next_steps(experiment: Experiment, run: str, again: str) -> list[str]:
     """Commands that lead on from here: the run without what sets it apart, and the two compared."""
-    if experiment.modalities and experiment.model.interest_centers:
-        other, change = f"{experiment.name}-no-centers", "model.interest_centers=false"
-    elif experiment.modalities:
-        other, change = f"{experiment.name}-ids", "model.modalities=[]"
-    else:
+    simpler = experiment.model.simpler if experiment.modalities else None
+    if simpler is None:
         return [f"python -m evaluation compare {run} RUN"]
+    other, change = f"{experiment.name}-{simpler[0]}", simpler[1]
     return [
         f"{again} name={other} {shlex.quote(change)}",
         f"python -m evaluation compare {run} {experiment.root}/runs/{other}",

@@ -4,9 +4,7 @@ Sections are typed and frozen. Dotted overrides (`optim.lr=3e-4`) serve the comm
 sweep's space alike. An unknown key is an error that names the nearest key there is.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -18,8 +16,9 @@ from mdsrec.etl_config import (
     SequencesConfig,
     SparkConfig,
 )
+from mdsrec.model_config import AnyModel, MDSRecConfig, ModelConfig, TransformerConfig
 from mdsrec.section import Section, Text, absolute, listed
-from mdsrec.training_config import EvalConfig, ModelConfig, OptimConfig, TrainConfig
+from mdsrec.training_config import EvalConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "EvalConfig",
@@ -27,15 +26,16 @@ __all__ = [
     "FeatureConfig",
     "GraphConfig",
     "InputConfig",
+    "MDSRecConfig",
     "ModelConfig",
     "OptimConfig",
     "SequencesConfig",
     "SparkConfig",
     "TrainConfig",
+    "TransformerConfig",
 ]
 
 RESERVED_MODALITIES = ("id", "all", "fused", "popularity")  # channels of the evaluator
-DEFAULT_MU = 0.2  # mu^m of every modality, as in the paper
 
 
 class Experiment(Section):
@@ -51,10 +51,12 @@ class Experiment(Section):
     features: dict[str, FeatureConfig] = Field(default={})
     graph: GraphConfig = GraphConfig()
     spark: SparkConfig = SparkConfig()
-    model: ModelConfig = ModelConfig()
+    model: AnyModel = MDSRecConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    study: dict[str, dict[str, Any]] = Field(default={})
+    """By model, what `python -m tuning study` lays over this file for its runs"""
 
     @field_validator("root")
     @classmethod
@@ -78,43 +80,33 @@ class Experiment(Section):
             raise ValueError(
                 "features: every text encoder reads items.text, so their fields must be equal"
             )
-        unknown = [m for m in self.model.modalities or () if m not in self.features]
-        if unknown:
-            raise ValueError(
-                f"model.modalities: no section [features.{unknown[0]}]; "
-                f"there is {listed(self.features)}"
-            )
-        _check_keys("model.mu", self.model.mu, self.modalities)
-        _check_keys("model.rho", self.model.rho, self.modalities)
-        total = math.fsum(self.model.rho.values())
-        if self.model.rho and abs(total - 1) > 1e-6:
-            raise ValueError(f"model.rho: the values sum to {total:g}, they must sum to 1")
-        if self.model.num_neighbors > self.graph.max_neighbors:
-            raise ValueError(
-                f"model.num_neighbors {self.model.num_neighbors} exceeds "
-                f"graph.max_neighbors {self.graph.max_neighbors}: raise graph.max_neighbors"
-            )
+        self.model.check(tuple(self.features), self.graph)
         return self
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """M, in the order of the configuration."""
-        chosen = self.model.modalities
-        return tuple(self.features) if chosen is None else chosen
+        return self.model.chosen(tuple(self.features))
+
+    @property
+    def mdsrec(self) -> MDSRecConfig:
+        """[model], where that is MDSRec's."""
+        assert isinstance(self.model, MDSRecConfig)
+        return self.model
 
     def mu(self, modality: str) -> float:
-        return self.model.mu.get(modality, DEFAULT_MU)
+        return self.mdsrec.mus(modality)[0]
 
     def mus(self, modality: str) -> tuple[float, ...]:
         """Every mu^m that neighbours are built for, the model's first."""
-        return tuple(dict.fromkeys([self.mu(modality), *self.graph.mu]))
+        return tuple(dict.fromkeys([*self.model.mus(modality), *self.graph.mu]))
 
     def all_num_centers(self) -> tuple[int, ...]:
         """Every k that is clustered, the model's first."""
-        return tuple(dict.fromkeys([self.model.num_centers, *self.graph.num_centers]))
+        return tuple(dict.fromkeys([*self.model.all_num_centers(), *self.graph.num_centers]))
 
     def rho(self, modality: str) -> float:
-        return self.model.rho.get(modality, 1 / max(len(self.modalities), 1))
+        return self.mdsrec.rho.get(modality, 1 / max(len(self.modalities), 1))
 
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, as JSON can hold it."""
@@ -126,7 +118,7 @@ class Experiment(Section):
         The data's identity is that of its tables, wherever they and the raw files lie.
         """
         kept = self.resolved()
-        for key in ("root", "input", "spark", "eval"):
+        for key in ("root", "input", "spark", "eval", "study"):
             del kept[key]
         for feature in kept["features"].values():
             for key in ("vectors", "asins", "images", "timeout", "retries", "requests_per_second"):
@@ -146,10 +138,3 @@ class Experiment(Section):
         ):
             del kept["train"][key]
         return kept
-
-
-def _check_keys(key: str, values: Mapping[str, float], modalities: Sequence[str]) -> None:
-    if values and set(values) != set(modalities):
-        raise ValueError(
-            f"{key}: keys {listed(values)} must equal the modalities {listed(modalities)}"
-        )

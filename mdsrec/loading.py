@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from mdsrec.config import Experiment, FeatureConfig
 from mdsrec.errors import InputError
+from mdsrec.model_config import sections
+from mdsrec.section import listed
 
 EXPECTED = {  # in the words of TOML, by pydantic's type of error
     "dict_type": "expected a section of keys",
@@ -21,6 +23,8 @@ EXPECTED = {  # in the words of TOML, by pydantic's type of error
     "bool_type": "expected true or false",
     "string_type": "expected text, in quotes",
 }
+
+MODELS = sections()
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -71,10 +75,20 @@ def _toml_value(text: str) -> Any:
 def _explained(error: ValidationError) -> str:
     """The first thing wrong, in one line."""
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
+    location, section = [str(part) for part in first["loc"]], _section_at(first["loc"])
+    if location[:1] == ["model"]:
+        del location[1:2]  # the model's name, by which its section was chosen
     dotted = ".".join(location)
+    if first["type"] == "union_tag_invalid":
+        return f'model.name = "{first["ctx"]["tag"]}": no such model; there is {listed(MODELS)}'
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _keys_beside(location), n=1, cutoff=0.0)
+        if location[0] == "model" and any(location[1] in s.model_fields for s in MODELS.values()):
+            name = section.model_fields["name"].default
+            return (
+                f"{dotted} is no key of the model {name}: take it out, or begin the section anew "
+                f"with 'model={{name=\"{name}\"}}'"
+            )
+        near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.0)
         return f"unknown key {dotted}" + (f"; the nearest key is {near[0]}" if near else "")
     if first["type"] == "missing":
         return f"key {dotted} is missing"
@@ -84,10 +98,12 @@ def _explained(error: ValidationError) -> str:
     return f"{dotted} = {json.dumps(first['input'], default=str)}: {message}"
 
 
-def _keys_beside(location: Sequence[str]) -> list[str]:
-    """The keys of the section in which the last part of `location` stands."""
-    section: type[BaseModel] = Experiment
-    if len(location) > 1:
-        field = section.model_fields[location[0]].annotation
-        section = FeatureConfig if location[0] == "features" else cast(type[BaseModel], field)
-    return list(section.model_fields)
+def _section_at(location: Sequence[str | int]) -> type[BaseModel]:
+    """The section in which the last part of `location` stands."""
+    if len(location) <= 1:
+        return Experiment
+    if location[0] == "model":
+        return MODELS[str(location[1])]
+    if location[0] == "features":
+        return FeatureConfig
+    return cast(type[BaseModel], Experiment.model_fields[str(location[0])].annotation)

@@ -33,11 +33,11 @@ def neighbors_name(experiment: Experiment, modality: str, mu: float | None = Non
 
 def centers_name(experiment: Experiment, modality: str, k: int | None = None) -> str:
     """`k` None is the model's."""
-    return f"centers/{modality}/k={k or experiment.model.num_centers}"
+    return f"centers/{modality}/k={k or experiment.model.all_num_centers()[0]}"
 
 
 def centroids_name(experiment: Experiment, modality: str, k: int | None = None) -> str:
-    return f"centroids/{modality}/k={k or experiment.model.num_centers}"
+    return f"centroids/{modality}/k={k or experiment.model.all_num_centers()[0]}"
 
 
 def _graph_departures(experiment: Experiment) -> list[str]:

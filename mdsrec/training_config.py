@@ -1,82 +1,11 @@
-"""Sections that say how a model is made and judged: [model], [optim], [train], [eval]."""
+"""Sections that say how a model is trained and judged: [optim], [train], [eval]."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mdsrec.errors import InputError
-from mdsrec.section import (
-    Count,
-    Flag,
-    Fraction,
-    NonNegativeFloat,
-    Positive,
-    PositiveFloat,
-    Section,
-    absolute,
-    listed,
-)
-
-
-class ModelConfig(Section):
-    """MDSRec in the paper's letters; defaults are the paper's or the field's."""
-
-    modalities: tuple[str, ...] | None = None
-    """Modalities the model uses; none = every [features.*]; [] = item ids alone."""
-    dim: Positive = 300
-    """D"""
-    num_layers: Positive = 2
-    """L"""
-    num_heads: Positive = 2
-    inner_dim: Positive = 256
-    dropout: Fraction = 0.5
-    max_length: Annotated[int, Field(strict=True, ge=2, lt=2**31)] = 50
-    mu_id: NonNegativeFloat = 16.0
-    """mu^id of Eq. 3"""
-    mu: dict[str, NonNegativeFloat] = Field(default={})
-    """mu^m of Eq. 3 for each modality; absent = 0.2; 0 is the ablation w/o CRE"""
-    num_neighbors: Count = 10
-    """H"""
-    num_centers: Positive = 32
-    """k"""
-    rho: dict[str, NonNegativeFloat] = Field(default={})
-    """rho_m of Eq. 17, 22 and 23, summing to 1; absent = uniform"""
-    tau: PositiveFloat = 1.0
-    include_self: Flag = True
-    """An item stands in its own list of neighbours (A_ii = 1), beside the H others."""
-    temperature: NonNegativeFloat = 0.0
-    """Scores are cosines over it; 0 = inner products, as Eq. 20-21 are printed"""
-    item_mask: Fraction = 0.0
-    """Share of the items of sequences that training hides, "operations like masking" of Eq. 8"""
-    item_graph: Flag = True
-    """false is the ablation w/o MRGC: modal features, mapped to D, in place of the graph's."""
-    interest_centers: Flag = True
-    """false is the ablation w/o ICA."""
-
-    @property
-    def scores_cosines(self) -> bool:
-        return self.temperature > 0
-
-    @model_validator(mode="after")
-    def _shapes(self) -> Self:
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
-        if len(set(self.modalities or ())) < len(self.modalities or ()):
-            raise ValueError(f"modalities {listed(self.modalities or ())} names one twice")
-        return self
-
-    def check_fits(self, modality: str, num_items: int) -> None:
-        """InputError if H or k asks for more than the `num_items` items that have the modality."""
-        if self.item_graph and self.num_neighbors >= num_items:
-            raise InputError(
-                f"model.num_neighbors = {self.num_neighbors}, but {num_items} items have the "
-                f"modality {modality}: set it to {num_items - 1} or less"
-            )
-        if self.interest_centers and self.num_centers > num_items:
-            raise InputError(
-                f"model.num_centers = {self.num_centers}, but {num_items} items have the "
-                f"modality {modality}: set it to {num_items} or less"
-            )
+from mdsrec.section import Count, Flag, NonNegativeFloat, Positive, PositiveFloat, Section, absolute
 
 
 class OptimConfig(Section):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mdsrec.config import ModelConfig
+from mdsrec.config import MDSRecConfig
 
 LAYER_NORM_EPS = 1e-12  # of every LayerNorm: the encoder's input and both of a block
 
@@ -130,7 +130,7 @@ class Oracle:
     """
 
     params: Mapping[str, Tensor]
-    config: ModelConfig
+    config: MDSRecConfig
     rho: Mapping[str, float]
     O_id: Tensor
     Ahat: Mapping[str, Tensor]

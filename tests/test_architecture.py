@@ -17,6 +17,7 @@ ARROWS = {
     "cluster": {"mdsrec", "etl", "training", "tuning", "evaluation"},
 }
 HEAVY = ("torch", "ray", "pyspark", "deepspeed", "faiss", "sentence_transformers")
+COMMANDS = {"cluster": ["run"], "tuning": ["study"]}  # of stages that have no other
 STAGES = sorted(path.parent.name for path in ROOT.glob("*/__main__.py"))
 
 
@@ -74,7 +75,13 @@ def test_help_loads_nothing_heavy(stage):
 
 
 @pytest.mark.parametrize(
-    ("stage", "words"), [("cluster", ["run"]), ("etl", ["status"]), ("evaluation", ["compare"])]
+    ("stage", "words"),
+    [
+        ("cluster", ["run"]),
+        ("etl", ["status"]),
+        ("evaluation", ["compare"]),
+        ("tuning", ["study"]),
+    ],
 )
 def test_the_help_of_a_command_loads_nothing_heavy(stage, words):
     assert loaded_by(HELP.format(stage=stage, words=[*words, "--help"])) == set()
@@ -82,7 +89,7 @@ def test_the_help_of_a_command_loads_nothing_heavy(stage, words):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_missing_configuration_is_one_line_and_exit_code_two(stage):
-    words = ["run", "none.toml"] if stage == "cluster" else ["none.toml"]
+    words = [*COMMANDS.get(stage, []), "none.toml"]
     ended = subprocess.run(
         [sys.executable, "-m", stage, *words], cwd=ROOT, capture_output=True, text=True, check=False
     )

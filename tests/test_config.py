@@ -7,6 +7,7 @@ import pytest
 
 from mdsrec.errors import InputError
 from mdsrec.loading import experiment_from, load_experiment
+from mdsrec.model_config import SASRecConfig, sections
 from mdsrec.names import neighbors_name
 
 TOML = """
@@ -99,6 +100,12 @@ def test_an_override_lies_over_the_file(path, override, value):
         ([TIME, 'sequences.cut=["2018-01-01", "2018-01-01"]'], "the second must be the later"),
         ([TIME, 'sequences.cut=[0.8, "2018-01-01"]'], "cut mixes a share and a date"),
         ([TIME, "sequences.cut=[0.8, 1.0]"], "neither a share between 0 and 1 nor a date"),
+        (["model.name=sasrek"], r'model.name = "sasrek": no such model; there is \[mdsrec, sasrec'),
+        (["model.name=sasrec", "model.tau=1.0"], "model.tau is no key of the model sasrec"),
+        (["model.name=sasrec", "model.dims=8"], "unknown key model.dims; the nearest key is dim"),
+        (["model.name=sasrec", "model.dim=5"], "dim 5 is not a multiple of num_heads 2"),
+        (["model.mask_share=0.2"], "model.mask_share is no key of the model mdsrec"),
+        (["model.name=fdsa", "model.modalities=[]"], "fdsa needs a modality"),
         (["lr"], "override 'lr': expected key=value"),
         (["name.x=1"], "name is a value, not a section"),
     ],
@@ -167,3 +174,24 @@ def test_identity_is_all_but_the_machines(path):
 def test_a_table_of_neighbours_is_named_by_the_shortest_decimal_of_mu(path, mu, key):
     experiment = load_experiment(path, [f"model.mu.text={mu}", "model.mu.image=0.5"])
     assert neighbors_name(experiment, "text") == f"neighbors/text/mu={key}"
+
+
+def test_a_section_of_another_model_may_begin_anew(path):
+    experiment = load_experiment(path, ['model={name="sasrec"}', "model.dropout=0.25"])
+    assert experiment.model == SASRecConfig(dropout=0.25)
+    assert experiment.modalities == ()
+    assert load_experiment(path, ["model.name=unisrec"]).modalities == ("text", "image")
+
+
+def test_a_section_without_a_name_is_mdsrecs(path):
+    """So a run whose configuration was written before there were others is still the same run."""
+    old = load_experiment(path).resolved()
+    del old["model"]["name"]
+    assert experiment_from(old, source="config.json").identity() == load_experiment(path).identity()
+
+
+@pytest.mark.parametrize("name", sections())
+def test_every_model_reads_back_as_itself(path, name):
+    experiment = load_experiment(path, [f'model={{name="{name}"}}'])
+    assert experiment.model.name == name
+    assert experiment_from(experiment.resolved(), source="config.json") == experiment

@@ -23,7 +23,7 @@ from mdsrec import files, metrics, names, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.graph import load_item_tables
-from training.model import MDSRec
+from training.models.mdsrec import MDSRec
 from training.trained import load_trained
 
 pytestmark = pytest.mark.ray

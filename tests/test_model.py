@@ -13,7 +13,7 @@ from mdsrec.graph import normalized
 from training.data import Samples, Step, batch_of, windows_of
 from training.graph import ItemTables, ModalityTables, adjacency, membership
 from training.items import key_of
-from training.model import MDSRec
+from training.models.mdsrec import MDSRec
 from training.sparse import by_row
 from training.users import padded, user_vectors
 

@@ -18,7 +18,7 @@ from mdsrec.loading import experiment_from
 from training import engine as ds
 from training.data import Place, SequenceReader, Step, batch_of
 from training.graph import load_item_tables
-from training.model import MDSRec
+from training.models.mdsrec import MDSRec
 from training.progress import Progress
 from training.step import noise_of, share_of, take_step
 from training.users import padded
@@ -101,7 +101,7 @@ def gradients(resolved: dict[str, Any]) -> list[Tensor]:
     engine = ds.initialize(model, experiment, CPU)
     engine.train()
     take_step(engine, experiment, share_of(model, experiment, step, (0, 0), CPU))
-    losses = plain(batch_of(step, 0, 1, noise_of(experiment, step, (0, 0)), CPU))
+    losses = plain(batch_of(step, 0, 1, noise_of(plain, experiment, step, (0, 0)), CPU))
     weights = torch.tensor([1.0, *(experiment.rho(m) for m in experiment.modalities)])
     (losses @ weights / step.num_prefixes).backward()  # type: ignore[no-untyped-call]
     moved = plain.item_embedding.detach() - engine.module.item_embedding.detach()
@@ -177,8 +177,10 @@ def test_deepspeed_is_told_its_stage_and_never_clips_unasked(root: Path) -> None
 
 def test_noise_differs_by_step_and_repeats_for_the_same_one(root: Path) -> None:
     experiment = small(root)
+    model = MDSRec(experiment, load_item_tables(experiment))
     step = next(SequenceReader(experiment).steps(0))
-    noise = [noise_of(experiment, step, position) for position in [(0, 0), (0, 1), (1, 0), (0, 0)]]
+    positions = [(0, 0), (0, 1), (1, 0), (0, 0)]
+    noise = [noise_of(model, experiment, step, position) for position in positions]
     assert not torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
     assert torch.equal(noise[0], noise[3])
 

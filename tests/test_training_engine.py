@@ -21,7 +21,7 @@ from mdsrec.loading import experiment_from
 from training import engine as ds
 from training.data import SequenceReader
 from training.graph import load_item_tables
-from training.model import MDSRec
+from training.models.mdsrec import MDSRec
 from training.schedule import FINAL, rate_factor
 from training.step import share_of, take_step
 from training.zero_checkpoint import load_checkpoint, save_checkpoint

@@ -6,7 +6,7 @@ import torch
 from test_model import World
 from torch import Tensor
 
-from mdsrec.config import ModelConfig
+from mdsrec.config import MDSRecConfig
 from training import centers, losses
 from training.dropout import dropout, kept
 from training.in_blocks import in_blocks
@@ -130,7 +130,7 @@ def test_the_nearest_centres_are_mixed_as_written(with_noise: bool) -> None:
 def test_projections_absorbed_by_tokens_or_applied_to_centres_are_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = ModelConfig(dim=D, num_heads=2, inner_dim=4)
+    config = MDSRecConfig(dim=D, num_heads=2, inner_dim=4)
     block = Block(config, has_centers=True).double()
     for bias in (block.query.bias, block.output.bias):
         torch.nn.init.normal_(bias)

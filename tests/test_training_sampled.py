@@ -19,7 +19,8 @@ from mdsrec.errors import InputError
 from mdsrec.loading import experiment_from
 from training.data import SequenceReader, Step, batch_of, windows_of
 from training.graph import ItemTables, ModalityTables, adjacency, load_item_tables, membership
-from training.model import Batch, MDSRec
+from training.model import Batch
+from training.models.mdsrec import MDSRec
 from training.negatives import InBatch, Negatives, Sampler, Stratified, sampler_of
 from training.sampled import sampled_softmax
 from training.sparse import by_row

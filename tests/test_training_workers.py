@@ -17,7 +17,7 @@ from mdsrec.loading import experiment_from
 from training import engine as ds
 from training.data import SequenceReader, Step, batch_of
 from training.graph import load_item_tables
-from training.model import MDSRec
+from training.models.mdsrec import MDSRec
 from training.step import noise_of, share_of, take_step
 from training.zero_checkpoint import load_checkpoint, save_checkpoint
 
@@ -56,7 +56,7 @@ def plain_losses(experiment: Experiment) -> Tensor:
     model, losses = model_of(experiment), []
     optimizer = torch.optim.Adam(model.parameters(), lr=experiment.optim.lr)
     for step, at in steps_of(experiment, BOUNDS[0], BOUNDS[-1]):
-        of_channels = model(batch_of(step, 0, 1, noise_of(experiment, step, at), CPU))
+        of_channels = model(batch_of(step, 0, 1, noise_of(model, experiment, step, at), CPU))
         optimizer.zero_grad()
         (model.channel_weights @ of_channels / step.num_prefixes).backward()
         optimizer.step()

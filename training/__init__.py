@@ -1,1 +1,1 @@
-"""MDSRec's model and its training on Ray Train with DeepSpeed."""
+"""MDSRec, the models beside it, and their training on Ray Train with DeepSpeed."""

@@ -16,7 +16,7 @@ def minutes(text: str) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = experiment_parser("training", "Train MDSRec with Ray Train and DeepSpeed.")
+    parser = experiment_parser("training", "Train a model with Ray Train and DeepSpeed.")
     parser.add_argument("--fresh", action="store_true", help="delete the run of this name first")
     parser.add_argument(
         "--minutes", type=minutes, help="stop there; the same command goes on later"

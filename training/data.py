@@ -240,7 +240,7 @@ def batch_of(
 ) -> Batch:
     """Rank `rank`'s slice of a step; without a user of its own it holds one that does not count.
 
-    `noise` [num_prefixes, |M|, K] belongs to the step's prefixes in order, whoever computes them.
+    `noise` [num_prefixes, ...] belongs to the step's prefixes in order, whoever computes them.
     """
     mine = np.arange(rank, len(step.samples), world_size)
     counts = bool(len(mine))

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from mdsrec import schema, tables
-from mdsrec.config import Experiment, GraphConfig, ModelConfig
+from mdsrec.config import Experiment, GraphConfig, MDSRecConfig
 from mdsrec.errors import InputError
 from mdsrec.graph import normalized
 from mdsrec.names import centers_name, cooccurrence_name, features_name, neighbors_name
 from mdsrec.settings import table_settings
 from training.sparse import Ints, SparseRows, by_row
+
+PAIRS = ["item", "other", "score"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ItemTables:
     """All that the model is told about the items of one data set."""
 
     num_items: int
-    cooccurrence: SparseRows  # N(O)
+    cooccurrence: SparseRows | None  # N(O)
     modalities: dict[str, ModalityTables]
     fingerprints: dict[str, str]  # of every table used, sequences included
     num_train: Ints | None = None  # [X], training events, where negatives are drawn by them
@@ -47,7 +49,7 @@ class ItemTables:
 
 
 def adjacency(
-    items: Ints, lengths: Ints, neighbors: Ints, num_items: int, config: ModelConfig
+    items: Ints, lengths: Ints, neighbors: Ints, num_items: int, config: MDSRecConfig
 ) -> SparseRows:
     """Ahat^m (Eq. 5): the first H stored neighbours of an item, itself beside them by
     `include_self`.
@@ -80,7 +82,7 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
     InputError names one that is absent or too small, made by other settings, or made from another
     state of its inputs.
     """
-    root, model = experiment.root, experiment.model
+    root, model, needs = experiment.root, experiment.model, experiment.model.needs
     settings = table_settings(experiment)
     manifests: dict[str, tables.Manifest] = {}
 
@@ -100,28 +102,30 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
     num_train = None
     if experiment.train.draws_by_events:
         num_train = _ints(read("items", schema.ITEMS, ["num_train"]), "num_train")
-    name = cooccurrence_name(experiment)
-    cooccurrence = read(name, schema.COOCCURRENCE, ["item", "other", "score"])
+    cooccurrence = None
+    if needs.cooccurrence:
+        scores = read(cooccurrence_name(experiment), schema.COOCCURRENCE, PAIRS)
+        cooccurrence = _cooccurrence(scores, num_items, experiment.graph)
     modalities = {}
     for modality in experiment.modalities:
         model.check_fits(modality, opened(features_name(modality)).rows)
         graph = raw = members = None
-        if model.item_graph:
+        if needs.neighbors:
             name = neighbors_name(experiment, modality)
             lists = read(name, schema.NEIGHBORS, ["item", "neighbors"])
             flattened = _flattened(lists, "neighbors")
-            graph = adjacency(_ints(lists, "item"), *flattened, num_items, model)
-        else:
+            graph = adjacency(_ints(lists, "item"), *flattened, num_items, experiment.mdsrec)
+        if needs.features:
             vectors = read(features_name(modality), schema.FEATURES, ["item", "vector"])
             raw = _vectors(vectors, num_items)
-        if model.interest_centers:
+        if needs.centers:
             table = read(centers_name(experiment, modality), schema.CENTERS, ["item", "center"])
             pairs = _ints(table, "item"), _ints(table, "center")
-            members = membership(*pairs, model.num_centers)
+            members = membership(*pairs, model.all_num_centers()[0])
         modalities[modality] = ModalityTables(graph, raw, members)
     return ItemTables(
         num_items,
-        _cooccurrence(cooccurrence, num_items, experiment.graph),
+        cooccurrence,
         modalities,
         {name: manifest.fingerprint for name, manifest in manifests.items()},
         num_train,

@@ -41,8 +41,9 @@ class Items(nn.Module):
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__()
-        config, self.names = experiment.model, experiment.modalities
+        config, self.names = experiment.mdsrec, experiment.modalities
         self.mu_id, self.unit = config.mu_id, config.scores_cosines
+        assert tables.cooccurrence is not None
         self.cooccurrence = tables.cooccurrence
         self.constants = nn.ModuleDict(
             {

@@ -1,7 +1,8 @@
 """One optimizer step on a rank's slice of a global step.
 
 Everything random is drawn from (seed, epoch, step), so a resumed run repeats what it would have
-done, and the noise of Eq. 19 belongs to a prefix, whichever rank holds it.
+done, and what a model draws for a prefix (the noise of Eq. 19) is the same, whichever rank holds
+it.
 """
 
 from functools import partial
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from mdsrec.config import Experiment
 from training.data import Step, batch_of
-from training.model import Batch, MDSRec
+from training.model import Batch, Model
 from training.negatives import Negatives
 
 HOST = torch.device("cpu")
@@ -30,7 +31,7 @@ class Share(NamedTuple):
 
 
 def share_of(
-    model: MDSRec,
+    model: Model,
     experiment: Experiment,
     step: Step,
     position: tuple[int, int],
@@ -41,7 +42,7 @@ def share_of(
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     num_parts = experiment.train.accumulation
-    noise = noise_of(experiment, step, position)
+    noise = noise_of(model, experiment, step, position)
     negatives = negatives_of(model, experiment, step, position)
     places = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
     parts = [model.with_entries(batch_of(step, *p, noise, HOST, negatives)) for p in places]
@@ -69,15 +70,14 @@ def take_step(engine: Any, experiment: Experiment, share: Share) -> Tensor:
     return total
 
 
-def noise_of(experiment: Experiment, step: Step, position: tuple[int, int]) -> Tensor:
-    """logit(delta) of Eq. 19 for the prefixes of a step, in order -> [prefixes, |M|, K]."""
+def noise_of(model: Model, experiment: Experiment, step: Step, position: tuple[int, int]) -> Tensor:
+    """What the model draws for the prefixes of a step, in order -> [prefixes, ...]."""
     generator = torch.Generator().manual_seed(_seed(experiment, *position, NOISE))
-    shape = step.num_prefixes, len(experiment.modalities), experiment.model.num_centers
-    return torch.rand(shape, generator=generator).logit(eps=1e-6)
+    return model.draw(step.samples.num_prefixes, generator)
 
 
 def negatives_of(
-    model: MDSRec, experiment: Experiment, step: Step, position: tuple[int, int]
+    model: Model, experiment: Experiment, step: Step, position: tuple[int, int]
 ) -> Negatives | None:
     """What every prefix of a step is set against; None in the full loss."""
     if model.sampler is None:

@@ -16,26 +16,26 @@ from mdsrec.errors import InputError
 from mdsrec.names import run_uri
 from training.graph import load_item_tables
 from training.identity import check_identity
-from training.items import ItemSide
-from training.model import MDSRec
+from training.model import Model, Side, model_of
 from training.users import user_vectors
 
 
 @dataclass(frozen=True)
 class Trained:
-    model: MDSRec
-    channels: tuple[str, ...]  # all, fused, then each modality
+    model: Model
+    channels: tuple[str, ...]  # all, then the model's
     num_items: int
     dataset_fingerprint: str
 
     @property
     def weights(self) -> Tensor:
-        """[C]: 1 for fused, rho_m for each modality"""
+        """[C], of each channel in the whole score"""
         return self.model.channel_weights
 
     @cached_property
-    def _side(self) -> ItemSide:
-        return self.model.item_side()
+    def _side(self) -> Side:
+        side: Side = self.model.item_side()
+        return side
 
     def item_vectors(self) -> Tensor:
         """[C, X, D]"""
@@ -62,12 +62,12 @@ def load_trained(experiment: Experiment, device: torch.device | None = None) -> 
             f"but {experiment.root}/dataset is {standing}: "
             "train it anew (--fresh) or under another name"
         )
-    model = MDSRec(experiment, item_tables)
+    model = model_of(experiment, item_tables)
     _load_weights(model, load(content), run)
     model.to(device or torch.device("cpu")).eval()
     return Trained(
         model=model,
-        channels=("all", "fused", *experiment.modalities),
+        channels=("all", *model.channels),
         num_items=item_tables.num_items,
         dataset_fingerprint=standing,
     )
@@ -80,7 +80,7 @@ def _metadata(content: bytes) -> dict[str, str]:
     return header.get("__metadata__", {})
 
 
-def _load_weights(model: MDSRec, weights: dict[str, Tensor], run: str) -> None:
+def _load_weights(model: Model, weights: dict[str, Tensor], run: str) -> None:
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(expected.keys() | found.keys()):

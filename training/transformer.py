@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdsrec.config import ModelConfig
+from mdsrec.config import TransformerConfig
 from training.centers import Layer, Projection, absorbs, split_heads
 from training.dropout import dropout
 
@@ -26,9 +26,9 @@ class CenterMap(nn.Module):
 
 
 class Block(nn.Module):
-    """Post-norm, GELU, causal."""
+    """Post-norm, GELU; causal, or with what each position may see."""
 
-    def __init__(self, config: ModelConfig, has_centers: bool) -> None:
+    def __init__(self, config: TransformerConfig, has_centers: bool) -> None:
         super().__init__()
         dim = config.dim
         self.num_heads, self.dropout = config.num_heads, config.dropout
@@ -39,9 +39,13 @@ class Block(nn.Module):
         self.feedforward_norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.center = CenterMap(dim) if has_centers else None
 
-    def forward(self, x_BTD: Tensor, centers_KD: Tensor | None) -> tuple[Tensor, Layer | None]:
+    def forward(
+        self, x_BTD: Tensor, centers_KD: Tensor | None, visible: Tensor | None = None
+    ) -> tuple[Tensor, Layer | None]:
         """Tokens after this layer [B, T, D], and what they were before it to the centres, which are
         c^0 in the first layer alone.
+
+        `visible`, bool [B, 1, T or 1, T], are the positions that a position sees; none: causal.
         """
         N = self.num_heads
         keys, values = split_heads(self.key(x_BTD), N), split_heads(self.value(x_BTD), N)
@@ -49,8 +53,9 @@ class Block(nn.Module):
             split_heads(self.query(x_BTD), N),
             keys,
             values,
+            attn_mask=visible,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
+            is_causal=visible is None,
         )
         attended = self.output(attended.transpose(1, 2).flatten(2))
         after_BTD = self.attention_norm(x_BTD + dropout(attended, self.dropout, self.training))
@@ -91,18 +96,20 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """One channel's sequence part: x^0 = dropout(LayerNorm(items + P)), then L blocks (Eq. 7-9)."""
 
-    def __init__(self, config: ModelConfig, has_centers: bool) -> None:
+    def __init__(self, config: TransformerConfig, has_centers: bool) -> None:
         super().__init__()
         self.dropout = config.dropout
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.blocks = nn.ModuleList(Block(config, has_centers) for _ in range(config.num_layers))
 
-    def forward(self, x_BTD: Tensor, centers_KD: Tensor | None) -> tuple[Tensor, list[Layer]]:
+    def forward(
+        self, x_BTD: Tensor, centers_KD: Tensor | None = None, visible: Tensor | None = None
+    ) -> tuple[Tensor, list[Layer]]:
         """Tokens [B, T, D] after the last layer, and what each offers to the centres, first c^0."""
         x_BTD = dropout(self.norm(x_BTD), self.dropout, self.training)
         layers = []
         for block in self.blocks:
-            x_BTD, layer = block(x_BTD, centers_KD)
+            x_BTD, layer = block(x_BTD, centers_KD, visible)
             centers_KD = None
             if layer is not None:
                 layers.append(layer)

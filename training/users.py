@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.items import ItemSide
-from training.model import MDSRec
+from training.model import Model, Side
 
 History = NDArray[np.int32]
 
@@ -18,7 +17,7 @@ NO_HISTORY = np.zeros(1, dtype=np.int32)
 
 
 @torch.no_grad()
-def user_vectors(model: MDSRec, histories: list[History], side: ItemSide) -> Tensor:
+def user_vectors(model: Model, histories: list[History], side: Side) -> Tensor:
     """The last `max_length` events of each history, oldest first, as one vector -> [B, C, D].
 
     The number of groups is fixed, as under ZeRO-3 every rank must call the model equally often.

@@ -9,7 +9,7 @@ from mdsrec import metrics
 from mdsrec.config import Experiment
 from training import engine as ds
 from training.data import SequenceReader
-from training.model import MDSRec
+from training.model import Model
 from training.ranking import count_channels
 from training.users import user_vectors
 
@@ -26,7 +26,7 @@ def validate(
     sums = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64)
     engine.eval()
     with ds.gathered(engine):
-        model: MDSRec = engine.module
+        model: Model = engine.module
         side = model.item_side()
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size

@@ -19,7 +19,7 @@ from training.calls import NOTHING, Calls, Clock
 from training.checkpoints import local_copy
 from training.data import Place, SequenceReader
 from training.graph import load_item_tables
-from training.model import MDSRec
+from training.model import model_of
 from training.progress import Partial, Progress, Sums, line_after, line_within, memory_used
 from training.ranks import JointError, Ranks
 from training.saving import Saver
@@ -79,7 +79,7 @@ class Training:
         tables = load_item_tables(experiment)
         self.fingerprint = tables.fingerprint
         self.reader = SequenceReader(experiment)
-        model = MDSRec(experiment, tables)
+        model = model_of(experiment, tables)
         model.initialize(experiment.seed)
         self.facts = {
             "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -115,7 +115,7 @@ class Training:
     def _steps(self) -> Calls:
         """The rest of the epoch's steps, or those until a call ends them."""
         epoch, before = self.progress.next_epoch, self.progress.partial
-        sums = Sums(before, 1 + len(self.experiment.modalities), self.device)
+        sums = Sums(before, len(self.engine.module.channels), self.device)
         self.engine.train()
         for share, place in ahead(self._shares(epoch, before.place)):
             answer = self.ranks.ask(self.clock.calls())  # travels while the step computes
@@ -161,7 +161,7 @@ class Training:
                 return partial
         else:
             channel, number = sums.first_bad()
-            name = ("fused", *self.experiment.modalities)[channel]
+            name = self.engine.module.channels[channel]
             where = f"the loss of channel {name} is"
         raise JointError(
             f"run {self.experiment.name}: {where} no number (NaN or infinite) at epoch "
@@ -180,7 +180,7 @@ class Training:
         started = time.perf_counter()
         trained, losses = self.progress.partial, self._means(self.progress.partial)
         validation = validate(self.engine, self.experiment, self.reader, self.device)
-        named = zip(("fused", *self.experiment.modalities), losses.tolist(), strict=True)
+        named = zip(self.engine.module.channels, losses.tolist(), strict=True)
         epoch = {
             "epoch": self.progress.next_epoch,
             "loss": self._objective(losses),

@@ -1,0 +1,301 @@
+"""[model]: one section a model, chosen by its `name`. A key that a model does not have is an error.
+
+Keys that models share are inherited; `needs` says what of the item tables a model reads.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import fsum
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from mdsrec.errors import InputError
+from mdsrec.etl_config import GraphConfig
+from mdsrec.section import (
+    Count,
+    Flag,
+    Fraction,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+    listed,
+)
+
+DEFAULT_MU = 0.2  # mu^m of every modality, as in the paper of MDSRec
+
+
+class Needs(NamedTuple):
+    """What a model reads beside the sequences: N(O), and of each modality one table or more."""
+
+    cooccurrence: bool = False
+    neighbors: bool = False
+    centers: bool = False
+    features: bool = False
+
+
+class ModelConfig(Section):
+    """Keys that every model has; a model of item ids alone has no others to do with items."""
+
+    name: str
+    dim: Positive = 300
+    """D, the width of items and users"""
+    dropout: Fraction = 0.5
+    max_length: Annotated[int, Field(strict=True, ge=2, lt=2**31)] = 50
+    temperature: NonNegativeFloat = 0.0
+    """Scores are cosines over it; 0 = inner products"""
+
+    @property
+    def scores_cosines(self) -> bool:
+        return self.temperature > 0
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    @property
+    def simpler(self) -> tuple[str, str] | None:
+        """What to call this model with one part less, and the override that takes it out."""
+        return None
+
+    def chosen(self, features: Sequence[str]) -> tuple[str, ...]:
+        """The modalities it uses of those that have a section [features.*]."""
+        return ()
+
+    def mus(self, modality: str) -> tuple[float, ...]:
+        """Every mu^m that its neighbours are built for."""
+        return ()
+
+    def all_num_centers(self) -> tuple[int, ...]:
+        """Every k that is clustered for it."""
+        return ()
+
+    def check(self, features: Sequence[str], graph: GraphConfig) -> None:
+        """ValueError if it does not go with the sections [features.*] and [graph]."""
+
+    def check_fits(self, modality: str, num_items: int) -> None:
+        """InputError if it asks for more than the `num_items` items that have the modality."""
+
+
+class TransformerConfig(ModelConfig):
+    num_layers: Positive = 2
+    """L"""
+    num_heads: Positive = 2
+    inner_dim: Positive = 256
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class MultimodalConfig(ModelConfig):
+    modalities: tuple[str, ...] | None = None
+    """Modalities the model uses; none = every [features.*]; [] = item ids alone."""
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if len(set(self.modalities or ())) < len(self.modalities or ()):
+            raise ValueError(f"modalities {listed(self.modalities or ())} names one twice")
+        return self
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(features=True)
+
+    def chosen(self, features: Sequence[str]) -> tuple[str, ...]:
+        return tuple(features) if self.modalities is None else self.modalities
+
+    def check(self, features: Sequence[str], graph: GraphConfig) -> None:
+        unknown = [m for m in self.modalities or () if m not in features]
+        if unknown:
+            raise ValueError(
+                f"model.modalities: no section [features.{unknown[0]}]; there is {listed(features)}"
+            )
+
+
+class FeatureModelConfig(MultimodalConfig):
+    """A model that is none without modalities; it reads their raw vectors."""
+
+    def check(self, features: Sequence[str], graph: GraphConfig) -> None:
+        super().check(features, graph)
+        if not self.chosen(features):
+            raise ValueError(
+                f"model.name {self.name} needs a modality: add a section [features.*], or take a "
+                "model of item ids alone"
+            )
+
+
+class MDSRecConfig(MultimodalConfig, TransformerConfig):
+    """MDSRec in the paper's letters; defaults are the paper's or the field's."""
+
+    name: Literal["mdsrec"] = "mdsrec"
+    mu_id: NonNegativeFloat = 16.0
+    """mu^id of Eq. 3"""
+    mu: dict[str, NonNegativeFloat] = Field(default={})
+    """mu^m of Eq. 3 for each modality; absent = 0.2; 0 is the ablation w/o CRE"""
+    num_neighbors: Count = 10
+    """H"""
+    num_centers: Positive = 32
+    """k"""
+    rho: dict[str, NonNegativeFloat] = Field(default={})
+    """rho_m of Eq. 17, 22 and 23, summing to 1; absent = uniform"""
+    tau: PositiveFloat = 1.0
+    include_self: Flag = True
+    """An item stands in its own list of neighbours (A_ii = 1), beside the H others."""
+    item_mask: Fraction = 0.0
+    """Share of the items of sequences that training hides, "operations like masking" of Eq. 8"""
+    item_graph: Flag = True
+    """false is the ablation w/o MRGC: modal features, mapped to D, in place of the graph's."""
+    interest_centers: Flag = True
+    """false is the ablation w/o ICA."""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            cooccurrence=True,
+            neighbors=self.item_graph,
+            centers=self.interest_centers,
+            features=not self.item_graph,
+        )
+
+    @property
+    def simpler(self) -> tuple[str, str] | None:
+        if self.interest_centers:
+            return "no-centers", "model.interest_centers=false"
+        return "ids", "model.modalities=[]"
+
+    def mus(self, modality: str) -> tuple[float, ...]:
+        return (self.mu.get(modality, DEFAULT_MU),)
+
+    def all_num_centers(self) -> tuple[int, ...]:
+        return (self.num_centers,)
+
+    def check(self, features: Sequence[str], graph: GraphConfig) -> None:
+        super().check(features, graph)
+        modalities = self.chosen(features)
+        _check_keys("model.mu", self.mu, modalities)
+        _check_keys("model.rho", self.rho, modalities)
+        total = fsum(self.rho.values())
+        if self.rho and abs(total - 1) > 1e-6:
+            raise ValueError(f"model.rho: the values sum to {total:g}, they must sum to 1")
+        if self.num_neighbors > graph.max_neighbors:
+            raise ValueError(
+                f"model.num_neighbors {self.num_neighbors} exceeds "
+                f"graph.max_neighbors {graph.max_neighbors}: raise graph.max_neighbors"
+            )
+
+    def check_fits(self, modality: str, num_items: int) -> None:
+        """InputError if H or k asks for more than the `num_items` items that have the modality."""
+        if self.item_graph and self.num_neighbors >= num_items:
+            raise InputError(
+                f"model.num_neighbors = {self.num_neighbors}, but {num_items} items have the "
+                f"modality {modality}: set it to {num_items - 1} or less"
+            )
+        if self.interest_centers and self.num_centers > num_items:
+            raise InputError(
+                f"model.num_centers = {self.num_centers}, but {num_items} items have the "
+                f"modality {modality}: set it to {num_items} or less"
+            )
+
+
+class SASRecConfig(TransformerConfig):
+    name: Literal["sasrec"] = "sasrec"
+
+
+class BERT4RecConfig(TransformerConfig):
+    name: Literal["bert4rec"] = "bert4rec"
+    mask_share: Fraction = 0.2
+    """Share of the items of a sequence that training hides and predicts"""
+    last_share: Fraction = 0.5
+    """Share of the sequences of which training hides the last item alone, as ranking does"""
+
+
+class GRU4RecConfig(ModelConfig):
+    name: Literal["gru4rec"] = "gru4rec"
+    hidden_dim: Positive = 300
+    num_layers: Positive = 1
+
+
+class SASRecFConfig(FeatureModelConfig, TransformerConfig):
+    name: Literal["sasrecf"] = "sasrecf"
+
+
+class GRU4RecFConfig(FeatureModelConfig):
+    name: Literal["gru4recf"] = "gru4recf"
+    hidden_dim: Positive = 300
+    num_layers: Positive = 1
+
+
+class FDSAConfig(FeatureModelConfig, TransformerConfig):
+    name: Literal["fdsa"] = "fdsa"
+
+
+class UniSRecConfig(FeatureModelConfig, TransformerConfig):
+    name: Literal["unisrec"] = "unisrec"
+    temperature: PositiveFloat = 0.07
+    num_experts: Positive = 8
+    adaptor_dropout: Fraction = 0.2
+
+
+class MMMLPConfig(FeatureModelConfig):
+    name: Literal["mmmlp"] = "mmmlp"
+    num_layers: Positive = 4
+
+
+class MISSRecConfig(FeatureModelConfig, TransformerConfig):
+    name: Literal["missrec"] = "missrec"
+    temperature: PositiveFloat = 0.07
+    num_centers: Positive = 32
+    """Interests of each modality: the clusters of its items, as the tables hold them"""
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(features=True, centers=True)
+
+    def all_num_centers(self) -> tuple[int, ...]:
+        return (self.num_centers,)
+
+    @model_validator(mode="after")
+    def _halves(self) -> Self:
+        if self.num_layers % 2:
+            raise ValueError(
+                f"num_layers {self.num_layers} is odd: half of them read interests, half the items"
+            )
+        return self
+
+
+def _name_of(section: Any) -> str:
+    """Which model a section is of; MDSRec where it says nothing."""
+    if isinstance(section, Mapping):
+        return str(section.get("name", "mdsrec"))
+    return str(getattr(section, "name", "mdsrec"))
+
+
+def sections() -> dict[str, type[ModelConfig]]:
+    """The section of each model by its name."""
+    union = get_args(AnyModel)[0]
+    return {tag.tag: section for section, tag in map(get_args, get_args(union))}
+
+
+AnyModel = Annotated[
+    Annotated[MDSRecConfig, Tag("mdsrec")]
+    | Annotated[SASRecConfig, Tag("sasrec")]
+    | Annotated[BERT4RecConfig, Tag("bert4rec")]
+    | Annotated[GRU4RecConfig, Tag("gru4rec")]
+    | Annotated[SASRecFConfig, Tag("sasrecf")]
+    | Annotated[GRU4RecFConfig, Tag("gru4recf")]
+    | Annotated[FDSAConfig, Tag("fdsa")]
+    | Annotated[UniSRecConfig, Tag("unisrec")]
+    | Annotated[MMMLPConfig, Tag("mmmlp")]
+    | Annotated[MISSRecConfig, Tag("missrec")],
+    Discriminator(_name_of),
+]
+
+
+def _check_keys(key: str, values: Mapping[str, float], modalities: Sequence[str]) -> None:
+    if values and set(values) != set(modalities):
+        raise ValueError(
+            f"{key}: keys {listed(values)} must equal the modalities {listed(modalities)}"
+        )

@@ -1,0 +1,164 @@
+"""A study's runs differ in their model and seed alone, and its table is theirs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evaluation.events import events_of
+from mdsrec import files, schema, tables
+from mdsrec.errors import InputError
+from mdsrec.loading import load_experiment
+from mdsrec.model_config import sections
+from mdsrec.tables import Recipe
+from tuning.runs import Run
+from tuning.study import runs_of, table_of, words_of
+
+ROOT = Path(__file__).parent.parent
+TOML = """
+name = "small"
+root = "root"
+[input]
+edition = "2018"
+reviews = ["raw/reviews.json.gz"]
+metadata = ["raw/metadata.json.gz"]
+[features.image]
+vectors = "raw/image.parquet"
+[model]
+dim = 16
+inner_dim = 16
+num_centers = 4
+temperature = 0.1
+[optim]
+lr = 0.002
+[train]
+max_epochs = 2
+[study.sasrec]
+model.dropout = 0.25
+optim.lr = 1e-3
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "small.toml").write_text(TOML.replace('"root"', f'"{tmp_path}/root"', 1))
+    return str(tmp_path / "small.toml")
+
+
+def runs(config: str, *models: str, seeds: int = 1, overrides: tuple[str, ...] = ()) -> list[Run]:
+    experiment = load_experiment(config, overrides)
+    return list(runs_of(experiment, config, list(overrides), models, seeds))
+
+
+def test_a_study_has_every_model_at_every_seed(config):
+    found = [(run.kind, run.experiment.model.name, run.experiment.seed) for run in runs(config)]
+    assert found == [(name, name, 0) for name in sections()]
+    found = [run.experiment.name for run in runs(config, "sasrec", "mdsrec", seeds=2)]
+    assert found == ["small-sasrec-0", "small-mdsrec-0", "small-sasrec-1", "small-mdsrec-1"]
+
+
+def test_other_models_keep_the_shape_and_have_their_own_defaults(config):
+    [sasrec, gru, mdsrec] = [
+        run.experiment
+        for run in runs(config, "sasrec", "gru4rec", "mdsrec", overrides=("model.dim=8",))
+    ]
+    assert (sasrec.model.dim, sasrec.model.inner_dim, sasrec.model.temperature) == (8, 16, 0.0)
+    assert gru.model.dim == 8
+    assert (mdsrec.model.temperature, mdsrec.model.num_centers) == (0.1, 4)
+    assert gru.optim == mdsrec.optim and gru.train == mdsrec.train == sasrec.train
+
+
+def test_a_section_of_the_study_is_laid_over_its_model_alone(config):
+    [sasrec, gru] = [run.experiment for run in runs(config, "sasrec", "gru4rec")]
+    assert (sasrec.model.dropout, sasrec.optim.lr) == (0.25, 0.001)
+    assert (gru.model.dropout, gru.optim.lr) == (0.5, 0.002)
+    assert words_of(load_experiment(config), "mdsrec") == []
+
+
+def test_a_study_is_no_part_of_what_a_run_is(config):
+    without = load_experiment(config, ["study={}"])
+    assert without.identity() == load_experiment(config).identity()
+
+
+def test_a_model_that_is_none_is_named(config):
+    with pytest.raises(InputError, match="no model 'sasrek'; there is mdsrec, sasrec"):
+        runs(config, "sasrek")
+    with pytest.raises(InputError, match="no model 'gru'"):
+        runs(config, "sasrec", overrides=("study.gru.optim.lr=1e-3",))
+
+
+def write_run(run: Run, better: list[int], best_epoch: int) -> None:
+    """What stages leave of a run whose test events have `better` items before their targets."""
+    count = len(better)
+    of_all = [better, ["all"] * count]
+    of_popularity = [[5] * count, ["popularity"] * count]
+    columns = [[*a, *b] for a, b in zip(of_all, of_popularity, strict=True)]
+    table = pa.table(
+        {
+            "user": [*range(count)] * 2,
+            "target": [0] * 2 * count,
+            "split": ["test"] * 2 * count,
+            "channel": columns[1],
+            "better": columns[0],
+            "ties": [0] * 2 * count,
+            "rank": [value + 1.0 for value in columns[0]],
+        }
+    ).cast(schema.RANKS)
+    version = tables.new_version(f"{run.uri}/ranks")
+    Path(version).mkdir(parents=True)
+    pq.write_table(table, f"{version}/part-00000.parquet")
+    tables.commit(f"{run.uri}/ranks", version, Recipe({}, {}), table.num_rows)
+    epochs = [{"prefixes_per_second": pace, "seconds": 2.0} for pace in (100.0, 300.0)]
+    history = {"epochs": epochs, "best_epoch": best_epoch, "num_parameters": 4321}
+    files.write_json(f"{run.uri}/history.json", history)
+
+
+def test_the_table_is_the_mean_of_the_runs_and_their_cost(config):
+    """Two seeds of sasrec find 2 and 4 of 8 targets among their ten; mdsrec finds all of them."""
+    made = runs(config, "sasrec", "mdsrec", seeds=2, overrides=("eval.cutoffs=[10]",))
+    for run, hits in zip(made, (2, 8, 4, 8), strict=True):
+        write_run(run, [0] * hits + [99] * (8 - hits), best_epoch=run.experiment.seed)
+    floors = {"popularity": events_of(made[0].uri, (10,), "popularity")}
+    table = table_of(made[0].experiment, made, floors)
+    header, _, popularity, sasrec, mdsrec = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+    ]
+    assert header[:3] == ["model (seeds)", "recall@10", "ndcg@10"]
+    assert popularity[:2] == ["popularity", "1.0000 [1.0000, 1.0000]"]
+    assert popularity[2].startswith(f"{1 / np.log2(7):.4f}")
+    assert sasrec[0] == "sasrec (2)" and sasrec[1].startswith(f"{(2 + 4) / 16:.4f} [")
+    assert sasrec[3].startswith(f"{6 / 16 - 1:+.4f} [") and mdsrec[3:5] == ["", ""]
+    assert mdsrec[1] == "1.0000 [1.0000, 1.0000]"
+    assert sasrec[-3:] == ["4,321", "200", "3"]  # the best after 2 s, and after 4 s
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.ray
+def test_a_study_from_raw_files_goes_on_where_it_stopped(config, tmp_path):
+    def call(*words: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    call("etl.synthetic", "raw", "--users", "300", "--items", "100")
+    words = ("tuning", "study", config, "--seeds", "1", "--models", "sasrec")
+    assert "1 of 1 runs are left" in call(*words, "--minutes", "0.0001")
+    first = call(*words)
+    assert "| sasrec (1) |" in first and "| itemknn |" in first
+    weights = tmp_path / "root/runs/small-sasrec-0/best.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert call(*words) == first
+    assert weights.stat().st_mtime_ns == before
+    assert (tmp_path / "root/studies/small.md").read_text().rstrip() in first

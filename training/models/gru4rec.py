@@ -1,0 +1,43 @@
+"""GRU4Rec: Hidasi et al., Session-based Recommendations with Recurrent Neural Networks, ICLR 2016
+(arXiv 1511.06939); its items embedded and its sequences of a user's events as in Tan et al., 2016.
+
+h_t = GRU(dropout(E[S_u])) (Eq. 1-4), and score = (W h_t + b) . E_i.
+
+Departs from the original: the softmax over items takes the place of the TOP1 and BPR losses, and
+an item scores by the embedding that it enters with, as in RecBole's form.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mdsrec.config import Experiment
+from mdsrec.model_config import GRU4RecConfig
+from training.dropout import dropout
+from training.graph import ItemTables
+from training.next_item import NextItem
+from training.recurrent import gru, initialize_recurrent
+
+
+class GRU4Rec(NextItem):
+    config: GRU4RecConfig
+
+    def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
+        super().__init__(experiment, tables)
+        config = self.config
+        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
+        self.gru = gru(config.dim, config.hidden_dim, config.num_layers)
+        self.output = nn.Linear(config.hidden_dim, config.dim)
+
+    def initialize(self, seed: int) -> None:
+        super().initialize(seed)
+        initialize_recurrent(self, seed)
+
+    def vectors(self, items: Tensor | None) -> Tensor:
+        return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
+
+    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
+        x_BTD = dropout(F.embedding(place_BT, tokens[0]), self.config.dropout, self.training)
+        hidden_BTH, _ = self.gru(x_BTD)
+        queries_BTD: Tensor = self.output(hidden_BTH)
+        return queries_BTD

@@ -1,0 +1,52 @@
+"""GRU4RecF: Hidasi et al., Parallel Recurrent Neural Network Architectures for Feature-rich
+Session-based Recommendations, RecSys 2016; the parallel form, as RecBole has it.
+
+h_t = GRU(dropout(E[S_u])), g_t = GRU'(F[S_u]), and score = (W [h_t; g_t] + b) . E_i.
+
+Departs from the original: both are trained at once and not in turns; the loss is the softmax over
+items; features are the modalities' vectors, each mapped linearly to D and set side by side, zeros
+where an item has none.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mdsrec.config import Experiment
+from mdsrec.model_config import GRU4RecFConfig
+from training.dropout import dropout
+from training.features import Features
+from training.graph import ItemTables
+from training.next_item import NextItem
+from training.recurrent import gru, initialize_recurrent
+
+
+class GRU4RecF(NextItem):
+    config: GRU4RecFConfig
+
+    def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
+        super().__init__(experiment, tables)
+        config = self.config
+        dim, hidden_dim, num_layers = config.dim, config.hidden_dim, config.num_layers
+        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, dim))
+        self.features = Features(tables, dim)
+        self.item_gru = gru(dim, hidden_dim, num_layers)
+        self.feature_gru = gru(len(tables.modalities) * dim, hidden_dim, num_layers)
+        self.output = nn.Linear(2 * hidden_dim, dim)
+
+    def initialize(self, seed: int) -> None:
+        super().initialize(seed)
+        initialize_recurrent(self, seed)
+
+    def vectors(self, items: Tensor | None) -> Tensor:
+        return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
+
+    def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
+        return self.vectors(items), self.features(items).flatten(1)
+
+    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
+        of_items, of_features = (F.embedding(place_BT, table) for table in tokens)
+        h_BTH, _ = self.item_gru(dropout(of_items, self.config.dropout, self.training))
+        g_BTH, _ = self.feature_gru(of_features)
+        queries_BTD: Tensor = self.output(torch.cat([h_BTH, g_BTH], dim=-1))
+        return queries_BTD

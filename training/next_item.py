@@ -1,0 +1,77 @@
+"""Models of one channel that predict the item after every prefix in one causal pass.
+
+B users, T positions, P prefixes, X items, n of them, D width.
+
+Such a model says what items are scored by, what sequences are made of, and how a sequence becomes
+queries; the rest, from the loss to ranking, is here.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mdsrec.config import Experiment
+from training.graph import ItemTables
+from training.losses import Channel, item_softmax
+from training.model import Batch, Model
+from training.negatives import Scored
+from training.sampled import sampled_softmax
+
+
+class Side(NamedTuple):
+    vectors: Tensor  # [1, X, D]
+    tokens: tuple[Tensor, ...]  # [X, ...] each, what sequences are made of
+
+
+class NextItem(Model):
+    def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
+        super().__init__(experiment, tables)
+        self.unit = self.config.scores_cosines  # whether items score by their vectors at length 1
+        self.set_channels({"fused": 1.0})
+
+    def vectors(self, items: Tensor | None) -> Tensor:
+        """What the items (none: all) are scored by -> [n, D]."""
+        raise NotImplementedError
+
+    def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
+        """What the items are in a sequence -> tensors of the model's own, [n, ...] each."""
+        return (self.vectors(items),)
+
+    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
+        """Of every prefix [B, T, D], blind to what comes after it; `place` are rows of `tokens`."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Tensor:
+        tokens = self.tokens(batch.items.to(batch.place.device))
+        queries_BTD = self.queries(tokens, batch.place)
+        queries_PD = queries_BTD.flatten(0, 1).index_select(0, batch.prefixes)
+        return self.loss(queries_PD, batch.targets, batch.scored)
+
+    def loss(self, queries_PD: Tensor, targets_P: Tensor, scored: Scored | None) -> Tensor:
+        """Cross-entropy, summed over the prefixes -> [1]."""
+        queries_CPD = self.scaled(queries_PD)[None]
+        if scored is None:
+            tables = [self.vectors(None)]
+            return item_softmax(queries_CPD, targets_P, [Channel(0, None)], tables, self.unit)
+        vectors = self.vectors(scored.items.to(queries_PD.device))
+        vectors = F.normalize(vectors, dim=-1) if self.unit else vectors
+        return sampled_softmax(queries_CPD, [vectors], scored)
+
+    @torch.no_grad()
+    def item_side(self) -> Side:
+        vectors = self.vectors(None)
+        unit = F.normalize(vectors, dim=-1) if self.unit else vectors
+        return Side(unit[None], self.tokens(None))
+
+    def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: Side) -> Tensor:
+        queries_BTD = self.queries(side.tokens, items_BT)
+        last_B1D = (lengths_B - 1)[:, None, None].expand(-1, 1, queries_BTD.shape[-1])
+        return self.scaled(queries_BTD.gather(1, last_B1D))
+
+    def scaled(self, queries: Tensor) -> Tensor:
+        """The queries, so that their inner products with `Side.vectors` are the scores."""
+        if not self.config.scores_cosines:
+            return queries
+        return F.normalize(queries, dim=-1) / self.config.temperature
