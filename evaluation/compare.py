@@ -8,7 +8,7 @@ from evaluation.events import events_of
 from evaluation.finished import FinishedRun, finished_run
 from evaluation.intervals import difference
 from evaluation.pictures import pictures
-from evaluation.report import headline
+from evaluation.report import competing, headline
 from mdsrec import files
 from mdsrec.errors import InputError
 from mdsrec.section import absolute
@@ -29,7 +29,12 @@ def comparison(folders: Sequence[str], out: str | None = None) -> str:
     files.write_bytes(page, comparison_page(compared).encode())
     reports = [*(f"report  {run.uri}/report.html" for run in runs), f"page    {page}"]
     apart = [_differences(compared), ""] if len(runs) > 1 else []
-    return "\n".join([_headline(compared), "", *apart, *reports])
+    first = runs[0].metrics
+    terms = (
+        f"{first['targets']['test']:,} test events, {first['num_items']:,} items, "
+        f"each ranked {competing(first)}"
+    )
+    return "\n".join([terms, "", _headline(compared), "", *apart, *reports])
 
 
 def _check_same_terms(runs: Sequence[FinishedRun]) -> None:

@@ -262,7 +262,7 @@ def written(tmp_path, name, rows=ROWS, **changes):
 
 
 def test_runs_are_compared_with_popularity_as_the_floor(tmp_path):
-    table, *_ = comparison([written(tmp_path, "a"), written(tmp_path, "b") + "/"]).split("\n\n")
+    _, table, *_ = comparison([written(tmp_path, "a"), written(tmp_path, "b") + "/"]).split("\n\n")
     lines = table.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "a", "b", "popularity"]
     assert lines[1].split()[1] == f"{means_of(0.1)['recall@10']:.4f}"
@@ -272,13 +272,13 @@ def test_runs_are_compared_with_popularity_as_the_floor(tmp_path):
 def test_runs_are_compared_event_by_event_with_the_first(tmp_path):
     better = [(*row[:4], 0, 0) if row[3] == "all" else row for row in reversed(ROWS)]
     runs = [written(tmp_path, "a"), written(tmp_path, "b"), written(tmp_path, "c", better)]
-    _, apart, _ = comparison(runs).split("\n\n")
+    _, _, apart, _ = comparison(runs).split("\n\n")
     header, same, other = (line.split() for line in apart.splitlines())
     assert header == ["less", "a", "recall@10", "ndcg@10"]
     assert same == ["b", *["+0.0000", "[+0.0000,", "+0.0000]", "p", "1.000"] * 2]
     gain = (3 - metrics.recall(*TEST_ALL, 10).sum()) / 3
     assert other[:2] == ["c", f"{gain:+.4f}"]
-    assert len(comparison(runs[:1]).split("\n\n")) == 2
+    assert len(comparison(runs[:1]).split("\n\n")) == 3
 
 
 @pytest.mark.parametrize("changes", [{"dataset": "e" * 16}, {"cutoffs": [5]}])

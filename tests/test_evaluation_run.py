@@ -246,8 +246,9 @@ def test_runs_on_the_same_data_stand_side_by_side(experiment):
     other = experiment.model_copy(update={"name": "other"})
     write_weights(other, seed=2)
     evaluate(other)
-    table, apart, reports = comparison([run_of(experiment), run_of(other)]).split("\n\n")
+    terms, table, apart, reports = comparison([run_of(experiment), run_of(other)]).split("\n\n")
     header, *lines = table.splitlines()
+    assert terms.endswith("40 items, each ranked among all items")
     assert [line.split()[0] for line in apart.splitlines()] == ["less", "other"]
     assert reports.split() == [
         "report",
