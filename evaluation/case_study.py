@@ -40,7 +40,7 @@ def case_study(experiment: Experiment, trained: Trained) -> Cases:
     wanted = [target.target for target in targets]
     rank_of = first_ranks(uri, users)
     top_of = tops(trained, [target.history for target in targets], experiment.eval)
-    graphs = experiment.modalities if experiment.model.needs.neighbors else ()
+    graphs = experiment.modalities if experiment.model.neighbors_read else ()
     near = {modality: neighbors(experiment, modality, wanted) for modality in graphs}
     cases = [
         Case(
@@ -107,11 +107,12 @@ def tops(
 
 
 def neighbors(experiment: Experiment, modality: str, items: Sequence[int]) -> dict[int, list[int]]:
-    """The nearest of the neighbours that the ETL found for each item that has the modality."""
+    """The nearest of the neighbours that the model reads, of each item that has the modality."""
+    count = min(NEIGHBORS, experiment.model.neighbors_read)
     uri = tables.table_uri(experiment.root, names.neighbors_name(experiment, modality))
     chosen = pc.field("item").isin(items)
     rows = _rows(uri, schema.NEIGHBORS, chosen, ["item", "neighbors"]).to_pylist()
-    return {row["item"]: row["neighbors"][:NEIGHBORS] for row in rows}
+    return {row["item"]: row["neighbors"][:count] for row in rows}
 
 
 def described(experiment: Experiment, items: set[int]) -> dict[int, Item]:

@@ -54,6 +54,11 @@ class ModelConfig(Section):
         return Needs()
 
     @property
+    def neighbors_read(self) -> int:
+        """How many neighbours of an item it reads in each modality."""
+        return 0
+
+    @property
     def simpler(self) -> tuple[str, str] | None:
         """What to call this model with one part less, and the override that takes it out."""
         return None
@@ -159,6 +164,10 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
             centers=self.interest_centers,
             features=not self.item_graph,
         )
+
+    @property
+    def neighbors_read(self) -> int:
+        return self.num_neighbors if self.item_graph else 0
 
     @property
     def simpler(self) -> tuple[str, str] | None:

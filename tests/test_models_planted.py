@@ -78,7 +78,7 @@ def _modality(vectors: Tensor) -> ModalityTables:
     """Its clusters are the classes: items that share their largest coordinate."""
     items = vectors.any(dim=1).nonzero()[:, 0].numpy()
     clusters = vectors[:, :CLASSES].argmax(dim=1).numpy()[items]
-    return ModalityTables(None, vectors, membership(items, clusters, CLASSES, "mean"))
+    return ModalityTables(None, vectors, membership(items, clusters, CLASSES))
 
 
 def found(model: Model, histories: list[list[int]], targets: list[set[int]]) -> float:
