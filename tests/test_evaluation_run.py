@@ -16,14 +16,16 @@ from evaluation.case_study import neighbors
 from evaluation.cases import Cases
 from evaluation.compare import comparison
 from evaluation.ranking import RankWorker
+from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate, rank_all, ranks_recipe
 from evaluation.shards import shards_of
 from evaluation.workers import Pool
 from mdsrec import files, metrics, names, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.model_config import sections
 from training.graph import load_item_tables
-from training.models.mdsrec import MDSRec
+from training.model import model_of
 from training.trained import load_trained
 
 pytestmark = pytest.mark.ray
@@ -38,7 +40,7 @@ FIGURES = {"epoch": 0, "loss": 3.25, "ndcg@10": 0.125, "recall@10": 0.25, "secon
 def write_weights(experiment: Experiment, seed: int) -> None:
     """What a training leaves behind, before its first step."""
     item_tables = load_item_tables(experiment)
-    model = MDSRec(experiment, item_tables)
+    model = model_of(experiment, item_tables)
     model.initialize(seed)
     weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
     fingerprint = item_tables.fingerprint
@@ -304,6 +306,19 @@ def test_cases_are_the_same_for_any_number_of_workers(experiment, tmp_path):
         evaluate(shared)
         found.add(Path(run_of(shared), "cases.json").read_bytes())
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("name", ["sasrec", "unisrec"])
+def test_a_model_of_another_name_is_ranked_and_serves(experiment, name):
+    model = sections()[name](dim=8, max_length=6)
+    other = experiment.model_copy(update={"name": name, "model": model})
+    write_weights(other, seed=1)
+    assert "report.html" in evaluate(other)
+    assert "of some user" in recommend(other, Options(3, False))
+    found = json.loads(Path(run_of(other), "metrics.json").read_text())
+    assert list(found["split"]["test"]) == ["all", "fused", "popularity"]
+    items = tables.read_table(f"{run_of(other)}/vectors/items", schema.ITEM_VECTORS)
+    assert len(items["vector"][0]) == 8
 
 
 def test_the_report_stands_beside_the_metrics(evaluated):

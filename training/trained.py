@@ -39,7 +39,7 @@ class Trained:
 
     def item_vectors(self) -> Tensor:
         """[C, X, D]"""
-        return self._side.vectors
+        return self._side.vectors.detach()
 
     def user_vectors(self, histories: list[NDArray[np.int32]]) -> Tensor:
         """What stands before each target, oldest first -> [B, C, D]."""
