@@ -17,6 +17,7 @@ class Line:
     name: str
     style: str  # CSS class
     points: Sequence[Point]
+    band: Sequence[tuple[float, float, float]] = ()  # x, low, high
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def line_chart(
     `label` says what it shows to who cannot see it; `marked_x` draws an upright line there.
     """
     points = [p for line in lines for p in line.points if math.isfinite(p[1])]
+    points += [(x, y) for line in lines for x, *ends in line.band for y in ends]
     if not points:
         return ""
     xs = [x for x, _ in points]
@@ -109,7 +111,7 @@ def legend(lines: Sequence[Line]) -> str:
 
 
 def _drawn(line: Line, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:
-    """The line with a dot on each point that tells its value."""
+    """The line over its band, with a dot on each point that tells its value."""
     points = [(x, y, to_x(x), to_y(y)) for x, y in line.points if math.isfinite(y)]
     path = "L".join(f"{px:.1f} {py:.1f}" for _, _, px, py in points)
     radius = 2.6 if len(points) < 40 else 1.4
@@ -118,7 +120,14 @@ def _drawn(line: Line, to_x: Callable[[float], float], to_y: Callable[[float], f
         f"<title>{escape(line.name)}, {x:g}: {y:.4g}</title></circle>"
         for x, y, px, py in points
     )
-    return f'<path class="line {line.style}" d="M{path}"/>{dots}' if points else ""
+    drawn = _band(line, to_x, to_y)
+    return f'{drawn}<path class="line {line.style}" d="M{path}"/>{dots}' if points else drawn
+
+
+def _band(line: Line, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:
+    along = [f"{to_x(x):.1f} {to_y(high):.1f}" for x, _, high in line.band]
+    back = [f"{to_x(x):.1f} {to_y(low):.1f}" for x, low, _ in reversed(line.band)]
+    return f'<path class="band {line.style}" d="M{"L".join(along + back)}Z"/>' if along else ""
 
 
 def _horizontal(value: float, y: float) -> str:

@@ -19,6 +19,7 @@ from mdsrec.etl_config import (
 from mdsrec.model_config import AnyModel, MDSRecConfig, ModelConfig, TransformerConfig
 from mdsrec.section import Section, Text, absolute, listed
 from mdsrec.training_config import EvalConfig, OptimConfig, TrainConfig
+from mdsrec.tune_config import TuneConfig
 
 __all__ = [
     "EvalConfig",
@@ -33,6 +34,7 @@ __all__ = [
     "SparkConfig",
     "TrainConfig",
     "TransformerConfig",
+    "TuneConfig",
 ]
 
 RESERVED_MODALITIES = ("id", "all", "fused", "popularity")  # channels of the evaluator
@@ -55,6 +57,7 @@ class Experiment(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    tune: TuneConfig = TuneConfig()
     study: dict[str, dict[str, Any]] = Field(default={})
     """By model, what `python -m tuning study` lays over this file for its runs"""
 
@@ -118,7 +121,7 @@ class Experiment(Section):
         The data's identity is that of its tables, wherever they and the raw files lie.
         """
         kept = self.resolved()
-        for key in ("root", "input", "spark", "eval", "study"):
+        for key in ("root", "input", "spark", "eval", "tune", "study"):
             del kept[key]
         for feature in kept["features"].values():
             for key in ("vectors", "asins", "images", "timeout", "retries", "requests_per_second"):

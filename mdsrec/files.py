@@ -73,5 +73,12 @@ def delete_folder(uri: str) -> None:
         filesystem.delete_dir(path)
 
 
+def delete_file(uri: str) -> None:
+    """Delete a file; nothing where there is none."""
+    filesystem, path = file_system(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.File:
+        filesystem.delete_file(path)
+
+
 def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -13,6 +13,7 @@ from mdsrec.config import Experiment, FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.model_config import sections
 from mdsrec.section import listed
+from mdsrec.tune_config import Domain
 
 EXPECTED = {  # in the words of TOML, by pydantic's type of error
     "dict_type": "expected a section of keys",
@@ -106,4 +107,6 @@ def _section_at(location: Sequence[str | int]) -> type[BaseModel]:
         return MODELS[str(location[1])]
     if location[0] == "features":
         return FeatureConfig
+    if location[:2] == ("tune", "space"):
+        return Domain
     return cast(type[BaseModel], Experiment.model_fields[str(location[0])].annotation)

@@ -13,8 +13,11 @@ from mdsrec.errors import InputError
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
-    """Ray as it runs already, the cluster of RAY_ADDRESS (in a submitted job), or a local one."""
+def ray_session(log_to_driver: bool = True) -> Iterator[None]:
+    """Ray as it runs already, the cluster of RAY_ADDRESS (in a submitted job), or a local one.
+
+    Where `log_to_driver`, what workers say is shown here too.
+    """
     if ray.is_initialized():
         yield
         return
@@ -25,11 +28,10 @@ def ray_session() -> Iterator[None]:
             "or unset it to run here"
         )
     local = {} if address else {"include_dashboard": True}
-    ray.init(address or "local", logging_level=logging.WARNING, **local)
-    # Ray Train's clean-up actor takes any Ray of the host for its own, and ends a training that the
-    # other one does not know, unless it is told the address.
-    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    ray.init(
+        address or "local", logging_level=logging.WARNING, log_to_driver=log_to_driver, **local
+    )
+    name_this_ray()
     try:
         yield
     finally:
@@ -37,6 +39,14 @@ def ray_session() -> Iterator[None]:
         del os.environ["RAY_ADDRESS"]
         if address:
             os.environ["RAY_ADDRESS"] = address
+
+
+def name_this_ray() -> None:
+    """Tell Ray Train's clean-up actor the address of the Ray that this process belongs to: it takes
+    any Ray of the host for its own, and ends a training that the other one does not know.
+    """
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def capacity() -> dict[str, float]:

@@ -5,13 +5,14 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from ray import train as ray_train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 
 from mdsrec import files, tables
@@ -60,9 +61,14 @@ class Fit:
         return "\n".join(lines)
 
 
-def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = None) -> Fit:
+def fit(
+    experiment: Experiment,
+    fresh: bool = False,
+    minutes: float | None = None,
+    callbacks: Sequence[UserCallback] = (),
+) -> Fit:
     """Train the experiment to its end, from its last checkpoint if it has one, or until it is asked
-    to stop.
+    to stop. Ray Train's `callbacks` hear of every epoch.
 
     InputError if the run's name belongs to another configuration or data set (unless `fresh`, which
     deletes the run once all else is in order), or if the cluster cannot hold the workers.
@@ -89,7 +95,7 @@ def fit(experiment: Experiment, fresh: bool = False, minutes: float | None = Non
             experiment.train.zero_stage,
         )
         with asking(run_uri(experiment), minutes) as asked:
-            trainer = partial(_trainer, experiment, use_gpu, writer)
+            trainer = partial(_trainer, experiment, use_gpu, writer, callbacks)
             ending = _attempted(trainer())
             while ending.leaves:
                 log.info("a worker's node leaves: starting again from %s", ending.where)
@@ -118,7 +124,9 @@ def _users_mistake(error: Exception) -> InputError | None:
     return InputError(found.group(1)) if found else None
 
 
-def _trainer(experiment: Experiment, use_gpu: bool, writer: str) -> TorchTrainer:
+def _trainer(
+    experiment: Experiment, use_gpu: bool, writer: str, callbacks: Sequence[UserCallback]
+) -> TorchTrainer:
     config = experiment.train
     # An epoch's report waits for the next look at the workers.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -141,6 +149,7 @@ def _trainer(experiment: Experiment, use_gpu: bool, writer: str) -> TorchTrainer
             name=experiment.name,
             storage_path=f"{experiment.root}/runs",
             failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=list(callbacks),
         ),
     )
 

@@ -6,11 +6,9 @@ seeds, with 95% intervals of a bootstrap over users; a model and MDSRec are set 
 on the same test events.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from statistics import mean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
 from mdsrec.model_config import sections
+from tuning.overrides import overrides_of
 from tuning.runs import Run, make
 
 Floats = NDArray[np.float64]
@@ -92,17 +91,8 @@ def words_of(experiment: Experiment, name: str) -> list[str]:
         shape = experiment.model.model_dump(mode="json", include=set(SHAPE), exclude_unset=True)
         of_model = sections()[name].model_fields
         kept = {key: value for key, value in shape.items() if key in of_model}
-        words = [f'model={{name = "{name}"}}', *_dotted({"model": kept})]
-    return words + list(_dotted(experiment.study.get(name, {})))
-
-
-def _dotted(nested: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """`model.dim=64` of {"model": {"dim": 64}}; JSON of what is no section is TOML too."""
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={json.dumps(value)}"
+        words = [f'model={{name = "{name}"}}', *overrides_of({"model": kept})]
+    return words + list(overrides_of(experiment.study.get(name, {})))
 
 
 def floors_of(experiment: Experiment, run: Run) -> dict[str, Events]:

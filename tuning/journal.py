@@ -1,0 +1,74 @@
+"""Everything that trials report goes into their records as it arrives."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+
+from mdsrec import files
+from mdsrec.config import Experiment
+from mdsrec.names import run_uri
+from training.writer import writer_uri
+from tuning.halving import Halving
+from tuning.records import Records, Trial
+
+LAST_WORDS = 300  # characters of a failure's cause
+
+
+class Journal(tune.Callback):  # type: ignore[misc]
+    """`tell` is called after every report and every end; `runs_of` are a trial's experiments."""
+
+    def __init__(
+        self,
+        records: Records,
+        halving: Halving | None,
+        runs_of: Callable[[Trial], list[Experiment]],
+        tell: Callable[[Trial], None],
+    ) -> None:
+        self._records, self._runs_of, self._tell = records, runs_of, tell
+        self._stopped = halving.stopped if halving else set[int]()
+        self._to_clear: list[Trial] = []
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        record = self._records.trials[trial.config["number"]]
+        if "outcomes" in result:
+            for epoch in result["history"]:  # also what was lost on the way
+                self._records.report(record.number, epoch)
+            record.outcomes, record.built = result["outcomes"], result["built"]
+            self._close(record, "finished")
+        else:
+            self._records.report(record.number, result)
+            self._tell(record)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        record = self._records.trials[trial.config["number"]]
+        if record.state == "running" and record.number in self._stopped:
+            self._close(record, "stopped")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        record = self._records.trials[trial.config["number"]]
+        record.cause = cause_of(trial.get_error())
+        self._close(record, "failed")
+
+    def clear(self) -> None:
+        """Delete what ended trials keep to go on from; their weights and figures stay."""
+        while self._to_clear:
+            for experiment in self._runs_of(self._to_clear.pop()):
+                run = run_uri(experiment)
+                files.delete_folder(f"{run}/checkpoints")
+                files.delete_file(writer_uri(run))
+
+    def _close(self, record: Trial, state: Any) -> None:
+        record.state = state
+        self._records.save(record)
+        self.clear()  # those before: the processes of one that is stopped end after this
+        self._to_clear.append(record)
+        self._tell(record)
+
+
+def cause_of(error: BaseException | None) -> str:
+    """The last line of what the trial's process said."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:LAST_WORDS]

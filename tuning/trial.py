@@ -1,0 +1,59 @@
+"""A trial's process: it has its tables stand, and trains its seeds one after the other."""
+
+import json
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from mdsrec import files
+from mdsrec.config import Experiment
+from mdsrec.loading import experiment_from
+from mdsrec.names import run_uri
+from tuning.records import SHOWN
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Report each epoch of the first seed from epoch `told` on, then what came of all seeds.
+
+    `experiments` are the seeds', resolved; `builder` answers what their tables are built by.
+    """
+    experiments = [experiment_from(each, source="trial") for each in config["experiments"]]
+    first = experiments[0]
+    built = ray.get(config["builder"].build.remote(config["file"], config["overrides"], first))
+    from training.ray_session import name_this_ray
+    from training.run import fit
+
+    name_this_ray()
+    for epoch in history_of(first).get("epochs", [])[config["told"] :]:
+        tune.report(epoch)
+    histories = []
+    for experiment in experiments:
+        callbacks = [TuneReportCallback()] if experiment is first else []
+        histories.append(fit(experiment, callbacks=callbacks).history)
+    outcomes = [outcome(e, h) for e, h in zip(experiments, histories, strict=True)]
+    epochs = histories[0]["epochs"]
+    tune.report({**epochs[-1], "history": epochs, "outcomes": outcomes, "built": built})
+
+
+def history_of(experiment: Experiment) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        files.read_bytes(f"{run_uri(experiment)}/history.json") or b"{}"
+    )
+    return found
+
+
+def outcome(experiment: Experiment, history: dict[str, Any]) -> dict[str, Any]:
+    """What a finished run came to."""
+    epochs = history["epochs"]
+    best = epochs[history["best_epoch"]]
+    return {
+        "run": experiment.name,
+        "seed": experiment.seed,
+        **{name: best[name] for name in SHOWN},
+        "best_epoch": history["best_epoch"],
+        "epochs": len(epochs),
+        "seconds": sum(epoch["seconds"] for epoch in epochs),
+        "parameters": history["num_parameters"],
+    }
