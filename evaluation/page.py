@@ -64,6 +64,7 @@ svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft);
 .again.line { stroke-dasharray: 2 5; } .dots.line { stroke: none; }
 .band { stroke: none; fill-opacity: .14; } .series-0.band { fill: var(--accent); }
 .thread { fill: none; stroke: var(--floor); stroke-width: 1; stroke-opacity: .45; }
+svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
 .thread.best { stroke: var(--accent); stroke-width: 1.8; stroke-opacity: 1; }
 .floor.line { stroke: var(--floor); stroke-dasharray: 5 4; } .floor.dot { fill: var(--floor); }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 0 0 6px;

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from tuning.charts import axes_of, is_number, on_log_scale
@@ -12,6 +13,7 @@ from tuning.records import METRIC, Trial
 
 WIDTH, HEIGHT = 1000, 320
 LEFT, RIGHT, TOP, BOTTOM = 70, 80, 24, 44
+TEXT = 14  # height of a line
 BEST = 0.1  # share of the trials whose threads stand out
 
 
@@ -26,12 +28,13 @@ def parallel_coordinates(trials: Sequence[Trial]) -> str:
     xs = [LEFT + step * at for at in range(len(axes))]
     heights = [_heights(values) for _, values in axes]
     bold = len(told) - max(1, round(BEST * len(told)))
-    body = [_axis(x, *axis, of_axis) for x, axis, of_axis in zip(xs, axes, heights, strict=True)]
+    body = []
     for at, trial in enumerate(told):
         path = "L".join(f"{x:.1f} {ys[at]:.1f}" for x, ys in zip(xs, heights, strict=True))
         style = "thread best" if at >= bold else "thread"
         title = escape(f"trial {trial.number}: {trial.best:.4f}, {in_words(trial.values)}")
         body.append(f'<path class="{style}" d="M{path}"><title>{title}</title></path>')
+    body += [_axis(x, *axis, of_axis) for x, axis, of_axis in zip(xs, axes, heights, strict=True)]
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="values of every trial and its {METRIC}">{"".join(body)}</svg>'
@@ -51,12 +54,14 @@ def _heights(values: Sequence[Any]) -> list[float]:
 
 
 def _axis(x: float, key: str, values: Sequence[Any], heights: Sequence[float]) -> str:
-    """A line, its values (its ends, where they are many) and its key below."""
+    """A line, its values (its ends, where they would touch) and its key below."""
     by_height = {round(y): _word(value) for value, y in zip(values, heights, strict=True)}
-    if len(by_height) > 8:
-        by_height = {y: by_height[y] for y in (min(by_height), max(by_height))}
+    places = sorted(by_height)
+    if any(below - above < TEXT for above, below in pairwise(places)):
+        by_height = {y: by_height[y] for y in (places[0], places[-1])}
     ticks = "".join(
-        f'<text x="{x - 6:.1f}" y="{y + 3.5:.1f}" text-anchor="end">{escape(word)}</text>'
+        f'<text class="halo" x="{x - 6:.1f}" y="{y + 3.5:.1f}" text-anchor="end">'
+        f"{escape(word)}</text>"
         for y, word in by_height.items()
     )
     return (
