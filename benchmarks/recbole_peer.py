@@ -25,7 +25,7 @@ class Peer:
         from recbole.trainer import Trainer
         from recbole.utils import init_seed
 
-        config = Config(model="SASRec", dataset="split", config_dict=settings)
+        config = Config(model="SASRec", config_dict=settings)
         init_seed(config["seed"], config["reproducibility"])
         parts = data_preparation(config, create_dataset(config))
         self.train, self.valid, self.test = parts

@@ -88,6 +88,7 @@ def settings_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
     model, train = experiment.model, experiment.train
     assert isinstance(model, SASRecConfig)
     return {
+        "dataset": NAME,
         "data_path": str(folder),
         "benchmark_filename": list(PARTS),
         "load_col": {"inter": ["user_id", "item_id_list", "item_id"], "item": ["item_id"]},
