@@ -1,5 +1,5 @@
 """`python -m benchmarks.training NAME ...`: what a training step costs, where its time goes,
-and what the model and its parts are worth.
+what the model and its parts are worth, and how SASRec here stands beside RecBole's.
 """
 
 import sys
@@ -15,6 +15,8 @@ MODULES = {
     "ablations": "benchmarks.ablations",
     "sampling": "benchmarks.sampling",
     "centers": "benchmarks.centers",
+    "recbole-speed": "benchmarks.recbole_speed",
+    "recbole-metrics": "benchmarks.recbole_metrics",
 }
 
 

@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
@@ -21,7 +22,7 @@ from mdsrec.loading import load_experiment
 from training import engine as ds
 from training.data import SequenceReader
 from training.graph import load_item_tables
-from training.models.mdsrec import MDSRec
+from training.model import model_of
 from training.step import share_of, take_step
 
 CPU = torch.device("cpu")
@@ -61,24 +62,36 @@ def _rate(experiment: Experiment, workers: int, steps: int) -> float:
 
 
 def _worker(rank: int, workers: int, folder: str, experiment: Experiment, steps: int) -> None:
-    torch.set_num_threads(1)
+    engine = joined(rank, workers, folder, experiment, threads=1)
+    rate = prefixes_per_second(engine, experiment, steps)
+    if rank == 0:
+        (Path(folder) / "rate").write_text(str(rate))
+    distributed.destroy_process_group()
+
+
+def joined(rank: int, workers: int, folder: str, experiment: Experiment, threads: int) -> Any:
+    """The engine of one of `workers` processes that meet in `folder`, its weights fresh."""
+    torch.set_num_threads(threads)
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(workers))
     meeting = f"file://{folder}/meeting"
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
-    model = MDSRec(experiment, load_item_tables(experiment))
+    model = model_of(experiment, load_item_tables(experiment))
     model.initialize(experiment.seed)
-    engine = ds.initialize(model, experiment, CPU)
+    return ds.initialize(model, experiment, CPU)
+
+
+def prefixes_per_second(engine: Any, experiment: Experiment, steps: int) -> float:
+    """Of the whole group, over the `steps` steps of the first epoch after WARM others."""
     engine.train()
     prefixes, began = 0, 0.0
     for number, step in enumerate(SequenceReader(experiment).steps(0)):
         if number == WARM:
             distributed.barrier()
             prefixes, began = 0, time.perf_counter()
-        take_step(engine, experiment, share_of(model, experiment, step, (0, number), CPU))
+        share = share_of(engine.module, experiment, step, (0, number), CPU)
+        take_step(engine, experiment, share)
         prefixes += step.num_prefixes
         if number == WARM + steps - 1:
             break
     distributed.barrier()
-    if rank == 0:
-        (Path(folder) / "rate").write_text(str(prefixes / (time.perf_counter() - began)))
-    distributed.destroy_process_group()
+    return prefixes / (time.perf_counter() - began)

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import restrict
 from benchmarks.catalogue import HOT_ITEMS, Catalogue, write_raw, write_sequences
 from benchmarks.measure import DONE, measured
 from mdsrec import schema, tables
+from mdsrec.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,61 @@ def test_tables_in_other_files_are_compared_row_by_row(tmp_path, monkeypatch):
     assert cooccurrence.largest_difference(tmp_path / "one", tmp_path / "one") == 0
     assert cooccurrence.largest_difference(tmp_path / "one", tmp_path / "two") == 1 / 4
     assert cooccurrence.largest_difference(tmp_path / "one", tmp_path / "less") == float("inf")
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """Reviews and metadata of four items, vectors of two files: B2 and B3 stand in both."""
+    reviews = [("u1", "B3"), ("u2", "B1"), ("u1", "B2"), ("u3", "B4"), ("u2", "B3")]
+    lines = {
+        "reviews.json.gz": [{"reviewerID": user, "asin": asin} for user, asin in reviews],
+        "metadata.json.gz": [{"title": asin, "asin": asin} for asin in ("B1", "B2", "B3", "B4")],
+    }
+    for name, records in lines.items():
+        with gzip.open(tmp_path / name, "wt") as file:
+            file.writelines(f"{json.dumps(record)}\n" for record in records)
+    for name, asins in {"text": ["B1", "B2", "B3"], "image": ["B3", "B2", "B9"]}.items():
+        pq.write_table(pa.table({"asin": asins}), tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def restricted(shop, out):
+    sources = [str(shop / f"{name}.json.gz") for name in ("reviews", "metadata")]
+    vectors = [str(shop / f"{name}.parquet") for name in ("text", "image")]
+    restrict.main([*sources, str(out), "--to", *vectors])
+
+
+def test_restricted_files_hold_the_items_of_every_vector_file_in_their_order(shop, capsys):
+    restricted(shop, shop / "less")
+    with gzip.open(shop / "less" / "reviews.json.gz", "rt") as file:
+        kept = [json.loads(line) for line in file]
+    assert kept == [
+        {"reviewerID": "u1", "asin": "B3"},
+        {"reviewerID": "u1", "asin": "B2"},
+        {"reviewerID": "u2", "asin": "B3"},
+    ]
+    with gzip.open(shop / "less" / "metadata.json.gz", "rt") as file:
+        assert [json.loads(line)["asin"] for line in file] == ["B2", "B3"]
+    assert "reviews.json.gz: 3 of 5 lines kept, 2 items" in capsys.readouterr().out
+
+
+def test_files_restricted_again_have_the_same_bytes(shop):
+    for out in ("one", "two"):
+        restricted(shop, shop / out)
+    for name in ("reviews.json.gz", "metadata.json.gz"):
+        one, two = ((shop / out / name).read_bytes() for out in ("one", "two"))
+        assert one == two
+        assert one[4:8] == bytes(4)  # the time in the head of a gzip file
+
+
+def test_a_line_without_an_asin_is_named_and_leaves_no_file(shop):
+    with gzip.open(shop / "reviews.json.gz", "at") as file:
+        file.write('{"reviewerID": "u4"}\n')
+    with pytest.raises(InputError, match=r"reviews.json.gz line 6: no JSON object with an asin"):
+        restricted(shop, shop / "less")
+    assert list((shop / "less").iterdir()) == []
+
+
+def test_files_are_not_restricted_onto_themselves(shop):
+    with pytest.raises(InputError, match="name another folder"):
+        restricted(shop, shop)

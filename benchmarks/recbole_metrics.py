@@ -1,0 +1,84 @@
+"""Metrics of SASRec here beside those of RecBole's: the same split, the same settings.
+
+Both train each seed until validation ndcg@10 has not risen for `train.patience` epochs. The
+difference of the means has the 95% interval of Welch's t over the seeds.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import recbole_split
+from benchmarks.measure import markdown
+from mdsrec import files
+from mdsrec.errors import InputError
+from mdsrec.loading import load_experiment
+from tuning.runs import Run, make
+
+Metrics = dict[str, float]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    recbole_split.add_arguments(parser)
+    parser.add_argument("--seeds", type=int, default=3)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    runs = list(_runs(arguments))
+    outcome = make(runs, jobs=1)
+    if outcome.failed:
+        raise InputError("; ".join(outcome.failed))
+    theirs = list(_theirs(runs, arguments.python, arguments.threads))
+    ours = [_ours(each) for each in runs]
+    for part in ("valid", "test"):
+        print(f"{part}\n\n{table([o[part] for o in ours], [t[part] for t in theirs])}\n")
+
+
+def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
+    overrides = recbole_split.as_sasrec(arguments.config, arguments.overrides)
+    name = load_experiment(arguments.config, overrides).name
+    for seed in range(arguments.seeds):
+        identity = [f"name={name}-sasrec-{seed}", f"seed={seed}"]
+        yield Run("sasrec", arguments.config, [*overrides, *identity])
+
+
+def _ours(run: Run) -> dict[str, Metrics]:
+    metrics = json.loads(files.read_bytes(f"{run.uri}/metrics.json") or b"{}")
+    return {part: of_part["all"] for part, of_part in metrics["split"].items()}
+
+
+def _theirs(runs: list[Run], python: str, threads: int) -> Iterator[Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recbole_split.write_split(runs[0].experiment, folder)
+        for run in runs:
+            settings = recbole_split.settings_of(run.experiment, folder)
+            found = recbole_split.peer(python, "fit", settings, threads)
+            told = f"RecBole, seed {settings['seed']}: {found['epochs']} epochs"
+            print(told, file=sys.stderr, flush=True)
+            yield found
+
+
+def table(ours: list[Metrics], theirs: list[Metrics]) -> str:
+    rows = []
+    for name in (name for name in ours[0] if name in theirs[0]):
+        here, there = (np.array([of_seed[name] for of_seed in of]) for of in (ours, theirs))
+        apart = f"{here.mean() - there.mean():+.4f}"
+        if len(here) > 1:
+            welch = stats.ttest_ind(here, there, equal_var=False)
+            low, high = welch.confidence_interval(0.95)
+            apart += f" [{low:+.4f}, {high:+.4f}]"
+        rows.append([name, _mean_and_deviation(here), _mean_and_deviation(there), apart])
+    return markdown(["metric", "here", "RecBole", "here less RecBole"], rows)
+
+
+def _mean_and_deviation(of_seeds: Any) -> str:
+    deviation = f" ± {of_seeds.std(ddof=1):.4f}" if len(of_seeds) > 1 else ""
+    return f"{of_seeds.mean():.4f}{deviation}"

@@ -1,0 +1,139 @@
+"""SASRec on an experiment's split, as RecBole trains and ranks it.
+
+RecBole needs an environment of its own, whose interpreter `--python` names: `recbole_peer.py` runs
+there, on files that hold every prefix of the tables' sequences as a row.
+"""
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import recbole_peer
+from mdsrec import schema, tables
+from mdsrec.command import OVERRIDES_HELP
+from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from mdsrec.loading import load_experiment
+from mdsrec.model_config import SASRecConfig, TransformerConfig
+
+PARTS = ("train", "valid", "test")
+NAME = "split"
+HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+
+
+class Row(NamedTuple):
+    """An event of a part and what stands before it."""
+
+    part: str
+    user: int
+    history: list[int]
+    target: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
+    parser.add_argument("--python", required=True, help="the interpreter that has RecBole")
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def as_sasrec(config: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides, and those that make the experiment the SASRec of its size that RecBole has:
+    scored by inner products, trained with Adam at one rate.
+    """
+    experiment = load_experiment(config, overrides)
+    if not isinstance(experiment.model, TransformerConfig):
+        raise InputError(f"model.name {experiment.model.name}: has no layers and heads to take")
+    sizes = experiment.model.model_dump(include=set(SASRecConfig.model_fields))
+    sizes |= {"name": "sasrec", "temperature": 0.0}
+    model = ", ".join(f"{key} = {json.dumps(value)}" for key, value in sizes.items())
+    return [*overrides, f"model={{{model}}}", f"optim={{lr = {experiment.optim.lr}}}"]
+
+
+def rows_of(experiment: Experiment) -> Iterator[Row]:
+    """Every event that has one before it, as the tables split them; histories are cut to the last
+    `max_length` events.
+    """
+    uri = tables.table_uri(experiment.root, "sequences")
+    columns = ["user", "items", "train_end", "valid_end"]
+    longest = experiment.model.max_length
+    for batch in tables.read_table(uri, schema.SEQUENCES, columns).to_batches():
+        for user, items, train_end, valid_end in zip(
+            *(batch.column(name).to_pylist() for name in columns), strict=True
+        ):
+            for at in range(1, len(items)):
+                part = PARTS[(at >= train_end) + (at >= valid_end)]
+                yield Row(part, user, items[max(at - longest, 0) : at], items[at])
+
+
+def write_split(experiment: Experiment, folder: Path) -> None:
+    """RecBole's benchmark files NAME.PART.inter, and NAME.item so that it knows every item."""
+    uri = tables.table_uri(experiment.root, "items")
+    (folder / NAME).mkdir()
+    items = "".join(f"{item}\n" for item in range(tables.open_table(uri).rows))
+    (folder / NAME / f"{NAME}.item").write_text(f"item_id:token\n{items}")
+    lines = {part: [HEADER] for part in PARTS}
+    for row in rows_of(experiment):
+        history = " ".join(map(str, row.history))
+        lines[row.part].append(f"{row.user}\t{history}\t{row.target}\n")
+    for part, of_part in lines.items():
+        (folder / NAME / f"{NAME}.{part}.inter").write_text("".join(of_part))
+
+
+def settings_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """The experiment, a SASRec, in RecBole's words."""
+    model, train = experiment.model, experiment.train
+    assert isinstance(model, SASRecConfig)
+    return {
+        "dataset": NAME,
+        "data_path": str(folder),
+        "benchmark_filename": list(PARTS),
+        "load_col": {"inter": ["user_id", "item_id_list", "item_id"], "item": ["item_id"]},
+        "alias_of_item_id": ["item_id_list"],
+        "MAX_ITEM_LIST_LENGTH": model.max_length,
+        "n_layers": model.num_layers,
+        "n_heads": model.num_heads,
+        "hidden_size": model.dim,
+        "inner_size": model.inner_dim,
+        "hidden_dropout_prob": model.dropout,
+        "attn_dropout_prob": model.dropout,
+        "loss_type": "CE",
+        "train_neg_sample_args": None,
+        "learning_rate": experiment.optim.lr,
+        "train_batch_size": train.batch_size,
+        "epochs": train.max_epochs,
+        "stopping_step": train.patience - 1,  # RecBole ends in the epoch after so many
+        "eval_args": {"order": "TO", "mode": "full"},
+        "eval_batch_size": experiment.eval.user_batch,
+        "metrics": ["Recall", "NDCG"],
+        "topk": sorted({10, *experiment.eval.cutoffs}),
+        "valid_metric": "NDCG@10",
+        "metric_decimal_place": 8,
+        "seed": experiment.seed,
+        "use_gpu": False,
+        "show_progress": False,
+    }
+
+
+def peer(python: str, what: str, settings: dict[str, Any], threads: int, **more: int) -> Any:
+    """What RecBole answers; InputError with its last line if it fails."""
+    command = [python, "-I", recbole_peer.__file__ or ""]
+    request = json.dumps({"what": what, "settings": settings, "threads": threads, **more})
+    try:
+        done = subprocess.run(
+            command,
+            input=request,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=settings["data_path"],  # where RecBole leaves its logs
+        )
+    except OSError as error:
+        raise InputError(f"--python {python}: cannot be run: {error.strerror}") from None
+    if done.returncode:
+        last = (done.stderr.strip() or "?").splitlines()[-1]
+        raise InputError(f"--python {python}: RecBole failed: {last}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,151 @@
+"""RecBole gets the tables' split row for row, and what it answers stands beside our own."""
+
+import os
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from small_dataset import small_experiment, write_dataset
+
+from benchmarks import recbole_metrics, recbole_speed
+from benchmarks.recbole_split import as_sasrec, peer, rows_of, settings_of, write_split
+from mdsrec import schema, tables
+from mdsrec.errors import InputError
+from mdsrec.loading import experiment_from, load_experiment
+from training.data import SequenceReader
+
+RECBOLE = os.environ.get("RECBOLE_PYTHON")  # of an environment that has it
+CONFIG = str(Path(__file__).parent.parent / "configs" / "scientific-benchmark.toml")
+
+
+def sasrec(root, **sections):
+    content = small_experiment(root, **sections).model_dump()
+    sizes = {key: content["model"][key] for key in ("dim", "inner_dim", "max_length", "dropout")}
+    return experiment_from({**content, "model": {"name": "sasrec", **sizes}}, "test")
+
+
+def write_sequences(experiment, users, num_items):
+    """`users` are (items, train_end, valid_end)."""
+    items, train_end, valid_end = zip(*users, strict=True)
+    columns = [
+        range(len(users)),
+        [f"U{user}" for user in range(len(users))],
+        items,
+        [range(len(of_user)) for of_user in items],
+        train_end,
+        valid_end,
+    ]
+    known = [range(num_items), *[["x"] * num_items] * 4, [1] * num_items]
+    for name, table, values in (
+        ("sequences", schema.SEQUENCES, columns),
+        ("items", schema.ITEMS, known),
+    ):
+        arrays = [pa.array(list(v), f.type) for v, f in zip(values, table, strict=True)]
+        uri = tables.table_uri(experiment.root, name)
+        batches = [pa.RecordBatch.from_arrays(arrays, schema=table)]
+        tables.write_table(uri, batches, table, tables.Recipe({}, {}))
+
+
+def test_each_event_is_a_row_of_its_part_after_the_last_events_before_it(tmp_path):
+    experiment = sasrec(tmp_path / "root", model={"max_length": 2})
+    write_sequences(experiment, [([3, 1, 4, 1, 5], 3, 4), ([2], 1, 1)], num_items=7)
+    write_split(experiment, tmp_path)
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+    expected = {
+        "split.train.inter": [header, "0\t3\t1", "0\t3 1\t4"],
+        "split.valid.inter": [header, "0\t1 4\t1"],
+        "split.test.inter": [header, "0\t4 1\t5"],
+        "split.item": ["item_id:token", *"0123456"],
+    }
+    assert {
+        path.name: path.read_text().splitlines() for path in (tmp_path / "split").iterdir()
+    } == expected
+
+
+def test_recbole_trains_on_our_prefixes_and_ranks_our_targets(tmp_path):
+    experiment = sasrec(tmp_path / "root")
+    write_dataset(small_experiment(tmp_path / "root"))
+    reader, rows = SequenceReader(experiment), list(rows_of(experiment))
+    for part in ("valid", "test"):
+        targets = reader.targets(0, reader.num_users, part)
+        ours = [(t.user, t.history[-6:].tolist(), t.target) for t in targets]
+        assert ours == [(r.user, r.history, r.target) for r in rows if r.part == part]
+    ours = sorted(target for step in reader.steps(0) for target in step.targets.tolist())
+    assert ours == sorted(row.target for row in rows if row.part == "train")
+
+
+def test_the_sasrec_beside_recbole_has_the_sizes_and_rate_of_the_experiment_and_no_more():
+    given = ["model.dim=64", "model.dropout=0.2", "optim.lr=0.002"]
+    experiment = load_experiment(CONFIG, as_sasrec(CONFIG, given))
+    model, optim = experiment.model, experiment.optim
+    assert (model.name, model.dim, model.dropout, model.max_length) == ("sasrec", 64, 0.2, 50)
+    assert (model.temperature, optim.lr, optim.decay) == (0.0, 0.002, "none")
+
+
+def test_a_model_without_layers_has_no_sasrec_of_its_size():
+    with pytest.raises(InputError, match=r"model\.name gru4rec: has no layers and heads"):
+        as_sasrec(CONFIG, ['model={name="gru4rec"}'])
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ("no-such-python", "no-such-python: cannot be run: No such file or directory"),
+        (sys.executable, "RecBole failed: ModuleNotFoundError: No module named 'recbole'"),
+    ],
+)
+def test_an_interpreter_without_recbole_is_told_in_one_line(tmp_path, python, said):
+    with pytest.raises(InputError, match=said):
+        peer(python, "fit", settings_of(sasrec(tmp_path / "root"), tmp_path), threads=1)
+
+
+def test_speeds_are_medians_and_times_the_first():
+    readings = {
+        "theirs": [{"train": 100.0, "rank": 10.0}] * 3,
+        "ours": [{"train": t, "rank": 25.0} for t in (900.0, 1200.0, 5000.0)],
+    }
+    *_, theirs, ours = recbole_speed.table(readings).splitlines()
+    assert theirs == "| theirs | 100 | 1.0 | 10 | 1.0 |"
+    assert ours == "| ours | 1,200 | 12.0 | 25 | 2.5 |"
+
+
+def test_the_speed_here_is_that_of_training_and_validation_on_the_tables(tmp_path):
+    experiment = sasrec(tmp_path / "root")
+    write_dataset(small_experiment(tmp_path / "root"))
+    rates = recbole_speed.ours(experiment, steps=4, threads=1)
+    assert set(rates) == {"train", "rank"}
+    assert min(rates.values()) > 0
+
+
+def test_metrics_stand_with_their_deviation_and_the_difference_of_their_means():
+    ours = [{"recall@10": 0.11, "mrr@10": 0.5}, {"recall@10": 0.13, "mrr@10": 0.5}]
+    theirs = [{"recall@10": 0.10}, {"recall@10": 0.12}]
+    *_, row = recbole_metrics.table(ours, theirs).splitlines()
+    # Welch: both variances .0002, so the error is sqrt(2 * .0002 / 2) at 2 degrees of freedom,
+    # whose 97.5% point is 4.3027.
+    assert row == "| recall@10 | 0.1200 ± 0.0141 | 0.1100 ± 0.0141 | +0.0100 [-0.0508, +0.0708] |"
+    *_, row = recbole_metrics.table(ours[:1], theirs[:1]).splitlines()
+    assert row == "| recall@10 | 0.1100 | 0.1000 | +0.0100 |"
+
+
+@pytest.mark.skipif(RECBOLE is None, reason="RECBOLE_PYTHON names no interpreter")
+def test_recbole_reads_the_files_and_learns_what_follows_what(tmp_path):
+    """Item i + 1 follows item i, whoever the user is; item 14 is met by none."""
+    experiment = sasrec(
+        tmp_path / "root",
+        model={"dim": 16, "max_length": 3},
+        optim={"lr": 0.01},
+        train={"max_epochs": 30, "patience": 30},
+        eval={"cutoffs": (1, 10)},
+    )
+    users = [([(first + n) % 14 for n in range(8)], 6, 7) for first in range(14)]
+    write_sequences(experiment, users, num_items=15)
+    write_split(experiment, tmp_path)
+    settings = settings_of(experiment, tmp_path)
+    found = peer(str(RECBOLE), "fit", settings, threads=1)
+    assert found["epochs"] == 30
+    assert found["test"]["recall@1"] > 0.9
+    assert found["test"]["ndcg@10"] <= 1
+    rates = peer(str(RECBOLE), "speed", settings, threads=1, batches=2)
+    assert min(rates["train"], rates["rank"]) > 0
