@@ -116,7 +116,7 @@ def test_a_trial_of_several_seeds_counts_by_their_mean(tmp_path):
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "trials").mkdir()
     (tmp_path / "trials/00003.json").write_text('{"number": 3')
-    with pytest.raises(InputError, match="trials/00003.json: damaged .*: delete it"):
+    with pytest.raises(InputError, match=r"trials/00003.json: damaged .*: delete it"):
         Records(str(tmp_path))
 
 

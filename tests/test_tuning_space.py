@@ -39,7 +39,8 @@ def test_dotted_keys_of_toml_are_keys_of_the_space(tmp_path):
     path.write_text(
         'name = "a"\nroot = "root"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
         "[features.text]\nvectors = 'text.parquet'\n"
-        "[tune.space]\nmodel.mu.text = { loguniform = [0.1, 10] }\n'optim.lr' = { choice = [1e-3] }\n"
+        "[tune.space]\nmodel.mu.text = { loguniform = [0.1, 10] }\n"
+        "'optim.lr' = { choice = [1e-3] }\n"
     )
     assert list(load_experiment(path).tune.space) == ["model.mu.text", "optim.lr"]
     laid_over = load_experiment(path, ["tune.space.model.num_neighbors.grid=[0, 5]"]).tune.space

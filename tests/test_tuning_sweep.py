@@ -113,6 +113,168 @@ def test_a_grid_ends_with_a_winner_that_alone_is_ranked(shop):
     page = (shop.folder / "root/sweeps/grid/report.html").read_text()
     assert "grid: 2 trials" in page and f"{test['ndcg@10']:.4f}" in page
     assert shop.sweep("grid", "tune.searcher=grid", space) == said
-    other = shop.run("tuning", shop.config, "name=grid", "tune.searcher=grid", f"{space[:-3]},3]}}}}")
+    other = shop.run(
+        "tuning", shop.config, "name=grid", "tune.searcher=grid", f"{space[:-3]},3]}}}}"
+    )
     assert other.returncode == 2
     assert "sweep grid has another configuration or space" in other.stderr
+
+
+def wait_for(condition, process, seconds=400):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def told(records):
+    """What a sweep came to, without times."""
+    return [
+        (
+            r["number"],
+            r["values"],
+            r["state"],
+            [(report["epoch"], report["ndcg@10"]) for report in r["reports"]],
+            [outcome["ndcg@10"] for outcome in r["outcomes"]],
+        )
+        for r in records
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_sweep_killed_in_the_middle_and_resumed_is_as_one_never_killed(shop):
+    words = (
+        "tune.scheduler=asha", "tune.trials=4", "tune.concurrent=1", "tune.reduction=2",
+        "train.max_epochs=4", "model.dropout=0.3",
+        "tune.space={optim.lr={loguniform=[1e-4,1e-2]},model.num_neighbors={choice=[0,5]}}",
+    )  # fmt: skip
+    shop.sweep("whole", *words)
+    process = shop.start("tuning", shop.config, "name=killed", *words)
+
+    def in_the_second_trial():
+        records = shop.records("killed")
+        return len(records) == 2 and records[0]["state"] != "running" and records[1]["reports"]
+
+    wait_for(in_the_second_trial, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    first = shop.folder / "root/runs/killed-00000"
+    before = (first / "best.safetensors").stat().st_mtime_ns
+    refused = shop.run("tuning", shop.config, "name=killed", *words)
+    assert refused.returncode == 2
+    assert "of 4 trials: go on with --resume" in refused.stderr
+    shop.sweep("killed", *words, "--resume")
+    assert told(shop.records("killed")) == told(shop.records("whole"))
+    assert {r["state"] for r in shop.records("whole")} == {"finished", "stopped"}
+    assert (first / "best.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_winner_s_file_trains_to_the_winner_s_metric(shop):
+    words = ("tune.trials=3", "tune.space={optim.lr={loguniform=[1e-3,1e-2]}}", "tune.seeds=2")
+    shop.sweep("seeds", *words)
+    trials = shop.records("seeds")
+    assert [len(trial["outcomes"]) for trial in trials] == [2, 2, 2]
+    assert [o["seed"] for o in trials[0]["outcomes"]] == [0, 1]
+    means = [sum(o["ndcg@10"] for o in trial["outcomes"]) / 2 for trial in trials]
+    rows = shop.trials("seeds")
+    assert [row["ndcg@10"] for row in rows] == pytest.approx(means, abs=1e-12)
+    best = trials[means.index(max(means))]
+    done = shop.run("training", str(shop.folder / "root/sweeps/seeds/best.toml"))
+    assert done.returncode == 0, done.stderr
+    history = shop.history("seeds-best")
+    alone = history["epochs"][history["best_epoch"]]["ndcg@10"]
+    assert alone == pytest.approx(best["outcomes"][0]["ndcg@10"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(shop):
+    said = shop.sweep("fails", "tune.searcher=grid", "tune.space={optim.lr={choice=[1e30,3e-3]}}")
+    [bad, good] = shop.trials("fails")
+    assert (bad["state"], good["state"]) == ("failed", "finished")
+    assert "no number (NaN or infinite)" in bad["cause"] and "lower optim.lr" in bad["cause"]
+    assert "best        trial 1: lr 0.003" in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_eight_trials_of_one_worker_finish_beside_each_other(shop):
+    share = f"train.cpus_per_worker={0.45 * CPUS:g}"
+    space = "tune.space={model.num_centers={grid=[2,4,6,8]},model.num_neighbors={grid=[0,5]}}"
+    shop.sweep("eight", "tune.searcher=grid", space, "train.max_epochs=1", share)
+    trials = shop.trials("eight")
+    assert [t["state"] for t in trials] == ["finished"] * 8
+    assert [t["built"] for t in trials] == [[]] * 8
+    before = {p: p.stat().st_mtime_ns for p in (shop.folder / "root/dataset").rglob("*.json")}
+    assert sum("centers/image" in str(path) for path in before) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_trials_that_fill_the_machine_run_one_by_one_and_larger_ones_are_refused(shop):
+    share = f"train.cpus_per_worker={0.45 * CPUS:g}"
+    words = ("tune.trials=2", "tune.space={optim.lr={loguniform=[1e-3,1e-2]}}", share)
+    process = shop.start("tuning", shop.config, "name=pairs", "train.num_workers=2", *words)
+    at_once = 0
+    while process.poll() is None:
+        running = [r for r in shop.records("pairs") if r["state"] == "running"]
+        at_once = max(at_once, len(running))
+        time.sleep(0.5)
+    assert process.returncode == 0, process.stderr.read()
+    assert at_once == 1
+    assert [t["state"] for t in shop.trials("pairs")] == ["finished"] * 2
+    began = time.monotonic()
+    refused = shop.run("tuning", shop.config, "name=large", "train.num_workers=3", *words)
+    assert refused.returncode == 2
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith("tuning: a trial takes 3 workers of") and f"{CPUS:g} CPUs" in last
+    assert time.monotonic() - began < 120
+    assert not (shop.folder / "root/sweeps/large/trials").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_graph_that_two_ask_for_at_once_is_built_once(shop):
+    words = ("tune.trials=2", "tune.space={model.num_neighbors={choice=[3,5]}}")
+    overrides = [*words, "model.mu.image=0.37"]
+    code = (
+        "import ray\n"
+        "from mdsrec.loading import load_experiment\n"
+        "from tuning.builder import start_builder\n"
+        "ray.init('local', include_dashboard=False)\n"
+        f"config, overrides = {shop.config!r}, {overrides!r}\n"
+        "builder, experiment = start_builder(), load_experiment(config, overrides)\n"
+        "asked = [builder.build.remote(config, overrides, experiment) for _ in range(2)]\n"
+        "print(ray.get(asked))\n"
+    )
+    done = shop.run("etl", shop.config)
+    assert done.returncode == 0, done.stderr
+    (shop.folder / "ask.py").write_text(code)
+    said = subprocess.run(
+        [sys.executable, "ask.py"],
+        cwd=shop.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.splitlines()[-1] == "[['neighbors/image/mu=0.37'], []]"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_each_value_of_mu_is_built_once_and_before_the_trials(shop):
+    space = "tune.space={model.mu.image={grid=[0.11,0.22,0.33]},model.num_neighbors={grid=[0,5]}}"
+    shop.sweep("mus", "tune.searcher=grid", space, "train.max_epochs=1")
+    assert [t["built"] for t in shop.trials("mus")] == [[]] * 6
+    for mu in ("0.11", "0.22", "0.33"):
+        folder = shop.folder / f"root/dataset/neighbors/image/mu={mu}"
+        assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
+    shop.sweep("drawn", "tune.trials=2", "tune.space={model.mu.image={uniform=[0.4,0.9]}}")
+    built = [t["built"] for t in shop.trials("drawn")]
+    values = [t["model.mu.image"] for t in shop.trials("drawn")]
+    assert built == [[f"neighbors/image/mu={value:g}"] for value in values]

@@ -148,6 +148,7 @@ def _tune(sweep: Sweep, builder: Any, at_once: int) -> None:
     live = Live(sweep.records, sweep.plan.num_trials)
     journal = Journal(sweep.records, halving, sweep.experiments, live)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints a table also at verbose = 0
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the loggers' files
     hours = sweep.tune.hours
     tuner = tune.Tuner(
