@@ -18,6 +18,7 @@ from training.losses import Channel, item_softmax
 from training.model import Batch, Model
 from training.negatives import Scored
 from training.sampled import sampled_softmax
+from training.transformer import taken
 
 
 class Side(NamedTuple):
@@ -43,6 +44,12 @@ class NextItem(Model):
         """Of every prefix [B, T, D], blind to what comes after it; `place` are rows of `tokens`."""
         raise NotImplementedError
 
+    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
+        """Of the prefixes that end at positions `at` [B, Q, D]; for a model that can spare some of
+        the others' work.
+        """
+        return taken(self.queries(tokens, place_BT), at_BQ)
+
     def forward(self, batch: Batch) -> Tensor:
         tokens = self.tokens(batch.items.to(batch.place.device))
         queries_BTD = self.queries(tokens, batch.place)
@@ -66,9 +73,7 @@ class NextItem(Model):
         return Side(unit[None], self.tokens(None))
 
     def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: Side) -> Tensor:
-        queries_BTD = self.queries(side.tokens, items_BT)
-        last_B1D = (lengths_B - 1)[:, None, None].expand(-1, 1, queries_BTD.shape[-1])
-        return self.scaled(queries_BTD.gather(1, last_B1D))
+        return self.scaled(self.queries_at(side.tokens, items_BT, lengths_B[:, None] - 1))
 
     def scaled(self, queries: Tensor) -> Tensor:
         """The queries, so that their inner products with `Side.vectors` are the scores."""

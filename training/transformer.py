@@ -40,17 +40,27 @@ class Block(nn.Module):
         self.center = CenterMap(dim) if has_centers else None
 
     def forward(
-        self, x_BTD: Tensor, centers_KD: Tensor | None, visible: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        centers_KD: Tensor | None,
+        visible: Tensor | None = None,
+        at_BQ: Tensor | None = None,
     ) -> tuple[Tensor, Layer | None]:
-        """Tokens after this layer [B, T, D], and what they were before it to the centres, which are
-        c^0 in the first layer alone.
+        """Tokens after this layer [B, T, D], or [B, Q, D] at the positions `at` alone; and what all
+        were before it to the centres, which are c^0 in the first layer alone.
 
         `visible`, bool [B, 1, T or 1, T], are the positions that a position sees; none: causal.
         """
         N = self.num_heads
         keys, values = split_heads(self.key(x_BTD), N), split_heads(self.value(x_BTD), N)
+        x_BQD = x_BTD
+        if at_BQ is not None:
+            x_BQD = taken(x_BTD, at_BQ)
+            if visible is None:
+                at_T = torch.arange(x_BTD.shape[1], device=at_BQ.device)
+                visible = (at_T <= at_BQ[..., None])[:, None]
         attended = F.scaled_dot_product_attention(
-            split_heads(self.query(x_BTD), N),
+            split_heads(self.query(x_BQD), N),
             keys,
             values,
             attn_mask=visible,
@@ -58,13 +68,13 @@ class Block(nn.Module):
             is_causal=visible is None,
         )
         attended = self.output(attended.transpose(1, 2).flatten(2))
-        after_BTD = self.attention_norm(x_BTD + dropout(attended, self.dropout, self.training))
-        hidden = self.outer(F.gelu(self.inner(after_BTD)))
-        after_BTD = self.feedforward_norm(after_BTD + dropout(hidden, self.dropout, self.training))
+        after_BQD = self.attention_norm(x_BQD + dropout(attended, self.dropout, self.training))
+        hidden = self.outer(F.gelu(self.inner(after_BQD)))
+        after_BQD = self.feedforward_norm(after_BQD + dropout(hidden, self.dropout, self.training))
         if self.center is None:
-            return after_BTD, None
+            return after_BQD, None
         with torch.autocast(x_BTD.device.type, enabled=False):
-            return after_BTD, self._offered(self.center, centers_KD, keys, values)
+            return after_BQD, self._offered(self.center, centers_KD, keys, values)
 
     def _offered(
         self, center: CenterMap, centers_KD: Tensor | None, keys: Tensor, values: Tensor
@@ -103,14 +113,28 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, has_centers) for _ in range(config.num_layers))
 
     def forward(
-        self, x_BTD: Tensor, centers_KD: Tensor | None = None, visible: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        centers_KD: Tensor | None = None,
+        visible: Tensor | None = None,
+        at_BQ: Tensor | None = None,
     ) -> tuple[Tensor, list[Layer]]:
-        """Tokens [B, T, D] after the last layer, and what each offers to the centres, first c^0."""
+        """Tokens [B, T, D] after the last layer, and what each offers to the centres, first c^0.
+
+        With `at`, tokens [B, Q, D] at these positions: the last layer makes no others.
+        `visible` must then be the same for all positions, or none.
+        """
         x_BTD = dropout(self.norm(x_BTD), self.dropout, self.training)
         layers = []
-        for block in self.blocks:
-            x_BTD, layer = block(x_BTD, centers_KD, visible)
+        for number, block in enumerate(self.blocks, 1):
+            at_last = at_BQ if number == len(self.blocks) else None
+            x_BTD, layer = block(x_BTD, centers_KD, visible, at_last)
             centers_KD = None
             if layer is not None:
                 layers.append(layer)
         return x_BTD, layers
+
+
+def taken(x_BTD: Tensor, at_BQ: Tensor) -> Tensor:
+    """What stands at positions `at` -> [B, Q, D]."""
+    return x_BTD.gather(1, at_BQ[..., None].expand(-1, -1, x_BTD.shape[-1]))

@@ -92,21 +92,27 @@ class BERT4Rec(NextItem):
     def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: Side) -> Tensor:
         events = F.pad(items_BT, (0, 1))
         hidden = torch.arange(events.shape[1], device=events.device) == lengths_B[:, None]
-        queries_BTD = self._encoded(side.tokens[0], events, hidden, lengths_B + 1)
-        return self.scaled(queries_BTD[hidden][:, None])
+        at_B1 = lengths_B[:, None]
+        return self.scaled(self._encoded(side.tokens[0], events, hidden, lengths_B + 1, at_B1))
 
     def _encoded(
-        self, tokens_XD: Tensor, events_BT: Tensor, hidden_BT: Tensor, lengths_B: Tensor
+        self,
+        tokens_XD: Tensor,
+        events_BT: Tensor,
+        hidden_BT: Tensor,
+        lengths_B: Tensor,
+        at_BQ: Tensor | None = None,
     ) -> Tensor:
-        """What each position predicts [B, T, D or D + 1], from the first `lengths` events but those
-        that are hidden.
+        """What each position (none: all) predicts [B, Q, D or D + 1], from the first `lengths`
+        events but those that are hidden.
         """
         at_T = torch.arange(events_BT.shape[1], device=events_BT.device)
         visible = (at_T < lengths_B[:, None])[:, None, None]
         x_BTD = F.embedding(events_BT, tokens_XD)
         x_BTD = torch.where(hidden_BT[..., None], self.mask_embedding, x_BTD)
-        x_BTD, _ = self.encoder(x_BTD + self.position_embedding[: len(at_T)], None, visible)
-        predicted: Tensor = self.output(x_BTD)
+        x_BTD = x_BTD + self.position_embedding[: len(at_T)]
+        x_BQD, _ = self.encoder(x_BTD, None, visible, at_BQ)
+        predicted: Tensor = self.output(x_BQD)
         return predicted if self.item_bias is None else F.pad(predicted, (0, 1), value=1.0)
 
 

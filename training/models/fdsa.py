@@ -47,9 +47,17 @@ class FDSA(NextItem):
         return self.vectors(items), (alpha_nM1 * features_nMD).sum(dim=1)
 
     def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
+        return self._encoded(tokens, place_BT, None)
+
+    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
+        return self._encoded(tokens, place_BT, at_BQ)
+
+    def _encoded(
+        self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None
+    ) -> Tensor:
         positions_TD = self.position_embedding[: place_BT.shape[1]]
         of_items, of_features = (F.embedding(place_BT, table) + positions_TD for table in tokens)
-        h_BTD, _ = self.item_encoder(of_items)
-        g_BTD, _ = self.feature_encoder(of_features)
-        queries_BTD = self.norm(self.together(torch.cat([h_BTD, g_BTD], dim=-1)))
-        return dropout(queries_BTD, self.config.dropout, self.training)
+        h_BQD, _ = self.item_encoder(of_items, at_BQ=at_BQ)
+        g_BQD, _ = self.feature_encoder(of_features, at_BQ=at_BQ)
+        queries_BQD = self.norm(self.together(torch.cat([h_BQD, g_BQD], dim=-1)))
+        return dropout(queries_BQD, self.config.dropout, self.training)

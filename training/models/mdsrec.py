@@ -54,9 +54,7 @@ class MDSRec(Model):
         embedding_XD, tokens, centers = self.items.read(
             self.item_embedding, batch.items, batch.entries, mapped
         )
-        at_T = torch.arange(batch.place.shape[1], device=batch.place.device)
-        at_BT = at_T.expand_as(batch.place)
-        queries_BTCD = self.queries(tokens, centers, batch.place, at_BT, batch.noise)
+        queries_BTCD = self.queries(tokens, centers, batch.place, None, batch.noise)
         queries_CPD = queries_BTCD.flatten(0, 1).index_select(0, batch.prefixes).transpose(0, 1)
         if batch.scored is not None:
             assert batch.scored_entries is not None
@@ -91,28 +89,26 @@ class MDSRec(Model):
         tokens: list[Tensor],
         centers: list[Tensor | None],
         place_BT: Tensor,
-        at_BP: Tensor,
+        at_BP: Tensor | None,
         noise: Tensor | None,
     ) -> Tensor:
-        """e_s and etilde^m of the prefixes that end at positions `at_BP` -> [B, P, C, D].
+        """e_s and etilde^m of the prefixes that end at positions `at_BP`, or all -> [B, P, C, D].
 
         `place_BT` are rows of each channel's `tokens`; `noise` is [B, P, |M|, K].
         """
         positions_TD = self.position_embedding[: place_BT.shape[1]]
         hidden_BT1 = self._hidden(place_BT, tokens[0])
         x_BTD = _placed(tokens[0], place_BT, hidden_BT1) + positions_TD  # Eq. 7
-        id_BTD, _ = self.encoders["id"](x_BTD, None)
-        fused_BPD = _taken(id_BTD, at_BP)
+        fused_BPD, _ = self.encoders["id"](x_BTD, at_BQ=at_BP)
         queries = []
         for index, name in enumerate(self.modalities):
             x_BTD = _placed(tokens[1 + index], place_BT, hidden_BT1) + positions_TD  # Eq. 9
             c_KD = centers[index]
-            x_BTD, layers = self.encoders[key_of(name)](x_BTD, c_KD)
-            e_BPD = _taken(x_BTD, at_BP)
+            e_BPD, layers = self.encoders[key_of(name)](x_BTD, c_KD, at_BQ=at_BP)
             fused_BPD = fused_BPD + self.channel_weights[1 + index] * e_BPD  # Eq. 17
             if c_KD is not None:
                 of_modality = None if noise is None else noise[:, :, index]
-                asked = self._prefixes(e_BPD, at_BP, place_BT.shape[1], len(c_KD), of_modality)
+                asked = self._prefixes(e_BPD, at_BP, place_BT, len(c_KD), of_modality)
                 e_BPD = e_BPD + center_mixture(len(c_KD), layers, asked, self.config.tau)  # Eq. 18
             queries.append(e_BPD)
         queries_BPCD = torch.stack([fused_BPD, *queries], dim=2)
@@ -126,10 +122,18 @@ class MDSRec(Model):
         return kept(shape, p, like) == 0 if self.training and p else None
 
     def _prefixes(
-        self, e_BPD: Tensor, at_BP: Tensor, T: int, K: int, noise_BPK: Tensor | None
+        self,
+        e_BPD: Tensor,
+        at_BP: Tensor | None,
+        place_BT: Tensor,
+        K: int,
+        noise_BPK: Tensor | None,
     ) -> Prefixes:
-        (B, P), p = at_BP.shape, self.config.dropout
-        visible_BPT = torch.arange(T, device=at_BP.device) <= at_BP[..., None]
+        T, p = place_BT.shape[1], self.config.dropout
+        at_T = torch.arange(T, device=place_BT.device)
+        at_BP = at_T.expand_as(place_BT) if at_BP is None else at_BP
+        visible_BPT = at_T <= at_BP[..., None]
+        B, P = at_BP.shape
         shape, layers = (B, P * K, self.config.num_heads * T), range(self.config.num_layers)
         masks = [kept(shape, p, e_BPD) for _ in layers] if self.training and p else []
         return Prefixes(e_BPD, visible_BPT, noise_BPK, masks)
@@ -138,7 +142,3 @@ class MDSRec(Model):
 def _placed(tokens_nD: Tensor, place_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:
     x_BTD = F.embedding(place_BT, tokens_nD)
     return x_BTD if hidden_BT1 is None else x_BTD.masked_fill(hidden_BT1, 0.0)
-
-
-def _taken(x_BTD: Tensor, at_BP: Tensor) -> Tensor:
-    return x_BTD.gather(1, at_BP[..., None].expand(-1, -1, x_BTD.shape[-1]))

@@ -33,6 +33,14 @@ class SASRec(NextItem):
         return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
 
     def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
+        return self._encoded(tokens, place_BT, None)
+
+    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
+        return self._encoded(tokens, place_BT, at_BQ)
+
+    def _encoded(
+        self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None
+    ) -> Tensor:
         x_BTD = F.embedding(place_BT, tokens[0]) + self.position_embedding[: place_BT.shape[1]]
-        queries_BTD: Tensor = self.encoder(x_BTD)[0]
-        return queries_BTD
+        queries_BQD: Tensor = self.encoder(x_BTD, at_BQ=at_BQ)[0]
+        return queries_BQD
