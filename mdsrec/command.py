@@ -3,7 +3,6 @@ code 2.
 """
 
 import argparse
-import logging
 import os
 import shlex
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
+from mdsrec.logs import log_lines
 
 OVERRIDES_HELP = "dotted keys laid over the file, as in optim.lr=3e-4"
 
@@ -25,7 +25,10 @@ def experiment_parser(stage: str, summary: str) -> argparse.ArgumentParser:
 
 
 def experiment_of(arguments: argparse.Namespace) -> Experiment:
-    return load_experiment(arguments.config, arguments.overrides)
+    """The experiment that is asked for; log lines carry its name from here on."""
+    experiment = load_experiment(arguments.config, arguments.overrides)
+    log_lines(experiment.name)
+    return experiment
 
 
 def command_line(stage: str, arguments: argparse.Namespace) -> str:
@@ -37,10 +40,8 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     """Run `body` on the command line's arguments; the exit code is 2 for the user's mistakes, with
     one line.
     """
-    logging.basicConfig(
-        level=os.environ.get("MDSREC_LOG", "INFO"), format="%(asctime)s %(name)s: %(message)s"
-    )
     try:
+        log_lines()
         body(None)
         sys.stdout.flush()
     except InputError as error:
