@@ -80,8 +80,7 @@ def test_a_traceback_stays_in_its_json_line() -> None:
 def test_a_command_logs_in_the_format_that_is_asked_for(wanted: str, code: int, shown: str) -> None:
     program = (
         "import logging, sys; from mdsrec.command import run_command; "
-        "from mdsrec.loading import experiment_from
-from mdsrec.logs import log_lines; "
+        "from mdsrec.logs import log_lines; "
         "body = lambda _: (log_lines('a'), logging.getLogger('training').info('50%')); "
         "sys.exit(run_command('stage', body))"
     )
@@ -115,7 +114,7 @@ def test_the_dashboard_asks_for_every_metric_and_for_no_other() -> None:
 
 
 def told_within(resolved: dict[str, Any]) -> tuple[list[dict[str, float]], list[float]]:
-    """The figures that a training tells inside its epochs, a line a step, and the epochs' losses."""
+    """What a training tells inside its epochs, after every step, and the losses of its epochs."""
     calls.LINE_EVERY = 0.0
     told: list[dict[str, float]] = []
     losses: list[float] = []
