@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from mdsrec.config import Experiment
+from mdsrec.credentials import shown
 from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
 from mdsrec.logs import log_lines
@@ -32,8 +33,11 @@ def experiment_of(arguments: argparse.Namespace) -> Experiment:
 
 
 def command_line(stage: str, arguments: argparse.Namespace) -> str:
-    """`stage` on the same experiment, as a line that a shell runs."""
-    return shlex.join(["python", "-m", *stage.split(), arguments.config, *arguments.overrides])
+    """`stage` on the same experiment, as a line that a shell runs once what may be secret is filled
+    in.
+    """
+    overrides = map(shown, arguments.overrides)
+    return shlex.join(["python", "-m", *stage.split(), arguments.config, *overrides])
 
 
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -33,6 +33,7 @@ from training.worker import train
 
 ROOT = Path(__file__).parent.parent
 USERS = "ray_mdsrec_users_total"
+SECRET = "hunter2hunter2"
 NAMES = {f"ray_{name}" for name, _ in GAUGES.values()} | {USERS}
 
 
@@ -146,48 +147,94 @@ def scraped(run: str) -> dict[str, float]:
     return {s.name: s.value for s in samples if s.labels.get("run") == run}
 
 
-def until(seen: Callable[[], set[str]], wanted: set[str], seconds: float = 200) -> bool:
+def until(seen: Callable[[], set[str]], wanted: set[str], seconds: float = 240) -> bool:
     deadline = time.monotonic() + seconds
     while not wanted <= seen() and time.monotonic() < deadline:
         time.sleep(0.3)
     return wanted <= seen()
 
 
-@pytest.mark.ray
-def test_a_run_is_seen_on_rays_metrics_port_and_in_its_ranks_log_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And Ray's own pages are on loopback alone and ask for the token."""
-    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
-    monkeypatch.setenv(FORMAT_KEY, "json")
-    endless = {"max_epochs": 10_000, "patience": 10_000, "cpus_per_worker": 0.5}
-    experiment = small_experiment(tmp_path, train=endless)
+class Seen(NamedTuple):
+    """What a run left to be seen: a training that was stopped when all its gauges were, and its
+    evaluation.
+    """
+
+    metrics: dict[str, float]
+    epochs: list[dict[str, float]]
+    logs: str
+    page: str
+    stranger: int  # the status that Ray's pages answer a request without the token with
+    token: str
+    root: Path
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    root = tmp_path_factory.mktemp("watched")
+    experiment = small_experiment(
+        root,
+        train={"max_epochs": 10_000, "patience": 10_000, "cpus_per_worker": 0.5},
+        spark={"settings": {"spark.hadoop.fs.s3a.secret.key": SECRET}},
+    )
     write_dataset(experiment)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
+
+    def found() -> set[str]:
+        metrics.update(scraped("small"))
+        return set(metrics)
 
     def stop_when_all_is_seen() -> None:
-        def seen() -> set[str]:
-            found.update(scraped("small"))
-            return found.keys() & NAMES
-
-        until(seen, NAMES - {USERS})
+        until(found, NAMES - {USERS})
         files.write_bytes(f"{run_uri(experiment)}/stop", b"")
 
-    with ray_session():
-        page = ray._private.worker._global_node.webui_url
-        assert page.startswith("127.0.0.1:")
-        with pytest.raises(HTTPError, match="401"):
-            urlopen(f"http://{page}/api/jobs/")
-        looking = threading.Thread(target=stop_when_all_is_seen)
-        looking.start()
-        epochs = fit(experiment).history["epochs"]
-        looking.join()
-        for figure, (name, _) in GAUGES.items():
-            assert any(found[f"ray_{name}"] == pytest.approx(epoch[figure]) for epoch in epochs)
-        evaluate(experiment)
-        assert until(lambda: set(scraped("small")), {USERS})
-        assert scraped("small")[USERS] == NUM_USERS
-        folder = Path(ray._private.worker._global_node.get_logs_dir_path())
-        logged = "".join(path.read_text() for path in folder.glob("worker-*.err"))
-    lines = [json.loads(line) for line in logged.splitlines() if '"rank": 0' in line]
-    assert any(line["run"] == "small" and "epoch   0" in line["message"] for line in lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        patch.setenv(FORMAT_KEY, "json")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        with ray_session():
+            node = ray._private.worker._global_node
+            with pytest.raises(HTTPError) as answer:
+                urlopen(f"http://{node.webui_url}/api/jobs/")
+            looking = threading.Thread(target=stop_when_all_is_seen)
+            looking.start()
+            epochs = fit(experiment).history["epochs"]
+            looking.join()
+            evaluate(experiment)
+            until(found, NAMES)
+            logs = [p for p in Path(node.get_logs_dir_path()).rglob("*") if p.is_file()]
+            logged = "\n".join(path.read_text(errors="replace") for path in logs)
+            token = (Path.home() / ".ray" / "auth_token").read_text().strip()
+            yield Seen(metrics, epochs, logged, node.webui_url, answer.value.code, token, root)
+
+
+@pytest.mark.ray
+def test_a_training_is_seen_on_rays_metrics_port(seen: Seen) -> None:
+    for figure, (name, _) in GAUGES.items():
+        value = seen.metrics[f"ray_{name}"]
+        assert any(value == pytest.approx(epoch[figure]) for epoch in seen.epochs), name
+
+
+@pytest.mark.ray
+def test_an_evaluation_counts_every_user_once_on_rays_metrics_port(seen: Seen) -> None:
+    assert seen.metrics[USERS] == NUM_USERS
+
+
+@pytest.mark.ray
+def test_a_ranks_log_lines_carry_run_and_rank(seen: Seen) -> None:
+    lines = [json.loads(line) for line in seen.logs.splitlines() if '"rank": 0' in line]
+    assert any(line["run"] == "small" and "epoch   0" in line.get("message", "") for line in lines)
+
+
+@pytest.mark.ray
+def test_rays_pages_are_on_loopback_and_ask_for_the_token(seen: Seen) -> None:
+    assert seen.page.startswith("127.0.0.1:")
+    assert seen.stranger == 401
+
+
+@pytest.mark.ray
+def test_no_secret_is_in_the_runs_files_or_in_rays_logs(seen: Seen) -> None:
+    written = [path.read_bytes() for path in seen.root.rglob("*") if path.is_file()]
+    assert any(b'"name": "small"' in content for content in written)
+    for secret in (SECRET, seen.token):
+        assert secret and secret not in seen.logs
+        assert not any(secret.encode() in content for content in written)
