@@ -49,5 +49,5 @@ def log_lines(run: str = "", rank: int | None = None) -> None:
     formatter = logging.Formatter(f"{head}: %(message)s") if wanted == "text" else JsonLines(whose)
     logging.basicConfig(level=os.environ.get("MDSREC_LOG", "INFO"))
     for handler in logging.getLogger().handlers:
-        if type(handler) is logging.StreamHandler:  # Ray's log files keep a form of their own
+        if isinstance(handler, logging.StreamHandler):  # not Ray's log files, which have a form
             handler.setFormatter(formatter)
