@@ -49,5 +49,6 @@ def log_lines(run: str = "", rank: int | None = None) -> None:
     formatter = logging.Formatter(f"{head}: %(message)s") if wanted == "text" else JsonLines(whose)
     logging.basicConfig(level=os.environ.get("MDSREC_LOG", "INFO"))
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler):  # not Ray's log files, which have a form
-            handler.setFormatter(formatter)
+        if isinstance(handler, logging.StreamHandler):  # Ray's log files have a form of their own
+            # In a worker, Ray's handler passes lines on to a plain one.
+            getattr(handler, "plain_handler", handler).setFormatter(formatter)
