@@ -88,7 +88,9 @@ def _stand_or_build(space: Workspace, builders: dict[str, Builder]) -> dict[str,
             with progress(name, lambda: space.running):
                 manifest = build()
             seconds = time.monotonic() - began
-            log.info("%s: built, %d rows, %.1f s", name, manifest.rows, seconds)
+            figures = {"table": name, "rows": manifest.rows, "seconds": round(seconds, 1)}
+            built = "%s: built, %d rows, %.1f s"
+            log.info(built, name, manifest.rows, seconds, extra={"figures": figures})
         else:
             log.info("%s: stands, %d rows", name, manifest.rows)
         manifests[name] = manifest

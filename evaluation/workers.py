@@ -85,7 +85,7 @@ def made_by_shards(
         log.info(f"{users - num_left:,} of {users:,} users were {done} before")
     num_workers = min(experiment.eval.num_workers, len(left))
     with ray_session(), Pool(worker, experiment, num_workers, options) as pool:
-        progress = Progress(num_left, done)
+        progress = Progress(num_left, done, experiment.name)
         for shard, count in pool.make(left, version):
             rows_of[shard.number] = count
             progress.advance(shard.last - shard.first)

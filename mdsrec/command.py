@@ -3,15 +3,16 @@ code 2.
 """
 
 import argparse
-import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
 from mdsrec.config import Experiment
+from mdsrec.credentials import shown
 from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
+from mdsrec.logs import log_lines
 
 OVERRIDES_HELP = "dotted keys laid over the file, as in optim.lr=3e-4"
 
@@ -25,22 +26,26 @@ def experiment_parser(stage: str, summary: str) -> argparse.ArgumentParser:
 
 
 def experiment_of(arguments: argparse.Namespace) -> Experiment:
-    return load_experiment(arguments.config, arguments.overrides)
+    """The experiment that is asked for; log lines carry its name from here on."""
+    experiment = load_experiment(arguments.config, arguments.overrides)
+    log_lines(experiment.name)
+    return experiment
 
 
 def command_line(stage: str, arguments: argparse.Namespace) -> str:
-    """`stage` on the same experiment, as a line that a shell runs."""
-    return shlex.join(["python", "-m", *stage.split(), arguments.config, *arguments.overrides])
+    """`stage` on the same experiment, as a line that a shell runs once what may be secret is filled
+    in.
+    """
+    overrides = map(shown, arguments.overrides)
+    return shlex.join(["python", "-m", *stage.split(), arguments.config, *overrides])
 
 
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:
     """Run `body` on the command line's arguments; the exit code is 2 for the user's mistakes, with
     one line.
     """
-    logging.basicConfig(
-        level=os.environ.get("MDSREC_LOG", "INFO"), format="%(asctime)s %(name)s: %(message)s"
-    )
     try:
+        log_lines()
         body(None)
         sys.stdout.flush()
     except InputError as error:

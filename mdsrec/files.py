@@ -9,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
+from mdsrec.credentials import refuse_credentials
 from mdsrec.errors import InputError
 
 
 def file_system(uri: str) -> tuple[fs.FileSystem, str]:
     """pyarrow's file system of a URI or absolute local path, and the path in it."""
+    refuse_credentials(uri)
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, pa.ArrowException) as error:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from mdsrec.config import Experiment, FeatureConfig
+from mdsrec.credentials import shown
 from mdsrec.errors import InputError
 from mdsrec.model_config import sections
 from mdsrec.section import listed
@@ -61,7 +62,7 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
-            raise InputError(f"override {override!r}: {key} is a value, not a section")
+            raise InputError(f"override {shown(override)!r}: {key} is a value, not a section")
     section[keys[-1]] = _toml_value(text.strip())
 
 
@@ -96,7 +97,8 @@ def _explained(error: ValidationError) -> str:
     message = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
     if first["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    return f"{dotted} = {json.dumps(first['input'], default=str)}: {message}"
+    found = json.dumps(first["input"], default=str)
+    return f"{shown(f'{dotted} = {found}')}: {message}"
 
 
 def _section_at(location: Sequence[str | int]) -> type[BaseModel]:

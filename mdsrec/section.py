@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mdsrec.credentials import refuse_credentials
+
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
@@ -20,9 +22,12 @@ class Section(BaseModel):
 
 
 def absolute(path: str) -> str:
-    """A local path made absolute against the working directory; a URI as it is."""
+    """A local path made absolute against the working directory; a URI as it is, if it holds no
+    credentials.
+    """
     if not path.strip():
         raise ValueError("the path is empty")
+    refuse_credentials(path)
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 

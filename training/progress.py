@@ -115,14 +115,20 @@ class Sums:
         return channel, int(first[channel])
 
 
-def line_within(epoch: int, partial: Partial, before: Partial, loss: float) -> str:
-    """How far an epoch is and how long it takes yet, at the pace since `before`."""
-    seconds, share = partial.seconds - before.seconds, partial.place.share
+def figures_within(epoch: int, partial: Partial, before: Partial, loss: float) -> dict[str, float]:
+    """What is known of an epoch that has not ended, its pace since `before`."""
+    seconds = partial.seconds - before.seconds
     pace = (partial.prefixes - before.prefixes) / seconds
+    return {"epoch": epoch, "loss": loss, "prefixes_per_second": pace}
+
+
+def line_within(figures: dict[str, float], partial: Partial, before: Partial) -> str:
+    """How far an epoch is and how long it takes yet."""
+    seconds, share = partial.seconds - before.seconds, partial.place.share
     left = seconds * (1 - share) / max(share - before.place.share, 1e-9)
     return (
-        f"epoch {epoch:>3}  {_steps(partial.place)}  loss {loss:.4f}  "
-        f"{pace:,.0f} prefixes/s  {_span(left)} left"
+        f"epoch {figures['epoch']:>3}  {_steps(partial.place)}  loss {figures['loss']:.4f}  "
+        f"{figures['prefixes_per_second']:,.0f} prefixes/s  {_span(left)} left"
     )
 
 

@@ -10,6 +10,7 @@ from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.logs import FORMAT_KEY
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def name_this_ray() -> None:
     """Tell Ray Train's clean-up actor the address of the Ray that this process belongs to: it takes
     any Ray of the host for its own, and ends a training that the other one does not know.
     """
-    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    ENV_VARS_TO_PROPAGATE.update(("RAY_ADDRESS", FORMAT_KEY))
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 

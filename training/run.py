@@ -19,6 +19,7 @@ from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.loading import experiment_from
+from mdsrec.logs import log_lines
 from mdsrec.names import run_uri
 from training.graph import load_item_tables
 from training.identity import check_claim, claim
@@ -163,21 +164,26 @@ def train_worker(config: dict[str, Any]) -> Ending | str:
     log.setLevel(logging.INFO)
     from training.bar import Bar
     from training.curves import LearningCurves
+    from training.gauges import Gauges
 
     experiment = experiment_from(config["experiment"], source="train_loop_config")
+    rank = ray_train.get_context().get_world_rank()
+    log_lines(experiment.name, rank)
     # Ray leaves them at the machine's cores where a worker asks for less than one.
     torch.set_num_threads(max(1, round(experiment.train.cpus_per_worker)))
-    is_first = ray_train.get_context().get_world_rank() == 0
-    curves = LearningCurves(run_uri(experiment)) if is_first else None
-    show = Bar().show if is_first and config["shows_bar"] else None
+    curves = LearningCurves(run_uri(experiment)) if rank == 0 else None
+    gauges = Gauges(experiment.name) if rank == 0 else None
+    show = Bar().show if rank == 0 and config["shows_bar"] else None
+    tell = gauges.set if gauges else None
 
     def report(metrics: dict[str, float]) -> None:
-        if curves:
+        if curves and gauges:
             curves.add(metrics)
+            gauges.set(metrics)
         ray_train.report(metrics)
 
     try:
-        return train(experiment, get_device(), report, worker_leaves, config["writer"], show)
+        return train(experiment, get_device(), report, worker_leaves, config["writer"], show, tell)
     except JointError as error:
         return str(error)
 

@@ -20,7 +20,15 @@ from training.checkpoints import local_copy
 from training.data import Place, SequenceReader
 from training.graph import load_item_tables
 from training.model import model_of
-from training.progress import Partial, Progress, Sums, line_after, line_within, memory_used
+from training.progress import (
+    Partial,
+    Progress,
+    Sums,
+    figures_within,
+    line_after,
+    line_within,
+    memory_used,
+)
 from training.ranks import JointError, Ranks
 from training.saving import Saver
 from training.step import Share, share_of, take_step
@@ -39,6 +47,10 @@ Show = Callable[[int, Place], None]
 """Called after every step with its epoch and the place it led to."""
 
 
+Tell = Callable[[dict[str, float]], None]
+"""Called with the figures of an epoch that has not ended, as often as a line says them."""
+
+
 class Ending(NamedTuple):
     """How an attempt ended: it trained to the end, or was called off at `where`."""
 
@@ -55,13 +67,14 @@ def train(
     leaves: Callable[[], bool] = node_leaves,
     writer: str | None = None,
     show: Show | None = None,
+    tell: Tell | None = None,
 ) -> Ending:
     """Train from the newest checkpoint to the end, or until called off.
 
     Rank 0 keeps history.json and best.safetensors. `writer` is the driver's token, where another
     driver could take over the run. JointError where going on is of no use.
     """
-    return Training(experiment, device, leaves, writer, show).run(report)
+    return Training(experiment, device, leaves, writer, show, tell).run(report)
 
 
 class Training:
@@ -72,9 +85,10 @@ class Training:
         leaves: Callable[[], bool],
         writer: str | None,
         show: Show | None,
+        tell: Tell | None,
     ) -> None:
         self.experiment, self.device = experiment, device
-        self.run_uri, self.show = run_uri(experiment), show
+        self.run_uri, self.show, self.tell = run_uri(experiment), show, tell
         self.ranks = Ranks(experiment.train.timeout_minutes)
         tables = load_item_tables(experiment)
         self.fingerprint = tables.fingerprint
@@ -172,7 +186,10 @@ class Training:
     def _say(self, before: Partial) -> None:
         partial = self.progress.partial
         loss = self._objective(self._means(partial))
-        self.ranks.log(line_within(self.progress.next_epoch, partial, before, loss))
+        figures = figures_within(self.progress.next_epoch, partial, before, loss)
+        self.ranks.log(line_within(figures, partial, before))
+        if self.tell:
+            self.tell(figures)
         self.clock.said()
 
     def _close_epoch(self, report: Report) -> None:

@@ -1,0 +1,276 @@
+"""Manifests and the image: their schemas, pins, confinement and commands."""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr as autoscaling_of,
+)
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start
+
+import mdsrec
+from etl.spark.sizing import is_local
+from mdsrec.command import experiment_parser
+from mdsrec.loading import load_experiment
+
+ROOT = Path(__file__).parent.parent
+CLUSTER = ROOT / "cluster"
+FOLDER = CLUSTER / "kubernetes"
+MANIFESTS = sorted(path.name for path in FOLDER.glob("*.yaml"))
+WITH_SCHEMA = ["raycluster.yaml", "rayjob.yaml", "sparkapplication.yaml", "podmonitor.yaml"]
+EXPERIMENT = "/etc/mdsrec/experiment.toml"
+PINS = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line
+)
+
+
+def documents(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((FOLDER / name).read_text()))
+
+
+def only(name: str) -> Any:
+    (document,) = documents(name)
+    return document
+
+
+def within(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in nested mappings and lists."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list):
+            yield from within(inner)
+
+
+def strict(schema: Any) -> Any:
+    """A CRD's schema as JSON Schema that refuses unknown fields, as an API server does."""
+    if isinstance(schema, list):
+        return [strict(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    found = {key: strict(inner) for key, inner in schema.items() if key != "properties"}
+    if isinstance(schema.get("properties"), dict):
+        found["properties"] = {name: strict(s) for name, s in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            found.setdefault("additionalProperties", False)
+    return found
+
+
+def schema_of(manifest: dict[str, Any]) -> Any:
+    """The published schema of a manifest's kind, from the folder MDSREC_CRDS of CRD files, as
+    `kubectl get crd NAME -o yaml` and the operators' charts have them.
+    """
+    folder = os.environ.get("MDSREC_CRDS")
+    if not folder:
+        pytest.skip("MDSREC_CRDS names no folder of CRD files")
+    group, version = manifest["apiVersion"].split("/")
+    for path in Path(folder).glob("*.yaml"):
+        crd = yaml.load(path.read_text(), yaml.CSafeLoader)["spec"]
+        if (crd["group"], crd["names"]["kind"]) == (group, manifest["kind"]):
+            (schema,) = [v["schema"] for v in crd["versions"] if v["name"] == version]
+            return strict(schema["openAPIV3Schema"])
+    pytest.fail(f"{folder} has no CRD of {manifest['kind']}")
+
+
+@pytest.mark.parametrize("name", WITH_SCHEMA)
+def test_a_manifest_is_what_its_published_schema_says(name: str) -> None:
+    manifest = only(name)
+    schema = schema_of(manifest)
+    jsonschema.validate(manifest, schema)
+    inner = manifest["spec"].get("headGroupSpec", manifest["spec"])  # and a slip deep in it is seen
+    inner["conatiner"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="conatiner"):
+        jsonschema.validate(manifest, schema)
+
+
+def test_a_rayjob_brings_the_standing_cluster_of_its_own() -> None:
+    assert only("rayjob.yaml")["spec"]["rayClusterSpec"] == only("raycluster.yaml")["spec"]
+
+
+def test_rays_autoscaler_reads_eight_gpus_from_the_ray_cluster() -> None:
+    config = autoscaling_of(only("raycluster.yaml"))
+    validate_config(config)
+    gpu = config["available_node_types"]["gpu"]
+    assert (gpu["min_workers"], gpu["max_workers"]) == (0, 8)
+    assert gpu["resources"] == {"CPU": 8, "memory": 64 * 2**30, "GPU": 1}
+    assert config["available_node_types"]["headgroup"]["resources"]["CPU"] == 0
+
+
+def test_ray_up_accepts_its_file() -> None:
+    content = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text())
+    config = prepare_config(content)
+    validate_config(config)
+    assert config["available_node_types"]["gpu"]["resources"] == {"CPU": 8, "GPU": 1}
+    with pytest.raises(jsonschema.ValidationError, match="dokcer"):
+        validate_config({**config, "dokcer": {}})
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_ray_starts_on_ec2_with_the_token_and_its_dashboard_on_loopback(role: str) -> None:
+    config = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text())
+    words = shlex.split(config[f"{role}_start_ray_commands"][-1])
+    assert words[0] == "RAY_AUTH_MODE=token"
+    begin = words.index("ray")
+    assert words[begin + 1] == "start"
+    options = start.make_context("start", words[begin + 2 :]).params  # fails on an unknown one
+    assert options["head"] == (role == "head")
+    assert options["dashboard_host"] in ("127.0.0.1", "localhost")
+    assert "/home/ray/.ray/auth_token" in config["file_mounts"]
+
+
+@pytest.mark.parametrize("name", [*MANIFESTS, "../ray-aws.yaml"])
+def test_images_and_versions_are_those_of_the_constraints(name: str) -> None:
+    for document in documents(name):
+        for found in within(document):
+            if "image" in found:
+                assert re.fullmatch(
+                    rf"registry\.example\.com/mdsrec:{re.escape(mdsrec.__version__)}-(cpu|gpu)",
+                    found["image"],
+                )
+            assert found.get("rayVersion", PINS["ray"]) == PINS["ray"]
+            assert found.get("sparkVersion", PINS["pyspark"]) == PINS["pyspark"]
+
+
+def test_sparks_s3a_is_of_the_hadoop_that_spark_brings() -> None:
+    pyspark = pytest.importorskip("pyspark")
+    (jar,) = Path(pyspark.__file__).parent.glob("jars/hadoop-client-api-*.jar")
+    version = jar.stem.removeprefix("hadoop-client-api-")
+    packages = only("sparkapplication.yaml")["spec"]["deps"]["packages"]
+    assert packages == [f"org.apache.hadoop:hadoop-aws:{version}"]
+
+
+@pytest.mark.parametrize("name", [*MANIFESTS, "../ray-aws.yaml"])
+def test_no_manifest_holds_a_secret(name: str) -> None:
+    assert not re.search(r"AKIA[0-9A-Z]{16}|://[^/\s]*:[^/\s]*@", (FOLDER / name).read_text())
+    for document in documents(name):
+        assert document.get("kind") != "Secret"
+        for found in within(document):
+            named = str(found.get("name", "")).upper()
+            if any(word in named for word in ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY")):
+                assert "value" not in found
+
+
+def pods() -> list[tuple[str, Any]]:
+    """Pod templates by the file they stand in; Spark's driver and executor in a pod's words."""
+    found = [
+        (name, inner)
+        for name in MANIFESTS
+        for document in documents(name)
+        for inner in within(document)
+        if "containers" in inner
+    ]
+    spark = only("sparkapplication.yaml")["spec"]
+    for role in (spark["driver"], spark["executor"]):
+        container = {key: role[key] for key in ("securityContext",)}
+        pod = {"securityContext": role["podSecurityContext"], "containers": [container]}
+        found.append(("sparkapplication.yaml", pod))
+    return found
+
+
+def test_every_pod_keeps_to_the_restricted_pod_security_standard() -> None:
+    assert len(pods()) == 2 + 3 + 2
+    for name, pod in pods():
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] and context["runAsUser"] == 1000, name
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in pod["containers"]:
+            confined = container["securityContext"]
+            assert confined["allowPrivilegeEscalation"] is False, name
+            assert confined["capabilities"] == {"drop": ["ALL"]}, name
+    ray = only("raycluster.yaml")["spec"]
+    assert ray["autoscalerOptions"]["securityContext"]["runAsNonRoot"]
+    labels = documents("namespace.yaml")[0]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_every_ray_container_has_probes_limits_and_shared_memory() -> None:
+    ray = only("raycluster.yaml")["spec"]
+    for group in (ray["headGroupSpec"], *ray["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+        assert set(mounts.values()) == set(volumes)
+
+
+def test_ray_asks_for_the_token_of_a_secret() -> None:
+    options = only("raycluster.yaml")["spec"]["authOptions"]
+    assert options == {"mode": "token", "secretName": "mdsrec-ray-token"}
+
+
+def test_the_jobs_commands_run_on_the_experiment_that_is_deployed() -> None:
+    kustomization = only("kustomization.yaml")
+    (generated,) = kustomization["configMapGenerator"]
+    assert generated == {"name": "mdsrec-experiment", "files": ["experiment.toml"]}
+    words = shlex.split(only("rayjob.yaml")["spec"]["entrypoint"])
+    assert words == ["python", "-m", "cluster", "run", EXPERIMENT]
+    spark = only("sparkapplication.yaml")["spec"]
+    program = Path(spark["mainApplicationFile"].removeprefix("local:///opt/mdsrec/"))
+    assert (ROOT / program).is_file()
+    asked = experiment_parser("etl", "").parse_intermixed_args(spark["arguments"])
+    assert asked.config == EXPERIMENT
+    etl = load_experiment(FOLDER / "experiment.toml", asked.overrides)
+    assert not is_local(etl.spark.master)
+    assert etl.spark.settings == {"spark.ui.enabled": "true"}
+    gpu = only("raycluster.yaml")["spec"]["workerGroupSpecs"][0]
+    assert etl.train.num_workers <= gpu["maxReplicas"] and etl.eval.num_workers <= 8
+    for name in ("raycluster.yaml", "sparkapplication.yaml"):
+        mounted = [m for m in within(only(name)) if m.get("mountPath") == "/etc/mdsrec"]
+        sources = [v for v in within(only(name)) if "configMap" in v]
+        assert [m["name"] for m in mounted] == [v["name"] for v in sources] == ["experiment"]
+        assert sources[0]["configMap"] == {"name": generated["name"]}
+
+
+def test_kustomize_lists_files_that_exist() -> None:
+    assert all((FOLDER / name).is_file() for name in only("kustomization.yaml")["resources"])
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions, continued lines joined."""
+    text = (CLUSTER / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    split = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    return [(name, rest) for name, rest in split]
+
+
+def test_base_images_are_pinned_to_the_same_versions() -> None:
+    images = [rest.split()[0] for name, rest in instructions() if name == "FROM"]
+    assert images[0] == f"docker.io/apache/spark:{PINS['pyspark']}"
+    assert re.fullmatch(r"docker\.io/library/python:3\.11\.\d+-slim-bookworm", images[1])
+    assert images[2:] == ["base", "base"]
+    home = next(rest for name, rest in instructions() if name == "ENV" and "SPARK_HOME" in rest)
+    assert "/python3.11/" in home
+
+
+def test_both_targets_install_by_the_constraints_and_do_not_run_as_root() -> None:
+    stages = "".join(f"\n{name} {rest}" for name, rest in instructions()).split("\nFROM ")
+    for target, stage in (("cpu", stages[-2]), ("gpu", stages[-1])):
+        assert f"AS {target}" in stage and "USER 1000" in stage
+        assert f'--constraint constraints.txt ".[{target},demo]"' in stage
+    installs = [rest for _, rest in instructions() if "pip install" in rest]
+    assert len(installs) == 3
+    assert all("--constraint constraints.txt" in install for install in installs)
+    assert "index-url" not in (CLUSTER / "Dockerfile").read_text()
+
+
+def test_the_image_gets_every_package_and_nothing_that_is_not_named() -> None:
+    first, *others = (CLUSTER / "Dockerfile.dockerignore").read_text().split()
+    assert first == "*"
+    kept = {line.removeprefix("!") for line in others if line.startswith("!")}
+    packages = {path.parent.name for path in ROOT.glob("*/__main__.py")} - {"benchmarks"}
+    assert packages | {"mdsrec", "configs", "constraints.txt", "pyproject.toml"} <= kept
+    assert all((ROOT / name).exists() for name in kept)
+    assert not kept & {"data", "artifacts", "shared", ".git", ".venv"}

@@ -1,0 +1,105 @@
+"""A credential is refused or left out wherever it would be written down."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from mdsrec import files
+from mdsrec.command import command_line
+from mdsrec.credentials import refuse_credentials, shown
+from mdsrec.errors import InputError
+from mdsrec.loading import load_experiment
+
+TOML = 'name = "a"\nroot = "ROOT"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
+SETTING = 'spark.settings={"spark.hadoop.fs.s3a.secret.key"="hunter2"}'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "a.toml"
+    path.write_text(TOML.replace("ROOT", str(tmp_path)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA:hunter2@bucket/mdsrec",
+        "s3://AKIA:hun/ter2@bucket",  # a secret key may hold a slash
+        "hdfs://user:hunter2@host:9000/data",
+        "s3://bucket/data?region=us-east-1&secret_key=hunter2",
+        "abfss://container@account.dfs.core.windows.net/x?SAS_TOKEN=hunter2",
+    ],
+)
+def test_a_uri_with_credentials_is_refused_without_repeating_them(uri: str) -> None:
+    with pytest.raises(InputError, match="the URI holds credentials") as refused:
+        refuse_credentials(uri)
+    assert "hunter2" not in str(refused.value) and "AKIA:" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/data/a:b@c",
+        "s3://bucket/a:b/c@d",
+        "s3://bucket/x?region=us-east-1&endpoint_override=localhost:9000",
+        "hdfs://user@host:9000/data/a@b",
+        "hdfs://host:9000/data/a@b",
+        "abfss://container@account.dfs.core.windows.net/x",
+    ],
+)
+def test_a_uri_without_credentials_is_taken(uri: str) -> None:
+    refuse_credentials(uri)
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("root={}", "root"),
+        ("input.reviews=['{}']", "input.reviews"),
+        ("eval.pictures={}", "eval.pictures"),
+        ("features.image.vectors={}", "features.image.vectors"),
+    ],
+)
+def test_a_configuration_with_credentials_is_refused_by_its_key(
+    config: Path, key: str, named: str
+) -> None:
+    with pytest.raises(InputError, match=f"{named}: the URI holds credentials") as refused:
+        load_experiment(config, [key.format("s3://AKIA:hunter2@bucket/x")])
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_run_that_is_named_by_a_uri_with_credentials_is_refused() -> None:
+    with pytest.raises(InputError, match="the URI holds credentials"):
+        files.file_system("s3://AKIA:hunter2@bucket/runs/a")
+
+
+def test_sparks_settings_are_never_written_down(config: Path) -> None:
+    experiment = load_experiment(config, [SETTING])
+    assert experiment.spark.settings == {"spark.hadoop.fs.s3a.secret.key": "hunter2"}
+    assert "hunter2" not in str(experiment.resolved())
+
+
+def test_the_next_command_leaves_sparks_settings_to_the_user() -> None:
+    inner = 'spark={settings={"a.secret"="hunter2"}, master="yarn"}'
+    arguments = argparse.Namespace(config="a.toml", overrides=["name=b", SETTING, inner])
+    said = command_line("training", arguments)
+    assert said == "python -m training a.toml name=b spark.settings=... spark=..."
+
+
+@pytest.mark.parametrize(
+    "override",
+    ['spark.settings={"a.secret"=["hunter2"]}', "spark.settings.a.secret=hunter2", SETTING + "x"],
+)
+def test_a_mistake_in_sparks_settings_does_not_repeat_their_values(
+    config: Path, override: str
+) -> None:
+    with pytest.raises(InputError, match=r"spark\.settings") as refused:
+        load_experiment(config, [override])
+    assert "hunter2" not in str(refused.value)
+
+
+def test_other_overrides_are_repeated_as_they_were() -> None:
+    assert shown("spark.master=local[2]") == "spark.master=local[2]"
+    assert shown("optim.lr=3e-4") == "optim.lr=3e-4"
