@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.files import first_line
+
+TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file) as the cluster has them"
 
 
 @contextmanager
@@ -25,7 +29,12 @@ def ray_session() -> Iterator[None]:
             "or unset it to run here"
         )
     local = {} if address else {"include_dashboard": True}
-    ray.init(address or "local", logging_level=logging.WARNING, **local)
+    try:
+        ray.init(address or "local", logging_level=logging.WARNING, **local)
+    except AuthenticationError as error:
+        raise InputError(f"RAY_ADDRESS = {address}: {first_line(error)}: {TOKEN}") from None
+    except ConnectionError as error:
+        raise InputError(f"RAY_ADDRESS = {address}: {first_line(error)}") from None
     # Ray Train's clean-up actor takes any Ray of the host for its own, and ends a training that the
     # other one does not know, unless it is told the address.
     ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
