@@ -7,24 +7,25 @@ import sys
 import time
 from collections.abc import Sequence
 
+from cluster.stages import STAGES, WORDS
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.loading import load_experiment
 from mdsrec.names import run_uri
 
-STAGES = ("etl", "training", "evaluation")
 
-
-def run_stages(config: str, overrides: Sequence[str], fresh: bool) -> int:
-    """Run etl, training and evaluation, up to the first that fails -> its exit code, else 0.
+def run_stages(
+    config: str, overrides: Sequence[str], fresh: bool, stages: Sequence[str] = STAGES
+) -> int:
+    """Run `stages` in turn, up to the first that fails -> its exit code, else 0.
 
     A mistake in the configuration is an InputError before any stage starts.
     """
     experiment = load_experiment(config, overrides)
     seconds: dict[str, float] = {}
-    for stage in STAGES:
+    for stage in stages:
         flags = ["--fresh"] if fresh and stage == "training" else []
-        command = [sys.executable, "-m", stage, *flags, config, *overrides]
+        command = [sys.executable, "-m", *WORDS[stage], *flags, config, *overrides]
         print(f"\n--- {stage}", flush=True)
         start = time.monotonic()
         code = run_process(command)
@@ -38,7 +39,9 @@ def run_stages(config: str, overrides: Sequence[str], fresh: bool) -> int:
         if stage == "training" and not _is_trained(experiment):
             print(f"\n{_listed(seconds)}\ncluster: the same command goes on", flush=True)
             return 0
-    print(f"\n{_listed(seconds)}\nreport: {run_uri(experiment)}/report.html")
+    print(f"\n{_listed(seconds)}")
+    if "evaluation" in stages:
+        print(f"report: {run_uri(experiment)}/report.html")
     return 0
 
 

@@ -34,6 +34,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
     InputError names the file or key, what was found and, for an unknown key, the nearest one.
     """
+    return experiment_from(read_content(path, overrides), source=str(path))
+
+
+def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the TOML file says with `overrides` laid over it, unchecked."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -42,7 +47,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
     for override in overrides:
         _lay_over(content, override)
-    return experiment_from(content, source=str(path))
+    return content
 
 
 def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.files import first_line
 from mdsrec.logs import FORMAT_KEY
+
+TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file) as the cluster has them"
 
 
 @contextmanager
@@ -29,9 +33,14 @@ def ray_session(log_to_driver: bool = True) -> Iterator[None]:
             "or unset it to run here"
         )
     local = {} if address else {"include_dashboard": True}
-    ray.init(
-        address or "local", logging_level=logging.WARNING, log_to_driver=log_to_driver, **local
-    )
+    try:
+        ray.init(
+            address or "local", logging_level=logging.WARNING, log_to_driver=log_to_driver, **local
+        )
+    except AuthenticationError as error:
+        raise InputError(f"RAY_ADDRESS = {address}: {first_line(error)}: {TOKEN}") from None
+    except ConnectionError as error:
+        raise InputError(f"RAY_ADDRESS = {address}: {first_line(error)}") from None
     name_this_ray()
     try:
         yield

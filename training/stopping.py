@@ -6,6 +6,7 @@ or when its minutes are over, a user by `touch <run>/stop`. A worker whose own p
 """
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -25,6 +26,7 @@ log = logging.getLogger("training")
 SIGTERM = "SIGTERM"
 OUT_OF_REACH = (OSError, pa.ArrowException, InputError)  # what storage raises
 TRY_EVERY = 1.0  # seconds
+SAME_SIGTERM = 1.0  # seconds in which a process and its parent are told the same
 
 
 @dataclass
@@ -65,11 +67,16 @@ def _at_first_sigterm(action: Any) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # no signal arrives here
         yield
         return
-    former = signal.getsignal(signal.SIGTERM)
+    former, heard = signal.getsignal(signal.SIGTERM), 0.0
 
     def act(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, former)
-        action()
+        nonlocal heard
+        if not heard:
+            heard = time.monotonic()
+            action()
+        elif time.monotonic() - heard > SAME_SIGTERM:
+            signal.signal(signal.SIGTERM, former)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, act)
     try:

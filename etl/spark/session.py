@@ -26,6 +26,7 @@ from etl.spark.sizing import (
 )
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
+from mdsrec.packages import OURS, copy_packages
 
 log = logging.getLogger("etl")
 
@@ -152,7 +153,7 @@ def _let_workers_import() -> None:
     """Workers of a local master inherit the environment: put the folder of our packages on their
     path.
     """
-    ours = str(Path(__file__).absolute().parent.parent.parent)
+    ours = str(OURS)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if ours not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, paths)])
@@ -160,11 +161,8 @@ def _let_workers_import() -> None:
 
 def _zipped_packages() -> Path:
     """Our packages as a zip that Spark sends to every executor."""
-    ours = Path(__file__).absolute().parent.parent.parent
     folder = Path(tempfile.mkdtemp(prefix="mdsrec-"))
-    for package in PACKAGES:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ours / package, folder / "packages" / package, ignore=ignored)
+    copy_packages(folder / "packages", PACKAGES)
     return Path(shutil.make_archive(str(folder / "mdsrec"), "zip", folder / "packages"))
 
 

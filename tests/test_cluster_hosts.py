@@ -1,0 +1,171 @@
+"""A job from outside of a cluster of three hosts: its log is live, its exit code the stage's own, its
+metrics those of one machine; what is wrong with a host or a job is said in one line.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import ROOT, Host, needs_hosts
+from ray_hosts import ADDRESS, ray_hosts, start_worker
+
+from mdsrec.packages import copy_packages
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts, pytest.mark.timeout(900)]
+
+CONFIG = """
+name = "there"
+root = "{folder}/root"
+[input]
+edition = "2018"
+reviews = ["{folder}/raw/reviews.json.gz"]
+metadata = ["{folder}/raw/metadata.json.gz"]
+[features.image]
+vectors = "{folder}/raw/image.parquet"
+[spark]
+master = "local[2]"
+[model]
+dim = 16
+inner_dim = 16
+num_centers = 4
+[train]
+max_epochs = 2
+num_workers = 2
+"""
+SITE = Path(pytest.__file__).parent.parent
+MISSING = "raise ModuleNotFoundError(\"No module named 'faiss'\")"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hosts")
+    (folder / "small.toml").write_text(CONFIG.format(folder=folder))
+    words = ["etl.synthetic", str(folder / "raw"), "--users", "300", "--items", "100"]
+    subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[list[Host]]:
+    with ray_hosts(2, folder) as made:
+        yield made
+
+
+def submitted(folder: Path, *words: str) -> list[str]:
+    config = str(folder / "small.toml")
+    return ["python", "-m", "cluster", "submit", config, "--address", ADDRESS, *words]
+
+
+def test_all_stages_as_a_job_end_as_on_one_machine(folder: Path, cluster: list[Host]) -> None:
+    *_, outside = cluster
+    run = folder / "root" / "runs" / "there"
+    with outside.start(*submitted(folder)) as job:
+        assert job.stdout is not None
+        log = []
+        for line in job.stdout:
+            log.append(line)
+            if line == "--- evaluation\n":  # shown while it runs
+                assert job.poll() is None and not (run / "metrics.json").exists()
+    assert job.returncode == 0, "".join(log)
+    assert log[-1] == f"report: {run}/report.html\n"
+    assert (run / "report.html").stat().st_size > 10_000
+    assert json.loads((run / "history.json").read_text())["num_workers"] == 2
+
+    here = [sys.executable, "-m", "cluster", "run", str(folder / "small.toml"), "name=here"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(here, cwd=ROOT, check=True, capture_output=True, env=environment)
+    assert metrics(run) == pytest.approx(metrics(run.parent / "here"), abs=1e-4)
+
+    plain = ["--working-dir", ".", "--", "python", "-m", "training", str(folder / "small.toml")]
+    said = outside.do("ray", "job", "submit", "--address", ADDRESS, *plain)
+    assert f"{run}  (done before)" in said
+
+
+def metrics(run: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((run / "metrics.json").read_text())["split"]["test"]["all"]
+    return found
+
+
+def test_a_job_that_cannot_work_says_why_in_its_last_line(
+    folder: Path, cluster: list[Host]
+) -> None:
+    *_, outside = cluster
+    code, said = outside.run(*submitted(folder, "modle.dim=3"))
+    assert (code, said) == (
+        2,
+        f"cluster: {folder}/small.toml: unknown key modle; the nearest key is model\n",
+    )
+
+    lost = f"input.reviews=['{folder}/lost.json']"
+    code, said = outside.run(*submitted(folder, lost, f"root={folder}/other"), seconds=300)
+    assert code == 2
+    assert said.rstrip().endswith(f"exit code 2: etl: {folder}/lost.json: no such file or folder")
+
+    copy_packages(folder / "changed")
+    with (folder / "changed" / "evaluation" / "run.py").open("a") as module:
+        module.write("import no_such_module\n")
+    words = submitted(folder, "--stages", "evaluation")
+    code, said = outside.run(*words, seconds=300, folder=folder / "changed")
+    assert code == 1
+    assert said.rstrip().endswith("code 1: ModuleNotFoundError: No module named 'no_such_module'")
+
+
+def test_a_shell_with_another_token_is_told_so(folder: Path, cluster: list[Host]) -> None:
+    *_, outside = cluster
+    other = folder / "other-token"
+    other.write_text("0" * 64)
+    other.chmod(0o600)
+    words = [f"RAY_AUTH_TOKEN_PATH={other}", *submitted(folder)]
+    code, said = outside.run("env", *words)
+    assert code == 2 and len(said.splitlines()) == 1
+    assert said.startswith(f"cluster: {ADDRESS}: Authentication failed: ")
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in said
+    preflight = ["python", "-m", "cluster", "preflight", str(folder / "small.toml")]
+    words = [f"RAY_AUTH_TOKEN_PATH={other}", "RAY_ADDRESS=10.77.0.1:6379", *preflight]
+    code, said = outside.run("env", *words)
+    assert code == 2
+    assert said.splitlines()[-1].startswith("cluster: RAY_ADDRESS = 10.77.0.1:6379: ")
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in said.splitlines()[-1]
+
+
+def test_the_preflight_finds_what_is_wrong_with_a_host(folder: Path, cluster: list[Host]) -> None:
+    """Another version of torch, a private disk, a root that cannot be written, a missing package."""
+    _, first, second, outside = cluster
+    root = folder / "root"
+    root.mkdir(exist_ok=True)
+    version = (SITE / "torch" / "version.py").read_text()
+    (folder / "version.py").write_text(f"{version}\n__version__ = '2.12.0'\n")
+    (folder / "faiss.py").write_text(MISSING)
+    first.do("mount", "--bind", str(folder / "version.py"), str(SITE / "torch" / "version.py"))
+    first.do("mount", "-t", "tmpfs", "none", str(root))
+    second.do("mount", "--bind", str(folder / "faiss.py"), str(SITE / "faiss" / "__init__.py"))
+    second.do("mount", "--bind", str(root), str(root))
+    second.do("mount", "-o", "remount,bind,ro", str(root))
+    code, said = outside.run(*submitted(folder, "train.num_workers=3"), seconds=400)
+    failures = [line for line in said.splitlines() if line.startswith("preflight: ")]
+    begins = [
+        f"{first.name} ({first.address}): torch 2.12.0, the driver has ",
+        f"{first.name} ({first.address}): root {root} does not hold what the driver wrote",
+        f"{second.name} ({second.address}): faiss cannot be imported (ModuleNotFoundError: ",
+        f"{second.name} ({second.address}): root {root} cannot be used: ",
+        "train.num_workers = 3 of 0.9 CPUs each, the cluster of 3 nodes and 2 CPUs holds 2",
+    ]
+    assert code == 2 and len(failures) == len(begins), said
+    for line, begin in zip(failures, begins, strict=True):
+        assert line.startswith(f"preflight: {begin}")
+    assert "--- etl" not in said
+
+    for host in (first, second):  # as new
+        host.power_off()
+        host.power_on()
+        start_worker(host, gpus=1 if host is first else 0)
+    code, said = outside.run(*submitted(folder, "train.device='gpu'"), seconds=400)
+    failures = [line for line in said.splitlines() if line.startswith("preflight: ")]
+    assert code == 2 and len(failures) == 3, said
+    assert failures[0].startswith("preflight: node2 (10.77.0.2): lends 1 GPUs, torch sees 0: ")
+    assert failures[1].startswith("preflight: node2 (10.77.0.2): faiss sees no GPU: ")
+    assert failures[2].startswith("preflight: train.num_workers = 2: the cluster has 1 GPUs")
