@@ -17,7 +17,7 @@ ARROWS = {
     "cluster": {"mdsrec", "etl", "training", "tuning", "evaluation"},
 }
 HEAVY = ("torch", "ray", "pyspark", "deepspeed", "faiss", "sentence_transformers")
-COMMANDS = {"cluster": ["run"], "tuning": ["study"]}  # of stages that have no other
+COMMANDS = {"cluster": ["run"]}  # of stages that have no other
 STAGES = sorted(path.parent.name for path in ROOT.glob("*/__main__.py"))
 
 

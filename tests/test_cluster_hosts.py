@@ -1,5 +1,5 @@
-"""A job from outside of a cluster of three hosts: its log is live, its exit code the stage's own, its
-metrics those of one machine; what is wrong with a host or a job is said in one line.
+"""A job from outside of a cluster of three hosts: its log is live, its exit code the stage's own,
+its metrics those of one machine; what is wrong with a host or a job is said in one line.
 """
 
 import json
@@ -133,7 +133,7 @@ def test_a_shell_with_another_token_is_told_so(folder: Path, cluster: list[Host]
 
 
 def test_the_preflight_finds_what_is_wrong_with_a_host(folder: Path, cluster: list[Host]) -> None:
-    """Another version of torch, a private disk, a root that cannot be written, a missing package."""
+    """Another torch, a private disk, a root that cannot be written, a missing package."""
     _, first, second, outside = cluster
     root = folder / "root"
     root.mkdir(exist_ok=True)

@@ -10,7 +10,9 @@ from mdsrec.errors import InputError
 from mdsrec.tune_config import TuneConfig
 from tuning.capacity import Machine, Size, trials_at_once
 from tuning.halving import Halving
+from tuning.plan import Plan
 from tuning.records import METRIC, Records, Trial
+from tuning.search import PlannedSearch
 
 SETTINGS = TuneConfig(grace_epochs=1, reduction=3)
 
@@ -148,3 +150,38 @@ def test_as_many_trials_run_at_once_as_have_room(size, machines, count):
 def test_a_trial_without_room_is_refused_with_the_numbers(size, machines):
     with pytest.raises(InputError, match=rf"a trial takes {size.workers} workers of .* has"):
         trials_at_once(size, machines, 5)
+
+
+def test_values_that_do_not_go_together_are_a_failed_trial(tmp_path):
+    space = {"model.dim": {"grid": [8, 9]}, "model.num_heads": {"grid": [1, 2]}}
+    plan = Plan(TuneConfig(space=space, searcher="grid"), 0)
+    records = Records(str(tmp_path))
+
+    def config_of(trial):
+        dim, heads = trial.values.values()
+        if dim % heads:
+            raise InputError(f"dim {dim} is not a multiple of num_heads {heads}")
+        return {"number": trial.number}
+
+    search = PlannedSearch(plan, records, config_of)
+    suggested = [search.suggest("any") for _ in range(4)]
+    assert suggested == [{"number": 0}, {"number": 1}, {"number": 2}, PlannedSearch.FINISHED]
+    assert {n: t.state for n, t in records.trials.items()} == {
+        0: "running", 1: "running", 2: "running", 3: "failed",
+    }  # fmt: skip
+    assert records.trials[3].cause == "dim 9 is not a multiple of num_heads 2"
+
+
+def test_a_search_that_goes_on_takes_trials_under_way_first_and_ended_ones_never(tmp_path):
+    plan = Plan(TuneConfig(space={"optim.lr": {"uniform": [1, 2]}}, trials=5), 0)
+    before = Records(str(tmp_path))
+    drawn = [Trial(number, *plan.draw(number, {})) for number in range(3)]
+    drawn[0].state, drawn[2].state = "finished", "failed"
+    for trial in drawn:
+        before.save(trial)
+    records = Records(str(tmp_path))
+    search = PlannedSearch(plan, records, lambda trial: {"number": trial.number})
+    assert search.num_left == 3
+    assert [search.suggest("any") for _ in range(3)] == [{"number": n} for n in (1, 3, 4)]
+    assert records.trials[1].values == drawn[1].values
+    assert records.trials[4].values == plan.draw(4, {}).values

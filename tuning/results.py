@@ -31,11 +31,12 @@ def conclude(sweep: Sweep) -> str:
     winner = sweep.records.winner()
     lines = table(trials, TOP)
     left = sweep.plan.num_trials - len(sweep.records.ended())
+    best = f"{sweep.uri}/best.toml"
+    if winner:
+        files.write_bytes(best, toml_of(sweep, winner).encode())
     if left:
         lines += ["", f"{left} of {sweep.plan.num_trials} trials are left: go on with --resume"]
     elif winner:
-        best = f"{sweep.uri}/best.toml"
-        files.write_bytes(best, toml_of(sweep, winner).encode())
         metrics = evaluated(sweep, winner)
         files.write_bytes(f"{sweep.uri}/report.html", sweep_page(sweep, metrics).encode())
         lines += ["", *_of_winner(sweep, winner, metrics), ""]

@@ -1,14 +1,18 @@
 """What Ray Tune tries next: trials that were under way, then those that the plan draws."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
 
+from mdsrec.errors import InputError
 from tuning.plan import Plan
 from tuning.records import METRIC, Records, Trial
 
 Config = dict[str, Any]
+
+log = logging.getLogger("tuning")
 
 
 class PlannedSearch(Searcher):  # type: ignore[misc]
@@ -25,17 +29,23 @@ class PlannedSearch(Searcher):  # type: ignore[misc]
         return len(self._left)
 
     def suggest(self, trial_id: str) -> Any:
-        if not self._left:
-            return Searcher.FINISHED
-        number = self._left.pop(0)
-        trial = self._records.trials.get(number)
-        if trial is None:
-            ended = {
-                t.number: (t.params, t.best) for t in self._records.ended() if t.best == t.best
-            }
-            trial = Trial(number, *self._plan.draw(number, ended))
-        self._records.save(trial)
-        return self._config_of(trial)
+        while self._left:
+            number = self._left.pop(0)
+            trial = self._records.trials.get(number) or self._drawn(number)
+            config = None
+            try:
+                config = self._config_of(trial)
+            except InputError as error:  # values that do not go together
+                trial.state, trial.cause = "failed", str(error)
+                log.warning("trial %d failed: %s", number, error)
+            self._records.save(trial)
+            if config:
+                return config
+        return Searcher.FINISHED
+
+    def _drawn(self, number: int) -> Trial:
+        ended = {t.number: (t.params, t.best) for t in self._records.ended() if t.best == t.best}
+        return Trial(number, *self._plan.draw(number, ended))
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: Config, **spec: Any

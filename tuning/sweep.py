@@ -15,7 +15,9 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
 from training.ray_session import ray_session
+from training.stopping import asking
 from training.writer import only_writer
+from tuning.asked import AskedToStop
 from tuning.builder import start_builder
 from tuning.capacity import DRIVER_CPUS, machines, size_of, trials_at_once
 from tuning.halving import Halving
@@ -150,7 +152,6 @@ def _tune(sweep: Sweep, builder: Any, at_once: int) -> None:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints a table also at verbose = 0
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the loggers' files
-    hours = sweep.tune.hours
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"CPU": DRIVER_CPUS}),
         tune_config=tune.TuneConfig(
@@ -158,15 +159,20 @@ def _tune(sweep: Sweep, builder: Any, at_once: int) -> None:
             scheduler=halving,
             num_samples=search.num_left,
             max_concurrent_trials=at_once,
-            time_budget_s=3600 * hours if hours else None,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=sweep.uri, callbacks=[journal], verbose=0
+            name="tune",
+            storage_path=sweep.uri,
+            callbacks=[journal],
+            stop=AskedToStop(sweep.uri),
+            verbose=0,
         ),
     )
-    tuner.fit()
+    hours = sweep.tune.hours
+    with asking(sweep.uri, hours and 60 * hours):
+        tuner.fit()
     journal.clear()
 
 
