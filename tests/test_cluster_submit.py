@@ -86,9 +86,7 @@ def test_a_mistake_in_the_configuration_is_found_before_anything_is_sent(config)
 
 
 def test_a_head_that_does_not_answer_is_one_line(config):
-    with pytest.raises(
-        InputError, match=r"^http://127\.0\.0\.1:9: nothing answers: give the head"
-    ):
+    with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:9: nothing answers: give the head"):
         main(["submit", config, "--address", "http://127.0.0.1:9"])
 
 

@@ -114,7 +114,7 @@ def table_of(experiment: Experiment, runs: Sequence[Run], floors: Mapping[str, E
         by_model.setdefault(run.kind, []).append(run)
     events = {model: _events(of, cutoffs) for model, of in by_model.items()}
     rows = [
-        [name, *_means(floor, names), *_apart(floor, events, compared), "", "", ""]
+        [name, *_means(floor, names), *_apart(floor, events, compared), "", "", "", ""]
         for name, floor in floors.items()
     ]
     for model, of in by_model.items():
@@ -122,7 +122,7 @@ def table_of(experiment: Experiment, runs: Sequence[Run], floors: Mapping[str, E
         apart = _apart(found, events, compared) if model != FIRST else [""] * len(compared)
         rows.append([f"{model} ({len(of)})", *_means(found, names), *apart, *_cost(of)])
     header = ["model (seeds)", *names, *(f"{name}, less {FIRST}'s" for name in compared)]
-    return markdown([*header, "parameters", "prefixes/s", "seconds to best"], rows)
+    return markdown([*header, "parameters", "prefixes/s", "seconds to best", "best epoch"], rows)
 
 
 def _events(runs: Sequence[Run], cutoffs: tuple[int, ...]) -> Events:
@@ -147,11 +147,15 @@ def _apart(events: Events, of_models: Mapping[str, Events], names: Sequence[str]
 
 
 def _cost(runs: Sequence[Run]) -> list[str]:
-    """Parameters, the pace of training and the time to the best epoch, means over the runs."""
+    """Parameters, the pace of training and the time to the best epoch, means over the runs; which
+    epoch of how many is the best of each.
+    """
     histories = [run.history() for run in runs]
     paces = [mean(e["prefixes_per_second"] for e in h["epochs"]) for h in histories]
     to_best = [sum(e["seconds"] for e in h["epochs"][: h["best_epoch"] + 1]) for h in histories]
-    return [f"{histories[0]['num_parameters']:,}", f"{mean(paces):,.0f}", f"{mean(to_best):,.0f}"]
+    best = ", ".join(f"{h['best_epoch'] + 1} of {len(h['epochs'])}" for h in histories)
+    parameters = f"{histories[0]['num_parameters']:,}"
+    return [parameters, f"{mean(paces):,.0f}", f"{mean(to_best):,.0f}", best]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
