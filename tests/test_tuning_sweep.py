@@ -151,15 +151,19 @@ def test_a_sweep_killed_in_the_middle_and_resumed_is_as_one_never_killed(shop):
         "tune.space={optim.lr={loguniform=[1e-4,1e-2]},model.num_neighbors={choice=[0,5]}}",
     )  # fmt: skip
     shop.sweep("whole", *words)
-    process = shop.start("tuning", shop.config, "name=killed", *words)
 
-    def in_the_second_trial():
+    def in_trial(number):
         records = shop.records("killed")
-        return len(records) == 2 and records[0]["state"] != "running" and records[1]["reports"]
+        return records[number:] and records[-1]["state"] == "running" and records[-1]["reports"]
 
-    wait_for(in_the_second_trial, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    def kill_in_trial(number, *more):
+        process = shop.start("tuning", shop.config, "name=killed", *words, *more)
+        wait_for(lambda: in_trial(number), process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    kill_in_trial(0)
+    kill_in_trial(3, "--resume")
     first = shop.folder / "root/runs/killed-00000"
     before = (first / "best.safetensors").stat().st_mtime_ns
     refused = shop.run("tuning", shop.config, "name=killed", *words)

@@ -1,6 +1,7 @@
 """Everything that trials report goes into their records as it arrives."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -49,7 +50,7 @@ class Journal(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         record = self._records.trials[trial.config["number"]]
-        record.cause = cause_of(trial.get_error())
+        record.cause = cause_of(trial.error_file)
         self._close(record, "failed")
 
     def clear(self) -> None:
@@ -68,7 +69,9 @@ class Journal(tune.Callback):  # type: ignore[misc]
         self._tell(record)
 
 
-def cause_of(error: BaseException | None) -> str:
-    """The last line of what the trial's process said."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:LAST_WORDS]
+def cause_of(error_file: str | None) -> str:
+    """The last line of what Ray wrote of a trial's failure: `Error: what is wrong`."""
+    text = Path(error_file).read_text() if error_file else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = lines[-1] if lines else "its process ended without a word"
+    return said.removeprefix("mdsrec.errors.InputError: ")[:LAST_WORDS]
