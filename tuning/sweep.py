@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from mdsrec import files
@@ -122,8 +123,6 @@ def run_sweep(sweep: Sweep, resume: bool) -> None:
 
 def build_listed(sweep: Sweep, builder: Any) -> None:
     """Have the tables stand that the listed values of the space need."""
-    import ray
-
     listed = {
         key: finite_values(domain) for key, domain in sweep.tune.space.items() if domain.is_finite
     }
@@ -147,6 +146,8 @@ def _tune(sweep: Sweep, builder: Any, at_once: int) -> None:
         _close_stopped(sweep.records, halving)
         log.info(f"rungs at epochs {', '.join(f'{rung:g}' for rung in halving.rungs())}")
     search = PlannedSearch(sweep.plan, sweep.records, partial(config_of, sweep, builder))
+    if not search.num_left:
+        return
     live = Live(sweep.records, sweep.plan.num_trials)
     journal = Journal(sweep.records, halving, sweep.experiments, live)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
