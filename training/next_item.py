@@ -80,3 +80,17 @@ class NextItem(Model):
         if not self.config.scores_cosines:
             return queries
         return F.normalize(queries, dim=-1) / self.config.temperature
+
+
+class Encoded(NextItem):
+    """A model whose last layer can be made at some positions alone."""
+
+    def encoded(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None) -> Tensor:
+        """As `queries_at` [B, Q, D]; with none, as `queries`."""
+        raise NotImplementedError
+
+    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
+        return self.encoded(tokens, place_BT, None)
+
+    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
+        return self.encoded(tokens, place_BT, at_BQ)

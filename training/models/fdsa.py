@@ -19,11 +19,11 @@ from mdsrec.model_config import FDSAConfig
 from training.dropout import dropout
 from training.features import Features
 from training.graph import ItemTables
-from training.next_item import NextItem
+from training.next_item import Encoded
 from training.transformer import NORM_EPS, Encoder
 
 
-class FDSA(NextItem):
+class FDSA(Encoded):
     config: FDSAConfig
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
@@ -46,15 +46,7 @@ class FDSA(NextItem):
         alpha_nM1 = torch.softmax(self.attention(features_nMD), dim=1)
         return self.vectors(items), (alpha_nM1 * features_nMD).sum(dim=1)
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        return self._encoded(tokens, place_BT, None)
-
-    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
-        return self._encoded(tokens, place_BT, at_BQ)
-
-    def _encoded(
-        self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None
-    ) -> Tensor:
+    def encoded(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None) -> Tensor:
         positions_TD = self.position_embedding[: place_BT.shape[1]]
         of_items, of_features = (F.embedding(place_BT, table) + positions_TD for table in tokens)
         h_BQD, _ = self.item_encoder(of_items, at_BQ=at_BQ)

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from mdsrec.config import Experiment
 from mdsrec.model_config import SASRecConfig
 from training.graph import ItemTables
-from training.next_item import NextItem
+from training.next_item import Encoded
 from training.transformer import Encoder
 
 
-class SASRec(NextItem):
+class SASRec(Encoded):
     config: SASRecConfig
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
@@ -32,15 +32,7 @@ class SASRec(NextItem):
     def vectors(self, items: Tensor | None) -> Tensor:
         return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        return self._encoded(tokens, place_BT, None)
-
-    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
-        return self._encoded(tokens, place_BT, at_BQ)
-
-    def _encoded(
-        self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None
-    ) -> Tensor:
+    def encoded(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None) -> Tensor:
         x_BTD = F.embedding(place_BT, tokens[0]) + self.position_embedding[: place_BT.shape[1]]
         queries_BQD: Tensor = self.encoder(x_BTD, at_BQ=at_BQ)[0]
         return queries_BQD

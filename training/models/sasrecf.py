@@ -15,11 +15,11 @@ from mdsrec.config import Experiment
 from mdsrec.model_config import SASRecFConfig
 from training.features import Features
 from training.graph import ItemTables
-from training.next_item import NextItem
+from training.next_item import Encoded
 from training.transformer import Encoder
 
 
-class SASRecF(NextItem):
+class SASRecF(Encoded):
     config: SASRecFConfig
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
@@ -38,15 +38,7 @@ class SASRecF(NextItem):
         beside = torch.cat([self.vectors(items), self.features(items).flatten(1)], dim=1)
         return (self.together(beside),)
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        return self._encoded(tokens, place_BT, None)
-
-    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
-        return self._encoded(tokens, place_BT, at_BQ)
-
-    def _encoded(
-        self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None
-    ) -> Tensor:
+    def encoded(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None) -> Tensor:
         x_BTD = F.embedding(place_BT, tokens[0]) + self.position_embedding[: place_BT.shape[1]]
         queries_BQD: Tensor = self.encoder(x_BTD, at_BQ=at_BQ)[0]
         return queries_BQD

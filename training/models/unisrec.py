@@ -20,11 +20,11 @@ from mdsrec.model_config import UniSRecConfig
 from training.dropout import dropout
 from training.features import whitened
 from training.graph import ItemTables
-from training.next_item import NextItem
+from training.next_item import Encoded
 from training.transformer import Encoder
 
 
-class UniSRec(NextItem):
+class UniSRec(Encoded):
     config: UniSRecConfig
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
@@ -44,15 +44,7 @@ class UniSRec(NextItem):
             found = found + adaptor(items)
         return found
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        return self._encoded(tokens, place_BT, None)
-
-    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
-        return self._encoded(tokens, place_BT, at_BQ)
-
-    def _encoded(
-        self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None
-    ) -> Tensor:
+    def encoded(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None) -> Tensor:
         x_BTD = F.embedding(place_BT, tokens[0]) + self.position_embedding[: place_BT.shape[1]]
         queries_BQD: Tensor = self.encoder(x_BTD, at_BQ=at_BQ)[0]
         return queries_BQD
