@@ -1,5 +1,6 @@
 """Every node of the cluster, looked at from where the work will run, before any work."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ from cluster.node import Facts
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.ray_session import check_capacity, ray_session, uses_gpu
+
+log = logging.getLogger("cluster")
 
 ANSWER = 180  # seconds that a node has to tell its facts, a first import of torch included
 MEET = 60  # seconds for all nodes to meet in a collective
@@ -68,13 +71,17 @@ def _alive() -> dict[str, Node]:
 
 
 def _seen(nodes: dict[str, Node], shared: reach.SharedRoot) -> dict[str, Node]:
-    """With the facts of each, and whether it shares the root."""
+    """With the facts of each, and whether it shares the root; without those that left meanwhile."""
     answers = _asked(nodes, _look, [(shared, key) for key in nodes], ANSWER)
+    here = _alive()
+    for node in (nodes[key] for key in nodes if key not in here):
+        log.warning("%s left the cluster while it was looked at", node.label)
     return {
         key: replace(node, silence=answer)
         if isinstance(answer, str)
         else replace(node, facts=answer[0], root=answer[1] or shared.unheard(key))
         for (key, node), answer in zip(nodes.items(), answers, strict=True)
+        if key in here
     }
 
 
