@@ -97,6 +97,7 @@ def test_facts_of_this_machine():
     assert list(seen.free) == ["/tmp"] and seen.free["/tmp"] > 0 < seen.shared_memory
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_machine_alone_is_its_own_cluster(tmp_path):
     experiment = experiment_from(

@@ -112,7 +112,8 @@ def test_a_grid_ends_with_a_winner_that_alone_is_ranked(shop):
     assert f"test        recall@10 {test['recall@10']:.4f}  ndcg@10 {test['ndcg@10']:.4f}" in said
     page = (shop.folder / "root/sweeps/grid/report.html").read_text()
     assert "grid: 2 trials" in page and f"{test['ndcg@10']:.4f}" in page
-    assert shop.sweep("grid", "tune.searcher=grid", space) == said
+    again = shop.sweep("grid", "tune.searcher=grid", space)
+    assert said.endswith(again) and again.startswith("trial  state")
     other = shop.run(
         "tuning", shop.config, "name=grid", "tune.searcher=grid", f"{space[:-3]},3]}}}}"
     )
@@ -228,7 +229,8 @@ def test_trials_that_fill_the_machine_run_one_by_one_and_larger_ones_are_refused
         running = [r for r in shop.records("pairs") if r["state"] == "running"]
         at_once = max(at_once, len(running))
         time.sleep(0.5)
-    assert process.returncode == 0, process.stderr.read()
+    _, error = process.communicate()
+    assert process.returncode == 0, error
     assert at_once == 1
     assert [t["state"] for t in shop.trials("pairs")] == ["finished"] * 2
     began = time.monotonic()
