@@ -37,10 +37,10 @@ def ray_session(log_to_driver: bool = True) -> Iterator[None]:
         ray.init(
             address or "local", logging_level=logging.WARNING, log_to_driver=log_to_driver, **local
         )
-    except AuthenticationError as error:
-        raise InputError(f"RAY_ADDRESS = {address}: {first_line(error)}: {TOKEN}") from None
-    except ConnectionError as error:
-        raise InputError(f"RAY_ADDRESS = {address}: {first_line(error)}") from None
+    except (AuthenticationError, ConnectionError) as error:  # a wrong token may look like either
+        raise InputError(
+            f"RAY_ADDRESS = {address}: {first_line(error)}: if it is up, {TOKEN}"
+        ) from None
     name_this_ray()
     try:
         yield
