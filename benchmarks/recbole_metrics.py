@@ -5,7 +5,6 @@ difference of the means has the 95% interval of Welch's t over the seeds.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
 
 
 def _ours(run: Run) -> dict[str, Metrics]:
-    metrics = json.loads(files.read_bytes(f"{run.uri}/metrics.json") or b"{}")
+    metrics = files.read_json(f"{run.uri}/metrics.json")
     return {part: of_part["all"] for part, of_part in metrics["split"].items()}
 
 

@@ -1,6 +1,5 @@
 """Every stage as a process of its own, with the same configuration."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -47,8 +46,7 @@ def run_stages(
 
 def _is_trained(experiment: Experiment) -> bool:
     """Whether training ended by itself, and not because it was asked to stop."""
-    content = files.read_bytes(f"{run_uri(experiment)}/history.json") or b"{}"
-    return bool(json.loads(content).get("finished"))
+    return bool(files.read_json(f"{run_uri(experiment)}/history.json").get("finished"))
 
 
 def run_process(command: Sequence[str]) -> int:

@@ -1,7 +1,6 @@
 """The evaluation stage: ranks table, metrics.json, report.html."""
 
 import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +40,7 @@ def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG"
     facts = Facts(
         config=shown,  # Spark's settings decide nothing here and may hold a store's credentials
         metrics=metrics,
-        history=json.loads(files.read_bytes(f"{run}/history.json") or b"{}"),
+        history=files.read_json(f"{run}/history.json"),
         manifests=standing_tables(experiment),
         next_steps=next_steps(experiment, run, again),
         cases=cases,

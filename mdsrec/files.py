@@ -64,6 +64,12 @@ def read_bytes(uri: str) -> bytes | None:
         return None
 
 
+def read_json(uri: str) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no such file. ValueError of a torn one."""
+    found: dict[str, Any] = json.loads(read_bytes(uri) or b"{}")
+    return found
+
+
 def write_json(uri: str, content: Mapping[str, Any]) -> None:
     write_bytes(uri, (json.dumps(content, indent=2) + "\n").encode())
 

@@ -9,11 +9,6 @@ from hosts import Host, hosts
 
 ADDRESS = "http://10.77.0.1:8265"
 STORE = "--object-store-memory=100000000"
-QUICK = {  # a dead host is noticed in seconds
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "5",
-    "RAY_health_check_timeout_ms": "3000",
-}
 
 
 @contextmanager

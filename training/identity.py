@@ -1,6 +1,5 @@
 """A run's name is its identity: one configuration, one data set."""
 
-import json
 from typing import Any
 
 from mdsrec import files
@@ -26,7 +25,7 @@ def check_claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
     if files.read_bytes(f"{run}/config.json") is None:
         return
     check_identity(experiment)
-    known = json.loads(files.read_bytes(f"{run}/dataset.json") or b"{}")
+    known = files.read_json(f"{run}/dataset.json")
     changed = sorted(name for name in fingerprints if fingerprints[name] != known.get(name))
     if changed:
         raise InputError(
@@ -37,7 +36,7 @@ def check_claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
 def check_identity(experiment: Experiment) -> None:
     """InputError naming the keys at which the run of this name has another configuration."""
     uri = f"{run_uri(experiment)}/config.json"
-    content = json.loads(files.read_bytes(uri) or b"{}")
+    content = files.read_json(uri)
     standing = experiment_from(content, source=uri).identity()
     changed = sorted(_differences(standing, experiment.identity()))
     if changed:

@@ -1,6 +1,5 @@
 """An experiment's training on Ray Train: `fit(experiment)`."""
 
-import json
 import logging
 import os
 import re
@@ -201,6 +200,4 @@ def _check_events(experiment: Experiment) -> None:
 
 
 def _history(experiment: Experiment) -> dict[str, Any]:
-    content = files.read_bytes(f"{run_uri(experiment)}/history.json")
-    history: dict[str, Any] = json.loads(content or b"{}")
-    return history
+    return files.read_json(f"{run_uri(experiment)}/history.json")

@@ -7,7 +7,6 @@ another took over finds the other's name, and its workers end without a write. S
 those that began at the same moment on storage too slow to tell them apart at the start.
 """
 
-import json
 import logging
 import os
 import socket
@@ -107,7 +106,7 @@ def _write(run: str, sign: Sign, count: int) -> None:
 def _read(run: str) -> Sign | None:
     """None where nobody's sign is, or a torn one."""
     try:
-        found: Sign = json.loads(files.read_bytes(writer_uri(run)) or b"{}")
+        found: Sign = files.read_json(writer_uri(run))
     except ValueError:
         return None
     return found if "token" in found else None

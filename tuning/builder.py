@@ -4,8 +4,6 @@ H is a prefix of the stored neighbours, rho is the model's, and the values of k 
 lists are built before the first trial. A mu drawn from an interval is built when its trial asks.
 """
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mdsrec import names, tables
 from mdsrec.config import Experiment
-from mdsrec.errors import InputError
+from tuning.runs import Run
 
 
 def tables_of(experiment: Experiment) -> set[str]:
@@ -49,12 +47,7 @@ class Builder:
         if wanted <= self._standing:
             return []
         before = _fingerprints(experiment.root, wanted)
-        command = [sys.executable, "-m", "etl", config, *overrides]
-        done = subprocess.run(
-            command, cwd=self._folder, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise InputError(f"{' '.join(command)}: {(done.stderr or '?').splitlines()[-1]}")
+        Run("tables", config, list(overrides)).stage("etl", folder=self._folder)
         self._standing |= wanted
         after = _fingerprints(experiment.root, wanted)
         return sorted(name for name in wanted if after[name] != before[name])

@@ -3,8 +3,6 @@
 import io
 import json
 import math
-import subprocess
-import sys
 from typing import Any
 
 import pyarrow as pa
@@ -12,12 +10,11 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from mdsrec import files
-from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
-from mdsrec.names import run_uri
 from tuning.live import in_words, table
 from tuning.page import sweep_page
 from tuning.records import METRIC, SHOWN, Trial
+from tuning.runs import Run
 from tuning.space import Values
 from tuning.sweep import Sweep
 
@@ -103,13 +100,9 @@ def toml_of(sweep: Sweep, winner: Trial) -> str:
 def evaluated(sweep: Sweep, winner: Trial) -> dict[str, Any]:
     """The winner's metrics.json, of its first seed."""
     words = sweep.words(winner.values, **sweep.identity(winner, 0))
-    command = [sys.executable, "-m", "evaluation", sweep.config, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"{' '.join(command)}: {(done.stderr or '?').splitlines()[-1]}")
-    uri = f"{run_uri(load_experiment(sweep.config, words))}/metrics.json"
-    metrics: dict[str, Any] = json.loads(files.read_bytes(uri) or b"{}")
-    return metrics
+    run = Run("winner", sweep.config, words)
+    run.stage("evaluation")
+    return files.read_json(f"{run.uri}/metrics.json")
 
 
 def _of_winner(sweep: Sweep, winner: Trial, metrics: dict[str, Any]) -> list[str]:

@@ -1,6 +1,5 @@
 """Runs made by their stages, as a user would make them: what stands is not made again."""
 
-import json
 import subprocess
 import sys
 import time
@@ -30,17 +29,18 @@ class Run(NamedTuple):
     def uri(self) -> str:
         return run_uri(self.experiment)
 
-    def stage(self, name: str, *flags: str) -> None:
-        """InputError with the stage's last line if it fails."""
+    def stage(self, name: str, *flags: str, folder: str | None = None) -> None:
+        """Run `python -m NAME` on it from `folder`, or from here; InputError with its last line if
+        it fails.
+        """
         command = [sys.executable, "-m", name, self.config, *self.overrides, *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise InputError(f"{' '.join(command)}: {(done.stderr or '?').splitlines()[-1]}")
 
     def history(self) -> dict[str, Any]:
         """What training said of it; empty before its first epoch."""
-        found: dict[str, Any] = json.loads(files.read_bytes(f"{self.uri}/history.json") or b"{}")
-        return found
+        return files.read_json(f"{self.uri}/history.json")
 
 
 class Outcome(NamedTuple):

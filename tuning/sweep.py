@@ -82,7 +82,7 @@ class Sweep:
         settings = self.tune.model_dump(mode="json", exclude=set(FREE))
         mine = {"experiment": self.experiment.identity(), "tune": settings}
         mine = json.loads(json.dumps(mine))
-        standing = json.loads(files.read_bytes(uri) or b"{}")
+        standing = files.read_json(uri)
         if standing and standing != mine:
             raise InputError(
                 f"sweep {self.experiment.name} has another configuration or space: choose another "

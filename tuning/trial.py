@@ -1,6 +1,5 @@
 """A trial's process: it has its tables stand, and trains its seeds one after the other."""
 
-import json
 from typing import Any
 
 import ray
@@ -26,7 +25,9 @@ def run_trial(config: dict[str, Any]) -> None:
     from training.run import fit
 
     name_this_ray()
-    for epoch in history_of(first).get("epochs", [])[config["told"] :]:
+    for epoch in files.read_json(f"{run_uri(first)}/history.json").get("epochs", [])[
+        config["told"] :
+    ]:
         tune.report(epoch)
     histories = []
     for experiment in experiments:
@@ -35,13 +36,6 @@ def run_trial(config: dict[str, Any]) -> None:
     outcomes = [outcome(e, h) for e, h in zip(experiments, histories, strict=True)]
     epochs = histories[0]["epochs"]
     tune.report({**epochs[-1], "history": epochs, "outcomes": outcomes, "built": built})
-
-
-def history_of(experiment: Experiment) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
-        files.read_bytes(f"{run_uri(experiment)}/history.json") or b"{}"
-    )
-    return found
 
 
 def outcome(experiment: Experiment, history: dict[str, Any]) -> dict[str, Any]:
