@@ -45,6 +45,14 @@ def test_a_job_takes_packages_and_its_configuration_and_nothing_else(config, tmp
     assert not list(folder.rglob("__pycache__"))
 
 
+def test_a_job_takes_the_versions_that_it_is_to_install(config, tmp_path):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    Path("constraints.txt").write_text("numpy==2.4.6\n")
+    pack(folder, config, [])
+    assert (folder / "constraints.txt").read_text() == "numpy==2.4.6\n"
+
+
 def test_a_job_reads_the_experiment_that_the_submitter_reads(config, tmp_path, monkeypatch):
     folder = tmp_path / "job"
     folder.mkdir()

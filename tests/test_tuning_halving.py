@@ -185,3 +185,13 @@ def test_a_search_that_goes_on_takes_trials_under_way_first_and_ended_ones_never
     assert [search.suggest("any") for _ in range(3)] == [{"number": n} for n in (1, 3, 4)]
     assert records.trials[1].values == drawn[1].values
     assert records.trials[4].values == plan.draw(4, {}).values
+
+
+def test_of_equal_trials_the_first_wins_and_one_that_was_stopped_never(tmp_path):
+    records = Records(str(tmp_path))
+    ends = [("finished", 0.3), ("finished", 0.5), ("finished", 0.5), ("stopped", 0.9)]
+    for number, (state, value) in enumerate(ends):
+        records.save(Trial(number, {}, {}, state, outcomes=[{METRIC: value}]))
+    assert records.winner() is records.trials[1]
+    records.trials = dict(reversed(records.trials.items()))
+    assert records.winner() is records.trials[1]
