@@ -48,6 +48,8 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
         super().on_trial_add(tune_controller, _known_as(trial.config["number"]))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "cause" in result:
+            return str(TrialScheduler.CONTINUE)  # it failed, so it ends by itself
         return self._told(trial.config["number"], result["epoch"], result[METRIC])
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Everything that trials report goes into their records as it arrives."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from mdsrec.names import run_uri
 from training.writer import writer_uri
 from tuning.halving import Halving
 from tuning.records import Records, Trial
+from tuning.trial import cause_in
 
-LAST_WORDS = 300  # characters of a failure's cause
+log = logging.getLogger("tuning")
 
 
 class Journal(tune.Callback):  # type: ignore[misc]
@@ -39,6 +41,9 @@ class Journal(tune.Callback):  # type: ignore[misc]
                 self._records.report(record.number, epoch)
             record.outcomes, record.built = result["outcomes"], result["built"]
             self._close(record, "finished")
+        elif "cause" in result:
+            record.cause = result["cause"]
+            self._close(record, "failed")
         else:
             self._records.report(record.number, result)
             self._tell(record)
@@ -48,9 +53,13 @@ class Journal(tune.Callback):  # type: ignore[misc]
         if record.state == "running" and record.number in self._stopped:
             self._close(record, "stopped")
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        log.warning("trial %d: its process was lost, it starts again", trial.config["number"])
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         record = self._records.trials[trial.config["number"]]
-        record.cause = cause_of(trial.error_file)
+        said = Path(trial.error_file).read_text() if trial.error_file else ""
+        record.cause = f"its process was lost {trial.num_failures} times: {cause_in(said)}"
         self._close(record, "failed")
 
     def clear(self) -> None:
@@ -68,10 +77,3 @@ class Journal(tune.Callback):  # type: ignore[misc]
         self._to_clear.append(record)
         self._tell(record)
 
-
-def cause_of(error_file: str | None) -> str:
-    """The last line of what Ray wrote of a trial's failure: `Error: what is wrong`."""
-    text = Path(error_file).read_text() if error_file else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = lines[-1] if lines else "its process ended without a word"
-    return said.removeprefix("mdsrec.errors.InputError: ")[:LAST_WORDS]

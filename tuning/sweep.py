@@ -167,6 +167,7 @@ def _tune(sweep: Sweep, builder: Any, at_once: int) -> None:
             name="tune",
             storage_path=sweep.uri,
             callbacks=[journal],
+            failure_config=tune.FailureConfig(max_failures=sweep.experiment.train.max_failures),
             stop=AskedToStop(sweep.uri),
             verbose=0,
         ),

@@ -1,5 +1,7 @@
 """A trial's process: it has its tables stand, and trains its seeds one after the other."""
 
+import math
+from traceback import format_exception_only
 from typing import Any
 
 import ray
@@ -10,14 +12,24 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
-from tuning.records import SHOWN
+from tuning.records import METRIC, SHOWN
+
+LAST_WORDS = 300  # characters of a failure's cause
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Report each epoch of the first seed from epoch `told` on, then what came of all seeds.
+    """Report each epoch of the first seed from epoch `told` on, then what came of all seeds, or
+    what made it fail: raised, Tune would take that for a process that was lost, and start again.
 
     `experiments` are the seeds', resolved; `builder` answers what their tables are built by.
     """
+    try:
+        tune.report(_trained(config))
+    except Exception as error:
+        tune.report({METRIC: math.nan, "cause": cause_in("".join(format_exception_only(error)))})
+
+
+def _trained(config: dict[str, Any]) -> dict[str, Any]:
     experiments = [experiment_from(each, source="trial") for each in config["experiments"]]
     first = experiments[0]
     built = ray.get(config["builder"].build.remote(config["file"], config["overrides"], first))
@@ -35,7 +47,7 @@ def run_trial(config: dict[str, Any]) -> None:
         histories.append(fit(experiment, callbacks=callbacks).history)
     outcomes = [outcome(e, h) for e, h in zip(experiments, histories, strict=True)]
     epochs = histories[0]["epochs"]
-    tune.report({**epochs[-1], "history": epochs, "outcomes": outcomes, "built": built})
+    return {**epochs[-1], "history": epochs, "outcomes": outcomes, "built": built}
 
 
 def outcome(experiment: Experiment, history: dict[str, Any]) -> dict[str, Any]:
@@ -51,3 +63,10 @@ def outcome(experiment: Experiment, history: dict[str, Any]) -> dict[str, Any]:
         "seconds": sum(epoch["seconds"] for epoch in epochs),
         "parameters": history["num_parameters"],
     }
+
+
+def cause_in(text: str) -> str:
+    """The last line of what is said of a failure: `Error: what is wrong`."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = lines[-1] if lines else "it ended without a word"
+    return said.removeprefix("mdsrec.errors.InputError: ")[:LAST_WORDS]

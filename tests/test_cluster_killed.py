@@ -1,0 +1,211 @@
+"""A host that is lost in the middle, without a word: what ran there goes on elsewhere, or when the
+host is back, and comes to what an undisturbed run comes to.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hosts import ROOT, Host, needs_hosts, until
+from ray_hosts import ADDRESS, ray_hosts, start_worker
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts, pytest.mark.timeout(1500)]
+
+CONFIG = """
+name = "alone"
+root = "{folder}/root"
+[input]
+edition = "2018"
+reviews = ["{folder}/raw/reviews.json.gz"]
+metadata = ["{folder}/raw/metadata.json.gz"]
+[features.image]
+vectors = "{folder}/raw/image.parquet"
+[spark]
+master = "local[2]"
+driver_memory = "1g"
+partitions = 2
+[model]
+dim = 16
+inner_dim = 16
+num_centers = 4
+dropout = 0.3
+[optim]
+lr = 3e-3
+[train]
+batch_size = 32
+max_epochs = 3
+checkpoint_minutes = 0.02
+[eval]
+user_batch = 1
+num_workers = 2
+[tune]
+scheduler = "none"
+trials = 4
+[tune.space]
+optim.lr = {{ loguniform = [1e-3, 1e-2] }}
+"""
+# A node that says nothing for 10 s is lost, not for a minute.
+QUICK = {
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "5",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "small.toml").write_text(CONFIG.format(folder=folder))
+    here("etl.synthetic", str(folder / "raw"), "--users", "1000", "--items", "300")
+    here("etl", str(folder / "small.toml"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[list[Host]]:
+    with ray_hosts(2, folder, **QUICK) as made:
+        yield made
+
+
+def here(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, capture_output=True)
+
+
+class Job:
+    """`cluster submit` of one stage, from the host outside."""
+
+    def __init__(self, folder: Path, outside: Host, stage: str, *words: str) -> None:
+        config = str(folder / "small.toml")
+        command = ["python", "-m", "cluster", "submit", config, *words, "--address", ADDRESS]
+        self._process = outside.start(*command, "--stages", stage)
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def log(self) -> str:
+        """All that it said, once it has ended well."""
+        said = self._process.communicate()[0]
+        assert self._process.returncode == 0, said
+        return said
+
+
+def lose(host: Host) -> None:
+    """As by a cut of its power: no process of it says that it ends."""
+    host.link("down")
+    host.power_off()
+
+
+def come_back(host: Host) -> None:
+    host.link("up")
+    host.power_on()
+    start_worker(host)
+
+
+def within_an_epoch(run: Path) -> list[Path]:
+    """Checkpoints that are not an epoch's last."""
+    return list(run.glob("checkpoints/*-*[1-9]/manifest-1.json"))
+
+
+def history(run: Path) -> list[tuple[float, float]]:
+    epochs = json.loads((run / "history.json").read_text())["epochs"]
+    return [(epoch["loss"], epoch["ndcg@10"]) for epoch in epochs]
+
+
+def test_a_training_goes_on_when_its_host_or_a_spare_is_there(
+    folder: Path, cluster: list[Host]
+) -> None:
+    _, first, second, outside = cluster
+    two = ("train.num_workers=2",)
+    alone, run = folder / "root" / "runs" / "alone", folder / "root" / "runs" / "killed"
+    Job(folder, outside, "training", *two).log()
+
+    job = Job(folder, outside, "training", *two, "name=killed")
+    until(lambda: within_an_epoch(run), 240)
+    lose(second)
+    start_worker(outside)  # a spare
+    log = job.log()
+    assert "resumed at epoch " in log, log
+    assert json.loads((run / "history.json").read_text())["num_workers"] == 2
+    assert_close(history(run), history(alone), atol=1e-5, rtol=0)
+    weights, expected = (load_file(r / "best.safetensors") for r in (run, alone))
+    for name in expected:
+        assert_close(weights[name], expected[name], atol=1e-4, rtol=0)
+
+    outside.do("ray", "stop", "--force")
+    come_back(second)
+    job = Job(folder, outside, "training", *two, "name=killed-twice")
+    run = folder / "root" / "runs" / "killed-twice"
+    until(lambda: within_an_epoch(run), 240)
+    lose(first)
+    until(lambda: not is_alive(cluster[0], first), 120)
+    assert not job.ended()
+    come_back(first)
+    assert "resumed at epoch " in job.log()
+    assert_close(history(run), history(alone), atol=1e-5, rtol=0)
+
+
+def is_alive(head: Host, host: Host) -> bool:
+    """As the head sees it."""
+    nodes = head.do("ray", "list", "nodes", "--format", "json", "--address", ADDRESS)
+    found: list[dict[str, Any]] = json.loads(nodes[nodes.index("[") :])
+    return any(n["state"] == "ALIVE" and n["node_ip"] == host.address for n in found)
+
+
+def test_an_evaluation_goes_on_with_the_hosts_that_are_left(
+    folder: Path, cluster: list[Host]
+) -> None:
+    *_, second, outside = cluster
+    here("training", str(folder / "small.toml"), "name=ranked")
+    run = folder / "root" / "runs" / "ranked"
+    Job(folder, outside, "evaluation", "name=ranked").log()
+    expected = ranks(run)
+    for table in ("ranks", "metrics.json"):
+        (run / table).rename(run / f"before-{table}")
+
+    job = Job(folder, outside, "evaluation", "name=ranked")
+    until(lambda: len(list(run.glob("ranks/*/part-*.parquet"))) > 5, 240)
+    lose(second)
+    assert not (run / "metrics.json").exists()
+    assert "a worker was lost, another takes its place" in job.log()
+    assert ranks(run) == expected
+    found, before = (json.loads((run / f"{b}metrics.json").read_text()) for b in ("", "before-"))
+    assert found["split"] == before["split"]
+    come_back(second)
+
+
+def ranks(run: Path) -> list[dict[str, Any]]:
+    """Every row, by user."""
+    parts = sorted(run.glob("ranks/*/part-*.parquet"))
+    return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+
+def test_a_sweep_comes_to_the_same_trials(folder: Path, cluster: list[Host]) -> None:
+    *_, second, outside = cluster
+    Job(folder, outside, "tuning", "name=whole").log()
+    job = Job(folder, outside, "tuning", "name=parts")
+    until(lambda: sum(bool(r["reports"]) for r in trials(folder, "parts")) == 2, 300)
+    lose(second)
+    until(lambda: not is_alive(cluster[0], second), 120)
+    come_back(second)
+    job.log()
+    found, expected = trials(folder, "parts"), trials(folder, "whole")
+    assert [told(r) for r in found] == [told(r) for r in expected]
+    assert [r["state"] for r in found] == ["finished"] * 4
+
+
+def trials(folder: Path, name: str) -> list[dict[str, Any]]:
+    files = sorted((folder / "root" / "sweeps" / name / "trials").glob("*.json"))
+    return [json.loads(path.read_text()) for path in files]
+
+
+def told(record: dict[str, Any]) -> tuple[Any, ...]:
+    """A trial without times and without what came between."""
+    reports = [(r["epoch"], r["ndcg@10"]) for r in record["reports"]]
+    return record["values"], reports, [outcome["ndcg@10"] for outcome in record["outcomes"]]
