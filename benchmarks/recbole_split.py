@@ -17,7 +17,8 @@ from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.loading import load_experiment
-from mdsrec.model_config import SASRecConfig, TransformerConfig
+from mdsrec.model_config import SASRecConfig
+from mdsrec.model_section import TransformerConfig
 
 PARTS = ("train", "valid", "test")
 NAME = "split"

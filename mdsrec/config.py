@@ -16,7 +16,8 @@ from mdsrec.etl_config import (
     SequencesConfig,
     SparkConfig,
 )
-from mdsrec.model_config import AnyModel, MDSRecConfig, ModelConfig, TransformerConfig
+from mdsrec.model_config import AnyModel, MDSRecConfig
+from mdsrec.model_section import ModelConfig, TransformerConfig
 from mdsrec.section import Section, Text, absolute, listed
 from mdsrec.training_config import EvalConfig, OptimConfig, TrainConfig
 from mdsrec.tune_config import TuneConfig

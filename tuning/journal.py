@@ -76,4 +76,3 @@ class Journal(tune.Callback):  # type: ignore[misc]
         self.clear()  # those before: the processes of one that is stopped end after this
         self._to_clear.append(record)
         self._tell(record)
-

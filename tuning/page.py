@@ -13,6 +13,10 @@ from tuning.records import METRIC, SHOWN, Trial
 from tuning.sweep import Sweep
 
 LISTED = 30  # trials in the table
+CURVES = (
+    "A line is the mean over trials that finished, its band one standard deviation over "
+    "trials and seeds; a dot alone is one trial."
+)
 
 
 def sweep_page(sweep: Sweep, metrics: Mapping[str, Any]) -> str:
@@ -40,7 +44,7 @@ def sweep_page(sweep: Sweep, metrics: Mapping[str, Any]) -> str:
                 f'<div class="panel">{parallel_coordinates(trials)}</div>',
                 "A thread a trial; the best tenth stands out.",
             ),
-            page.section("By key", page.panels(curves(trials, settings.space)), curves_note()),
+            page.section("By key", page.panels(curves(trials, settings.space)), CURVES),
             page.section(
                 "Importance",
                 page.panels([("share of each key", importance_chart(trials))]),
@@ -70,13 +74,6 @@ def winner_tiles(
     ]
     said = f"Trial {winner.number} is the best: {in_words(winner.values)}."
     return page.tiles(cells) + page.paragraph(said, "note")
-
-
-def curves_note() -> str:
-    return (
-        "A line is the mean over trials that finished, its band one standard deviation over "
-        "trials and seeds; a dot alone is one trial."
-    )
 
 
 def trials_table(trials: list[Trial]) -> str:
