@@ -82,21 +82,25 @@ class Host:
         """`down` pulls the host's cable, `up` puts it back."""
         _ip("-n", self._switch, "link", "set", self._port, state)
 
-    def start(self, *words: str, **options: object) -> subprocess.Popen[str]:
-        """A process there, in the project's folder; out of it comes one stream of text."""
+    def command(self, *words: str, folder: Path = ROOT) -> list[str]:
+        """What runs `words` there."""
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         inside = ["nsenter", "-t", str(self._init), "-m", "-n", "-u", "-p", "--"]
+        return [*inside, "env", "-i", "-C", str(folder), *variables, *words]
+
+    def start(self, *words: str, folder: Path = ROOT) -> subprocess.Popen[str]:
+        """A process there; out of it comes one stream of text."""
         return subprocess.Popen(
-            [*inside, "env", "-i", "-C", str(options.pop("folder", ROOT)), *variables, *words],
+            self.command(*words, folder=folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, *words: str, seconds: float = 120, **options: object) -> tuple[int, str]:
+    def run(self, *words: str, seconds: float = 120, folder: Path = ROOT) -> tuple[int, str]:
         """A process there to its end -> exit code and what it said."""
-        with self.start(*words, **options) as process:
+        with self.start(*words, folder=folder) as process:
             try:
                 said = process.communicate(timeout=seconds)[0]
             except subprocess.TimeoutExpired:
@@ -106,9 +110,9 @@ class Host:
                 ) from None
         return process.returncode, said
 
-    def do(self, *words: str, seconds: float = 120, **options: object) -> str:
+    def do(self, *words: str, seconds: float = 120, folder: Path = ROOT) -> str:
         """As `run`, of what must succeed."""
-        code, said = self.run(*words, seconds=seconds, **options)
+        code, said = self.run(*words, seconds=seconds, folder=folder)
         assert code == 0, f"{words}: {said}"
         return said
 

@@ -1,11 +1,17 @@
 """A host that is lost in the middle, without a word: what ran there goes on elsewhere, or when the
-host is back, and comes to what an undisturbed run comes to.
+host is back, and comes to what an undisturbed run comes to. So does a job that is told to stop.
 """
 
+import fcntl
 import json
+import os
+import signal
 import subprocess
 import sys
+import termios
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +215,50 @@ def told(record: dict[str, Any]) -> tuple[Any, ...]:
     """A trial without times and without what came between."""
     reports = [(r["epoch"], r["ndcg@10"]) for r in record["reports"]]
     return record["values"], reports, [outcome["ndcg@10"] for outcome in record["outcomes"]]
+
+
+def test_a_job_told_to_stop_saves_and_the_next_goes_on(folder: Path, cluster: list[Host]) -> None:
+    *_, outside = cluster
+    run = folder / "root" / "runs" / "stopped"
+    words = ["python", "-m", "cluster", "submit", str(folder / "small.toml"), "name=stopped"]
+    ours, theirs = os.openpty()
+    shell = subprocess.Popen(
+        outside.command(*words, "--address", ADDRESS, "--stages", "training"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    said = Terminal(ours)
+    until(lambda: within_an_epoch(run), 240)
+    said.type("\x03")
+    said.wait_for("stop the job? [y/N]")
+    said.type("n\r")
+    said.wait_for("the job goes on")
+    assert shell.wait(60) == 128 + signal.SIGINT
+    job = said.text.partition("ray job stop ")[2].split()[0]
+    outside.do("ray", "job", "stop", job, "--address", ADDRESS, seconds=300)
+    log = outside.do("ray", "job", "logs", job, "--address", ADDRESS)
+    where = log.partition("stopped     SIGTERM: ")[2].splitlines()[0]
+    assert f"resumed at {where}" in Job(folder, outside, "training", "name=stopped").log()
+
+
+class Terminal:
+    """What a process shows on a terminal, read as it comes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.text, self._descriptor = "", descriptor
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # its end
+            while content := os.read(self._descriptor, 4096):
+                self.text += content.decode(errors="replace")
+
+    def type(self, text: str) -> None:
+        os.write(self._descriptor, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        until(lambda: text in self.text, 60)

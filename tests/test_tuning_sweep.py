@@ -207,6 +207,24 @@ def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(shop):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
+def test_halving_finds_what_random_search_finds_for_half_the_epochs(shop):
+    words = (
+        "tune.trials=9", "tune.concurrent=1", "tune.grace_epochs=1", "tune.reduction=3",
+        "train.max_epochs=9", "train.patience=9",
+        "tune.space={optim.lr={loguniform=[1e-4,1e-1]}}",
+    )  # fmt: skip
+    shop.sweep("random", *words)
+    shop.sweep("halved", *words, "tune.scheduler=asha")
+    every, halved = shop.trials("random"), shop.trials("halved")
+    assert [t["optim.lr"] for t in halved] == [t["optim.lr"] for t in every]
+    assert sum(t["epochs"] for t in halved) <= sum(t["epochs"] for t in every) / 2
+    values = sorted(t["ndcg@10"] for t in every)
+    finished = [t["ndcg@10"] for t in halved if t["state"] == "finished"]
+    assert max(finished) >= values[-2]  # the best or the one beside it
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_eight_trials_of_one_worker_finish_beside_each_other(shop):
     share = f"train.cpus_per_worker={0.45 * CPUS:g}"
     space = "tune.space={model.num_centers={grid=[2,4,6,8]},model.num_neighbors={grid=[0,5]}}"
