@@ -11,31 +11,13 @@ from pathlib import Path
 
 import pytest
 from hosts import ROOT, Host, needs_hosts
+from raw_catalogue import small_toml, write_raw
 from ray_hosts import ADDRESS, ray_hosts, start_worker
 
 from mdsrec.packages import copy_packages
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts, pytest.mark.timeout(900)]
 
-CONFIG = """
-name = "there"
-root = "{folder}/root"
-[input]
-edition = "2018"
-reviews = ["{folder}/raw/reviews.json.gz"]
-metadata = ["{folder}/raw/metadata.json.gz"]
-[features.image]
-vectors = "{folder}/raw/image.parquet"
-[spark]
-master = "local[2]"
-[model]
-dim = 16
-inner_dim = 16
-num_centers = 4
-[train]
-max_epochs = 2
-num_workers = 2
-"""
 SITE = Path(pytest.__file__).parent.parent
 MISSING = "raise ModuleNotFoundError(\"No module named 'faiss'\")"
 
@@ -43,9 +25,8 @@ MISSING = "raise ModuleNotFoundError(\"No module named 'faiss'\")"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hosts")
-    (folder / "small.toml").write_text(CONFIG.format(folder=folder))
-    words = ["etl.synthetic", str(folder / "raw"), "--users", "300", "--items", "100"]
-    subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, capture_output=True)
+    write_raw(folder)
+    small_toml(folder, "[train]\nmax_epochs = 2\nnum_workers = 2\n")
     return folder
 
 
@@ -62,7 +43,7 @@ def submitted(folder: Path, *words: str) -> list[str]:
 
 def test_all_stages_as_a_job_end_as_on_one_machine(folder: Path, cluster: list[Host]) -> None:
     *_, outside = cluster
-    run = folder / "root" / "runs" / "there"
+    run = folder / "root" / "runs" / "small"
     with outside.start(*submitted(folder)) as job:
         assert job.stdout is not None
         log = []

@@ -18,30 +18,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from hosts import ROOT, Host, needs_hosts, until
+from raw_catalogue import small_toml, write_raw
 from ray_hosts import ADDRESS, ray_hosts, start_worker
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts, pytest.mark.timeout(1500)]
 
-CONFIG = """
-name = "alone"
-root = "{folder}/root"
-[input]
-edition = "2018"
-reviews = ["{folder}/raw/reviews.json.gz"]
-metadata = ["{folder}/raw/metadata.json.gz"]
-[features.image]
-vectors = "{folder}/raw/image.parquet"
-[spark]
-master = "local[2]"
-driver_memory = "1g"
-partitions = 2
-[model]
-dim = 16
-inner_dim = 16
-num_centers = 4
-dropout = 0.3
+MORE = """dropout = 0.3
 [optim]
 lr = 3e-3
 [train]
@@ -55,7 +39,7 @@ num_workers = 2
 scheduler = "none"
 trials = 4
 [tune.space]
-optim.lr = {{ loguniform = [1e-3, 1e-2] }}
+optim.lr = { loguniform = [1e-3, 1e-2] }
 """
 # A node that says nothing for 10 s is lost, not for a minute.
 QUICK = {
@@ -68,9 +52,8 @@ QUICK = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
-    (folder / "small.toml").write_text(CONFIG.format(folder=folder))
-    here("etl.synthetic", str(folder / "raw"), "--users", "1000", "--items", "300")
-    here("etl", str(folder / "small.toml"))
+    write_raw(folder, users=1000, items=300)
+    here("etl", small_toml(folder, MORE))
     return folder
 
 
@@ -130,7 +113,7 @@ def test_a_training_goes_on_when_its_host_or_a_spare_is_there(
     _, first, second, outside = cluster
     two = ("train.num_workers=2",)
     alone, run = folder / "root" / "runs" / "alone", folder / "root" / "runs" / "killed"
-    Job(folder, outside, "training", *two).log()
+    Job(folder, outside, "training", *two, "name=alone").log()
 
     job = Job(folder, outside, "training", *two, "name=killed")
     until(lambda: within_an_epoch(run), 240)

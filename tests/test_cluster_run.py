@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from raw_catalogue import small_toml, write_raw
 
 from cluster.__main__ import main
 from mdsrec.errors import InputError
@@ -111,40 +112,22 @@ def test_a_mistake_in_the_configuration_starts_nothing(monkeypatch, config):
     assert stages.started == []
 
 
-SMALL = """
-name = "small"
-root = "root"
-[input]
-edition = "2018"
-reviews = ["raw/reviews.json.gz"]
-metadata = ["raw/metadata.json.gz"]
-[features.image]
-vectors = "raw/image.parquet"
-[model]
-dim = 16
-inner_dim = 16
-num_centers = 4
-[train]
-max_epochs = 2
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.spark
 @pytest.mark.ray
 def test_all_stages_from_raw_files_to_the_report(tmp_path):
     """And the evaluation finds the validation metrics that training chose its best epoch by."""
 
-    def call(*words):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", *words]
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
-        ).stdout
-
-    (tmp_path / "small.toml").write_text(SMALL)
-    call("etl.synthetic", "raw", "--users", "300", "--items", "100")
-    shown = call("cluster", "run", "small.toml")
+    write_raw(tmp_path)
+    small_toml(tmp_path, "[train]\nmax_epochs = 2\n")
+    shown = subprocess.run(
+        [sys.executable, "-m", "cluster", "run", "small.toml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     run = tmp_path / "root" / "runs" / "small"
     assert shown.splitlines()[-1] == f"report: {run}/report.html"
     history = json.loads((run / "history.json").read_text())

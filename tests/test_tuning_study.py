@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_catalogue import small_toml, write_raw
 
 from evaluation.events import events_of
 from mdsrec import files, schema, tables
@@ -20,20 +21,7 @@ from tuning.runs import Run
 from tuning.study import runs_of, table_of, words_of
 
 ROOT = Path(__file__).parent.parent
-TOML = """
-name = "small"
-root = "root"
-[input]
-edition = "2018"
-reviews = ["raw/reviews.json.gz"]
-metadata = ["raw/metadata.json.gz"]
-[features.image]
-vectors = "raw/image.parquet"
-[model]
-dim = 16
-inner_dim = 16
-num_centers = 4
-temperature = 0.1
+MORE = """temperature = 0.1
 [optim]
 lr = 0.002
 [train]
@@ -46,8 +34,7 @@ optim.lr = 1e-3
 
 @pytest.fixture
 def config(tmp_path: Path) -> str:
-    (tmp_path / "small.toml").write_text(TOML.replace('"root"', f'"{tmp_path}/root"', 1))
-    return str(tmp_path / "small.toml")
+    return small_toml(tmp_path, MORE)
 
 
 def runs(config: str, *models: str, seeds: int = 1, overrides: tuple[str, ...] = ()) -> list[Run]:
@@ -153,7 +140,7 @@ def test_a_study_from_raw_files_goes_on_where_it_stopped(config, tmp_path):
             text=True,
         ).stdout
 
-    call("etl.synthetic", "raw", "--users", "300", "--items", "100")
+    write_raw(tmp_path)
     words = ("tuning", "study", config, "--seeds", "1", "--models", "sasrec")
     assert "1 of 1 runs are left" in call(*words, "--minutes", "0.0001")
     first = call(*words)

@@ -10,27 +10,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from raw_catalogue import small_toml, write_raw
 
 ROOT = Path(__file__).parent.parent
 CPUS = len(os.sched_getaffinity(0))
-TOML = """
-name = "small"
-root = "ROOT/root"
-[input]
-edition = "2018"
-reviews = ["ROOT/raw/reviews.json.gz"]
-metadata = ["ROOT/raw/metadata.json.gz"]
-[features.image]
-vectors = "ROOT/raw/image.parquet"
-[spark]
-master = "local[2]"
-driver_memory = "1g"
-partitions = 2
-[model]
-dim = 16
-inner_dim = 16
-num_centers = 4
-num_neighbors = 5
+MORE = """num_neighbors = 5
 [optim]
 lr = 3e-3
 [train]
@@ -47,10 +31,8 @@ class Shop:
 
     def __init__(self, folder):
         self.folder = folder
-        self.config = str(folder / "small.toml")
-        Path(self.config).write_text(TOML.replace("ROOT", str(folder)))
-        done = self.run("etl.synthetic", "raw", "--users", "300", "--items", "100")
-        assert done.returncode == 0, done.stderr
+        self.config = small_toml(folder, MORE)
+        write_raw(folder)
 
     def start(self, *words):
         command = [sys.executable, "-m", *words]
