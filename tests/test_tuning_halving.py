@@ -127,10 +127,11 @@ def test_a_damaged_record_is_named(tmp_path):
     [
         (Size(1, 0.9, 0), [Machine(2, 0)], 2),
         (Size(2, 0.9, 0), [Machine(2, 0)], 1),
-        (Size(1, 1.0, 0), [Machine(2, 0)], 1),
+        (Size(1, 1.0, 0), [Machine(2, 0)], 2),
         (Size(2, 0.9, 0), [Machine(1, 0), Machine(1, 0)], 1),  # a trial may span machines
         (Size(2, 4.0, 1), [Machine(64, 8)], 4),
         (Size(4, 4.0, 1), [Machine(8, 2), Machine(8, 2), Machine(1, 0)], 1),
+        (Size(2, 1.0, 0), [Machine(2, 0)], 1),
     ],
 )
 def test_as_many_trials_run_at_once_as_have_room(size, machines, count):
@@ -144,7 +145,7 @@ def test_as_many_trials_run_at_once_as_have_room(size, machines, count):
         (Size(3, 0.9, 0), [Machine(2, 0)]),
         (Size(1, 1.5, 0), [Machine(1, 0), Machine(1, 0)]),
         (Size(2, 0.9, 1), [Machine(8, 1)]),
-        (Size(2, 1.0, 0), [Machine(2, 0)]),
+        (Size(2, 1.1, 0), [Machine(2, 0)]),
     ],
 )
 def test_a_trial_without_room_is_refused_with_the_numbers(size, machines):

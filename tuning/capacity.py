@@ -9,7 +9,9 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.ray_session import capacity, uses_gpu
 
-DRIVER_CPUS = 0.1  # what the process that drives a trial's workers asks for
+# What a process that drives a trial's workers asks for. No CPU: after a loss of nodes, drivers that
+# hold shares of the last one would wait for each other's for ever.
+DRIVER = {"memory": 512 << 20}
 SLACK = 1e-6  # Ray counts in ten-thousandths
 
 
@@ -27,7 +29,7 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         gpu = f" and {self.gpus} GPU" if self.gpus else ""
-        return f"{self.workers} workers of {self.cpus:g} CPUs{gpu}, and {DRIVER_CPUS:g} beside them"
+        return f"{self.workers} workers of {self.cpus:g} CPUs{gpu}"
 
 
 def size_of(experiment: Experiment) -> Size:
@@ -63,16 +65,15 @@ def trials_at_once(size: Size, machines: Sequence[Machine], at_most: int) -> int
 
 
 def _place(size: Size, free: list[Machine]) -> bool:
-    """Take a trial's share of the free machines, if there is room; its parts may lie apart."""
-    parts = [Machine(size.cpus, size.gpus)] * size.workers + [Machine(DRIVER_CPUS, 0)]
-    for part in parts:
+    """Take a trial's share of the free machines, if there is room; its workers may lie apart."""
+    for _ in range(size.workers):
         fitting = [
             at
             for at, machine in enumerate(free)
-            if machine.cpus + SLACK >= part.cpus and machine.gpus >= part.gpus
+            if machine.cpus + SLACK >= size.cpus and machine.gpus >= size.gpus
         ]
         if not fitting:
             return False
         at = fitting[0]
-        free[at] = Machine(free[at].cpus - part.cpus, free[at].gpus - part.gpus)
+        free[at] = Machine(free[at].cpus - size.cpus, free[at].gpus - size.gpus)
     return True

@@ -20,7 +20,7 @@ from training.stopping import asking
 from training.writer import only_writer
 from tuning.asked import AskedToStop
 from tuning.builder import start_builder
-from tuning.capacity import DRIVER_CPUS, machines, size_of, trials_at_once
+from tuning.capacity import DRIVER, machines, size_of, trials_at_once
 from tuning.halving import Halving
 from tuning.journal import Journal
 from tuning.live import Live
@@ -154,7 +154,7 @@ def _tune(sweep: Sweep, builder: Any, at_once: int) -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints a table also at verbose = 0
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the loggers' files
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"CPU": DRIVER_CPUS}),
+        tune.with_resources(run_trial, DRIVER),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=halving,
