@@ -107,8 +107,10 @@ def _ending(details: Any, log: str) -> int:
         return STOPPED
     code = details.driver_exit_code
     if code is None:  # it never ran
-        message = " ".join((details.message or "no reason is known").split())
-        print(f"cluster submit: the job did not start: {message}", file=sys.stderr)
+        lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()]
+        print("\n".join(lines[:-1]))
+        cause = lines[-1] if lines else "no reason is known"
+        print(f"cluster submit: the job did not start: {cause}", file=sys.stderr)
         return 1
     cause = cause_in(log) or "the log says more"
     print(f"cluster submit: the job failed with exit code {code}: {cause}", file=sys.stderr)

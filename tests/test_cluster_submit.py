@@ -2,11 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.__main__ import main, submit_parser
-from cluster.follow import Log, cause_in
+from cluster.follow import Log, cause_in, follow
 from cluster.package import pack, requirements
 from cluster.submit import entrypoint, runtime_env, variable
 from mdsrec.errors import InputError
@@ -149,3 +150,31 @@ def test_a_log_goes_on_where_the_connection_broke(monkeypatch, capsys):
     log = Log()
     asyncio.run(log.show(Flaky("one\ntwo\nthree\n"), "job"))
     assert capsys.readouterr().out == "one\ntwo\nthree\n" == log.tail
+
+
+NO_UV = "Failed to set up:\n  WARNING: retrying\n\nERROR: No matching distribution found for uv\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown", "cause"),
+    [
+        (NO_UV, "Failed to set up:\nWARNING: retrying\n", "ERROR: No matching distribution found"),
+        ("No room for it.", "", "No room for it."),
+        (None, "", "no reason is known"),
+    ],
+)
+def test_a_job_that_never_ran_says_why_in_its_last_line(message, shown, cause, capsys):
+    from ray.job_submission import JobStatus
+
+    never_ran = SimpleNamespace(status=JobStatus.FAILED, driver_exit_code=None, message=message)
+    client = SimpleNamespace(get_job_info=lambda _: never_ran, tail_job_logs=nothing)
+    assert follow(client, "job", "http://head:8265") == 1
+    said = capsys.readouterr()
+    assert said.out.strip() == shown.strip()
+    assert said.err.startswith(f"cluster submit: the job did not start: {cause}")
+    assert len(said.err.splitlines()) == 1
+
+
+async def nothing(_job):
+    for text in ():
+        yield text
