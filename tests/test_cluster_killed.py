@@ -2,13 +2,11 @@
 host is back, and comes to what an undisturbed run comes to. So does a job that is told to stop.
 """
 
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import termios
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -203,15 +201,14 @@ def told(record: dict[str, Any]) -> tuple[Any, ...]:
 def test_a_job_told_to_stop_saves_and_the_next_goes_on(folder: Path, cluster: list[Host]) -> None:
     *_, outside = cluster
     run = folder / "root" / "runs" / "stopped"
-    words = ["python", "-m", "cluster", "submit", str(folder / "small.toml"), "name=stopped"]
+    more = ("name=stopped", "train.num_workers=2")
+    words = ["setsid", "--ctty", "python", "-m", "cluster", "submit", str(folder / "small.toml")]
     ours, theirs = os.openpty()
     shell = subprocess.Popen(
-        outside.command(*words, "--address", ADDRESS, "--stages", "training"),
+        outside.command(*words, *more, "--address", ADDRESS, "--stages", "training"),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
     said = Terminal(ours)
@@ -225,7 +222,7 @@ def test_a_job_told_to_stop_saves_and_the_next_goes_on(folder: Path, cluster: li
     outside.do("ray", "job", "stop", job, "--address", ADDRESS, seconds=300)
     log = outside.do("ray", "job", "logs", job, "--address", ADDRESS)
     where = log.partition("stopped     SIGTERM: ")[2].splitlines()[0]
-    assert f"resumed at {where}" in Job(folder, outside, "training", "name=stopped").log()
+    assert f"resumed at {where}" in Job(folder, outside, "training", *more).log()
 
 
 class Terminal:
