@@ -54,12 +54,28 @@ class Host:
         }
         _ip("netns", "add", self.namespace)
         _ip("-n", self.namespace, "link", "set", "lo", "up")
+        self._cable: subprocess.Popen[bytes] | None = None
         veth = ["link", "add", self._port, "netns", switch, "type", "veth"]
         _ip(*veth, "peer", "name", "eth0", "netns", self.namespace)
-        _ip("-n", switch, "link", "set", self._port, "master", "bridge", "up")
+        self._plug_in()
+        self.power_on()
+
+    def _plug_in(self) -> None:
+        _ip("-n", self._switch, "link", "set", self._port, "master", "bridge", "up")
         _ip("-n", self.namespace, "address", "add", f"{self.address}/24", "dev", "eth0")
         _ip("-n", self.namespace, "link", "set", "eth0", "up")
-        self.power_on()
+
+    def bad_link(self, delay: float, loss: float) -> None:
+        """Another cable (`bad_link.py`): what the host sends takes `delay` seconds, and of what
+        comes and goes the share `loss` is lost.
+        """
+        _ip("-n", self.namespace, "link", "delete", "eth0")
+        script = Path(__file__).with_name("bad_link.py")
+        words = [sys.executable, str(script), self._port, self.namespace, str(delay), str(loss)]
+        inside = ["ip", "netns", "exec", self._switch]
+        self._cable = subprocess.Popen([*inside, *words], stdout=subprocess.PIPE)
+        assert self._cable.stdout is not None and self._cable.stdout.readline() == b"up\n"
+        self._plug_in()
 
     def power_on(self) -> None:
         up = self._folder / f"{self.name}.up"
@@ -76,6 +92,9 @@ class Host:
 
     def remove(self) -> None:
         self.power_off()
+        if self._cable:
+            self._cable.kill()
+            self._cable.communicate()
         _ip("netns", "delete", self.namespace)
 
     def link(self, state: str) -> None:

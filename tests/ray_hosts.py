@@ -1,7 +1,7 @@
 """Ray on the hosts of `hosts.py`: a head that lends no CPU, and workers that lend one each."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,13 +12,21 @@ STORE = "--object-store-memory=100000000"
 
 
 @contextmanager
-def ray_hosts(workers: int, folder: Path, **environment: str) -> Iterator[list[Host]]:
-    """[head, workers ..., a host outside of the cluster that has its token]"""
+def ray_hosts(
+    workers: int,
+    folder: Path,
+    before: Callable[[list[Host]], None] = lambda _: None,
+    **environment: str,
+) -> Iterator[list[Host]]:
+    """[head, workers ..., a host outside of the cluster that has its token], with which something
+    may be done `before` Ray starts.
+    """
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), **environment}
     with hosts(workers + 2, folder, **variables) as made:
+        before(made)
         start_head(made[0])
         for host in made[1:-1]:
             start_worker(host)

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
+from cluster_jobs import Job, history, ranks, within_an_epoch
 from hosts import ROOT, Host, needs_hosts, until
 from raw_catalogue import small_toml, write_raw
 from ray_hosts import ADDRESS, ray_hosts, start_worker
@@ -65,24 +65,6 @@ def here(*words: str) -> None:
     subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, capture_output=True)
 
 
-class Job:
-    """`cluster submit` of one stage, from the host outside."""
-
-    def __init__(self, folder: Path, outside: Host, stage: str, *words: str) -> None:
-        config = str(folder / "small.toml")
-        command = ["python", "-m", "cluster", "submit", config, *words, "--address", ADDRESS]
-        self._process = outside.start(*command, "--stages", stage)
-
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def log(self) -> str:
-        """All that it said, once it has ended well."""
-        said = self._process.communicate()[0]
-        assert self._process.returncode == 0, said
-        return said
-
-
 def lose(host: Host) -> None:
     """As by a cut of its power: no process of it says that it ends."""
     host.link("down")
@@ -93,16 +75,6 @@ def come_back(host: Host) -> None:
     host.link("up")
     host.power_on()
     start_worker(host)
-
-
-def within_an_epoch(run: Path) -> list[Path]:
-    """Checkpoints that are not an epoch's last."""
-    return list(run.glob("checkpoints/*-*[1-9]/manifest-1.json"))
-
-
-def history(run: Path) -> list[tuple[float, float]]:
-    epochs = json.loads((run / "history.json").read_text())["epochs"]
-    return [(epoch["loss"], epoch["ndcg@10"]) for epoch in epochs]
 
 
 def test_a_training_goes_on_when_its_host_or_a_spare_is_there(
@@ -165,12 +137,6 @@ def test_an_evaluation_goes_on_with_the_hosts_that_are_left(
     found, before = (json.loads((run / f"{b}metrics.json").read_text()) for b in ("", "before-"))
     assert found["split"] == before["split"]
     come_back(second)
-
-
-def ranks(run: Path) -> list[dict[str, Any]]:
-    """Every row, by user."""
-    parts = sorted(run.glob("ranks/*/part-*.parquet"))
-    return [row for part in parts for row in pq.read_table(part).to_pylist()]
 
 
 def test_a_sweep_comes_to_the_same_trials(folder: Path, cluster: list[Host]) -> None:

@@ -17,7 +17,7 @@ NOT_IN_A_CHECKOUT = shutil.ignore_patterns(".*", "artifacts", "data", "__pycache
 def commands() -> list[tuple[str, str]]:
     """Where the section says that a block of commands goes, and the block."""
     text = (ROOT / "docs" / "cluster.md").read_text().partition(SECTION)[2].partition("\n## ")[0]
-    return re.findall(r"^(On .*):\n\n```\n(.*?)```$", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(On [^\n]*):\n\n```\n(.*?)```$", text, re.MULTILINE | re.DOTALL)
 
 
 def test_a_stranger_reaches_a_report(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Links between hosts that fail for a while, or are slow and lose frames: nothing hangs, and what
+comes out is what good links bring.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster_jobs import Job, history, ranks, within_an_epoch
+from hosts import ROOT, Host, needs_hosts, until
+from raw_catalogue import small_toml, write_raw
+from ray_hosts import ray_hosts
+from torch.testing import assert_close
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts, pytest.mark.timeout(2400)]
+
+MORE = """dropout = 0.3
+[optim]
+lr = 3e-3
+[train]
+num_workers = 2
+batch_size = 32
+max_epochs = 3
+checkpoint_minutes = 0.02
+[eval]
+user_batch = 1
+num_workers = 2
+"""
+SECONDS_DOWN = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables, and a run on this machine: `alone`, trained by two workers and ranked."""
+    folder = tmp_path_factory.mktemp("links")
+    write_raw(folder, users=600, items=200)
+    config = small_toml(folder, MORE)
+    for stage in ("etl", "training", "evaluation"):
+        words = [sys.executable, "-m", stage, config, "name=alone", "train.cpus_per_worker=0.5"]
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def drop(host: Host) -> None:
+    host.link("down")
+    time.sleep(SECONDS_DOWN)
+    host.link("up")
+
+
+def test_a_link_that_drops_for_20_seconds_costs_time_alone(folder: Path) -> None:
+    """With Ray's own time-outs."""
+    run = folder / "root" / "runs" / "dropped"
+    with ray_hosts(2, folder) as (_, _, second, outside):
+        job = Job(folder, outside, "training", "name=dropped")
+        until(lambda: within_an_epoch(run), 240)
+        drop(second)
+        assert not job.ended()
+        job.log()
+        assert_equal(run)
+
+        job = Job(folder, outside, "evaluation", "name=dropped")
+        until(lambda: len(list(run.glob("ranks/*/part-*.parquet"))) > 5, 240)
+        drop(second)
+        job.log()
+        assert_ranks_equal(run)
+
+
+def test_a_link_of_200_ms_that_loses_a_hundredth_costs_time_alone(folder: Path) -> None:
+    run = folder / "root" / "runs" / "slow"
+
+    def with_a_bad_link(made: list[Host]) -> None:
+        made[2].bad_link(delay=0.2, loss=0.01)
+
+    with ray_hosts(2, folder, with_a_bad_link) as (*_, outside):
+        Job(folder, outside, "training", "name=slow").log()
+        Job(folder, outside, "evaluation", "name=slow").log()
+    assert_equal(run)
+    assert_ranks_equal(run)
+
+
+def assert_equal(run: Path) -> None:
+    assert_close(history(run), history(run.parent / "alone"), atol=1e-5, rtol=0)
+
+
+def assert_ranks_equal(run: Path) -> None:
+    """Ranks and metrics are those of this machine, within what weights differ by."""
+    alone = run.parent / "alone"
+    found, expected = (
+        json.loads((r / "metrics.json").read_text())["split"]["test"] for r in (run, alone)
+    )
+    for channel, means in expected.items():
+        assert found[channel] == pytest.approx(means, abs=1e-4)
+    assert [row["user"] for row in ranks(run)] == [row["user"] for row in ranks(alone)]
