@@ -37,5 +37,5 @@ def _start(host: Host, folder: Path, up: str, name: str, *words: str) -> None:
     log = folder / f"{host.name}.log"
     log.write_text("")
     command = ["spark-class", f"org.apache.spark.deploy.{name}", "--host", host.address, *words]
-    host.start("bash", "-c", 'exec "$@" >"$0" 2>&1', str(log), *command)
+    host.do("bash", "-c", '"$@" >"$0" 2>&1 &', str(log), *command)
     until(lambda: up in log.read_text(), 60)

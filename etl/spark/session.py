@@ -1,5 +1,6 @@
 """The Spark session of an experiment, and errors of Python workers as the one line they are."""
 
+import importlib
 import logging
 import os
 import re
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+from py4j.protocol import Py4JError, Py4JJavaError  # type: ignore[import-untyped]
+from pyarrow import RecordBatch
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
@@ -32,6 +34,11 @@ from mdsrec.packages import OURS, zip_packages
 log = logging.getLogger("etl")
 
 IN_WORKER = re.compile(r"mdsrec\.errors\.InputError: ([^\n]*)")
+OF_EVERY_JOB = ("etl.run", "faiss")  # what encoders need is loaded where they are
+UNFIT = re.compile(
+    r"No module named '[^']*'|Python in worker has different version[^\n]*?(?=, )|"
+    r"Cannot run program [^\n]*"
+)
 
 
 def open_session(
@@ -66,6 +73,8 @@ def open_session(
     if not local:
         if OURS.is_dir():  # else they are the zip that spark-submit has sent
             spark.sparkContext.addPyFile(str(zip_packages(_new_folder() / "mdsrec.zip")))
+        with worker_errors():
+            spark.range(1, numPartitions=1).mapInArrow(_importing_ours, "id long").collect()
         cores = spark.sparkContext.defaultParallelism  # of the executors that are there
         of_cluster = settings_for(config, input_bytes, cores, memory)
         spark.conf.set(PARTITIONS, of_cluster[PARTITIONS])
@@ -100,15 +109,26 @@ def materialized(frame: DataFrame) -> DataFrame:
 @contextmanager
 def worker_errors() -> Iterator[None]:
     """An InputError raised in a Python worker comes out as that InputError, without Spark's
-    traceback.
+    traceback; so does a worker that lacks what ours need.
     """
     try:
         yield
     except (PySparkException, Py4JError) as error:
-        found = IN_WORKER.findall(str(error))
-        if not found:
-            raise
-        raise InputError(found[-1].strip()) from None
+        if found := IN_WORKER.findall(str(error)):
+            raise InputError(found[-1].strip()) from None
+        if unfit := UNFIT.search(str(error)):
+            raise InputError(
+                f"an executor's Python cannot do our work ({unfit[0].strip()}): it needs the "
+                f"driver's Python version and packages; spark.pyspark.python says which it is"
+            ) from None
+        raise
+
+
+def _importing_ours(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+    """The first task of a job: it waits for an executor, and finds what that one lacks."""
+    for name in OF_EVERY_JOB:
+        importlib.import_module(name)
+    yield from batches
 
 
 def _settings(local: bool) -> dict[str, str]:
@@ -147,4 +167,5 @@ def _new_folder() -> Path:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    said = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error)
+    return (said or type(error).__name__).splitlines()[0]

@@ -25,9 +25,12 @@ def as_submitted(config: SparkConfig) -> SparkConfig:
     SparkContext._ensure_initialized()
     given = {DRIVER_MEMORY: MEMORY_OF_JAVA, **dict(SparkConf().getAll())}
     fixed = {key: given[key] for key in (MASTER, DRIVER_MEMORY)}
-    for key, written in ((MASTER, config.master), (DRIVER_MEMORY, config.driver_memory)):
-        asked = key.removeprefix("spark.").replace(".", "_") in config.model_fields_set
-        if asked and written not in (None, fixed[key]):
+    asked = {
+        MASTER: config.master if "master" in config.model_fields_set else None,
+        DRIVER_MEMORY: config.settings.get(DRIVER_MEMORY) or config.driver_memory,
+    }
+    for key, written in asked.items():
+        if written not in (None, fixed[key]):
             log.info("spark: %s %s is not used: spark-submit gave %s", key, written, fixed[key])
     changes = {"master": fixed[MASTER], "settings": given | config.settings | fixed}
     return config.model_copy(update=changes)
