@@ -149,13 +149,19 @@ def test_a_mistake_is_one_line_with_exit_code_2(folder: Path, cluster: list[Host
     code, said = outside.run("cluster/spark_submit.sh", "--master", MASTER)
     assert code == 2 and "cluster/spark_submit.sh [OPTION of spark-submit ... --] CONFIG" in said
 
+    other = [f"root={folder}/other", f"spark.master={MASTER}"]
+    python = 'spark.settings={"spark.pyspark.python"="/none/python"}'
+    words = ["python", "-m", "etl", str(folder / "small.toml"), *other, python]
+    code, said = outside.run(*words, seconds=300)
+    begin = 'etl: an executor\'s Python cannot do our work (Cannot run program "/none/python"'
+    assert code == 2 and said.splitlines()[-1].startswith(begin), said
+
     (folder / "faiss.py").write_text(MISSING)
     for host in workers:
         host.do("mount", "--bind", str(folder / "faiss.py"), str(SITE / "faiss" / "__init__.py"))
     code, said = outside.run(*submitted(folder, f"root={folder}/other"), seconds=300)
-    assert code == 2
-    last = said.splitlines()[-1]
-    assert last.startswith("etl: an executor's Python cannot do our work (No module named 'faiss')")
+    begin = "etl: an executor's Python cannot do our work (No module named 'faiss')"
+    assert code == 2 and said.splitlines()[-1].startswith(begin), said
 
 
 def test_a_master_that_does_not_answer_is_said_while_it_is_asked(

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pyspark.errors import PySparkRuntimeError
 
 from etl.spark import gpu, sizing
 from etl.spark.java import java_home
 from etl.spark.progress import progress
-from etl.spark.session import materialized, open_session
+from etl.spark.session import materialized, open_session, worker_errors
 from etl.spark.sizing import (
     DRIVER_MEMORY,
     PARTITIONS,
@@ -25,6 +26,7 @@ from etl.spark.sizing import (
     settings_for,
 )
 from mdsrec.config import SparkConfig
+from mdsrec.errors import InputError
 from mdsrec.packages import OURS
 
 GIB = 1 << 30
@@ -208,6 +210,14 @@ def test_under_spark_submit_master_and_memory_are_its_own(tmp_path):
         "spark.master spark://nobody:7077 is not used: spark-submit gave local[1]",
         "spark.driver.memory 3g is not used: spark-submit gave 600m",
     ]
+
+
+def test_a_worker_of_another_python_is_one_line():
+    versions = {"worker_version": "3.9", "driver_version": "3.11"}
+    error = PySparkRuntimeError(errorClass="PYTHON_VERSION_MISMATCH", messageParameters=versions)
+    said = r"\(Python in worker has different version: 3.9 than that in driver: 3.11\)"
+    with pytest.raises(InputError, match=said), worker_errors():
+        raise error
 
 
 @pytest.mark.spark
