@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from py4j.protocol import Py4JError, Py4JJavaError  # type: ignore[import-untyped]
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyarrow import RecordBatch
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -167,5 +167,4 @@ def _new_folder() -> Path:
 
 
 def _line(error: BaseException) -> str:
-    said = error.java_exception.toString() if isinstance(error, Py4JJavaError) else str(error)
-    return (said or type(error).__name__).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0]
