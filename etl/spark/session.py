@@ -1,9 +1,9 @@
 """The Spark session of an experiment, and errors of Python workers as the one line they are."""
 
+import importlib
 import logging
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+from pyarrow import RecordBatch
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from etl.spark.java import java_home
+from etl.spark.log import write_rules
 from etl.spark.sizing import (
     DRIVER_MEMORY,
     MIB,
@@ -24,35 +26,19 @@ from etl.spark.sizing import (
     machine_memory,
     settings_for,
 )
+from etl.spark.submitted import as_submitted, is_submitted
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
-from mdsrec.packages import OURS, copy_packages
+from mdsrec.packages import OURS, zip_packages
 
 log = logging.getLogger("etl")
 
-PACKAGES = ("etl", "mdsrec")
 IN_WORKER = re.compile(r"mdsrec\.errors\.InputError: ([^\n]*)")
-
-# A failed task reaches us as an exception: its second copy in the log would only drown the first.
-LOG4J = """
-rootLogger.level = error
-rootLogger.appenderRef.stderr.ref = console
-appender.console.type = Console
-appender.console.name = console
-appender.console.target = SYSTEM_ERR
-appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{HH:mm:ss} spark: %m%n
-logger.1.name = org.apache.spark.executor
-logger.1.level = off
-logger.2.name = org.apache.spark.scheduler.TaskSetManager
-logger.2.level = off
-logger.3.name = org.apache.spark.sql.execution
-logger.3.level = off
-logger.4.name = org.apache.spark.util.Utils
-logger.4.level = off
-logger.5.name = org.apache.spark.api.python.PythonGatewayServer
-logger.5.level = error
-"""
+OF_EVERY_JOB = ("etl.run", "faiss")  # what encoders need is loaded where they are
+UNFIT = re.compile(
+    r"No module named '[^']*'|Python in worker has different version[^\n]*?(?=, )|"
+    r"Cannot run program [^\n]*"
+)
 
 
 def open_session(
@@ -64,6 +50,8 @@ def open_session(
     On a cluster `checkpoints` is a folder, as Spark spells it, that all its nodes share.
     """
     logging.getLogger("py4j").setLevel(logging.WARNING)
+    if is_submitted():
+        config = as_submitted(config)
     os.environ["JAVA_HOME"] = str(java_home())
     python = config.settings.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
     os.environ["PYSPARK_PYTHON"] = python or sys.executable  # Spark reads it before its settings
@@ -83,7 +71,10 @@ def open_session(
             f"spark.driver_memory = {sized[DRIVER_MEMORY]!r} and spark.settings"
         ) from None
     if not local:
-        spark.sparkContext.addPyFile(str(_zipped_packages()))
+        if OURS.is_dir():  # else they are the zip that spark-submit has sent
+            spark.sparkContext.addPyFile(str(zip_packages(_new_folder() / "mdsrec.zip")))
+        with worker_errors():
+            spark.range(1, numPartitions=1).mapInArrow(_importing_ours, "id long").collect()
         cores = spark.sparkContext.defaultParallelism  # of the executors that are there
         of_cluster = settings_for(config, input_bytes, cores, memory)
         spark.conf.set(PARTITIONS, of_cluster[PARTITIONS])
@@ -118,20 +109,32 @@ def materialized(frame: DataFrame) -> DataFrame:
 @contextmanager
 def worker_errors() -> Iterator[None]:
     """An InputError raised in a Python worker comes out as that InputError, without Spark's
-    traceback.
+    traceback; so does a worker that lacks what ours need.
     """
     try:
         yield
     except (PySparkException, Py4JError) as error:
-        found = IN_WORKER.findall(str(error))
-        if not found:
-            raise
-        raise InputError(found[-1].strip()) from None
+        if found := IN_WORKER.findall(str(error)):
+            raise InputError(found[-1].strip()) from None
+        if unfit := UNFIT.search(str(error)):
+            raise InputError(
+                f"an executor's Python cannot do our work ({unfit[0].strip()}): it needs the "
+                f"driver's Python version and packages; spark.pyspark.python says which it is"
+            ) from None
+        raise
+
+
+def _importing_ours(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+    """The first task of a job: it waits for an executor, and finds what that one lacks."""
+    for name in OF_EVERY_JOB:
+        importlib.import_module(name)
+    yield from batches
 
 
 def _settings(local: bool) -> dict[str, str]:
+    rules = write_rules(_new_folder() / "log4j2.properties")
     settings = {
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file://{_log4j_file()}",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={rules.as_uri()}",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
         "spark.sql.session.timeZone": "UTC",
@@ -159,17 +162,8 @@ def _let_workers_import() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, paths)])
 
 
-def _zipped_packages() -> Path:
-    """Our packages as a zip that Spark sends to every executor."""
-    folder = Path(tempfile.mkdtemp(prefix="mdsrec-"))
-    copy_packages(folder / "packages", PACKAGES)
-    return Path(shutil.make_archive(str(folder / "mdsrec"), "zip", folder / "packages"))
-
-
-def _log4j_file() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="mdsrec-")) / "log4j2.properties"
-    path.write_text(LOG4J)
-    return path
+def _new_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="mdsrec-"))
 
 
 def _line(error: BaseException) -> str:

@@ -1,0 +1,42 @@
+"""What Spark's Java says on standard error: its errors, and that it waits for a cluster.
+
+`python -m etl.spark.log FILE` writes the rules, as log4j reads them.
+"""
+
+import sys
+from pathlib import Path
+
+# A failed task reaches us as an exception: its second copy in the log would only drown the first.
+LOG4J = """
+rootLogger.level = error
+rootLogger.appenderRef.stderr.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss} spark: %m%n
+logger.1.name = org.apache.spark.executor
+logger.1.level = off
+logger.2.name = org.apache.spark.scheduler.TaskSetManager
+logger.2.level = off
+logger.3.name = org.apache.spark.sql.execution
+logger.3.level = off
+logger.4.name = org.apache.spark.util.Utils
+logger.4.level = off
+logger.5.name = org.apache.spark.api.python.PythonGatewayServer
+logger.5.level = error
+logger.6.name = org.apache.spark.scheduler.TaskSchedulerImpl
+logger.6.level = warn
+logger.7.name = org.apache.spark.deploy
+logger.7.level = info
+"""
+
+
+def write_rules(file: Path) -> Path:
+    """`file` with the rules above, for a Java that is to start."""
+    file.write_text(LOG4J)
+    return file
+
+
+if __name__ == "__main__":
+    write_rules(Path(sys.argv[1]))
