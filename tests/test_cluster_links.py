@@ -22,7 +22,7 @@ MORE = """dropout = 0.3
 lr = 3e-3
 [train]
 num_workers = 2
-batch_size = 32
+batch_size = 64
 max_epochs = 3
 checkpoint_minutes = 0.02
 [eval]
