@@ -61,12 +61,13 @@ svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft);
 .series-2.line { stroke: var(--s2); } .series-2.dot { fill: var(--s2); }
 .series-3.line { stroke: var(--s3); } .series-3.dot { fill: var(--s3); }
 .series-4.line { stroke: var(--s4); } .series-4.dot { fill: var(--s4); }
-.again.line { stroke-dasharray: 2 5; } .dots.line { stroke: none; }
+.again.line { stroke-dasharray: 2 5; }
 .band { stroke: none; fill-opacity: .14; } .series-0.band { fill: var(--accent); }
 .thread { fill: none; stroke: var(--floor); stroke-width: 1; stroke-opacity: .45; }
 svg .halo { paint-order: stroke; stroke: var(--card); stroke-width: 4px; }
 .thread.best { stroke: var(--accent); stroke-width: 1.8; stroke-opacity: 1; }
 .floor.line { stroke: var(--floor); stroke-dasharray: 5 4; } .floor.dot { fill: var(--floor); }
+.dots.line { stroke: none; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 0 0 6px;
   padding: 0; font-size: .85rem; color: var(--soft); }
 .legend li { display: flex; align-items: center; gap: 6px; } .key { width: 22px; height: 8px; }

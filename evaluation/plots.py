@@ -104,7 +104,8 @@ def _row(interval: Interval, to_x: Callable[[float], float], y: float) -> str:
 def legend(lines: Sequence[Line]) -> str:
     keys = "".join(
         f'<li><svg class="key" viewBox="0 0 22 8" aria-hidden="true">'
-        f'<path class="line {line.style}" d="M1 4H21"/></svg>{escape(line.name)}</li>'
+        f'<path class="line {line.style}" d="M1 4H21"/>'
+        f'<circle class="dot {line.style}" cx="11" cy="4" r="2.6"/></svg>{escape(line.name)}</li>'
         for line in lines
     )
     return f'<ul class="legend">{keys}</ul>'

@@ -42,10 +42,19 @@ SPACE = {
 
 def test_a_simplex_of_two_is_one_axis_and_a_key_that_is_fixed_is_none():
     assert axes_of(TRIALS) == [
-        ("model.num_neighbors", [5, 5, 9, 9]),
-        ("model.rho.text", [0.3, 0.6, 0.6, 0]),
+        ("model.num_neighbors", [5, 5, 9, 9], False),
+        ("model.rho.text", [0.3, 0.6, 0.6, 0], False),
     ]
-    assert [key for key, _ in axes_of(TRIALS[:2])] == ["model.rho.text"]
+    assert [axis.key for axis in axes_of(TRIALS[:2])] == ["model.rho.text"]
+
+
+def test_values_far_apart_are_on_a_log_scale_but_shares_are_not():
+    values = [{"optim.lr": lr, "model.rho": {"a": lr, "b": 1 - lr}} for lr in (0.01, 0.2, 0.9)]
+    axes = axes_of([Trial(number, {}, each) for number, each in enumerate(values)])
+    assert [(axis.key, axis.is_log) for axis in axes] == [
+        ("optim.lr", True),
+        ("model.rho.a", False),
+    ]
 
 
 def test_a_curve_is_the_mean_over_trials_and_seeds_with_their_deviation():

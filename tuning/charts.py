@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -18,29 +18,35 @@ from tuning.records import METRIC, Trial
 LOG_SPAN = 20.0  # values whose ends are further apart than this factor stand on a log scale
 FEWEST = 6  # trials for an importance
 
-Axis = tuple[str, list[Any]]
+
+class Axis(NamedTuple):
+    """A key with its value in each trial."""
+
+    key: str
+    values: list[Any]
+    is_log: bool = False
 
 
 def axes_of(trials: Sequence[Trial]) -> list[Axis]:
-    """Every key with its value in each trial; of a simplex, all names but the last, which the
-    others leave no choice.
+    """Every key that varies; of a simplex, all names but the last, which the others leave no
+    choice.
     """
     found: list[Axis] = []
     for key, first in trials[0].values.items() if trials else ():
         values = [trial.values[key] for trial in trials]
         if isinstance(first, Mapping):
             for name in list(first)[:-1]:
-                found.append((f"{key}.{name}", [shares[name] for shares in values]))
+                found.append(Axis(f"{key}.{name}", [shares[name] for shares in values]))
         else:
-            found.append((key, values))
-    return [(key, values) for key, values in found if len({json.dumps(v) for v in values}) > 1]
+            found.append(Axis(key, values, is_number(values) and spans_far(values)))
+    return [axis for axis in found if len({json.dumps(v) for v in axis.values}) > 1]
 
 
 def is_number(values: Sequence[Any]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def on_log_scale(values: Sequence[float]) -> bool:
+def spans_far(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) > LOG_SPAN * min(values)
 
 
@@ -51,21 +57,20 @@ def curves(trials: Sequence[Trial], space: Mapping[str, Domain]) -> list[tuple[s
     """
     drawn = []
     told = [trial for trial in trials if trial.best == trial.best]
-    for key, values in axes_of(told):
+    for key, values, is_log in axes_of(told):
         if not is_number(values):
             continue
         points = list(zip(values, told, strict=True))
         finished = [(x, t) for x, t in points if t.state == "finished"]
         others = [(x, t.best) for x, t in points if t.state != "finished"]
-        lines = [Line("not trained to the end", "floor dots", others)] if others else []
+        lines = [Line("not trained to the end", "floor dots", sorted(others))] if others else []
         if any(d.is_finite for name, d in space.items() if key.startswith(name)):
             lines.append(mean_line(finished))
         else:
             dots = [(x, t.best) for x, t in finished]
             lines.append(Line("finished", "series-0 dots", sorted(dots)))
-        log_x = on_log_scale(values)
         ticks = sorted(set(values)) if len(set(values)) <= 8 else ()
-        svg = line_chart(lines, key, f"{METRIC} by {key}", log_x=log_x, x_ticks=ticks)
+        svg = line_chart(lines, key, f"{METRIC} by {key}", log_x=is_log, x_ticks=ticks)
         drawn.append((f"validation {METRIC} by {key}", svg))
     return drawn
 
@@ -89,10 +94,10 @@ def importance(trials: Sequence[Trial]) -> dict[str, float]:
     axes = axes_of(told)
     if len(told) < FEWEST or not axes:
         return {}
-    of = {key: _distribution(values) for key, values in axes}
+    of = {axis.key: _distribution(axis) for axis in axes}
     study = optuna.create_study(direction="maximize")
     for at, trial in enumerate(told):
-        params = {key: _plain(values[at], of[key]) for key, values in axes}
+        params = {key: _plain(values[at], of[key]) for key, values, _ in axes}
         study.add_trial(create_trial(params=params, distributions=of, value=trial.best))
     found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     return {key: share for key, share in found.items() if math.isfinite(share)}
@@ -105,10 +110,10 @@ def importance_chart(trials: Sequence[Trial]) -> str:
     return interval_chart(bars, "importance of each key")
 
 
-def _distribution(values: Sequence[Any]) -> BaseDistribution:
-    if is_number(values):
-        return FloatDistribution(min(values), max(values), log=on_log_scale(values))
-    return CategoricalDistribution(sorted({json.dumps(value) for value in values}))
+def _distribution(axis: Axis) -> BaseDistribution:
+    if is_number(axis.values):
+        return FloatDistribution(min(axis.values), max(axis.values), log=axis.is_log)
+    return CategoricalDistribution(sorted({json.dumps(value) for value in axis.values}))
 
 
 def _plain(value: Any, distribution: BaseDistribution) -> Any:

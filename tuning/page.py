@@ -13,9 +13,10 @@ from tuning.records import METRIC, SHOWN, Trial
 from tuning.sweep import Sweep
 
 LISTED = 30  # trials in the table
-CURVES = (
-    "A line is the mean over trials that finished, its band one standard deviation over "
-    "trials and seeds; a dot alone is one trial."
+BY_KEY = (
+    "A line is the mean over trials that finished, its band one standard deviation over trials "
+    "and seeds; a dot alone is one trial. Importance is a key's share in what tells the best "
+    "tenth of the trials from the others (PED-ANOVA), stopped ones with what they had reached."
 )
 
 
@@ -44,12 +45,12 @@ def sweep_page(sweep: Sweep, metrics: Mapping[str, Any]) -> str:
                 f'<div class="panel">{parallel_coordinates(trials)}</div>',
                 "A thread a trial; the best tenth stands out.",
             ),
-            page.section("By key", page.panels(curves(trials, settings.space)), CURVES),
             page.section(
-                "Importance",
-                page.panels([("share of each key", importance_chart(trials))]),
-                "What tells the best tenth of the trials from the others (PED-ANOVA). Trials that "
-                "were stopped count with what they had reached.",
+                "By key",
+                page.panels(
+                    [*curves(trials, settings.space), ("importance", importance_chart(trials))]
+                ),
+                BY_KEY,
             ),
             page.section("The best trials", trials_table(trials)),
             page.section("What next", page.commands(next_steps(sweep))),

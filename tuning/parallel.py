@@ -7,7 +7,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from tuning.charts import axes_of, is_number, on_log_scale
+from tuning.charts import Axis, axes_of, is_number
 from tuning.live import in_words
 from tuning.records import METRIC, Trial
 
@@ -23,10 +23,10 @@ def parallel_coordinates(trials: Sequence[Trial]) -> str:
     axes = axes_of(told)
     if len(told) < 2 or not axes:
         return ""
-    axes.append((METRIC, [trial.best for trial in told]))
+    axes.append(Axis(METRIC, [trial.best for trial in told]))
     step = (WIDTH - LEFT - RIGHT) / (len(axes) - 1)
     xs = [LEFT + step * at for at in range(len(axes))]
-    heights = [_heights(values) for _, values in axes]
+    heights = [_heights(axis) for axis in axes]
     bold = len(told) - max(1, round(BEST * len(told)))
     body = []
     for at, trial in enumerate(told):
@@ -34,28 +34,28 @@ def parallel_coordinates(trials: Sequence[Trial]) -> str:
         style = "thread best" if at >= bold else "thread"
         title = escape(f"trial {trial.number}: {trial.best:.4f}, {in_words(trial.values)}")
         body.append(f'<path class="{style}" d="M{path}"><title>{title}</title></path>')
-    body += [_axis(x, *axis, of_axis) for x, axis, of_axis in zip(xs, axes, heights, strict=True)]
+    body += [_axis(x, axis, of_axis) for x, axis, of_axis in zip(xs, axes, heights, strict=True)]
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="values of every trial and its {METRIC}">{"".join(body)}</svg>'
     )
 
 
-def _heights(values: Sequence[Any]) -> list[float]:
+def _heights(axis: Axis) -> list[float]:
     """Where each value lies on its axis, from the bottom up."""
-    if is_number(values):
-        place = math.log if on_log_scale(values) else float
-        at = [place(value) for value in values]
+    if is_number(axis.values):
+        place = math.log if axis.is_log else float
+        at = [place(value) for value in axis.values]
     else:
-        order = sorted({json.dumps(value) for value in values})
-        at = [float(order.index(json.dumps(value))) for value in values]
+        order = sorted({json.dumps(value) for value in axis.values})
+        at = [float(order.index(json.dumps(value))) for value in axis.values]
     low, span = min(at), (max(at) - min(at)) or 1.0
     return [HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (each - low) / span for each in at]
 
 
-def _axis(x: float, key: str, values: Sequence[Any], heights: Sequence[float]) -> str:
+def _axis(x: float, axis: Axis, heights: Sequence[float]) -> str:
     """A line, its values (its ends, where they would touch) and its key below."""
-    by_height = {round(y): _word(value) for value, y in zip(values, heights, strict=True)}
+    by_height = {round(y): _word(value) for value, y in zip(axis.values, heights, strict=True)}
     places = sorted(by_height)
     if any(below - above < TEXT for above, below in pairwise(places)):
         by_height = {y: by_height[y] for y in (places[0], places[-1])}
@@ -67,7 +67,7 @@ def _axis(x: float, key: str, values: Sequence[Any], heights: Sequence[float]) -
     return (
         f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>{ticks}'
         f'<text x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="middle">'
-        f"{escape(key.split('.', 1)[-1])}</text>"
+        f"{escape(axis.key.split('.', 1)[-1])}</text>"
     )
 
 
