@@ -153,6 +153,20 @@ def test_a_driver_and_then_a_worker_told_to_end_save_first(
     assert_undisturbed(config)
 
 
+@pytest.mark.slow
+def test_a_worker_killed_within_an_epoch_costs_one_attempt(
+    config: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = start(SHORT, "train.max_failures=1")
+    wait_for_a_checkpoint_within_an_epoch(config, set())
+    workers_of(job)[1].kill()
+    output = job.communicate()[0]
+    assert job.returncode == 0, output
+    assert "a worker was lost: starting again, 1 of 1 times: " in output
+    assert "resumed at epoch " in output
+    assert_undisturbed(config, SHORT)
+
+
 DRAINED = """
 import sys
 import threading

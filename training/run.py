@@ -4,14 +4,21 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from ray import train as ray_train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train import (
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer, get_device
 
 from mdsrec import files, tables
@@ -96,16 +103,40 @@ def fit(
         )
         with asking(run_uri(experiment), minutes) as asked:
             trainer = partial(_trainer, experiment, use_gpu, writer, callbacks)
-            ending = _attempted(trainer())
-            while ending.leaves:
-                log.info("a worker's node leaves: starting again from %s", ending.where)
-                ending = _attempted(trainer())
+            ending = _ended(trainer, experiment.train.max_failures)
     if ending.finished:
         return Fit(experiment, _history(experiment))
     reason = asked.reason or "the file `stop`"
     if not ending.is_saved:
         reason += ", not saved there (it goes on from the checkpoint before)"
     return Fit(experiment, _history(experiment), reason=reason, where=ending.where)
+
+
+def _ended(trainer: Callable[[], TorchTrainer], max_failures: int) -> Ending:
+    """How the training ended, after as many attempts as that takes.
+
+    Ray's controller could make the next attempt itself; but one that is killed while its workers
+    die asks for room as its last act, and nobody gives that back.
+    """
+    failures = 0
+    while True:
+        try:
+            ending = _attempted(trainer())
+        except WorkerGroupError as error:
+            failures += 1
+            if failures > max_failures:
+                raise
+            cause = str(next(iter(error.worker_failures.values()))).rstrip().splitlines()[-1]
+            log.warning(
+                "a worker was lost: starting again, %d of %d times: %s",
+                failures,
+                max_failures,
+                cause,
+            )
+            continue
+        if not ending.leaves:
+            return ending
+        log.info("a worker's node leaves: starting again from %s", ending.where)
 
 
 def _attempted(trainer: TorchTrainer) -> Ending:
@@ -148,7 +179,7 @@ def _trainer(
         run_config=RunConfig(
             name=experiment.name,
             storage_path=f"{experiment.root}/runs",
-            failure_config=FailureConfig(max_failures=config.max_failures),
+            failure_config=FailureConfig(max_failures=0),
             callbacks=list(callbacks),
         ),
     )
