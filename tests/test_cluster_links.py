@@ -3,6 +3,7 @@ comes out is what good links bring.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -34,14 +35,18 @@ SECONDS_DOWN = 20
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables, and a run on this machine: `alone`, trained by two workers and ranked."""
+    """Tables, and a run on this machine: `alone`, trained by two workers."""
     folder = tmp_path_factory.mktemp("links")
     write_raw(folder, users=600, items=200)
-    config = small_toml(folder, MORE)
-    for stage in ("etl", "training", "evaluation"):
-        words = [sys.executable, "-m", stage, config, "name=alone", "train.cpus_per_worker=0.5"]
-        subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    small_toml(folder, MORE)
+    for stage in ("etl", "training"):
+        here(folder, stage, "name=alone", "train.cpus_per_worker=0.5")
     return folder
+
+
+def here(folder: Path, stage: str, *words: str) -> None:
+    command = [sys.executable, "-m", stage, str(folder / "small.toml"), *words]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
 def drop(host: Host) -> None:
@@ -65,10 +70,11 @@ def test_a_link_that_drops_for_20_seconds_costs_time_alone(folder: Path) -> None
         until(lambda: len(list(run.glob("ranks/*/part-*.parquet"))) > 5, 240)
         drop(second)
         assert "a worker was lost" not in job.log()
-        assert_ranks_equal(run)
+        assert_ranks_equal(folder, run)
 
 
 def test_a_link_of_200_ms_that_loses_a_hundredth_costs_time_alone(folder: Path) -> None:
+    """What the host sends takes 200 ms; of what it sends and gets, 1% is lost."""
     run = folder / "root" / "runs" / "slow"
 
     def with_a_bad_link(made: list[Host]) -> None:
@@ -78,19 +84,16 @@ def test_a_link_of_200_ms_that_loses_a_hundredth_costs_time_alone(folder: Path) 
         Job(folder, outside, "training", "name=slow").log()
         Job(folder, outside, "evaluation", "name=slow").log()
     assert_equal(run)
-    assert_ranks_equal(run)
+    assert_ranks_equal(folder, run)
 
 
 def assert_equal(run: Path) -> None:
     assert_close(history(run), history(run.parent / "alone"), atol=1e-5, rtol=0)
 
 
-def assert_ranks_equal(run: Path) -> None:
-    """Ranks and metrics are those of this machine, within what weights differ by."""
-    alone = run.parent / "alone"
-    found, expected = (
-        json.loads((r / "metrics.json").read_text())["split"]["test"] for r in (run, alone)
-    )
-    for channel, means in expected.items():
-        assert found[channel] == pytest.approx(means, abs=1e-4)
-    assert [row["user"] for row in ranks(run)] == [row["user"] for row in ranks(alone)]
+def assert_ranks_equal(folder: Path, run: Path) -> None:
+    """Ranks and metrics are those of this machine, by the same weights."""
+    found = ranks(run), json.loads((run / "metrics.json").read_text())["split"]
+    shutil.rmtree(run / "ranks")
+    here(folder, "evaluation", f"name={run.name}")
+    assert found == (ranks(run), json.loads((run / "metrics.json").read_text())["split"])
