@@ -108,7 +108,8 @@ def _ending(details: Any, log: str) -> int:
     code = details.driver_exit_code
     if code is None:  # it never ran
         lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()]
-        print("\n".join(lines[:-1]))
+        for line in lines[:-1]:
+            print(line)
         cause = lines[-1] if lines else "no reason is known"
         print(f"cluster submit: the job did not start: {cause}", file=sys.stderr)
         return 1

@@ -170,7 +170,7 @@ def test_a_job_that_never_ran_says_why_in_its_last_line(message, shown, cause, c
     client = SimpleNamespace(get_job_info=lambda _: never_ran, tail_job_logs=nothing)
     assert follow(client, "job", "http://head:8265") == 1
     said = capsys.readouterr()
-    assert said.out.strip() == shown.strip()
+    assert said.out == shown
     assert said.err.startswith(f"cluster submit: the job did not start: {cause}")
     assert len(said.err.splitlines()) == 1
 

@@ -6,12 +6,14 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
 from gloo import on_ranks
+from ray.train import WorkerGroupError
 from small_dataset import small_experiment, write_dataset
 from test_training import trained
 
@@ -21,8 +23,9 @@ from mdsrec.errors import InputError
 from mdsrec.names import run_uri
 from training.graph import load_item_tables
 from training.identity import claim
-from training.run import Fit, fit
+from training.run import Fit, _ended, fit
 from training.trained import load_trained
+from training.worker import Ending
 
 
 @pytest.fixture
@@ -191,3 +194,30 @@ def _send_within_an_epoch(number: signal.Signals, run: Path, sent: list[int]) ->
                     process.send_signal(number)
                     sent.append(process.pid)
                     break
+
+
+def test_a_lost_worker_costs_an_attempt_and_a_node_that_leaves_none(caplog):
+    lost = WorkerGroupError("all", {1: RuntimeError("The actor died\nIts node is gone\n")})
+    caplog.set_level("WARNING", "training")
+
+    def attempts(*outcomes):
+        left = list(outcomes)
+
+        class Trainer:
+            def fit(self):
+                if isinstance(outcome := left.pop(0), Exception):
+                    raise outcome
+                return SimpleNamespace(return_value=outcome)
+
+        return Trainer
+
+    done, leaves = Ending(finished=True), Ending(finished=False, leaves=True)
+    assert _ended(attempts(lost, leaves, leaves, lost, done), max_failures=2) == done
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a worker was lost: starting again, {n} of 2 times: Its node is gone" for n in (1, 2)
+    ]
+    with pytest.raises(WorkerGroupError):
+        _ended(attempts(lost, lost, done), max_failures=1)
+    mistake = WorkerGroupError("mdsrec.errors.InputError: no such key\n", {})
+    with pytest.raises(InputError, match=r"^no such key$"):
+        _ended(attempts(mistake, done), max_failures=2)

@@ -10,6 +10,7 @@ from mdsrec.errors import InputError
 from mdsrec.tune_config import TuneConfig
 from tuning.capacity import Machine, Size, trials_at_once
 from tuning.halving import Halving
+from tuning.journal import Journal
 from tuning.plan import Plan
 from tuning.records import METRIC, Records, Trial
 from tuning.search import PlannedSearch
@@ -196,3 +197,22 @@ def test_of_equal_trials_the_first_wins_and_one_that_was_stopped_never(tmp_path)
     assert records.winner() is records.trials[1]
     records.trials = dict(reversed(records.trials.items()))
     assert records.winner() is records.trials[1]
+
+
+def test_a_cause_fails_a_trial_and_counts_in_no_rung(tmp_path):
+    records, halving, told = Records(str(tmp_path)), Halving(SETTINGS, 12, ()), []
+    journal = Journal(records, halving, lambda _: [], told.append)
+    for number in (0, 1):
+        records.save(Trial(number, {}, {}))
+        halving.on_trial_add(None, live(number))
+    result = {METRIC: float("nan"), "cause": "no room"}
+    assert halving.on_trial_result(None, live(0), result) == "CONTINUE"
+    journal.on_trial_result(0, [], live(0), result)
+    (tmp_path / "error.txt").write_text("Failure # 1\n\nThe node has died\n")
+    lost = SimpleNamespace(**vars(live(1)), num_failures=4, error_file=str(tmp_path / "error.txt"))
+    journal.on_trial_error(0, [], lost)
+    assert [(t.state, t.cause) for t in Records(str(tmp_path)).trials.values()] == [
+        ("failed", "no room"),
+        ("failed", "its process was lost 4 times: The node has died"),
+    ]
+    assert halving.stopped == set() and told == list(records.trials.values())

@@ -23,7 +23,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from mdsrec import files, tables
 from mdsrec.config import Experiment
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, last_words
 from mdsrec.loading import experiment_from
 from mdsrec.logs import log_lines
 from mdsrec.names import run_uri
@@ -126,7 +126,7 @@ def _ended(trainer: Callable[[], TorchTrainer], max_failures: int) -> Ending:
             failures += 1
             if failures > max_failures:
                 raise
-            cause = str(next(iter(error.worker_failures.values()))).rstrip().splitlines()[-1]
+            cause = last_words(str(next(iter(error.worker_failures.values()))))
             log.warning(
                 "a worker was lost: starting again, %d of %d times: %s",
                 failures,

@@ -9,11 +9,11 @@ from ray import tune
 
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.errors import last_words
 from mdsrec.names import run_uri
 from training.writer import writer_uri
 from tuning.halving import Halving
 from tuning.records import Records, Trial
-from tuning.trial import cause_in
 
 log = logging.getLogger("tuning")
 
@@ -59,7 +59,7 @@ class Journal(tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         record = self._records.trials[trial.config["number"]]
         said = Path(trial.error_file).read_text() if trial.error_file else ""
-        record.cause = f"its process was lost {trial.num_failures} times: {cause_in(said)}"
+        record.cause = f"its process was lost {trial.num_failures} times: {last_words(said)}"
         self._close(record, "failed")
 
     def clear(self) -> None:

@@ -10,11 +10,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.errors import last_words
 from mdsrec.loading import experiment_from
 from mdsrec.names import run_uri
 from tuning.records import METRIC, SHOWN
-
-LAST_WORDS = 300  # characters of a failure's cause
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -26,7 +25,8 @@ def run_trial(config: dict[str, Any]) -> None:
     try:
         tune.report(_trained(config))
     except Exception as error:
-        tune.report({METRIC: math.nan, "cause": cause_in("".join(format_exception_only(error)))})
+        said = "".join(format_exception_only(error))
+        tune.report({METRIC: math.nan, "cause": last_words(said)})
 
 
 def _trained(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,10 +63,3 @@ def outcome(experiment: Experiment, history: dict[str, Any]) -> dict[str, Any]:
         "seconds": sum(epoch["seconds"] for epoch in epochs),
         "parameters": history["num_parameters"],
     }
-
-
-def cause_in(text: str) -> str:
-    """The last line of what is said of a failure: `Error: what is wrong`."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = lines[-1] if lines else "it ended without a word"
-    return said.removeprefix("mdsrec.errors.InputError: ")[:LAST_WORDS]
