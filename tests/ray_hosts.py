@@ -1,14 +1,22 @@
 """Ray on the hosts of `hosts.py`: a head that lends no CPU, and workers that lend one each."""
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hosts import Host, hosts
 
 ADDRESS = "http://10.77.0.1:8265"
 STORE = "--object-store-memory=100000000"
+# A node that says nothing for 10 s is lost, not for a minute.
+QUICK = {
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "5",
+}
 
 
 @contextmanager
@@ -45,3 +53,10 @@ def start_worker(host: Host, gpus: int = 0) -> None:
 def _start(host: Host, *words: str) -> None:
     node = f"--node-ip-address={host.address}"
     host.do("ray", "start", *words, node, STORE, "--disable-usage-stats", seconds=240)
+
+
+def is_alive(head: Host, host: Host) -> bool:
+    """As the head sees it."""
+    nodes = head.do("ray", "list", "nodes", "--format", "json", "--address", ADDRESS)
+    found: list[dict[str, Any]] = json.loads(nodes[nodes.index("[") :])
+    return any(n["state"] == "ALIVE" and n["node_ip"] == host.address for n in found)

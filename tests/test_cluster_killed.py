@@ -17,7 +17,7 @@ import pytest
 from cluster_jobs import Job, history, ranks, within_an_epoch
 from hosts import ROOT, Host, needs_hosts, until
 from raw_catalogue import small_toml, write_raw
-from ray_hosts import ADDRESS, ray_hosts, start_worker
+from ray_hosts import ADDRESS, QUICK, is_alive, ray_hosts, start_worker
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -39,12 +39,6 @@ trials = 4
 [tune.space]
 optim.lr = { loguniform = [1e-3, 1e-2] }
 """
-# A node that says nothing for 10 s is lost, not for a minute.
-QUICK = {
-    "RAY_health_check_period_ms": "2000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "5",
-}
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +102,6 @@ def test_a_training_goes_on_when_its_host_or_a_spare_is_there(
     come_back(first)
     assert "resumed at epoch " in job.log()
     assert_close(history(run), history(alone), atol=1e-5, rtol=0)
-
-
-def is_alive(head: Host, host: Host) -> bool:
-    """As the head sees it."""
-    nodes = head.do("ray", "list", "nodes", "--format", "json", "--address", ADDRESS)
-    found: list[dict[str, Any]] = json.loads(nodes[nodes.index("[") :])
-    return any(n["state"] == "ALIVE" and n["node_ip"] == host.address for n in found)
 
 
 def test_an_evaluation_goes_on_with_the_hosts_that_are_left(

@@ -13,7 +13,7 @@ import pytest
 from cluster_jobs import Job, history, ranks, within_an_epoch
 from hosts import ROOT, Host, needs_hosts, until
 from raw_catalogue import small_toml, write_raw
-from ray_hosts import ray_hosts
+from ray_hosts import QUICK, is_alive, ray_hosts, start_worker
 from torch.testing import assert_close
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts, pytest.mark.timeout(2400)]
@@ -25,12 +25,13 @@ lr = 3e-3
 num_workers = 2
 batch_size = 64
 max_epochs = 3
-checkpoint_minutes = 0.02
+checkpoint_minutes = 0.005
 [eval]
 user_batch = 1
 num_workers = 2
 """
 SECONDS_DOWN = 20
+PATIENT = {"RAY_grpc_keepalive_timeout_ms": "60000"}
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +56,47 @@ def drop(host: Host) -> None:
     host.link("up")
 
 
-def test_a_link_that_drops_for_20_seconds_costs_time_alone(folder: Path) -> None:
-    """With Ray's own time-outs."""
-    run = folder / "root" / "runs" / "dropped"
-    with ray_hosts(2, folder) as (_, _, second, outside):
-        job = Job(folder, outside, "training", "name=dropped")
+@pytest.mark.parametrize("waits", [False, True], ids=["ray's time-outs", "patient"])
+def test_a_link_that_drops_for_20_seconds_costs_time_alone(folder: Path, waits: bool) -> None:
+    """By Ray's own time-outs a training may go on from its checkpoint, by patient ones it waits."""
+    run = folder / "root" / "runs" / ("waits" if waits else "dropped")
+    with ray_hosts(2, folder, **(PATIENT if waits else {})) as (_, _, second, outside):
+        job = Job(folder, outside, "training", f"name={run.name}")
         until(lambda: within_an_epoch(run), 240)
         drop(second)
         assert not job.ended()
-        assert "resumed at epoch" not in job.log()  # it waited
+        log = job.log()
         assert_equal(run)
 
-        job = Job(folder, outside, "evaluation", "name=dropped")
+        job = Job(folder, outside, "evaluation", f"name={run.name}")
         until(lambda: len(list(run.glob("ranks/*/part-*.parquet"))) > 5, 240)
         drop(second)
-        assert "a worker was lost" not in job.log()
+        log += job.log()
         assert_ranks_equal(folder, run)
+    assert not waits or "a worker was lost" not in log
+
+
+def test_a_host_that_is_cut_off_for_long_counts_as_lost_and_does_no_harm(folder: Path) -> None:
+    """What trains there goes on, and reaches the storage, until it finds another attempt's name."""
+    more = "train.num_workers=1", "train.batch_size=8", "train.max_epochs=6"
+    alone, run = (folder / "root" / "runs" / name for name in ("one", "cut-off"))
+    with ray_hosts(2, folder, **QUICK) as (head, first, second, outside):
+        Job(folder, outside, "training", f"name={alone.name}", *more).log()
+        job = Job(folder, outside, "training", f"name={run.name}", *more)
+        until(lambda: list(run.glob("events/*")), 240)
+        trains = ["pgrep", "-f", "ray::RayTrainWorker"]
+        host = first if first.run(*trains)[0] == 0 else second
+        host.link("down")
+        until(lambda: not is_alive(head, host), 60)
+        assert "resumed at epoch" in job.log()
+        assert history(run) == history(alone)
+        before, after = sorted(run.glob("events/*"))  # their names tell when they were opened
+        assert before.stat().st_mtime < float(after.name.split(".")[3])
+
+        host.link("up")
+        host.do("ray", "stop", "--force")
+        start_worker(host)
+        until(lambda: is_alive(head, host), 60)
 
 
 def test_a_link_of_200_ms_that_loses_a_hundredth_costs_time_alone(folder: Path) -> None:

@@ -23,8 +23,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_second_driver_is_refused_by_the_name_of_the_first(run: str) -> None:
-    with only_writer(run) as token:
-        assert other_writer(run, token) is None
+    with only_writer(run) as own:
+        assert own.other() is None
         refused = re.escape(f"{run}: process ") + r"\d+ on \S+ trains it: wait for it"
         with pytest.raises(InputError, match=refused), only_writer(run):
             pass
@@ -36,17 +36,17 @@ def test_a_second_driver_is_refused_by_the_name_of_the_first(run: str) -> None:
 def test_what_a_dead_driver_left_is_taken_over(run: str) -> None:
     left = {"host": "gone", "pid": 7, "token": "old", "count": 3}
     Path(writer_uri(run)).write_text(json.dumps(left))
-    with only_writer(run) as token:
+    with only_writer(run) as own:
         found = other_writer(run, "old")
-        assert found is not None and found["token"] == token
+        assert found is not None and found["token"] == own.attempt
 
 
 def test_a_torn_sign_is_nobodys(run: str) -> None:
     for torn in ("", "{", "[]", '{"pid": 7}'):
         Path(writer_uri(run)).write_text(torn)
         assert other_writer(run, "own") is None
-        with only_writer(run) as token:
-            assert other_writer(run, token) is None
+        with only_writer(run) as own:
+            assert own.other() is None
 
 
 def test_of_drivers_that_start_at_the_same_moment_one_keeps_the_run(run: str) -> None:
@@ -56,8 +56,8 @@ def test_of_drivers_that_start_at_the_same_moment_one_keeps_the_run(run: str) ->
     def drive() -> None:
         together.wait()
         try:
-            with only_writer(run) as token:
-                began.append(token)
+            with only_writer(run) as own:
+                began.append(own)
                 ended.wait()
         except InputError as error:
             refused.append(str(error))
@@ -66,7 +66,7 @@ def test_of_drivers_that_start_at_the_same_moment_one_keeps_the_run(run: str) ->
     for driver in drivers:
         driver.start()
     _within(20, lambda: len(refused) + len(began) == 4)
-    _within(20, lambda: sum(other_writer(run, token) is None for token in began) == 1)
+    _within(20, lambda: sum(own.other() is None for own in began) == 1)
     ended.set()
     for driver in drivers:
         driver.join()
@@ -80,9 +80,21 @@ def _within(seconds: float, reached: Callable[[], bool]) -> None:
 
 
 def test_a_driver_that_was_away_leaves_the_run_to_the_one_that_took_over(run: str) -> None:
-    with only_writer(run) as token:
+    with only_writer(run) as own:
         other = {"host": "other", "pid": 7, "token": "new", "count": 0}
         Path(writer_uri(run)).write_text(json.dumps(other))
         time.sleep(0.3)
-        assert other_writer(run, token) == other
+        assert own.other() == other
+        with pytest.raises(InputError, match="process 7 on other trains it"):
+            own.next_attempt()
     assert json.loads(Path(writer_uri(run)).read_text()) == other
+
+
+def test_workers_of_an_attempt_that_was_given_up_find_the_next_one(run: str) -> None:
+    with only_writer(run) as own:
+        first = own.next_attempt()
+        assert other_writer(run, first) is None
+        second = own.next_attempt()
+        time.sleep(0.3)  # some counts
+        assert other_writer(run, first) is not None
+        assert other_writer(run, second) is None

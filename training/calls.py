@@ -18,7 +18,7 @@ class Calls(NamedTuple):
     save: bool
     leave: bool  # save and start again: a worker's node goes
     stop: bool  # save and end
-    lost: bool  # end, and write nothing: another driver writes the run
+    lost: bool  # end, and write nothing: the run was taken over
 
     @property
     def end(self) -> bool:
@@ -31,7 +31,7 @@ NOTHING = Calls(False, False, False, False, False)
 class Clock:
     """What this rank calls for; time and what stands in the run's storage are rank 0's to look at.
 
-    `writer` is the token of this training's driver, none where no other could write the run.
+    `writer` is the token of this attempt, none where no other could write the run.
     """
 
     def __init__(

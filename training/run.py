@@ -34,7 +34,7 @@ from training.ranks import JointError
 from training.ray_session import check_capacity, ray_session, uses_gpu
 from training.stopping import asking
 from training.worker import Ending, train
-from training.writer import only_writer
+from training.writer import Writer, only_writer
 
 log = logging.getLogger("training")
 
@@ -156,7 +156,7 @@ def _users_mistake(error: Exception) -> InputError | None:
 
 
 def _trainer(
-    experiment: Experiment, use_gpu: bool, writer: str, callbacks: Sequence[UserCallback]
+    experiment: Experiment, use_gpu: bool, writer: Writer, callbacks: Sequence[UserCallback]
 ) -> TorchTrainer:
     config = experiment.train
     # An epoch's report waits for the next look at the workers.
@@ -167,7 +167,7 @@ def _trainer(
         train_worker,
         train_loop_config={
             "experiment": experiment.resolved(),
-            "writer": writer,
+            "writer": writer.next_attempt(),
             "shows_bar": sys.stderr.isatty(),
         },
         torch_config=process_group(config.timeout_minutes),

@@ -71,8 +71,8 @@ def train(
 ) -> Ending:
     """Train from the newest checkpoint to the end, or until called off.
 
-    Rank 0 keeps history.json and best.safetensors. `writer` is the driver's token, where another
-    driver could take over the run. JointError where going on is of no use.
+    Rank 0 keeps history.json and best.safetensors. `writer` is the attempt's token, where another
+    could take over the run. JointError where going on is of no use.
     """
     return Training(experiment, device, leaves, writer, show, tell).run(report)
 

@@ -5,6 +5,9 @@ Who finds another's name watches it: a count that moves is a writer's, one that 
 left by a driver that died. No clocks are compared. A driver that was suspended for so long that
 another took over finds the other's name, and its workers end without a write. So do all but one of
 those that began at the same moment on storage too slow to tell them apart at the start.
+
+Each attempt of a driver has a name of its own, for the workers of the one before may live: cut off
+from the driver, not from storage.
 """
 
 import logging
@@ -30,28 +33,64 @@ SETTLE = 0.5  # seconds in which a driver that started at the same moment has wr
 Sign = dict[str, Any]
 
 
+class Writer:
+    """A driver's sign beside the run; `attempt` is the token of those who write for it now."""
+
+    def __init__(self, run: str) -> None:
+        self._run, self._count = run, 0
+        self._turn = threading.Lock()
+        self._who: Sign = {"host": socket.gethostname(), "pid": os.getpid()}
+        self.attempt = uuid.uuid4().hex
+
+    def other(self) -> Sign | None:
+        """The driver that writes the run, if it is another one."""
+        return other_writer(self._run, self.attempt)
+
+    def sign(self) -> None:
+        sign = {**self._who, "token": self.attempt, "count": self._count}
+        files.write_json(writer_uri(self._run), sign)
+
+    def next_attempt(self) -> str:
+        """The token of another attempt. InputError if the run was taken over."""
+        with self._turn:
+            if other := self.other():
+                raise InputError(refusal(self._run, other))
+            self.attempt = uuid.uuid4().hex
+            self.sign()
+        return self.attempt
+
+    def beat(self, ended: threading.Event) -> None:
+        """Count until the end, or until another driver took over."""
+        while not ended.wait(BEAT):
+            with self._turn, suppress(*OUT_OF_REACH):  # storage may be back at the next beat
+                if self.other():
+                    return
+                self._count += 1
+                self.sign()
+
+
 @contextmanager
-def only_writer(run: str) -> Iterator[str]:
-    """While inside, no other driver trains `run`; the token that tells this one from others.
+def only_writer(run: str) -> Iterator[Writer]:
+    """While inside, no other driver trains `run`.
 
     InputError names the driver that trains it already.
     """
-    sign: Sign = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
     _wait_for_silence(run)
-    _write(run, sign, 0)
+    writer = Writer(run)
+    writer.sign()
     time.sleep(SETTLE)
-    if other := other_writer(run, sign["token"]):
+    if other := writer.other():
         raise InputError(refusal(run, other))
     ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(run, sign, ended), name="writer", daemon=True)
+    beating = threading.Thread(target=writer.beat, args=(ended,), name="writer", daemon=True)
     beating.start()
     try:
-        yield str(sign["token"])
+        yield writer
     finally:
         ended.set()
         beating.join()
         with suppress(*OUT_OF_REACH):
-            if not other_writer(run, sign["token"]):
+            if not writer.other():
                 filesystem, path = files.file_system(writer_uri(run))
                 filesystem.delete_file(path)
 
@@ -61,7 +100,7 @@ def writer_uri(run: str) -> str:
 
 
 def other_writer(run: str, token: str) -> Sign | None:
-    """The driver that writes the run, if it is another one than that of `token`."""
+    """The driver that writes the run, if `token` is not its attempt's."""
     found = _read(run)
     return found if found and found["token"] != token else None
 
@@ -87,20 +126,6 @@ def _wait_for_silence(run: str) -> None:
             return
         if now != found:
             raise InputError(refusal(run, now))
-
-
-def _beat(run: str, sign: Sign, ended: threading.Event) -> None:
-    count = 0
-    while not ended.wait(BEAT):
-        with suppress(*OUT_OF_REACH):  # storage may be back at the next beat
-            if other_writer(run, sign["token"]):
-                return
-            count += 1
-            _write(run, sign, count)
-
-
-def _write(run: str, sign: Sign, count: int) -> None:
-    files.write_json(writer_uri(run), {**sign, "count": count})
 
 
 def _read(run: str) -> Sign | None:
