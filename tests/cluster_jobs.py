@@ -27,9 +27,9 @@ class Job:
         return said
 
 
-def within_an_epoch(run: Path) -> list[Path]:
-    """Checkpoints that are not an epoch's last."""
-    return list(run.glob("checkpoints/*-*[1-9]/manifest-1.json"))
+def within_an_epoch(run: Path, workers: int = 2) -> list[Path]:
+    """Whole checkpoints that are not an epoch's last."""
+    return list(run.glob(f"checkpoints/*-*[1-9]/manifest-{workers - 1}.json"))
 
 
 def history(run: Path) -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from raw_catalogue import small_toml, write_raw
@@ -156,6 +157,28 @@ def test_a_sweep_killed_in_the_middle_and_resumed_is_as_one_never_killed(shop):
     assert told(shop.records("killed")) == told(shop.records("whole"))
     assert {r["state"] for r in shop.records("whole")} == {"finished", "stopped"}
     assert (first / "best.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_trial_whose_process_is_lost_starts_again_and_comes_to_the_same(shop):
+    words = (
+        "tune.trials=2", "tune.concurrent=1", "train.max_epochs=4",
+        "tune.space={optim.lr={loguniform=[1e-4,1e-2]}}",
+    )  # fmt: skip
+    shop.sweep("kept", *words)
+    process = shop.start("tuning", shop.config, "name=lost", *words)
+    wait_for(lambda: shop.records("lost")[:1] and shop.records("lost")[0]["reports"], process)
+    [drives] = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.cmdline() and child.cmdline()[0].startswith("ray::ImplicitFunc")
+    ]
+    drives.kill()
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "trial 0: its process was lost, it starts again" in err
+    assert told(shop.records("lost")) == told(shop.records("kept"))
 
 
 @pytest.mark.slow
