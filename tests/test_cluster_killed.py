@@ -155,7 +155,9 @@ def test_a_job_told_to_stop_saves_and_the_next_goes_on(folder: Path, cluster: li
     *_, outside = cluster
     run = folder / "root" / "runs" / "stopped"
     more = ("name=stopped", "train.num_workers=2")
-    words = ["setsid", "--ctty", "python", "-m", "cluster", "submit", str(folder / "small.toml")]
+    # The tests themselves may run where SIGINT is ignored.
+    terminal = ["setsid", "--ctty", "env", "--default-signal=INT"]
+    words = [*terminal, "python", "-m", "cluster", "submit", str(folder / "small.toml")]
     ours, theirs = os.openpty()
     shell = subprocess.Popen(
         outside.command(*words, *more, "--address", ADDRESS, "--stages", "training"),
