@@ -119,11 +119,12 @@ class Host:
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those that run there under a title that begins so."""
-        return [
-            process
-            for process in psutil.Process(self._init).children(recursive=True)
-            if "".join(process.cmdline()[:1]).startswith(title)
-        ]
+        found = []
+        for process in psutil.Process(self._init).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if "".join(process.cmdline()[:1]).startswith(title):
+                    found.append(process)
+        return found
 
     def run(self, *words: str, seconds: float = 120, folder: Path = ROOT) -> tuple[int, str]:
         """A process there to its end -> exit code and what it said."""

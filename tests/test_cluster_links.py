@@ -79,7 +79,7 @@ def test_a_link_that_drops_for_20_seconds_costs_time_alone(folder: Path, waits: 
 
 
 def test_a_host_that_is_cut_off_for_long_counts_as_lost_and_does_no_harm(folder: Path) -> None:
-    """What trains there reaches the storage, and ends when it finds another attempt's name."""
+    """What trains there reaches the storage, and ends when it finds another attempt's number."""
     more = "train.num_workers=1", "train.batch_size=1", "train.max_epochs=1"
     alone, run = (folder / "root" / "runs" / name for name in ("one", "cut-off"))
     here(folder, "training", f"name={alone.name}", *more)
@@ -90,7 +90,7 @@ def test_a_host_that_is_cut_off_for_long_counts_as_lost_and_does_no_harm(folder:
         [left_behind] = trainers(host)
         left_behind.suspend()
         host.link("down")
-        until(lambda: trainers(other), 60)
+        until(lambda: trainers(other), 120)
         left_behind.resume()
         assert "resumed at epoch 0" in job.log()
         assert_close(history(run), history(alone), atol=1e-5, rtol=0)

@@ -25,7 +25,7 @@ from training.manifest import damage_of
 from training.ranks import JointError
 from training.stopping import stop_uri
 from training.worker import Ending, train
-from training.writer import writer_uri
+from training.writer import Attempt, writer_uri
 
 CPU = torch.device("cpu")
 EACH_STEP = 1e-9  # minutes
@@ -286,14 +286,14 @@ def taken_over(resolved: dict[str, Any]) -> str:
     sign = {"host": "other", "pid": 7, "token": "new"}
     files.write_json(writer_uri(run_uri(experiment)), sign)
     with pytest.raises(JointError) as error:
-        train(experiment, CPU, lambda metrics: None, writer="old")
+        train(experiment, CPU, lambda metrics: None, attempt=Attempt("old", 1))
     return str(error.value)
 
 
 def test_a_training_whose_run_another_driver_took_over_ends_without_a_write(root: Path) -> None:
     resolved = named(root, "taken-over", max_epochs=99, patience=99)
     for said in on_ranks(2, taken_over, resolved):
-        assert "taken-over: another driver trains it now" in said
+        assert "taken-over: another driver or attempt trains it now" in said
     assert not list(run_of(resolved).glob("checkpoints/*"))
 
 
@@ -309,12 +309,12 @@ def taken_over_while_it_validates(resolved: dict[str, Any]) -> str:
 
     worker.validate = slow
     with pytest.raises(JointError) as error:
-        train(experiment, CPU, lambda metrics: None, writer="old")
+        train(experiment, CPU, lambda metrics: None, attempt=Attempt("old", 1))
     return str(error.value)
 
 
 def test_a_run_that_is_taken_over_in_a_validation_is_not_written_after_it(root: Path) -> None:
     resolved = named(root, "taken-over-late")
     for said in on_ranks(2, taken_over_while_it_validates, resolved):
-        assert "another driver trains it now" in said
+        assert "another driver or attempt trains it now" in said
     assert not run_of(resolved).exists()

@@ -11,7 +11,7 @@ import pytest
 
 from mdsrec.errors import InputError
 from training import writer
-from training.writer import only_writer, other_writer, writer_uri
+from training.writer import Attempt, is_given_up, only_writer, writer_uri
 
 
 @pytest.fixture
@@ -37,14 +37,13 @@ def test_what_a_dead_driver_left_is_taken_over(run: str) -> None:
     left = {"host": "gone", "pid": 7, "token": "old", "count": 3}
     Path(writer_uri(run)).write_text(json.dumps(left))
     with only_writer(run) as own:
-        found = other_writer(run, "old")
-        assert found is not None and found["token"] == own.attempt
+        assert is_given_up(run, Attempt("old", 1)) and own.other() is None
 
 
 def test_a_torn_sign_is_nobodys(run: str) -> None:
     for torn in ("", "{", "[]", '{"pid": 7}'):
         Path(writer_uri(run)).write_text(torn)
-        assert other_writer(run, "own") is None
+        assert not is_given_up(run, Attempt("own", 1))
         with only_writer(run) as own:
             assert own.other() is None
 
@@ -85,16 +84,41 @@ def test_a_driver_that_was_away_leaves_the_run_to_the_one_that_took_over(run: st
         Path(writer_uri(run)).write_text(json.dumps(other))
         time.sleep(0.3)
         assert own.other() == other
-        with pytest.raises(InputError, match="process 7 on other trains it"):
-            own.next_attempt()
+        assert is_given_up(run, own.begin_attempt())
     assert json.loads(Path(writer_uri(run)).read_text()) == other
 
 
 def test_workers_of_an_attempt_that_was_given_up_find_the_next_one(run: str) -> None:
     with only_writer(run) as own:
-        first = own.next_attempt()
-        assert other_writer(run, first) is None
-        second = own.next_attempt()
+        first = own.begin_attempt()
+        assert not is_given_up(run, first)
+        second = own.begin_attempt()
         time.sleep(0.3)  # some counts
-        assert other_writer(run, first) is not None
-        assert other_writer(run, second) is None
+        assert is_given_up(run, first)
+        assert not is_given_up(run, second)
+
+
+def test_an_attempt_begins_while_storage_is_out_of_reach(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with only_writer(run) as own:
+        first = own.begin_attempt()
+        with monkeypatch.context() as outage:
+            outage.setattr(writer.files, "write_json", _unreachable)
+            second = own.begin_attempt()
+        assert not is_given_up(run, second)
+        _within(5, lambda: is_given_up(run, first))
+
+
+def _unreachable(*_: object) -> None:
+    raise OSError("no answer")
+
+
+def test_a_living_driver_gives_way_to_one_that_takes_over(run: str) -> None:
+    with only_writer(run) as given_up:
+        attempt = given_up.begin_attempt()
+        with only_writer(run, takes_over=True) as own:
+            time.sleep(0.3)
+            assert own.other() is None
+            assert given_up.other() is not None and is_given_up(run, attempt)
+            assert is_given_up(run, given_up.begin_attempt())

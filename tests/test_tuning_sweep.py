@@ -163,7 +163,7 @@ def test_a_sweep_killed_in_the_middle_and_resumed_is_as_one_never_killed(shop):
 @pytest.mark.timeout(1500)
 def test_a_trial_whose_process_is_lost_starts_again_and_comes_to_the_same(shop):
     words = (
-        "tune.trials=2", "tune.concurrent=1", "train.max_epochs=4",
+        "tune.trials=2", "tune.concurrent=1", "train.max_epochs=8",
         "tune.space={optim.lr={loguniform=[1e-4,1e-2]}}",
     )  # fmt: skip
     shop.sweep("kept", *words)

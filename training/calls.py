@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from training.stopping import OUT_OF_REACH, is_asked, node_leaves
-from training.writer import other_writer
+from training.writer import Attempt, is_given_up
 
 LOOK_EVERY = 1.0  # seconds between looks for the file that asks to stop
 LINE_EVERY = 30.0  # seconds between lines inside an epoch
@@ -18,7 +18,7 @@ class Calls(NamedTuple):
     save: bool
     leave: bool  # save and start again: a worker's node goes
     stop: bool  # save and end
-    lost: bool  # end, and write nothing: the run was taken over
+    lost: bool  # end, and write nothing: this attempt was given up
 
     @property
     def end(self) -> bool:
@@ -31,7 +31,7 @@ NOTHING = Calls(False, False, False, False, False)
 class Clock:
     """What this rank calls for; time and what stands in the run's storage are rank 0's to look at.
 
-    `writer` is the token of this attempt, none where no other could write the run.
+    `attempt` is what this rank writes for, none where no other could write the run.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Clock:
         rank: int,
         checkpoint_minutes: float,
         leaves: Callable[[], bool] = node_leaves,
-        writer: str | None = None,
+        attempt: Attempt | None = None,
     ) -> None:
-        self._run, self._is_first, self._writer = run, rank == 0, writer
+        self._run, self._is_first, self._attempt = run, rank == 0, attempt
         self._save_every = 60 * checkpoint_minutes
         self._leaves = leaves
         self._said = self._saved = time.monotonic()
@@ -61,7 +61,7 @@ class Clock:
             return
         # Storage that is out of reach may be back when this looks again.
         with suppress(*OUT_OF_REACH):
-            if self._writer is not None and other_writer(self._run, self._writer):
+            if self._attempt is not None and is_given_up(self._run, self._attempt):
                 self._lost.set()
             elif is_asked(self._run):
                 self._stop.set()

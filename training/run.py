@@ -73,9 +73,11 @@ def fit(
     fresh: bool = False,
     minutes: float | None = None,
     callbacks: Sequence[UserCallback] = (),
+    takes_over: bool = False,
 ) -> Fit:
     """Train the experiment to its end, from its last checkpoint if it has one, or until it is asked
-    to stop. Ray Train's `callbacks` hear of every epoch.
+    to stop. Ray Train's `callbacks` hear of every epoch. A driver that trains it already gives way
+    where this one `takes_over`.
 
     InputError if the run's name belongs to another configuration or data set (unless `fresh`, which
     deletes the run once all else is in order), or if the cluster cannot hold the workers.
@@ -88,7 +90,7 @@ def fit(
         history = _history(experiment)
         if history.get("finished"):
             return Fit(experiment, history, trained_now=False)
-    with only_writer(run_uri(experiment)) as writer, ray_session():
+    with only_writer(run_uri(experiment), takes_over) as writer, ray_session():
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
         if fresh:
@@ -167,7 +169,7 @@ def _trainer(
         train_worker,
         train_loop_config={
             "experiment": experiment.resolved(),
-            "writer": writer.next_attempt(),
+            "attempt": writer.begin_attempt(),
             "shows_bar": sys.stderr.isatty(),
         },
         torch_config=process_group(config.timeout_minutes),
@@ -213,7 +215,7 @@ def train_worker(config: dict[str, Any]) -> Ending | str:
         ray_train.report(metrics)
 
     try:
-        return train(experiment, get_device(), report, worker_leaves, config["writer"], show, tell)
+        return train(experiment, get_device(), report, worker_leaves, config["attempt"], show, tell)
     except JointError as error:
         return str(error)
 

@@ -34,6 +34,7 @@ from training.saving import Saver
 from training.step import Share, share_of, take_step
 from training.stopping import node_leaves
 from training.validation import validate
+from training.writer import Attempt
 from training.zero_checkpoint import load_checkpoint
 from training.zero_state import weights_are_finite
 
@@ -65,16 +66,16 @@ def train(
     device: torch.device,
     report: Report,
     leaves: Callable[[], bool] = node_leaves,
-    writer: str | None = None,
+    attempt: Attempt | None = None,
     show: Show | None = None,
     tell: Tell | None = None,
 ) -> Ending:
     """Train from the newest checkpoint to the end, or until called off.
 
-    Rank 0 keeps history.json and best.safetensors. `writer` is the attempt's token, where another
-    could take over the run. JointError where going on is of no use.
+    Rank 0 keeps history.json and best.safetensors. `attempt` is what they are written
+    for, where another could take over the run. JointError where going on is of no use.
     """
-    return Training(experiment, device, leaves, writer, show, tell).run(report)
+    return Training(experiment, device, leaves, attempt, show, tell).run(report)
 
 
 class Training:
@@ -83,7 +84,7 @@ class Training:
         experiment: Experiment,
         device: torch.device,
         leaves: Callable[[], bool],
-        writer: str | None,
+        attempt: Attempt | None,
         show: Show | None,
         tell: Tell | None,
     ) -> None:
@@ -103,7 +104,7 @@ class Training:
         self.saver = Saver(self.run_uri, self.ranks)
         self.progress = self._restored()
         minutes = experiment.train.checkpoint_minutes
-        self.clock = Clock(self.run_uri, self.ranks.rank, minutes, leaves, writer)
+        self.clock = Clock(self.run_uri, self.ranks.rank, minutes, leaves, attempt)
 
     def _restored(self) -> Progress:
         checkpoints = self.saver.checkpoints
@@ -155,12 +156,12 @@ class Training:
             yield share_of(self.engine.module, self.experiment, step, at, self.device), place
 
     def _heard(self, answer: Callable[[], list[bool]]) -> Calls:
-        """What any rank calls for; JointError if another driver writes the run."""
+        """What any rank calls for; JointError if this attempt was given up."""
         calls = Calls(*answer())
         if calls.lost:
             raise JointError(
-                f"{self.run_uri}: another driver trains it now: leave it to that one, or choose "
-                "another name"
+                f"{self.run_uri}: another driver or attempt trains it now: leave it to that one, "
+                "or choose another name"
             )
         return calls
 

@@ -6,8 +6,8 @@ left by a driver that died. No clocks are compared. A driver that was suspended 
 another took over finds the other's name, and its workers end without a write. So do all but one of
 those that began at the same moment on storage too slow to tell them apart at the start.
 
-Each attempt of a driver has a name of its own, for the workers of the one before may live: cut off
-from the driver, not from storage.
+A driver numbers its attempts, for the workers of the one before may live: cut off from the driver,
+not from storage. They find the higher number, and end without a write too.
 """
 
 import logging
@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from mdsrec import files
 from mdsrec.errors import InputError
@@ -33,31 +33,39 @@ SETTLE = 0.5  # seconds in which a driver that started at the same moment has wr
 Sign = dict[str, Any]
 
 
+class Attempt(NamedTuple):
+    """What the workers of one attempt write for."""
+
+    driver: str
+    number: int
+
+
 class Writer:
-    """A driver's sign beside the run; `attempt` is the token of those who write for it now."""
+    """A driver's sign beside the run."""
 
     def __init__(self, run: str) -> None:
         self._run, self._count = run, 0
         self._turn = threading.Lock()
         self._who: Sign = {"host": socket.gethostname(), "pid": os.getpid()}
-        self.attempt = uuid.uuid4().hex
+        self._attempt = Attempt(uuid.uuid4().hex, 0)
 
     def other(self) -> Sign | None:
-        """The driver that writes the run, if it is another one."""
-        return other_writer(self._run, self.attempt)
+        """The sign of another driver that writes the run."""
+        found = _read(self._run)
+        return found if found and found["token"] != self._attempt.driver else None
 
     def sign(self) -> None:
-        sign = {**self._who, "token": self.attempt, "count": self._count}
+        driver, number = self._attempt
+        sign = {**self._who, "token": driver, "attempt": number, "count": self._count}
         files.write_json(writer_uri(self._run), sign)
 
-    def next_attempt(self) -> str:
-        """The token of another attempt. InputError if the run was taken over."""
-        with self._turn:
-            if other := self.other():
-                raise InputError(refusal(self._run, other))
-            self.attempt = uuid.uuid4().hex
-            self.sign()
-        return self.attempt
+    def begin_attempt(self) -> Attempt:
+        """One more; those before are told as soon as storage can be reached."""
+        with self._turn, suppress(*OUT_OF_REACH):
+            self._attempt = self._attempt._replace(number=self._attempt.number + 1)
+            if not self.other():
+                self.sign()
+        return self._attempt
 
     def beat(self, ended: threading.Event) -> None:
         """Count until the end, or until another driver took over."""
@@ -70,12 +78,13 @@ class Writer:
 
 
 @contextmanager
-def only_writer(run: str) -> Iterator[Writer]:
-    """While inside, no other driver trains `run`.
+def only_writer(run: str, takes_over: bool = False) -> Iterator[Writer]:
+    """While inside, no other driver trains `run`; one that does when this `takes_over` gives way.
 
     InputError names the driver that trains it already.
     """
-    _wait_for_silence(run)
+    if not takes_over:
+        _wait_for_silence(run)
     writer = Writer(run)
     writer.sign()
     time.sleep(SETTLE)
@@ -99,10 +108,12 @@ def writer_uri(run: str) -> str:
     return f"{run}.writer"
 
 
-def other_writer(run: str, token: str) -> Sign | None:
-    """The driver that writes the run, if `token` is not its attempt's."""
+def is_given_up(run: str, attempt: Attempt) -> bool:
+    """Whether another driver, or a later attempt of the same one, writes the run."""
     found = _read(run)
-    return found if found and found["token"] != token else None
+    if not found:
+        return False
+    return bool(found["token"] != attempt.driver or found["attempt"] > attempt.number)
 
 
 def refusal(run: str, writer: Sign) -> str:

@@ -35,7 +35,6 @@ def _trained(config: dict[str, Any]) -> dict[str, Any]:
     built = ray.get(config["builder"].build.remote(config["file"], config["overrides"], first))
     from training.ray_session import name_this_ray
     from training.run import fit
-    from training.writer import writer_uri
 
     name_this_ray()
     for epoch in files.read_json(f"{run_uri(first)}/history.json").get("epochs", [])[
@@ -44,10 +43,9 @@ def _trained(config: dict[str, Any]) -> dict[str, Any]:
         tune.report(epoch)
     histories = []
     for experiment in experiments:
-        # The sweep has one process a trial: who still writes is one that was given up.
-        files.delete_file(writer_uri(run_uri(experiment)))
         callbacks = [TuneReportCallback()] if experiment is first else []
-        histories.append(fit(experiment, callbacks=callbacks).history)
+        # The sweep has one process a trial: who trains it yet is one that was given up.
+        histories.append(fit(experiment, callbacks=callbacks, takes_over=True).history)
     outcomes = [outcome(e, h) for e, h in zip(experiments, histories, strict=True)]
     epochs = histories[0]["epochs"]
     return {**epochs[-1], "history": epochs, "outcomes": outcomes, "built": built}
