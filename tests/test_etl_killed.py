@@ -13,7 +13,7 @@ import pytest
 from etl.synthetic import write_catalogue
 from mdsrec import tables
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -108,13 +108,7 @@ def assert_same_tables(root, expected):
         assert rows_of(root, name).equals(rows_of(expected, name)), name
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        pytest.param(stage, marks=[] if stage.startswith("neighbors") else [pytest.mark.slow])
-        for stage in STAGES
-    ],
-)
+@pytest.mark.parametrize("stage", STAGES)
 def test_killed_in_a_stage_and_called_again(raw, never_killed, tmp_path, stage):
     kill_in(stage, raw, tmp_path)
     manifest = Path(tables.table_uri(str(tmp_path / "tables"), stage)) / tables.MANIFEST
@@ -128,7 +122,6 @@ def test_killed_in_a_stage_and_called_again(raw, never_killed, tmp_path, stage):
     assert_same_tables(tmp_path, never_killed)
 
 
-@pytest.mark.slow
 def test_killed_in_every_stage_one_after_the_other(raw, never_killed, tmp_path):
     for stage in STAGES:
         kill_in(stage, raw, tmp_path)
