@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray_processes import ray_processes
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -117,14 +118,8 @@ class Host:
             text=True,
         )
 
-    def processes(self, title: str) -> list[psutil.Process]:
-        """Those that run there under a title that begins so."""
-        found = []
-        for process in psutil.Process(self._init).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
-                if "".join(process.cmdline()[:1]).startswith(title):
-                    found.append(process)
-        return found
+    def ray_processes(self, title: str) -> list[psutil.Process]:
+        return ray_processes(psutil.Process(self._init), title)
 
     def run(self, *words: str, seconds: float = 120, folder: Path = ROOT) -> tuple[int, str]:
         """A process there to its end -> exit code and what it said."""

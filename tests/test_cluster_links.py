@@ -3,6 +3,7 @@ comes out is what good links bring.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,8 @@ user_batch = 1
 num_workers = 2
 """
 SECONDS_DOWN = 20
-PATIENT = {"RAY_grpc_keepalive_timeout_ms": "60000"}
+DOCKERFILE = (ROOT / "cluster" / "Dockerfile").read_text()
+PATIENT = dict(re.findall(r"^ENV (RAY_\w+)=(\w+)$", DOCKERFILE, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +60,10 @@ def drop(host: Host) -> None:
     host.link("up")
 
 
-@pytest.mark.parametrize("waits", [False, True], ids=["ray's time-outs", "patient"])
+@pytest.mark.parametrize("waits", [False, True], ids=["Ray's", "the image's"])
 def test_a_link_that_drops_for_20_seconds_costs_time_alone(folder: Path, waits: bool) -> None:
-    """By Ray's own time-outs a training may go on from its checkpoint, by patient ones it waits."""
+    """By Ray's own time-outs training may go on from its checkpoint, by our image's it waits."""
+    assert PATIENT
     run = folder / "root" / "runs" / ("waits" if waits else "dropped")
     with ray_hosts(2, folder, **(PATIENT if waits else {})) as (_, _, second, outside):
         job = Job(folder, outside, "training", f"name={run.name}")
@@ -105,7 +108,7 @@ def test_a_host_that_is_cut_off_for_long_counts_as_lost_and_does_no_harm(folder:
 
 
 def trainers(host: Host) -> list[psutil.Process]:
-    return host.processes("ray::RayTrainWorker")
+    return host.ray_processes("RayTrainWorker")
 
 
 def rests(process: psutil.Process) -> bool:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from gloo import on_ranks
 from ray.train import WorkerGroupError
+from ray_processes import ray_processes
 from small_dataset import small_experiment, write_dataset
 from test_training import trained
 
@@ -188,12 +189,10 @@ def _send_within_an_epoch(number: signal.Signals, run: Path, sent: list[int]) ->
         time.sleep(0.02)
         if not list(run.glob("checkpoints/*-*[1-9]/manifest-*.json")):
             continue
-        for process in psutil.Process().children(recursive=True):
+        for process in ray_processes(psutil.Process(), "RayTrainWorker")[:1]:
             with suppress(psutil.NoSuchProcess):  # it ended meanwhile
-                if "RayTrainWorker" in "".join(process.cmdline()[:1]):
-                    process.send_signal(number)
-                    sent.append(process.pid)
-                    break
+                process.send_signal(number)
+                sent.append(process.pid)
 
 
 def test_a_lost_worker_costs_an_attempt_and_a_node_that_leaves_none(caplog):
