@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import markdown
-from evaluation.events import Events, events_of
-from evaluation.intervals import difference
+from evaluation.metrics.bootstrap import difference
+from evaluation.metrics.events import Events, events_of
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
-from tuning.runs import Run, make
+from tuning.stages import Run, make
 
 Floats = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from etl.vocabulary import MATERIALS, QUALITIES, TOPICS
+from etl.synthetic.vocabulary import MATERIALS, QUALITIES, TOPICS
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 

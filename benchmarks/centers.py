@@ -14,14 +14,14 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.measure import markdown
 from mdsrec.command import OVERRIDES_HELP
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
-from training.data import SequenceReader, batch_of
-from training.items import key_of
-from training.model import Batch
-from training.models.mdsrec import MDSRec
+from training.data.sequences import SequenceReader, batch_of
+from training.inference import load_trained
+from training.models.base import Batch
+from training.models.mdsrec.items import key_of
+from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
-from training.trained import load_trained
 
 CPU = torch.device("cpu")
 LENGTHS = {"1": (1, 1), "2 to 3": (2, 3), "4 to 7": (4, 7), "8 or more": (8, math.inf)}

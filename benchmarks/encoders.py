@@ -14,8 +14,8 @@ from etl.spark import output
 from etl.spark.session import open_session
 from mdsrec import schema, tables
 from mdsrec.config import Experiment, SparkConfig
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
 
 TASKS_A_CORE = 4
 LIMIT_GIB, LIMIT_SECONDS = 20.0, 3600.0

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import markdown
 from evaluation.ranking import Popularity, rank_targets
-from mdsrec import metrics, names, schema, tables
+from mdsrec import metrics, schema, table_names, tables
 from mdsrec.command import experiment_of, experiment_parser, run_command
 from mdsrec.config import Experiment
-from training.data import SequenceReader, Target
-from training.trained import Trained, load_trained
+from training.data.sequences import SequenceReader, Target
+from training.inference import Trained, load_trained
 
 PROG = "benchmarks.exact"
 TOGETHER = 256  # targets
@@ -33,7 +33,7 @@ Ints = NDArray[np.int64]
 def main(argv: Sequence[str] | None = None) -> None:
     parser = experiment_parser(PROG, __doc__ or "")
     experiment = experiment_of(parser.parse_intermixed_args(argv))
-    uri, trained = names.run_uri(experiment), load_trained(experiment)
+    uri, trained = table_names.run_uri(experiment), load_trained(experiment)
     reader = SequenceReader(experiment)
     targets = reader.targets(0, reader.num_users)
     written = tables.read_table(f"{uri}/ranks", schema.RANKS)

@@ -16,11 +16,11 @@ from benchmarks import plain
 from benchmarks.measure import markdown
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
-from mdsrec.loading import load_experiment
-from training.data import SequenceReader, Step, batch_of
-from training.graph import load_item_tables
-from training.model import Batch
-from training.models.mdsrec import MDSRec
+from mdsrec.config.loading import load_experiment
+from training.data.item_tables import load_item_tables
+from training.data.sequences import SequenceReader, Step, batch_of
+from training.models.base import Batch
+from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 
 CPU = torch.device("cpu")

@@ -18,10 +18,10 @@ import torch
 from benchmarks.measure import GIB, answer, markdown, measured
 from mdsrec.command import run_command
 from mdsrec.config import Experiment
-from training.data import Samples, Step, batch_of
-from training.graph import ItemTables, ModalityTables, adjacency, membership
-from training.models.mdsrec import MDSRec
-from training.sparse import DeviceRows, SparseRows
+from training.data.item_tables import ItemTables, ModalityTables, adjacency, membership
+from training.data.sequences import Samples, Step, batch_of
+from training.data.sparse import DeviceRows, SparseRows
+from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 
 PROG = "benchmarks.memory"

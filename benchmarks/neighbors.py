@@ -14,13 +14,13 @@ import numpy as np
 
 from benchmarks import vectors
 from benchmarks.measure import DONE, GIB, Reading, answer, markdown, measured
-from etl.graph.graphs import Graphs
+from etl.builders.graphs import Graphs
+from etl.builders.workspace import Workspace
 from etl.spark.spans import ByItem, Ints, Vectors, VectorTable, ranges
-from etl.workspace import Workspace
 from mdsrec import tables
 from mdsrec.config import Experiment
-from mdsrec.names import neighbors_name
 from mdsrec.schema import NEIGHBORS
+from mdsrec.table_names import neighbors_name
 
 QUERIES = 500
 COUNT = 50

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.centers import plain_nearest, split_heads
-from training.items import key_of
-from training.model import Batch
-from training.models.mdsrec import MDSRec
-from training.transformer import Block, Encoder
+from training.layers.transformer import Block, Encoder
+from training.models.base import Batch
+from training.models.mdsrec.centers import plain_nearest, split_heads
+from training.models.mdsrec.items import key_of
+from training.models.mdsrec.model import MDSRec
 
 
 class Prefixes(NamedTuple):

@@ -18,7 +18,7 @@ from benchmarks.measure import GIB, answer, markdown, measured
 from benchmarks.memory import memory, trim
 from mdsrec.command import run_command
 from mdsrec.config import EvalConfig
-from training.ranking import Tiles, count_channels
+from training.layers.scoring import Tiles, count_channels
 
 PROG = "benchmarks.ranking"
 LIMIT_GIB, LIMIT_SECONDS = 22.0, 1800.0

@@ -17,9 +17,9 @@ from scipy import stats
 from benchmarks import recbole_split
 from benchmarks.measure import markdown
 from mdsrec import files
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
-from tuning.runs import Run, make
+from tuning.stages import Run, make
 
 Metrics = dict[str, float]
 

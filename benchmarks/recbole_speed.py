@@ -20,8 +20,8 @@ from benchmarks import recbole_split
 from benchmarks.measure import markdown
 from benchmarks.workers import CPU, joined, prefixes_per_second
 from mdsrec.config import Experiment
-from mdsrec.loading import load_experiment
-from training.data import SequenceReader
+from mdsrec.config.loading import load_experiment
+from training.data.sequences import SequenceReader
 from training.validation import validate
 
 Rates = dict[str, float]  # a second: prefixes that it trains on, users that it ranks for

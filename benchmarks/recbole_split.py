@@ -15,10 +15,10 @@ from benchmarks import recbole_peer
 from mdsrec import schema, tables
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
+from mdsrec.config.loading import load_experiment
+from mdsrec.config.model_base import TransformerConfig
+from mdsrec.config.models import SASRecConfig
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
-from mdsrec.model_config import SASRecConfig
-from mdsrec.model_section import TransformerConfig
 
 PARTS = ("train", "valid", "test")
 NAME = "split"

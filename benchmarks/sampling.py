@@ -11,14 +11,14 @@ from torch import Tensor
 from benchmarks.measure import markdown
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import TrainConfig
-from mdsrec.loading import load_experiment
-from training.data import SequenceReader, batch_of
-from training.graph import load_item_tables
-from training.model import Batch
-from training.models.mdsrec import MDSRec
-from training.negatives import sampler_of
+from mdsrec.config.loading import load_experiment
+from training.data.item_tables import load_item_tables
+from training.data.negatives import sampler_of
+from training.data.sequences import SequenceReader, batch_of
+from training.inference import load_trained
+from training.models.base import Batch
+from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
-from training.trained import load_trained
 
 CPU = torch.device("cpu")
 DRAWS = 60

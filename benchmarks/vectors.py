@@ -14,7 +14,7 @@ from etl.spark.parts import write_part
 from etl.spark.spans import vector_rows
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
-from mdsrec.loading import experiment_from
+from mdsrec.config.loading import experiment_from
 
 Vectors = npt.NDArray[np.float32]
 

@@ -18,11 +18,11 @@ from torch.multiprocessing.spawn import spawn
 from benchmarks.measure import markdown
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
-from mdsrec.loading import load_experiment
-from training import engine as ds
-from training.data import SequenceReader
-from training.graph import load_item_tables
-from training.model import model_of
+from mdsrec.config.loading import load_experiment
+from training.data.item_tables import load_item_tables
+from training.data.sequences import SequenceReader
+from training.distributed import engine as ds
+from training.models.registry import build_model
 from training.step import share_of, take_step
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def joined(rank: int, workers: int, folder: str, experiment: Experiment, threads
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(workers))
     meeting = f"file://{folder}/meeting"
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
-    model = model_of(experiment, load_item_tables(experiment))
+    model = build_model(experiment, load_item_tables(experiment))
     model.initialize(experiment.seed)
     return ds.initialize(model, experiment, CPU)
 

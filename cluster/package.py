@@ -9,8 +9,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from mdsrec.config.loading import experiment_from, read_content
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from, read_content
 from mdsrec.packages import copy_packages
 
 CONSTRAINTS = "constraints.txt"

@@ -15,7 +15,7 @@ from cluster.findings import GIB, Node, failures_of
 from cluster.node import Facts
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
-from training.ray_session import check_capacity, ray_session, uses_gpu
+from training.distributed.ray_session import check_capacity, ray_session, uses_gpu
 
 log = logging.getLogger("cluster")
 

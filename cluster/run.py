@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from cluster.stages import STAGES, WORDS
 from mdsrec import files
 from mdsrec.config import Experiment
-from mdsrec.loading import load_experiment
-from mdsrec.names import run_uri
+from mdsrec.config.loading import load_experiment
+from mdsrec.table_names import run_uri
 
 
 def run_stages(

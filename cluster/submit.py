@@ -16,7 +16,7 @@ from cluster.follow import follow, hints
 from cluster.package import pack, requirements
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
-from training.ray_session import TOKEN
+from training.distributed.ray_session import TOKEN
 
 ASKED_TO_STOP = "600"  # seconds in which a job saves and leaves before it is killed
 TALKATIVE = (

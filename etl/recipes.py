@@ -14,8 +14,8 @@ from etl.catalogue.raw import RawFile, raw_files
 from etl.features.encoders import encoder_identity
 from etl.features.images import folder_identity
 from mdsrec.config import Experiment, FeatureConfig
-from mdsrec.names import cooccurrence_name, features_name, propagated_name
-from mdsrec.settings import table_settings
+from mdsrec.table_names import cooccurrence_name, features_name, propagated_name
+from mdsrec.table_settings import table_settings
 from mdsrec.tables import Recipe, fingerprint
 
 

@@ -7,16 +7,16 @@ from functools import partial
 
 from pyspark.sql import SparkSession
 
-from etl.catalogue.base import Base
-from etl.features.modality import Modality
-from etl.graph.clusters import Clusters
-from etl.graph.graphs import Graphs
+from etl.builders.catalogue import Base
+from etl.builders.centers import Clusters
+from etl.builders.features import Modality
+from etl.builders.graphs import Graphs
+from etl.builders.workspace import Workspace
 from etl.spark.progress import progress
 from etl.spark.session import worker_errors
-from etl.workspace import Workspace
 from mdsrec import files
 from mdsrec.config import Experiment
-from mdsrec.names import (
+from mdsrec.table_names import (
     centers_name,
     centroids_name,
     cooccurrence_name,

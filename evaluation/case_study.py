@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.cases import TOP, Case, Cases, Item
-from evaluation.pictures import picture_folder
 from evaluation.ranking import seen_pairs
-from mdsrec import files, names, schema, tables
+from evaluation.report.pictures import picture_folder
+from mdsrec import files, schema, table_names, tables
 from mdsrec.config import EvalConfig, Experiment
-from training.data import SequenceReader
-from training.ranking import top_items
-from training.trained import Trained
+from training.data.sequences import SequenceReader
+from training.inference import Trained
+from training.layers.scoring import top_items
 
 SAMPLED = 200  # users of which cases.json tells
 HISTORY = 6  # events that it shows of a user
@@ -33,7 +33,7 @@ def case_study(experiment: Experiment, trained: Trained) -> Cases:
     """The first test event of SAMPLED users: they follow from the data, their ranks are those of
     the ranks table.
     """
-    uri = f"{names.run_uri(experiment)}/ranks"
+    uri = f"{table_names.run_uri(experiment)}/ranks"
     users = spread(test_users(uri))
     reader = SequenceReader(experiment)
     targets = [reader.targets(user, user + 1, "test")[0] for user in users.tolist()]
@@ -109,7 +109,7 @@ def tops(
 def neighbors(experiment: Experiment, modality: str, items: Sequence[int]) -> dict[int, list[int]]:
     """The nearest of the neighbours that the model reads, of each item that has the modality."""
     count = min(NEIGHBORS, experiment.model.neighbors_read)
-    uri = tables.table_uri(experiment.root, names.neighbors_name(experiment, modality))
+    uri = tables.table_uri(experiment.root, table_names.neighbors_name(experiment, modality))
     chosen = pc.field("item").isin(items)
     rows = _rows(uri, schema.NEIGHBORS, chosen, ["item", "neighbors"]).to_pylist()
     return {row["item"]: row["neighbors"][:count] for row in rows}

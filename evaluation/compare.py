@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 from evaluation.cases import told_apart
-from evaluation.comparison_page import Compared, comparison_page
-from evaluation.events import events_of
-from evaluation.finished import FinishedRun, finished_run
-from evaluation.intervals import difference
-from evaluation.pictures import pictures
-from evaluation.report import competing, headline
+from evaluation.evaluated_run import FinishedRun, finished_run
+from evaluation.metrics.bootstrap import difference
+from evaluation.metrics.events import events_of
+from evaluation.report.comparison import Compared, comparison_page
+from evaluation.report.pictures import pictures
+from evaluation.report.run_report import competing, headline
 from mdsrec import files
+from mdsrec.config.section import absolute
 from mdsrec.errors import InputError
-from mdsrec.section import absolute
 
 SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "rule on seen items"}
 PAGE = "comparison.html"

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluation.pool import ShardWorker
 from evaluation.shards import Shard
-from evaluation.workers import ShardWorker
 from mdsrec import schema, tables
 from mdsrec.config import EvalConfig
-from training.data import Target
-from training.ranking import count_channels
+from training.data.sequences import Target
+from training.layers.scoring import count_channels
 
 POPULARITY = "popularity"
 

@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.lists import in_words, lists_of
+from evaluation.metrics.coverage import in_words, lists_of
+from evaluation.pool import ShardWorker, made_by_shards
 from evaluation.ranking import seen_pairs
 from evaluation.run import weights_fingerprint
 from evaluation.shards import Shard
-from evaluation.workers import ShardWorker, made_by_shards
-from mdsrec import files, names, schema, tables
+from mdsrec import files, schema, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.tables import Recipe
-from training.ranking import top_items
-from training.trained import Trained, load_trained
+from training.inference import Trained, load_trained
+from training.layers.scoring import top_items
 
 ROWS = 8192  # items written together
 
@@ -41,7 +41,7 @@ def recommend(experiment: Experiment, options: Options) -> str:
 
     What stands already for the same weights and options is not made again.
     """
-    trained, run = load_trained(experiment), names.run_uri(experiment)
+    trained, run = load_trained(experiment), table_names.run_uri(experiment)
     if options.top > trained.num_items:
         raise InputError(f"--top {options.top}: there are {trained.num_items} items")
     inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}

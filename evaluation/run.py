@@ -9,17 +9,17 @@ import torch
 
 from evaluation.case_study import case_study
 from evaluation.compare import text_table
-from evaluation.lists import lists_of
-from evaluation.pictures import pictures
+from evaluation.metrics.coverage import lists_of
+from evaluation.metrics.slices import slices_of
+from evaluation.metrics.summary import summarise
+from evaluation.pool import made_by_shards
 from evaluation.ranking import POPULARITY, RankWorker
-from evaluation.report import Facts, channel_rows, competing, headline, report
-from evaluation.slices import slices_of
-from evaluation.summary import summarise
-from evaluation.workers import made_by_shards
-from mdsrec import files, names, tables
+from evaluation.report.pictures import pictures
+from evaluation.report.run_report import Facts, channel_rows, competing, headline, report
+from mdsrec import files, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe
-from training.trained import Trained, load_trained
+from training.inference import Trained, load_trained
 
 
 def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG") -> str:
@@ -27,7 +27,7 @@ def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG"
 
     `again` runs all stages of this experiment; the commands that lead on are made from it.
     """
-    run = names.run_uri(experiment)
+    run = table_names.run_uri(experiment)
     trained = load_trained(experiment)
     recipe = ranks_recipe(experiment, trained)
     ranks = tables.standing(f"{run}/ranks", recipe) or rank_all(experiment, recipe)
@@ -76,13 +76,13 @@ def weights_fingerprint(trained: Trained) -> str:
 
 def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
     """Rank the held-out events of all users on Ray and commit the ranks table."""
-    uri = f"{names.run_uri(experiment)}/ranks"
+    uri = f"{table_names.run_uri(experiment)}/ranks"
     return made_by_shards(experiment, RankWorker, uri, recipe, "ranked")
 
 
 def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dict[str, Any]:
     """All of metrics.json."""
-    run = names.run_uri(experiment)
+    run = table_names.run_uri(experiment)
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
     slices = slices_of(experiment.root, experiment.modalities, trained.num_items)
     channels = (*trained.channels, POPULARITY)
@@ -104,13 +104,13 @@ def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dic
 def standing_tables(experiment: Experiment) -> dict[str, Manifest]:
     """Manifests of the data set's tables, in the order they are made."""
     wanted = ["interactions", "metadata", "rejects", "sequences", "items"]
-    wanted.append(names.cooccurrence_name(experiment))
+    wanted.append(table_names.cooccurrence_name(experiment))
     for modality in experiment.modalities:
-        wanted.append(names.features_name(modality))
+        wanted.append(table_names.features_name(modality))
         for mu in experiment.model.mus(modality):
-            wanted.append(names.neighbors_name(experiment, modality, mu))
+            wanted.append(table_names.neighbors_name(experiment, modality, mu))
         for k in experiment.model.all_num_centers():
-            wanted.append(names.centers_name(experiment, modality, k))
+            wanted.append(table_names.centers_name(experiment, modality, k))
     found = {name: tables.read_manifest(tables.table_uri(experiment.root, name)) for name in wanted}
     return {name: manifest for name, manifest in found.items() if manifest}
 

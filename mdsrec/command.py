@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from mdsrec.config import Experiment
+from mdsrec.config.loading import load_experiment
 from mdsrec.credentials import shown
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
 from mdsrec.logs import log_lines
 
 OVERRIDES_HELP = "dotted keys laid over the file, as in optim.lr=3e-4"

@@ -12,6 +12,9 @@ from pyarrow import fs
 from mdsrec.credentials import refuse_credentials
 from mdsrec.errors import InputError
 
+STORAGE_ERRORS = (OSError, pa.ArrowException, InputError)
+"""Raised when storage cannot be reached; it may be back at the next try."""
+
 
 def file_system(uri: str) -> tuple[fs.FileSystem, str]:
     """pyarrow's file system of a URI or absolute local path, and the path in it."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from etl.synthetic import write_catalogue
+from etl.synthetic.__main__ import write_catalogue
 
 TOML = """
 name = "small"

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 
-from mdsrec import names, schema, tables
+from mdsrec import schema, table_names, tables
 from mdsrec.config import Experiment
-from mdsrec.loading import experiment_from
-from mdsrec.settings import table_settings
+from mdsrec.config.loading import experiment_from
+from mdsrec.table_settings import table_settings
 
 NUM_ITEMS, NUM_USERS, WIDTH = 40, 61, 6
 
@@ -80,7 +80,7 @@ def write_dataset(experiment: Experiment, seed: int = 0, users_per_file: int = 2
     rows, columns = np.nonzero(O.numpy())
     _write(
         experiment,
-        names.cooccurrence_name(experiment),
+        table_names.cooccurrence_name(experiment),
         schema.COOCCURRENCE,
         [rows, columns, O.numpy()[rows, columns]],
         seed,
@@ -106,13 +106,13 @@ def _write_modality(
     kept = [lists[i] for i in items]
     centers = np.arange(len(items)) % experiment.model.num_centers
     for name, table_schema, columns in (
-        (names.features_name(modality), schema.FEATURES, [items, vectors[items].tolist()]),
+        (table_names.features_name(modality), schema.FEATURES, [items, vectors[items].tolist()]),
         (
-            names.neighbors_name(experiment, modality),
+            table_names.neighbors_name(experiment, modality),
             schema.NEIGHBORS,
             [items, kept, [[0.0] * len(n) for n in kept]],
         ),
-        (names.centers_name(experiment, modality), schema.CENTERS, [items, centers]),
+        (table_names.centers_name(experiment, modality), schema.CENTERS, [items, centers]),
     ):
         _write(experiment, name, table_schema, columns, seed)
 

@@ -11,9 +11,9 @@ from small_dataset import small_experiment, write_dataset
 from benchmarks import recbole_metrics, recbole_speed
 from benchmarks.recbole_split import as_sasrec, peer, rows_of, settings_of, write_split
 from mdsrec import schema, tables
+from mdsrec.config.loading import experiment_from, load_experiment
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from, load_experiment
-from training.data import SequenceReader
+from training.data.sequences import SequenceReader
 
 RECBOLE = os.environ.get("RECBOLE_PYTHON")  # of an environment that has it
 CONFIG = str(Path(__file__).parent.parent / "configs" / "scientific-benchmark.toml")

@@ -17,7 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 
 import mdsrec
-from mdsrec.loading import load_experiment
+from mdsrec.config.loading import load_experiment
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"

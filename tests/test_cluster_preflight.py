@@ -8,7 +8,7 @@ from cluster import reach
 from cluster.findings import GIB, Node, failures_of
 from cluster.node import PACKAGES, Facts, facts
 from cluster.preflight import look
-from mdsrec.loading import experiment_from
+from mdsrec.config.loading import experiment_from
 
 DRIVER = Facts(
     versions={"python": "3.11.7", **dict.fromkeys(PACKAGES, "1.0")},

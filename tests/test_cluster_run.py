@@ -10,10 +10,10 @@ import pytest
 from raw_catalogue import small_toml, write_raw
 
 from cluster.__main__ import main
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.files import write_json
-from mdsrec.loading import load_experiment
-from mdsrec.names import run_uri
+from mdsrec.table_names import run_uri
 
 ROOT = Path(__file__).parent.parent
 

@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spark")
     text = CONFIG.format(folder=folder) + (TEXT if find_spec(MODEL) else "")
     (folder / "small.toml").write_text(text)
-    words = ["etl.synthetic", str(folder / "raw"), "--users", "80", "--items", "50"]
+    words = ["etl.synthetic.__main__", str(folder / "raw"), "--users", "80", "--items", "50"]
     subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, capture_output=True)
     return folder
 

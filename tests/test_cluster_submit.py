@@ -10,8 +10,8 @@ from cluster.__main__ import main, submit_parser
 from cluster.follow import Log, cause_in, follow
 from cluster.package import pack, requirements
 from cluster.submit import entrypoint, runtime_env, variable
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
 from mdsrec.packages import PACKAGES
 
 TOML = """

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mdsrec.config.loading import experiment_from, load_experiment
+from mdsrec.config.models import SASRecConfig, sections
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from, load_experiment
-from mdsrec.model_config import SASRecConfig, sections
-from mdsrec.names import neighbors_name
+from mdsrec.table_names import neighbors_name
 
 TOML = """
 name = "small"

@@ -7,9 +7,9 @@ import pytest
 
 from mdsrec import files
 from mdsrec.command import command_line
+from mdsrec.config.loading import load_experiment
 from mdsrec.credentials import refuse_credentials, shown
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
 
 TOML = 'name = "a"\nroot = "ROOT"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
 SETTING = 'spark.settings={"spark.hadoop.fs.s3a.secret.key"="hunter2"}'

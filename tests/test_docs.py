@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cluster.sizes import Setting, bytes_an_item, table
+from benchmarks.sizes import Setting, bytes_an_item, table
 
 ROOT = Path(__file__).parent.parent
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_worked_example_of_a_model_is_the_model():
     shown = (ROOT / "docs" / "adding-a-model.md").read_text()
     section, model = re.findall(r"```python\n(.*?)```", shown, flags=re.DOTALL)
-    assert section in (ROOT / "mdsrec" / "model_config.py").read_text()
+    assert section in (ROOT / "mdsrec" / "config" / "models.py").read_text()
     assert model in (ROOT / "training" / "models" / "gru4rec.py").read_text()
 
 

@@ -7,9 +7,9 @@ import pytest
 from etl.recipes import raw_inputs, recipes
 from mdsrec import schema, tables
 from mdsrec.config import SequencesConfig
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from
-from mdsrec.settings import table_settings
+from mdsrec.table_settings import table_settings
 
 EVENTS = "user_id string, asin string, time long, file int, line long"
 SHARE = 0.5

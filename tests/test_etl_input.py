@@ -14,8 +14,8 @@ from placed import written
 from etl.catalogue.raw import numbered_lines, raw_files
 from etl.features.encoders import model_location
 from mdsrec.config import FeatureConfig
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from
 
 REVIEWS = [
     {"reviewerID": f"A{user}", "asin": f"B{item}", "unixReviewTime": 10 * user + item}

@@ -6,8 +6,8 @@ import pytest
 
 from etl.catalogue.items import clean, item_text, joined
 from mdsrec import schema, tables
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from
 
 DAY = 86_400
 

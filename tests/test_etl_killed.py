@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl.synthetic import write_catalogue
+from etl.synthetic.__main__ import write_catalogue
 from mdsrec import tables
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from etl.synthetic import write_catalogue
+from etl.synthetic.__main__ import write_catalogue
 from mdsrec import files, schema, tables
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from
 
 pytestmark = pytest.mark.spark
 
@@ -214,7 +214,7 @@ def test_nothing_of_the_input_vanishes_uncounted(built, raw):
     ],
 )
 def test_a_changed_setting_rebuilds_only_what_depends_on_it(spark, raw, built, changes, rebuilt):
-    from etl.workspace import Workspace
+    from etl.builders.workspace import Workspace
 
     space = Workspace(experiment(raw, built[0].root, **changes), spark)
     assert [name for name in space.recipes if space.standing(name) is None] == rebuilt

@@ -11,7 +11,7 @@ from etl.recipes import raw_inputs, recipes
 from etl.status import ABSENT, DAMAGED, DIFFERS, STANDS, screen, standings
 from etl.summary import counters_line
 from mdsrec import schema, tables
-from mdsrec.loading import load_experiment
+from mdsrec.config.loading import load_experiment
 
 CONFIG = """
 name = "x"

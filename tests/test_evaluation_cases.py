@@ -10,10 +10,10 @@ from PIL import Image
 from small_dataset import small_experiment
 from test_evaluation_report import PICTURE, Tags, case_of, cases_of
 
-from evaluation.cards import Cards
 from evaluation.case_study import spread
 from evaluation.cases import Cases, Item, telling, told_apart
-from evaluation.pictures import picture_folder, pictures
+from evaluation.report.cards import Cards
+from evaluation.report.pictures import picture_folder, pictures
 from mdsrec.errors import InputError
 
 

@@ -10,8 +10,8 @@ from test_evaluation_report import Tags, cases_of, metrics_of, written
 from test_evaluation_summary import ROWS
 
 from evaluation.compare import comparison
-from evaluation.finished import FinishedRun, labels_of
-from evaluation.plots import Interval, interval_chart
+from evaluation.evaluated_run import FinishedRun, labels_of
+from evaluation.report.svg import Interval, interval_chart
 from mdsrec import files
 from mdsrec.errors import InputError
 

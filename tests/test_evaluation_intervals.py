@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.intervals import RESAMPLES, Users, difference
+from evaluation.metrics.bootstrap import RESAMPLES, Users, difference
 
 
 def test_means_are_over_events_and_a_users_events_are_one_figure() -> None:

@@ -4,9 +4,9 @@ import numpy as np
 from scipy.sparse import csr_array
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
-from evaluation.itemknn import counts, itemknn_events
+from evaluation.baselines import counts, itemknn_events
 from mdsrec import schema, tables
-from training.data import SequenceReader, Target
+from training.data.sequences import SequenceReader, Target
 
 
 def test_items_met_beside_the_history_rank_before_those_that_were_not():

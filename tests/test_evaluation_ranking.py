@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from evaluation.ranking import Popularity, rank_targets, seen_pairs
 from evaluation.shards import shards_of
 from mdsrec.config import EvalConfig
-from training.data import Target
+from training.data.sequences import Target
 
 
 class Constant:

@@ -13,8 +13,8 @@ from test_evaluation_run import TWO_USERS, run_of, write_weights
 from evaluation.recommend import Options, recommend, users_named
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
-from training.ranking import top_items
-from training.trained import load_trained
+from training.inference import load_trained
+from training.layers.scoring import top_items
 
 
 @given(

@@ -9,10 +9,10 @@ from test_evaluation_summary import written as written_ranks
 
 from evaluation.cases import Case, Cases, Item
 from evaluation.compare import comparison, text_table
-from evaluation.dataset import flattened
-from evaluation.plots import Line, line_chart
-from evaluation.report import Facts, report
-from evaluation.summary import CURVE
+from evaluation.metrics.summary import CURVE
+from evaluation.report.data_section import flattened
+from evaluation.report.run_report import Facts, report
+from evaluation.report.svg import Line, line_chart
 from mdsrec import files, metrics
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest

@@ -15,18 +15,18 @@ from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 from evaluation.case_study import neighbors
 from evaluation.cases import Cases
 from evaluation.compare import comparison
+from evaluation.pool import Pool
 from evaluation.ranking import RankWorker
 from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate, rank_all, ranks_recipe
 from evaluation.shards import shards_of
-from evaluation.workers import Pool
-from mdsrec import files, metrics, names, schema, tables
+from mdsrec import files, metrics, schema, table_names, tables
 from mdsrec.config import Experiment
+from mdsrec.config.models import sections
 from mdsrec.errors import InputError
-from mdsrec.model_config import sections
-from training.graph import load_item_tables
-from training.model import model_of
-from training.trained import load_trained
+from training.data.item_tables import load_item_tables
+from training.inference import load_trained
+from training.models.registry import build_model
 
 pytestmark = pytest.mark.ray
 
@@ -40,7 +40,7 @@ FIGURES = {"epoch": 0, "loss": 3.25, "ndcg@10": 0.125, "recall@10": 0.25, "secon
 def write_weights(experiment: Experiment, seed: int) -> None:
     """What a training leaves behind, before its first step."""
     item_tables = load_item_tables(experiment)
-    model = model_of(experiment, item_tables)
+    model = build_model(experiment, item_tables)
     model.initialize(seed)
     weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
     fingerprint = item_tables.fingerprint
@@ -289,7 +289,7 @@ def test_cases_show_the_nearest_of_the_graph_and_no_more_than_the_model_reads(ev
     few = evaluated.model_copy(
         update={"model": evaluated.model.model_copy(update={"num_neighbors": 2})}
     )
-    uri = tables.table_uri(evaluated.root, names.neighbors_name(evaluated, "image"))
+    uri = tables.table_uri(evaluated.root, table_names.neighbors_name(evaluated, "image"))
     lists = tables.read_table(uri, schema.NEIGHBORS).to_pylist()
     wanted = {row["item"]: row["neighbors"] for row in lists}
     assert 0 not in wanted  # the small data set gives it no image

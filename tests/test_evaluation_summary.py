@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation.intervals import Users
-from evaluation.slices import by_history, by_presence, by_training
-from evaluation.summary import CURVE, summarise
+from evaluation.metrics.bootstrap import Users
+from evaluation.metrics.slices import by_history, by_presence, by_training
+from evaluation.metrics.summary import CURVE, summarise
 from mdsrec import metrics, schema, tables
 from mdsrec.tables import Recipe
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from mdsrec.config import Experiment
-from mdsrec.graph import normalized
-from training.data import Samples, Step, batch_of, windows_of
-from training.graph import ItemTables, ModalityTables, adjacency, membership
-from training.items import key_of
-from training.models.mdsrec import MDSRec
-from training.sparse import by_row
+from mdsrec.normalization import normalized
+from training.data.item_tables import ItemTables, ModalityTables, adjacency, membership
+from training.data.sequences import Samples, Step, batch_of, windows_of
+from training.data.sparse import by_row
+from training.models.mdsrec.items import key_of
+from training.models.mdsrec.model import MDSRec
 from training.users import padded, user_vectors
 
 X, D, K, H = 11, 6, 3, 4

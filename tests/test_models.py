@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.loading import experiment_from
-from mdsrec.model_config import sections
-from training import engine as ds
-from training.data import SequenceReader, batch_of
-from training.graph import load_item_tables
-from training.model import Model, model_of
+from mdsrec.config.loading import experiment_from
+from mdsrec.config.models import sections
+from training.data.item_tables import load_item_tables
+from training.data.sequences import SequenceReader, batch_of
+from training.distributed import engine as ds
+from training.models.base import Model
+from training.models.registry import build_model
 from training.step import negatives_of, noise_of, share_of, take_step
 from training.users import padded, user_vectors
 
@@ -51,7 +52,7 @@ def experiment_of(root: Path, name: str, **sections: dict[str, Any]) -> Experime
 
 def felt(experiment: Experiment) -> Model:
     """A model whose every term is felt."""
-    model = model_of(experiment, load_item_tables(experiment))
+    model = build_model(experiment, load_item_tables(experiment))
     model.initialize(experiment.seed)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -77,7 +78,7 @@ def scores_of(model: Model, histories: list[Any]) -> Tensor:
 def test_a_model_begins_from_its_seed_alone(root: Path, name: str) -> None:
     experiment = experiment_of(root, name)
     tables = load_item_tables(experiment)
-    first, second = (model_of(experiment, tables) for _ in range(2))
+    first, second = (build_model(experiment, tables) for _ in range(2))
     for model, seed in ((first, 1), (second, 1)):
         torch.manual_seed(id(model) % 1000)
         model.initialize(seed)
@@ -157,7 +158,7 @@ def losses_of(resolved: list[dict[str, Any]]) -> Tensor:
 
 
 def _new(experiment: Experiment) -> Model:
-    model = model_of(experiment, load_item_tables(experiment))
+    model = build_model(experiment, load_item_tables(experiment))
     model.initialize(experiment.seed)
     return model
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from training.data import SequenceReader, batch_of
-from training.features import whitened
-from training.graph import ItemTables, load_item_tables
+from training.data.item_tables import ItemTables, load_item_tables
+from training.data.sequences import SequenceReader, batch_of
+from training.layers.features import whitened
 from training.models.bert4rec import BERT4Rec
 
 HISTORIES = [[3], [7, 2], [5, 5, 9, 1], [0, 30, 12, 3, 17, 39], [20, 1, 2, 3, 4, 5, 6, 7]]

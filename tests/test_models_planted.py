@@ -11,9 +11,10 @@ from test_models import scores_of
 from torch import Tensor
 
 from mdsrec.config import Experiment
-from training.data import Step, batch_of, windows_of
-from training.graph import ItemTables, ModalityTables, membership
-from training.model import Model, model_of
+from training.data.item_tables import ItemTables, ModalityTables, membership
+from training.data.sequences import Step, batch_of, windows_of
+from training.models.base import Model
+from training.models.registry import build_model
 
 CPU = torch.device("cpu")
 STEPS = {"bert4rec": 400}  # it learns from a part of the targets a step
@@ -54,7 +55,7 @@ def trained(
     )
     tables = {m: _modality(vectors) for m, vectors in features.items()}
     num_train = np.bincount(np.concatenate(histories), minlength=num_items)
-    model = model_of(experiment, ItemTables(num_items, None, tables, {}, num_train))
+    model = build_model(experiment, ItemTables(num_items, None, tables, {}, num_train))
     model.initialize(seed=0)
     lengths = np.array([len(history) for history in histories])
     samples = windows_of(np.concatenate(histories), np.cumsum(lengths) - lengths, lengths, 6)

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
-from mdsrec.loading import experiment_from
-from training import engine as ds
-from training.data import Place, SequenceReader, Step, batch_of
-from training.graph import load_item_tables
-from training.models.mdsrec import MDSRec
+from mdsrec.config.loading import experiment_from
+from training.data.item_tables import load_item_tables
+from training.data.sequences import Place, SequenceReader, Step, batch_of
+from training.distributed import engine as ds
+from training.loop import train
+from training.models.mdsrec.model import MDSRec
 from training.progress import Progress
 from training.step import noise_of, share_of, take_step
 from training.users import padded
 from training.validation import validate
-from training.worker import train
 
 CPU = torch.device("cpu")
 

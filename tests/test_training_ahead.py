@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from training.ahead import DEPTH, ahead
+from training.data.prefetch import DEPTH, ahead
 
 
 def test_items_come_in_order_and_what_is_raised_comes_in_its_turn() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from training.bar import Bar
-from training.data import Place
+from training.data.sequences import Place
 
 
 def test_a_bar_an_epoch_is_drawn_to_its_end(capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,9 @@ from pyarrow import fs
 from torch import distributed
 
 from mdsrec import files
-from training.checkpoints import Checkpoints, OwnFolder, local_copy
-from training.manifest import damage_of
-from training.ranks import Ranks
+from training.checkpoints.manifest import damage_of
+from training.checkpoints.store import Checkpoints, OwnFolder, local_copy
+from training.distributed.control import Ranks
 
 
 def write_part(uri: str, ranks: Any, write: Callable[[Path], None]) -> None:

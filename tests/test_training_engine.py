@@ -16,16 +16,16 @@ from small_dataset import small_experiment, write_dataset
 from torch import Tensor, distributed, nn
 
 from mdsrec.config import Experiment, OptimConfig
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from
-from training import engine as ds
-from training.data import SequenceReader
-from training.graph import load_item_tables
-from training.models.mdsrec import MDSRec
-from training.schedule import FINAL, rate_factor
+from training.checkpoints.format import load_checkpoint, save_checkpoint
+from training.data.item_tables import load_item_tables
+from training.data.sequences import SequenceReader
+from training.distributed import engine as ds
+from training.distributed.schedule import FINAL, rate_factor
+from training.distributed.zero_state import whole
+from training.models.mdsrec.model import MDSRec
 from training.step import share_of, take_step
-from training.zero_checkpoint import load_checkpoint, save_checkpoint
-from training.zero_state import whole
 
 CPU = torch.device("cpu")
 STAGES = (0, 1, 2, 3)

@@ -7,12 +7,13 @@ from test_model import World
 from torch import Tensor
 
 from mdsrec.config import MDSRecConfig
-from training import centers, losses
-from training.dropout import dropout, kept
-from training.in_blocks import in_blocks
-from training.losses import Channel, item_softmax, plain_item_softmax
-from training.sparse import DeviceRows, SparseRows, by_row, product, read
-from training.transformer import Block
+from training.data.sparse import DeviceRows, SparseRows, by_row, product, read
+from training.layers import losses
+from training.layers.dropout import dropout, kept
+from training.layers.in_blocks import in_blocks
+from training.layers.losses import Channel, item_softmax, plain_item_softmax
+from training.layers.transformer import Block
+from training.models.mdsrec import centers
 
 X, D = 11, 6
 CPU = torch.device("cpu")
@@ -137,7 +138,7 @@ def test_projections_absorbed_by_tokens_or_applied_to_centres_are_one(
     x, c = parameter(3, 4, D), parameter(3, 5, D)
     results = []
     for absorbed in (True, False):
-        monkeypatch.setattr("training.transformer.absorbs", lambda *shape, a=absorbed: a)
+        monkeypatch.setattr("training.layers.transformer.absorbs", lambda *shape, a=absorbed: a)
         _, layer = block(x, None)
         assert layer is not None and (layer.projection is None) == absorbed
         weights = torch.softmax(layer.scores(c).view(3, 5, 2, 4), dim=-1).flatten(2)

@@ -18,14 +18,16 @@ from small_dataset import small_experiment, write_dataset
 from torch import distributed
 
 from mdsrec import files
-from mdsrec.loading import experiment_from
-from mdsrec.names import run_uri
-from training import calls, worker, zero_checkpoint
-from training.manifest import damage_of
-from training.ranks import JointError
-from training.stopping import stop_uri
-from training.worker import Ending, train
-from training.writer import Attempt, writer_uri
+from mdsrec.config.loading import experiment_from
+from mdsrec.table_names import run_uri
+from training import loop
+from training.checkpoints import format
+from training.checkpoints.manifest import damage_of
+from training.distributed.control import JointError
+from training.lifecycle import signals
+from training.lifecycle.lease import Attempt, writer_uri
+from training.lifecycle.stopping import stop_uri
+from training.loop import Ending, train
 
 CPU = torch.device("cpu")
 EACH_STEP = 1e-9  # minutes
@@ -60,7 +62,7 @@ def piece(resolved: dict[str, Any], seen: list[list[float]], num_steps: int = 0)
     minutes = EACH_STEP if num_steps else 30.0
     resolved = {**resolved, "train": {**resolved["train"], "checkpoint_minutes": minutes}}
     experiment = experiment_from(resolved, source="test")
-    taken, take_step = 0, worker.take_step
+    taken, take_step = 0, loop.take_step
 
     def mortal(*arguments: Any) -> Any:
         nonlocal taken
@@ -72,13 +74,13 @@ def piece(resolved: dict[str, Any], seen: list[list[float]], num_steps: int = 0)
     def report(metrics: dict[str, float]) -> None:
         seen.append([v for k, v in metrics.items() if "loss" in k or "@" in k])
 
-    worker.take_step = mortal
+    loop.take_step = mortal
     try:
         train(experiment, CPU, report)
     except InterruptedError:
         pass
     finally:
-        worker.take_step = take_step
+        loop.take_step = take_step
 
 
 def weights(resolved: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -123,7 +125,7 @@ def with_damage(resolved: dict[str, Any], how: str, whole: dict[str, Any] | None
     it, one that nothing interrupts.
     """
     expected = in_pieces(whole, []) if whole else []
-    said, calls.LINE_EVERY = lines(), 0.0
+    said, signals.LINE_EVERY = lines(), 0.0
     seen: list[list[float]] = []
     piece(resolved, seen, 8)
     distributed.barrier()
@@ -185,7 +187,7 @@ def test_a_run_with_damaged_checkpoints_alone_ends_with_one_line(root: Path) -> 
 
 def on_a_full_disk(resolved: dict[str, Any], rank: int, first: int, last: int) -> Any:
     """A training in which checkpoints first ... last do not fit on a rank's disk."""
-    said, write, asked = lines(), zero_checkpoint.write_tensors, 0
+    said, write, asked = lines(), format.write_tensors, 0
 
     def failing(*arguments: Any) -> None:
         nonlocal asked
@@ -194,7 +196,7 @@ def on_a_full_disk(resolved: dict[str, Any], rank: int, first: int, last: int) -
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(*arguments)
 
-    zero_checkpoint.write_tensors = failing
+    format.write_tensors = failing
     seen: list[list[float]] = []
     try:
         piece(resolved, seen, 10**9)  # saving after each step
@@ -223,7 +225,7 @@ def test_a_disk_that_stays_full_ends_training_and_keeps_the_checkpoint(root: Pat
 
 def diverging(resolved: dict[str, Any], bad_step: int) -> Any:
     """What a training says whose weights are NaN before a step, on rank 0."""
-    take_step, taken = worker.take_step, 0
+    take_step, taken = loop.take_step, 0
 
     def poisoned(engine: Any, *arguments: Any) -> Any:
         nonlocal taken
@@ -233,7 +235,7 @@ def diverging(resolved: dict[str, Any], bad_step: int) -> Any:
                 engine.module.item_embedding.fill_(torch.nan)
         return take_step(engine, *arguments)
 
-    worker.take_step = poisoned
+    loop.take_step = poisoned
     with pytest.raises(JointError) as error:
         train(experiment_from(resolved, source="test"), CPU, lambda metrics: None)
     return str(error.value)
@@ -299,15 +301,15 @@ def test_a_training_whose_run_another_driver_took_over_ends_without_a_write(root
 
 def taken_over_while_it_validates(resolved: dict[str, Any]) -> str:
     experiment = experiment_from(resolved, source="test")
-    validate = worker.validate
-    calls.LOOK_EVERY = 1000.0  # it has looked as it started, and looks again where it must
+    validate = loop.validate
+    signals.LOOK_EVERY = 1000.0  # it has looked as it started, and looks again where it must
 
     def slow(*arguments: Any) -> Any:
         sign = {"host": "other", "pid": 7, "token": "new"}
         files.write_json(writer_uri(run_uri(experiment)), sign)
         return validate(*arguments)
 
-    worker.validate = slow
+    loop.validate = slow
     with pytest.raises(JointError) as error:
         train(experiment, CPU, lambda metrics: None, attempt=Attempt("old", 1))
     return str(error.value)

@@ -19,9 +19,9 @@ from small_dataset import write_dataset
 from test_training import trained
 
 from evaluation.run import evaluate
-from mdsrec.loading import load_experiment
-from training.graph import load_item_tables
-from training.identity import claim
+from mdsrec.config.loading import load_experiment
+from training.data.item_tables import load_item_tables
+from training.lifecycle.identity import claim
 
 pytestmark = pytest.mark.ray
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import ranking
-from training.ranking import count_channels
+from training.layers import scoring
+from training.layers.scoring import count_channels
 
 SMALL = st.integers(-3, 3)  # products and sums of these are exact in float32
 
@@ -61,7 +61,7 @@ def test_a_score_that_was_not_foreseen_is_found(world):
     expected = count_channels(queries, items, weights, targets, block)
     with pytest.MonkeyPatch.context() as patched:
         wrong = torch.full((1 + len(weights), len(targets)), 0.5)
-        patched.setattr(ranking, "_foreseen", lambda *_: wrong)
+        patched.setattr(scoring, "_foreseen", lambda *_: wrong)
         assert all(
             map(torch.equal, count_channels(queries, items, weights, targets, block), expected)
         )

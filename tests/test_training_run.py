@@ -21,12 +21,12 @@ from test_training import trained
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
-from mdsrec.names import run_uri
-from training.graph import load_item_tables
-from training.identity import claim
+from mdsrec.table_names import run_uri
+from training.data.item_tables import load_item_tables
+from training.inference import load_trained
+from training.lifecycle.identity import claim
+from training.loop import Ending
 from training.run import Fit, _ended, fit
-from training.trained import load_trained
-from training.worker import Ending
 
 
 @pytest.fixture

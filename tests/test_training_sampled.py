@@ -15,15 +15,21 @@ from test_training import losses_of_steps, small
 from torch import Tensor
 
 from mdsrec.config import TrainConfig
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from
-from training.data import SequenceReader, Step, batch_of, windows_of
-from training.graph import ItemTables, ModalityTables, adjacency, load_item_tables, membership
-from training.model import Batch
-from training.models.mdsrec import MDSRec
-from training.negatives import InBatch, Negatives, Sampler, Stratified, sampler_of
-from training.sampled import sampled_softmax
-from training.sparse import by_row
+from training.data.item_tables import (
+    ItemTables,
+    ModalityTables,
+    adjacency,
+    load_item_tables,
+    membership,
+)
+from training.data.negatives import InBatch, Negatives, Sampler, Stratified, sampler_of
+from training.data.sequences import SequenceReader, Step, batch_of, windows_of
+from training.data.sparse import by_row
+from training.layers.sampled_softmax import sampled_softmax
+from training.models.base import Batch
+from training.models.mdsrec.model import MDSRec
 from training.step import negatives_of
 
 X, D, K, LENGTH = 3000, 6, 3, 6

@@ -11,9 +11,9 @@ import pytest
 
 from mdsrec import files
 from mdsrec.errors import InputError
-from training import calls, stopping
-from training.calls import Clock
-from training.stopping import asking, is_asked, stop_uri
+from training.lifecycle import signals, stopping
+from training.lifecycle.signals import Clock
+from training.lifecycle.stopping import asking, is_asked, stop_uri
 
 
 def becomes_true(holds: Callable[[], bool]) -> bool:
@@ -65,8 +65,8 @@ def test_a_request_is_made_again_until_storage_holds_it(
 def test_a_request_is_heard_after_storage_was_out_of_reach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(calls, "is_asked", away(3, is_asked, InputError("no such file system")))
+    monkeypatch.setattr(signals, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(signals, "is_asked", away(3, is_asked, InputError("no such file system")))
     Path(stop_uri(str(tmp_path))).touch()
     clock = Clock(str(tmp_path), rank=0, checkpoint_minutes=30)
     assert becomes_true(lambda: clock.calls().stop)

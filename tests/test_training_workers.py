@@ -13,13 +13,13 @@ from small_dataset import small_experiment, write_dataset
 from torch import Tensor
 
 from mdsrec.config import Experiment
-from mdsrec.loading import experiment_from
-from training import engine as ds
-from training.data import SequenceReader, Step, batch_of
-from training.graph import load_item_tables
-from training.models.mdsrec import MDSRec
+from mdsrec.config.loading import experiment_from
+from training.checkpoints.format import load_checkpoint, save_checkpoint
+from training.data.item_tables import load_item_tables
+from training.data.sequences import SequenceReader, Step, batch_of
+from training.distributed import engine as ds
+from training.models.mdsrec.model import MDSRec
 from training.step import noise_of, share_of, take_step
-from training.zero_checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 

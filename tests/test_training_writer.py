@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from mdsrec.errors import InputError
-from training import writer
-from training.writer import Attempt, is_given_up, only_writer, writer_uri
+from training.lifecycle import lease
+from training.lifecycle.lease import Attempt, is_given_up, only_writer, writer_uri
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(writer, "BEAT", 0.05)
-    monkeypatch.setattr(writer, "SILENT", 0.5)
-    monkeypatch.setattr(writer, "SETTLE", 0.5)
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    monkeypatch.setattr(lease, "SILENT", 0.5)
+    monkeypatch.setattr(lease, "SETTLE", 0.5)
     return str(tmp_path / "run")
 
 
@@ -104,7 +104,7 @@ def test_an_attempt_begins_while_storage_is_out_of_reach(
     with only_writer(run) as own:
         first = own.begin_attempt()
         with monkeypatch.context() as outage:
-            outage.setattr(writer.files, "write_json", _unreachable)
+            outage.setattr(lease.files, "write_json", _unreachable)
             second = own.begin_attempt()
         assert not is_given_up(run, second)
         _within(5, lambda: is_given_up(run, first))

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdsrec.config.tune import TuneConfig
 from mdsrec.errors import InputError
-from mdsrec.tune_config import TuneConfig
 from tuning.capacity import Machine, Size, trials_at_once
-from tuning.halving import Halving
-from tuning.journal import Journal
 from tuning.plan import Plan
-from tuning.records import METRIC, Records, Trial
-from tuning.search import PlannedSearch
+from tuning.ray_tune.callbacks import Journal
+from tuning.ray_tune.scheduler import Halving
+from tuning.ray_tune.searcher import PlannedSearch
+from tuning.trials import METRIC, Records, Trial
 
 SETTINGS = TuneConfig(grace_epochs=1, reduction=3)
 

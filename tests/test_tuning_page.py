@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mdsrec.loading import load_experiment
-from mdsrec.tune_config import Domain
-from tuning.charts import axes_of, curves, importance, mean_line
+from mdsrec.config.loading import load_experiment
+from mdsrec.config.tune import Domain
 from tuning.live import Live, in_words, table
-from tuning.parallel import parallel_coordinates
-from tuning.records import METRIC, Records, Trial
-from tuning.results import parquet_of, toml_of
+from tuning.report.charts import axes_of, curves, importance, mean_line
+from tuning.report.parallel_coordinates import parallel_coordinates
+from tuning.report.results import parquet_of, toml_of
 from tuning.sweep import Sweep
+from tuning.trials import METRIC, Records, Trial
 
 
 def trial(number, values, *metrics, state="finished"):

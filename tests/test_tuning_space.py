@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdsrec.config.loading import experiment_from, load_experiment
 from mdsrec.errors import InputError
-from mdsrec.loading import experiment_from, load_experiment
 from tuning.overrides import overrides_of
 from tuning.plan import Plan
 from tuning.space import finite_values, rounded_shares

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from raw_catalogue import small_toml, write_raw
 
-from evaluation.events import events_of
+from evaluation.metrics.events import events_of
 from mdsrec import files, schema, tables
+from mdsrec.config.loading import load_experiment
+from mdsrec.config.models import sections
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
-from mdsrec.model_config import sections
 from mdsrec.tables import Recipe
-from tuning.runs import Run
+from tuning.stages import Run
 from tuning.study import runs_of, table_of, words_of
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ import pytest
 from raw_catalogue import small_toml, write_raw
 from ray_processes import ray_processes
 
-from training.writer import only_writer
+from training.lifecycle.lease import only_writer
 
 ROOT = Path(__file__).parent.parent
 CPUS = len(os.sched_getaffinity(0))

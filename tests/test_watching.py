@@ -22,14 +22,14 @@ from small_dataset import NUM_USERS, small_experiment, write_dataset
 
 from evaluation.run import evaluate
 from mdsrec import files
-from mdsrec.loading import experiment_from
+from mdsrec.config.loading import experiment_from
 from mdsrec.logs import FORMAT_KEY, JsonLines
-from mdsrec.names import run_uri
-from training import calls
+from mdsrec.table_names import run_uri
+from training.distributed.ray_session import ray_session
 from training.gauges import GAUGES
-from training.ray_session import ray_session
+from training.lifecycle import signals
+from training.loop import train
 from training.run import fit
-from training.worker import train
 
 ROOT = Path(__file__).parent.parent
 USERS = "ray_mdsrec_users_total"
@@ -116,7 +116,7 @@ def test_the_dashboard_asks_for_every_metric_and_for_no_other() -> None:
 
 def told_within(resolved: dict[str, Any]) -> tuple[list[dict[str, float]], list[float]]:
     """What a training tells inside its epochs, after every step, and the losses of its epochs."""
-    calls.LINE_EVERY = 0.0
+    signals.LINE_EVERY = 0.0
     told: list[dict[str, float]] = []
     losses: list[float] = []
     experiment = experiment_from(resolved, source="test")

@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_intermixed_args(argv)
     experiment = experiment_of(arguments)
+    from training.lifecycle.stopping import SIGTERM
     from training.run import fit
-    from training.stopping import SIGTERM
 
     done = fit(experiment, arguments.fresh, arguments.minutes)
     print(done.summary())

@@ -2,7 +2,7 @@
 
 from ray.experimental import tqdm_ray
 
-from training.data import Place
+from training.data.sequences import Place
 
 
 class Bar:

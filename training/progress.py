@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from mdsrec.config import Experiment
-from training.data import Place
+from training.data.sequences import Place
 
 NEVER = 2**62
 

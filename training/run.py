@@ -23,18 +23,18 @@ from ray.train.torch import TorchTrainer, get_device
 
 from mdsrec import files, tables
 from mdsrec.config import Experiment
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError, last_words
-from mdsrec.loading import experiment_from
 from mdsrec.logs import log_lines
-from mdsrec.names import run_uri
-from training.graph import load_item_tables
-from training.identity import check_claim, claim
-from training.process_group import process_group, worker_leaves
-from training.ranks import JointError
-from training.ray_session import check_capacity, ray_session, uses_gpu
-from training.stopping import asking
-from training.worker import Ending, train
-from training.writer import Writer, only_writer
+from mdsrec.table_names import run_uri
+from training.data.item_tables import load_item_tables
+from training.distributed.control import JointError
+from training.distributed.process_group import process_group, worker_leaves
+from training.distributed.ray_session import check_capacity, ray_session, uses_gpu
+from training.lifecycle.identity import check_claim, claim
+from training.lifecycle.lease import Writer, only_writer
+from training.lifecycle.stopping import asking
+from training.loop import Ending, train
 
 log = logging.getLogger("training")
 

@@ -14,9 +14,9 @@ from torch import Tensor, distributed
 from torch.utils._pytree import tree_map_only
 
 from mdsrec.config import Experiment
-from training.data import Step, batch_of
-from training.model import Batch, Model
-from training.negatives import Negatives
+from training.data.negatives import Negatives
+from training.data.sequences import Step, batch_of
+from training.models.base import Batch, Model
 
 HOST = torch.device("cpu")
 DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers

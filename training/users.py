@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.model import Model, Side
+from training.models.base import Model, Side
 
 History = NDArray[np.int32]
 

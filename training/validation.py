@@ -7,10 +7,10 @@ from torch import distributed
 
 from mdsrec import metrics
 from mdsrec.config import Experiment
-from training import engine as ds
-from training.data import SequenceReader
-from training.model import Model
-from training.ranking import count_channels
+from training.data.sequences import SequenceReader
+from training.distributed import engine as ds
+from training.layers.scoring import count_channels
+from training.models.base import Model
 from training.users import user_vectors
 
 VALIDATION_METRICS = ("ndcg@10", "recall@10")

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     arguments = sweep_parser().parse_intermixed_args(words)
     experiment_of(arguments)
-    from tuning.results import conclude
+    from tuning.report.results import conclude
     from tuning.sweep import Sweep, run_sweep
 
     sweep = Sweep(arguments.config, arguments.overrides)

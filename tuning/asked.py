@@ -1,10 +1,10 @@
-"""A sweep ends early when it is asked to, as a training does (training/stopping.py)."""
+"""A sweep ends early when it is asked to, as a training does (training/lifecycle/stopping.py)."""
 
 import time
 
 from ray import tune
 
-from training.stopping import is_asked
+from training.lifecycle.stopping import is_asked
 
 LOOK_EVERY = 2.0  # seconds
 

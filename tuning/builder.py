@@ -11,23 +11,25 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mdsrec import names, tables
+from mdsrec import table_names, tables
 from mdsrec.config import Experiment
-from tuning.runs import Run
+from tuning.stages import Run
 
 
 def tables_of(experiment: Experiment) -> set[str]:
     """The tables that differ between trials: neighbours by mu, centres by k, the graph's."""
     needs = experiment.model.needs
-    found = {names.cooccurrence_name(experiment)} if needs.cooccurrence else set()
+    found = {table_names.cooccurrence_name(experiment)} if needs.cooccurrence else set()
     for modality in experiment.modalities:
         if needs.neighbors:
             found.update(
-                names.neighbors_name(experiment, modality, mu) for mu in experiment.mus(modality)
+                table_names.neighbors_name(experiment, modality, mu)
+                for mu in experiment.mus(modality)
             )
         if needs.centers:
             found.update(
-                names.centers_name(experiment, modality, k) for k in experiment.all_num_centers()
+                table_names.centers_name(experiment, modality, k)
+                for k in experiment.all_num_centers()
             )
     return found
 

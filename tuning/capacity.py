@@ -7,7 +7,7 @@ import ray
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
-from training.ray_session import capacity, uses_gpu
+from training.distributed.ray_session import capacity, uses_gpu
 
 # What a process that drives a trial's workers asks for. No CPU: after a loss of nodes, drivers that
 # hold shares of the last one would wait for each other's for ever.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from tuning.records import METRIC, Records, Trial
+from tuning.trials import METRIC, Records, Trial
 
 SHOWN = 8  # trials in the table
 

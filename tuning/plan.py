@@ -11,7 +11,7 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import create_trial
 
-from mdsrec.tune_config import TuneConfig
+from mdsrec.config.tune import TuneConfig
 from tuning.space import Params, Values, distributions, points, values_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

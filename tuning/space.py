@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from mdsrec.tune_config import Domain
+from mdsrec.config.tune import Domain
 
 Space = Mapping[str, Domain]
 Values = dict[str, Any]  # by the experiment's dotted keys

@@ -13,17 +13,17 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.events import Events, events_of
-from evaluation.intervals import Users, difference
-from evaluation.itemknn import itemknn_events
+from evaluation.baselines import itemknn_events
+from evaluation.metrics.bootstrap import Users, difference
+from evaluation.metrics.events import Events, events_of
 from evaluation.ranking import POPULARITY
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.config.loading import load_experiment
+from mdsrec.config.models import sections
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
-from mdsrec.model_config import sections
 from tuning.overrides import overrides_of
-from tuning.runs import Run, make
+from tuning.stages import Run, make
 
 Floats = NDArray[np.float64]
 

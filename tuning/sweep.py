@@ -13,23 +13,23 @@ from ray import tune
 
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.loading import load_experiment
-from training.ray_session import ray_session
-from training.stopping import asking
-from training.writer import only_writer
+from training.distributed.ray_session import ray_session
+from training.lifecycle.lease import only_writer
+from training.lifecycle.stopping import asking
 from tuning.asked import AskedToStop
 from tuning.builder import start_builder
 from tuning.capacity import DRIVER, machines, size_of, trials_at_once
-from tuning.halving import Halving
-from tuning.journal import Journal
 from tuning.live import Live
 from tuning.overrides import overrides_of
 from tuning.plan import Plan
-from tuning.records import Records, Trial, sweep_uri
-from tuning.search import PlannedSearch
+from tuning.ray_tune.callbacks import Journal
+from tuning.ray_tune.scheduler import Halving
+from tuning.ray_tune.searcher import PlannedSearch
+from tuning.ray_tune.trainable import run_trial
 from tuning.space import Values, finite_values
-from tuning.trial import run_trial
+from tuning.trials import Records, Trial, sweep_uri
 
 log = logging.getLogger("tuning")
 

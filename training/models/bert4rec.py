@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.model_config import BERT4RecConfig
-from training.graph import ItemTables
-from training.model import Batch
-from training.next_item import NextItem, Side
-from training.sparse import Ints
-from training.transformer import NORM_EPS, Encoder
+from mdsrec.config.models import BERT4RecConfig
+from training.data.item_tables import ItemTables
+from training.data.sparse import Ints
+from training.layers.transformer import NORM_EPS, Encoder
+from training.models.base import Batch
+from training.models.next_item import NextItem, Side
 
 
 class BERT4Rec(NextItem):

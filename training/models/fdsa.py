@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.model_config import FDSAConfig
-from training.dropout import dropout
-from training.features import Features
-from training.graph import ItemTables
-from training.next_item import Encoded
-from training.transformer import NORM_EPS, Encoder
+from mdsrec.config.models import FDSAConfig
+from training.data.item_tables import ItemTables
+from training.layers.dropout import dropout
+from training.layers.features import Features
+from training.layers.transformer import NORM_EPS, Encoder
+from training.models.next_item import Encoded
 
 
 class FDSA(Encoded):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.model_config import GRU4RecConfig
-from training.dropout import dropout
-from training.graph import ItemTables
-from training.next_item import NextItem
-from training.recurrent import gru, initialize_recurrent
+from mdsrec.config.models import GRU4RecConfig
+from training.data.item_tables import ItemTables
+from training.layers.dropout import dropout
+from training.layers.gru import gru, initialize_recurrent
+from training.models.next_item import NextItem
 
 
 class GRU4Rec(NextItem):

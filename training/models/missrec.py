@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.model_config import MISSRecConfig
-from training.centers import split_heads
-from training.dropout import dropout
-from training.features import whitened
-from training.graph import ItemTables, ModalityTables
-from training.modality import Modality
-from training.next_item import NextItem
-from training.transformer import NORM_EPS, Encoder
+from mdsrec.config.models import MISSRecConfig
+from training.data.item_tables import ItemTables, ModalityTables
+from training.layers.dropout import dropout
+from training.layers.features import whitened
+from training.layers.modality import Modality
+from training.layers.transformer import NORM_EPS, Encoder
+from training.models.mdsrec.centers import split_heads
+from training.models.next_item import NextItem
 
 NO_INTEREST = -1
 LEAST = -1e4  # before a softmax: nothing of it

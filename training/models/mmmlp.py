@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.model_config import MMMLPConfig
-from training.dropout import dropout
-from training.features import Features
-from training.graph import ItemTables
-from training.next_item import NextItem
-from training.transformer import NORM_EPS
+from mdsrec.config.models import MMMLPConfig
+from training.data.item_tables import ItemTables
+from training.layers.dropout import dropout
+from training.layers.features import Features
+from training.layers.transformer import NORM_EPS
+from training.models.next_item import NextItem
 
 EXPANSION = 4  # hidden units a position, and a channel
 

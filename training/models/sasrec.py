@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.model_config import SASRecConfig
-from training.graph import ItemTables
-from training.next_item import Encoded
-from training.transformer import Encoder
+from mdsrec.config.models import SASRecConfig
+from training.data.item_tables import ItemTables
+from training.layers.transformer import Encoder
+from training.models.next_item import Encoded
 
 
 class SASRec(Encoded):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.model_config import SASRecFConfig
-from training.features import Features
-from training.graph import ItemTables
-from training.next_item import Encoded
-from training.transformer import Encoder
+from mdsrec.config.models import SASRecFConfig
+from training.data.item_tables import ItemTables
+from training.layers.features import Features
+from training.layers.transformer import Encoder
+from training.models.next_item import Encoded
 
 
 class SASRecF(Encoded):

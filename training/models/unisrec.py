@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
-from mdsrec.model_config import UniSRecConfig
-from training.dropout import dropout
-from training.features import whitened
-from training.graph import ItemTables
-from training.next_item import Encoded
-from training.transformer import Encoder
+from mdsrec.config.models import UniSRecConfig
+from training.data.item_tables import ItemTables
+from training.layers.dropout import dropout
+from training.layers.features import whitened
+from training.layers.transformer import Encoder
+from training.models.next_item import Encoded
 
 
 class UniSRec(Encoded):

@@ -1,0 +1,108 @@
+"""Builders of a modality's interest centres: every k that an experiment asks for, in one pass."""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from pyspark.sql import DataFrame
+
+from etl.builders.workspace import Workspace
+from etl.graph import centers
+from etl.graph.unit_vectors import chosen, sampled
+from etl.spark.session import materialized
+from etl.spark.spans import Ints, Vectors, VectorTable
+from mdsrec import schema, tables
+from mdsrec.table_names import centers_name, centroids_name, features_name
+from mdsrec.tables import Manifest
+
+SAMPLE_BYTES = 256 << 20  # of the vectors that k-means sees
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """k centres, none of them empty."""
+
+    centroids: Vectors  # [k, d]
+    moves: dict[int, int]  # items that fill centres which k-means left empty
+    sizes: Ints  # [k]
+
+
+class Clusters:
+    """Builds centres and centroids of one modality."""
+
+    def __init__(self, space: Workspace, modality: str) -> None:
+        self.space = space
+        self.modality = modality
+        self.clustering = cache(self._clustering)
+
+    def centers(self, k: int) -> Manifest:
+        rows = centers.members(self._assigned, k, self.clustering(k).moves)
+        return self.space.write(
+            centers_name(self.space.experiment, self.modality, k),
+            rows,
+            schema.CENTERS,
+            ["item"],
+            self.space.by_range("item", self.space.num_items),
+            self._counters(k),
+        )
+
+    def centroids(self, k: int) -> Manifest:
+        name = centroids_name(self.space.experiment, self.modality, k)
+        batch = centers.centroid_rows(self.clustering(k).centroids)
+        recipe = self.space.recipes[name]
+        uri = self.space.uri(name)
+        return tables.write_table(uri, [batch], schema.CENTROIDS, recipe, self._counters(k))
+
+    @cached_property
+    def _vectors(self) -> VectorTable:
+        return self.space.vectors(self.modality)
+
+    @property
+    def _vectors_found(self) -> int:
+        return self.space.manifest(features_name(self.modality)).rows
+
+    @cached_property
+    def _trained(self) -> dict[int, Vectors]:
+        """Centroids for every k of the experiment, before empty ones are filled."""
+        most = SAMPLE_BYTES // (4 * self._vectors.width)
+        shares = {
+            k: max(k, min(centers.SAMPLE_PER_CENTER * k, most)) / self._vectors_found
+            for k in self.space.experiment.all_num_centers()
+        }
+        items, vectors = sampled(
+            self.space.spark,
+            self._vectors,
+            self.space.num_items,
+            max(shares.values()),
+            self.space.num_tasks,
+        )
+        return {k: centers.trained(vectors[chosen(items, share)], k) for k, share in shares.items()}
+
+    @cached_property
+    def _assigned(self) -> DataFrame:
+        space = self.space
+        rows = centers.assigned(
+            space.spark, self._vectors, self._trained, self.space.num_items, space.num_tasks
+        )
+        return materialized(rows)
+
+    def _clustering(self, k: int) -> Clustering:
+        centroids, sizes = self._trained[k].copy(), centers.sizes(self._assigned, k)
+        if (sizes > 0).all():
+            return Clustering(centroids, {}, sizes)
+        far = centers.farthest(self._assigned, k)
+        moves = centers.moves_to_empty(sizes, far)
+        center_of = {item: center for item, center, _ in far}
+        for item, empty in moves.items():
+            centroids[empty] = self._vectors.between(item, item + 1)[1][0]
+            sizes[center_of[item]] -= 1
+            sizes[empty] += 1
+        return Clustering(centroids, moves, sizes)
+
+    def _counters(self, k: int) -> dict[str, int]:
+        sizes = self.clustering(k).sizes
+        return {
+            "items": self._vectors_found,
+            "width": self._vectors.width,
+            "smallest": int(sizes.min()),
+            "largest": int(sizes.max()),
+        }

@@ -1,0 +1,130 @@
+"""Builders of a modality's item graph: N(O) E, then the neighbours for each mu (Eq. 3-5)."""
+
+import logging
+from functools import partial
+
+from etl.builders.workspace import Workspace
+from etl.graph import cells, neighbors, propagation, recall
+from etl.graph.neighbor_lists import write_lists
+from etl.graph.unit_vectors import UnitVectors, chosen, sampled
+from etl.spark.output import range_width
+from etl.spark.spans import ByItem, VectorTable
+from mdsrec import files, schema, tables
+from mdsrec.errors import InputError
+from mdsrec.table_names import cooccurrence_name, features_name, neighbors_name, propagated_name
+from mdsrec.tables import Manifest
+
+log = logging.getLogger("etl")
+
+SAMPLE_BYTES = 256 << 20  # of the vectors that k-means sees
+FILE_BYTES = 64 << 20  # of the lists in one file: a task holds them to write it
+EXACT_TO = 32_768  # vectors among which an exact search takes seconds
+
+
+class Graphs:
+    """Builds the graph tables of one modality."""
+
+    def __init__(self, space: Workspace, modality: str) -> None:
+        self.space = space
+        self.modality = modality
+        self.config = space.experiment.graph
+
+    def propagated(self) -> Manifest:
+        """N(O) E, which serves every mu."""
+        name = propagated_name(self.space.experiment, self.modality)
+        uri, vectors = self.space.uri(name), self.space.vectors(self.modality)
+        graph = ByItem.of(
+            self.space.uri(cooccurrence_name(self.space.experiment)), schema.COOCCURRENCE
+        )
+        product = propagation.Propagation(graph, vectors, self.space.num_items)
+        scratch, version = tables.new_version(uri), tables.new_version(uri)
+        try:
+            degrees = None
+            if self.config.normalize == "symmetric":
+                self._write_spans(product.degrees, scratch)
+                degrees = VectorTable(ByItem.below(scratch, schema.FEATURES), 1)
+            between = partial(product.rows, self.config.normalize, degrees)
+            rows = self._write_spans(between, version)
+        finally:
+            files.delete_folder(scratch)
+        counters = {"width": vectors.width, "items": rows}
+        return tables.commit(uri, version, self.space.recipes[name], rows, counters)
+
+    def _write_spans(self, between: propagation.BetweenItems, version: str) -> int:
+        pairs = self.space.manifest(cooccurrence_name(self.space.experiment)).rows
+        span = propagation.span_size(
+            self.space.vectors(self.modality).width, pairs, self.space.num_items
+        )
+        return propagation.write_rows(
+            self.space.spark, between, self.space.num_items, span, version
+        )
+
+    def neighbors(self, mu: float) -> Manifest:
+        """The H_max nearest of every item that has the modality; InputError where the search finds
+        less than `graph.min_recall` of them.
+        """
+        name = neighbors_name(self.space.experiment, self.modality, mu)
+        uri = self.space.uri(name)
+        scratch, version = tables.new_version(uri), tables.new_version(uri)
+        try:
+            counters = self._write_neighbors(name, self._unit_vectors(mu), scratch, version)
+        except InputError:
+            files.delete_folder(version)
+            raise
+        finally:
+            files.delete_folder(scratch)
+        recipe = self.space.recipes[name]
+        return tables.commit(uri, version, recipe, int(counters["items"]), counters)
+
+    def _unit_vectors(self, mu: float) -> UnitVectors:
+        moved = self.space.uri(propagated_name(self.space.experiment, self.modality))
+        return UnitVectors(
+            self.space.vectors(self.modality), VectorTable.of(moved) if mu else None, mu
+        )
+
+    def _write_neighbors(
+        self, name: str, vectors: UnitVectors, scratch: str, version: str
+    ) -> dict[str, float]:
+        space, spark, tasks = self.space, self.space.spark, self.space.num_tasks
+        found = space.manifest(features_name(self.modality)).rows
+        count = min(self.config.max_neighbors, found - 1)
+        wanted = cells.wanted_cells(found)
+        most = max(1, SAMPLE_BYTES // (4 * vectors.width))
+        share = min(most, max(recall.SAMPLE, wanted * cells.SAMPLE_PER_CELL)) / found
+        items, sample = sampled(spark, vectors, self.space.num_items, share, tasks)
+        centroids = cells.trained(sample, wanted)
+        filed = cells.filed(spark, vectors, self.space.num_items, centroids, scratch, tasks)
+        few = chosen(items, recall.SAMPLE / found)
+        truth = recall.exact_neighbors(spark, filed, items[few], sample[few], count, tasks)
+        exact = self.config.search == "exact" or found <= EXACT_TO
+        overlap = len(filed) if exact else self._overlap(name, truth, len(filed))
+        rows_per_file = min(space.experiment.spark.rows_per_file, FILE_BYTES // (8 * count))
+        width = range_width(self.space.num_items, rows_per_file)
+        packed = neighbors.neighbors(spark, neighbors.Search(filed, count, overlap), width, tasks)
+        parts = -(-self.space.num_items // width)
+        written = write_lists(packed, parts, count, truth, version)
+        log.info("%s: recall@%d %.4f on %d items", name, count, written.recall, few.sum())
+        self._check(name, written.recall)
+        return {
+            "items": found,
+            "neighbors": count,
+            "cells": len(filed),
+            "overlap": overlap,
+            "recall": round(written.recall, 4),
+            "lists_cut_short": written.lists_cut_short,
+        }
+
+    def _overlap(self, name: str, truth: recall.Truth, num_cells: int) -> int:
+        config = self.config
+        overlap = recall.chosen_overlap(
+            truth, num_cells, config.min_recall, config.max_overlap, name
+        )
+        log.info("%s: each item is sought in %d of %d cells", name, overlap, num_cells)
+        return overlap
+
+    def _check(self, name: str, found: float) -> None:
+        if found < self.config.min_recall:
+            raise InputError(
+                f"{name}: recall {found:.4f} is below graph.min_recall = {self.config.min_recall}: "
+                'set graph.search = "exact" or lower graph.min_recall'
+            )

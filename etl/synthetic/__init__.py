@@ -1,0 +1,1 @@
+"""A small synthetic catalog in the raw format of edition 2018."""

@@ -1,0 +1,1 @@
+"""Metrics as reductions of the ranks table."""

@@ -1,0 +1,8 @@
+"""Names for the numpy arrays that functions take and return."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.integer]
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]

@@ -1,0 +1,33 @@
+"""The configuration of an experiment: one TOML file that every stage reads.
+
+Sections are typed and frozen. An unknown key is an error that names the nearest known key.
+"""
+
+from mdsrec.config.etl import (
+    FeatureConfig,
+    GraphConfig,
+    InputConfig,
+    SequencesConfig,
+    SparkConfig,
+)
+from mdsrec.config.experiment import Experiment
+from mdsrec.config.model_base import ModelConfig, TransformerConfig
+from mdsrec.config.models import MDSRecConfig
+from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
+from mdsrec.config.tune import TuneConfig
+
+__all__ = [
+    "EvalConfig",
+    "Experiment",
+    "FeatureConfig",
+    "GraphConfig",
+    "InputConfig",
+    "MDSRecConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "SequencesConfig",
+    "SparkConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "TuneConfig",
+]

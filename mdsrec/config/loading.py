@@ -1,0 +1,119 @@
+"""From a TOML file and overrides to an experiment; what is wrong comes out as one line."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from mdsrec.config import Experiment, FeatureConfig
+from mdsrec.config.models import sections
+from mdsrec.config.section import listed
+from mdsrec.config.tune import Domain
+from mdsrec.credentials import shown
+from mdsrec.errors import InputError
+
+EXPECTED = {  # in the words of TOML, by pydantic's type of error
+    "dict_type": "expected a section of keys",
+    "model_type": "expected a section of keys",
+    "tuple_type": "expected a list, as in [1, 2]",
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "string_type": "expected text, in quotes",
+}
+
+MODELS = sections()
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in a TOML file with dotted `key=value` overrides laid over it.
+
+    InputError names the file or key, what was found and, for an unknown key, the nearest one.
+    """
+    return experiment_from(read_content(path, overrides), source=str(path))
+
+
+def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the TOML file says with `overrides` laid over it, unchecked."""
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+    for override in overrides:
+        _lay_over(content, override)
+    return content
+
+
+def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
+    """The experiment in nested mappings (TOML, a run's config.json); InputError names `source`."""
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_explained(error)}") from None
+
+
+def _lay_over(content: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"override {override!r}: expected key=value, as in optim.lr=3e-4")
+    section = content
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise InputError(f"override {shown(override)!r}: {key} is a value, not a section")
+    section[keys[-1]] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    """`3e-4`, `true`, `["a", "b"]` as TOML reads them; anything else is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explained(error: ValidationError) -> str:
+    """The first thing wrong, in one line."""
+    first = error.errors()[0]
+    location, section = [str(part) for part in first["loc"]], _section_at(first["loc"])
+    if location[:1] == ["model"]:
+        del location[1:2]  # the model's name, by which its section was chosen
+    dotted = ".".join(location)
+    if first["type"] == "union_tag_invalid":
+        return f'model.name = "{first["ctx"]["tag"]}": no such model; there is {listed(MODELS)}'
+    if first["type"] == "extra_forbidden":
+        if location[0] == "model" and any(location[1] in s.model_fields for s in MODELS.values()):
+            name = section.model_fields["name"].default
+            return (
+                f"{dotted} is no key of the model {name}: take it out, or begin the section anew "
+                f"with 'model={{name=\"{name}\"}}'"
+            )
+        near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.0)
+        return f"unknown key {dotted}" + (f"; the nearest key is {near[0]}" if near else "")
+    if first["type"] == "missing":
+        return f"key {dotted} is missing"
+    message = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if first["type"] == "value_error":
+        return f"{dotted}: {message}" if dotted else message
+    found = json.dumps(first["input"], default=str)
+    return f"{shown(f'{dotted} = {found}')}: {message}"
+
+
+def _section_at(location: Sequence[str | int]) -> type[BaseModel]:
+    """The section in which the last part of `location` stands."""
+    if len(location) <= 1:
+        return Experiment
+    if location[0] == "model":
+        return MODELS[str(location[1])]
+    if location[0] == "features":
+        return FeatureConfig
+    if location[:2] == ("tune", "space"):
+        return Domain
+    return cast(type[BaseModel], Experiment.model_fields[str(location[0])].annotation)

@@ -1,0 +1,32 @@
+"""The files of a run, below `<root>/runs/NAME/`."""
+
+from typing import Self
+
+from mdsrec.config import Experiment
+
+
+class RunPaths:
+    """URIs of everything that a run reads and writes; `uri` is the folder of the run."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.config = f"{uri}/config.json"  # the resolved configuration
+        self.dataset = f"{uri}/dataset.json"  # fingerprints of the tables it was trained on
+        self.history = f"{uri}/history.json"  # metrics of every epoch
+        self.best_weights = f"{uri}/best.safetensors"  # of the epoch with the best validation
+        self.checkpoints = f"{uri}/checkpoints"  # folder; the newest two
+        self.events = f"{uri}/events"  # folder; learning curves for TensorBoard
+        self.stop = f"{uri}/stop"  # this file asks the training to save and stop
+        self.lease = f"{uri}.writer"  # heartbeat of the driver that trains the run
+        self.ranks = f"{uri}/ranks"  # table
+        self.metrics = f"{uri}/metrics.json"
+        self.cases = f"{uri}/cases.json"  # users of the case study
+        self.report = f"{uri}/report.html"
+        self.recommendations = f"{uri}/recommendations"  # table
+        self.user_vectors = f"{uri}/vectors/users"  # table
+        self.item_vectors = f"{uri}/vectors/items"  # table
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """Return the paths of the experiment's own run."""
+        return cls(f"{experiment.root}/runs/{experiment.name}")

@@ -1,0 +1,89 @@
+"""What a configuration says about each table: the ETL records it, training holds it to it."""
+
+from typing import Any
+
+from mdsrec.config import Experiment, FeatureConfig
+from mdsrec.table_names import (
+    centers_name,
+    centroids_name,
+    cooccurrence_name,
+    features_name,
+    neighbors_name,
+    propagated_name,
+)
+
+Settings = dict[str, Any]
+
+TIE_RULE = "time, then input order (file as configured, line)"
+SPLIT_RULES = {
+    "leave_one_out": "the last event tests, the one before validates; fewer than 3 events train",
+    "global_time": "events before the first cut train, before the second validate, later ones test",
+}
+COLD_RULE = "an item is cold where CRC-32 of its asin (UTF-8) is below cold_share * 2^32"
+
+
+def text_fields(experiment: Experiment) -> tuple[str, ...]:
+    """What `items.text` is joined from: the encoders' fields, which are equal, or the default."""
+    encoders = [f for f in experiment.features.values() if f.sees == "text"]
+    fields: tuple[str, ...] = FeatureConfig.model_fields["fields"].default
+    return encoders[0].fields if encoders else fields
+
+
+def table_settings(experiment: Experiment) -> dict[str, Settings]:
+    """The settings of every table by name, in an order in which they can be built."""
+    edition = {"edition": experiment.input.edition}
+    graph = experiment.graph
+    pairs = {"distance": graph.distance, "max_distance": graph.max_distance}
+    found: dict[str, Settings] = {
+        "interactions": edition,
+        "metadata": edition,
+        "rejects": edition,
+        "sequences": _sequence_settings(experiment),
+        "items": {"text": list(text_fields(experiment))},
+        cooccurrence_name(experiment): pairs,
+    }
+    search = {
+        "search": graph.search,
+        "min_recall": graph.min_recall,
+        "max_overlap": graph.max_overlap,
+    }
+    for modality in experiment.modalities:
+        mus = experiment.mus(modality)
+        found[features_name(modality)] = _feature_settings(experiment.features[modality])
+        if any(mus):
+            found[propagated_name(experiment, modality)] = {**pairs, "normalize": graph.normalize}
+        for mu in mus:
+            found[neighbors_name(experiment, modality, mu)] = {
+                "mu": mu,
+                "normalize": graph.normalize,
+                **pairs,
+                "num_neighbors": graph.max_neighbors,
+                **search,
+            }
+        for k in experiment.all_num_centers():
+            found[centers_name(experiment, modality, k)] = {"k": k}
+            found[centroids_name(experiment, modality, k)] = {"k": k}
+    return found
+
+
+def _sequence_settings(experiment: Experiment) -> Settings:
+    """Without cold items they are those of tables that never knew any: such tables stand."""
+    config = experiment.sequences
+    held_out = {"cold_share": config.cold_share, "cold_rule": COLD_RULE}
+    return {
+        **config.model_dump(mode="json", exclude={"cold_share"}),
+        "ties": TIE_RULE,
+        "split_rule": SPLIT_RULES[config.split],
+        "rows_per_file": experiment.spark.rows_per_file,  # bounds what training shuffles
+        **(held_out if config.cold_share else {}),
+    }
+
+
+def _feature_settings(config: FeatureConfig) -> Settings:
+    match config.sees:
+        case "text":
+            return {"encoder": config.encoder, "max_tokens": config.max_tokens}
+        case "images":
+            by_address = config.images == "url"
+            return {"encoder": config.encoder, "images": "url" if by_address else "files"}
+    return {}

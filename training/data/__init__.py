@@ -1,0 +1,1 @@
+"""Training data: sequences as global steps, item tables as sparse matrices, negatives."""

@@ -1,0 +1,178 @@
+"""What the tables say about items, as the sparse matrices of the model: N(O), Ahat^m, C^m.
+
+Each is built once from the Parquet tables.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mdsrec import schema, tables
+from mdsrec.config import Experiment, GraphConfig, MDSRecConfig
+from mdsrec.errors import InputError
+from mdsrec.normalization import normalized
+from mdsrec.table_names import centers_name, cooccurrence_name, features_name, neighbors_name
+from mdsrec.table_settings import table_settings
+from training.data.sparse import Ints, SparseRows, by_row
+
+PAIRS = ["item", "other", "score"]
+
+
+@dataclass(frozen=True)
+class ModalityTables:
+    """One modality's constants: Ahat^m or raw features, and C^m."""
+
+    adjacency: SparseRows | None
+    features: Tensor | None  # [X, d_m], zero rows where the modality is absent
+    membership: SparseRows | None
+
+
+@dataclass(frozen=True)
+class ItemTables:
+    """All that the model is told about the items of one data set."""
+
+    num_items: int
+    cooccurrence: SparseRows | None  # N(O)
+    modalities: dict[str, ModalityTables]
+    fingerprints: dict[str, str]  # of every table used, sequences included
+    num_train: Ints | None = None  # [X], training events, where negatives are drawn by them
+
+    @property
+    def fingerprint(self) -> str:
+        """One fingerprint of all the tables."""
+        return tables.fingerprint(self.fingerprints)
+
+
+def adjacency(
+    items: Ints, lengths: Ints, neighbors: Ints, num_items: int, config: MDSRecConfig
+) -> SparseRows:
+    """Ahat^m (Eq. 5): the first H stored neighbours of an item, itself beside them by
+    `include_self`.
+
+    `neighbors` holds the lists of `items` end to end, `lengths` of them each. An item without an
+    entry (no modality, or H = 0 without itself) keeps its own row of E^id.
+    """
+    position = np.arange(len(neighbors)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    first = position < config.num_neighbors
+    rows, columns = np.repeat(items, lengths)[first], neighbors[first]
+    own = np.bincount(rows, minlength=num_items) == 0
+    if config.include_self:
+        own[items] = True
+    rows = np.concatenate([rows, np.flatnonzero(own)])
+    columns = np.concatenate([columns, np.flatnonzero(own)])
+    order = np.argsort(rows, kind="stable")
+    return by_row(rows[order], columns[order], np.ones(len(rows)), num_items)
+
+
+def membership(items: Ints, centers: Ints, num_centers: int) -> SparseRows:
+    """C^m (Eq. 10-11): a row a centre, the mean over its members; an empty centre is a zero row."""
+    order = np.argsort(centers, kind="stable")
+    counts = np.bincount(centers, minlength=num_centers)
+    return by_row(centers[order], items[order], 1.0 / counts[centers[order]], num_centers)
+
+
+def load_item_tables(experiment: Experiment) -> ItemTables:
+    """The tables that the ETL made for this experiment.
+
+    InputError names one that is absent or too small, made by other settings, or made from another
+    state of its inputs.
+    """
+    root, model, needs = experiment.root, experiment.model, experiment.model.needs
+    settings = table_settings(experiment)
+    manifests: dict[str, tables.Manifest] = {}
+
+    def opened(name: str) -> tables.Manifest:
+        uri = tables.table_uri(root, name)
+        manifests[name] = tables.open_table(uri)
+        _check_made_for(uri, manifests[name], settings[name], manifests)
+        return manifests[name]
+
+    def read(name: str, table_schema: pa.Schema, columns: list[str]) -> pa.Table:
+        opened(name)
+        return tables.read_table(tables.table_uri(root, name), table_schema, columns)
+
+    opened("sequences")
+    num_items = opened("items").rows
+    experiment.train.check_fits(num_items)
+    num_train = None
+    if experiment.train.draws_by_events:
+        num_train = _ints(read("items", schema.ITEMS, ["num_train"]), "num_train")
+    cooccurrence = None
+    if needs.cooccurrence:
+        scores = read(cooccurrence_name(experiment), schema.COOCCURRENCE, PAIRS)
+        cooccurrence = _cooccurrence(scores, num_items, experiment.graph)
+    modalities = {}
+    for modality in experiment.modalities:
+        model.check_fits(modality, opened(features_name(modality)).rows)
+        graph = raw = members = None
+        if needs.neighbors:
+            name = neighbors_name(experiment, modality)
+            lists = read(name, schema.NEIGHBORS, ["item", "neighbors"])
+            flattened = _flattened(lists, "neighbors")
+            graph = adjacency(_ints(lists, "item"), *flattened, num_items, experiment.mdsrec)
+        if needs.features:
+            vectors = read(features_name(modality), schema.FEATURES, ["item", "vector"])
+            raw = _vectors(vectors, num_items)
+        if needs.centers:
+            table = read(centers_name(experiment, modality), schema.CENTERS, ["item", "center"])
+            pairs = _ints(table, "item"), _ints(table, "center")
+            members = membership(*pairs, model.all_num_centers()[0])
+        modalities[modality] = ModalityTables(graph, raw, members)
+    return ItemTables(
+        num_items,
+        cooccurrence,
+        modalities,
+        {name: manifest.fingerprint for name, manifest in manifests.items()},
+        num_train,
+    )
+
+
+def _check_made_for(
+    uri: str,
+    manifest: tables.Manifest,
+    settings: Mapping[str, Any],
+    standing: Mapping[str, tables.Manifest],
+) -> None:
+    """InputError if the configuration asks for another table, or its inputs are newer than it."""
+    for key in sorted(settings.keys() | manifest.settings.keys()):
+        wanted, found = settings.get(key), manifest.settings.get(key)
+        if wanted != found:
+            raise InputError(
+                f"{uri}: made with {key} = {found}, the configuration says {wanted}: "
+                f"{tables.ETL_FIRST}"
+            )
+    for name, made_from in manifest.inputs.items():
+        if name in standing and standing[name].fingerprint != made_from:
+            raise InputError(f"{uri}: made before {name} was built anew: {tables.ETL_FIRST}")
+
+
+def _cooccurrence(table: pa.Table, num_items: int, config: GraphConfig) -> SparseRows:
+    rows, columns = _ints(table, "item"), _ints(table, "other")
+    scores = table.column("score").to_numpy()
+    return by_row(rows, columns, normalized(rows, columns, scores, config.normalize), num_items)
+
+
+def _ints(table: pa.Table, column: str) -> Ints:
+    integers: Ints = table.column(column).to_numpy().astype(np.int64)
+    return integers
+
+
+def _flattened(table: pa.Table, column: str) -> tuple[Ints, Ints]:
+    """Lengths of a column's lists, and the lists end to end."""
+    lists = table.column(column).combine_chunks()
+    return (
+        lists.value_lengths().to_numpy().astype(np.int64),
+        lists.flatten().to_numpy().astype(np.int64),
+    )
+
+
+def _vectors(table: pa.Table, num_items: int) -> Tensor:
+    flat = table.column("vector").combine_chunks().flatten().to_numpy()
+    vectors = torch.zeros(num_items, len(flat) // table.num_rows)
+    vectors[_ints(table, "item")] = torch.from_numpy(flat.reshape(table.num_rows, -1).copy())
+    return vectors

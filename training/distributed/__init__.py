@@ -1,0 +1,1 @@
+"""DeepSpeed, Ray and process groups. Every private API of them is used here only."""

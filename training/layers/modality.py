@@ -1,0 +1,49 @@
+"""What the tables say of one modality, beside the model (Eq. 5-6, 10-11).
+
+X items, D width, K centres.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from training.data.item_tables import ModalityTables
+from training.data.sparse import DeviceRows, product
+
+
+class Modality(nn.Module):
+    """One modality's constants and, without its graph (w/o MRGC), the map of its features to D."""
+
+    def __init__(self, tables: ModalityTables, dim: int, num_items: int) -> None:
+        super().__init__()
+        graph, members, features = tables.adjacency, tables.membership, tables.features
+        self.graph = None if graph is None else DeviceRows(graph)
+        self.centers = None  # C Ahat, whose product with E^id is c^0 (Eq. 11)
+        if members is not None and graph is not None:
+            self.centers = DeviceRows(product(members, graph, num_items))
+        self.feature_map = None if features is None else nn.Linear(features.shape[1], dim)
+        self.features: Tensor | None
+        self.center_features: Tensor | None
+        self.center_sums: Tensor | None
+        of_centers = sums = None  # C F and C 1 of the features F
+        if members is not None and features is not None:
+            of_centers = DeviceRows(members).times(features)
+            sums = DeviceRows(members).times(torch.ones(num_items, 1))
+        self.register_buffer("features", features, persistent=False)
+        self.register_buffer("center_features", of_centers, persistent=False)
+        self.register_buffer("center_sums", sums, persistent=False)
+
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """The items' features (all items': [X, D]), mapped to D; zeros where one has none."""
+        assert self.feature_map is not None and self.features is not None
+        features = self.features if items is None else self.features[items]
+        present = (features != 0).any(dim=1, keepdim=True)
+        return self.feature_map(features) * present  # type: ignore[no-any-return]
+
+    def mapped_centers(self) -> Tensor | None:
+        """c^0 of the mapped features [K, D]: C (F W + b) = (C F) W + (C 1) b."""
+        if self.center_features is None:
+            return None
+        assert self.feature_map is not None and self.center_sums is not None
+        bias_1D: Tensor = self.feature_map(torch.zeros_like(self.center_features[:1]))
+        mapped_KD: Tensor = self.feature_map(self.center_features)
+        return mapped_KD + (self.center_sums - 1) * bias_1D

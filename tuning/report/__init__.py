@@ -1,0 +1,1 @@
+"""What a finished sweep leaves: its winner, its tables and its page."""
