@@ -16,7 +16,7 @@ from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from training.data.item_tables import load_item_tables
-from training.data.sequences import Place, SequenceReader, Step, batch_of
+from training.data.sequences import EpochPosition, SequenceReader, Step, batch_of
 from training.distributed import engine as ds
 from training.loop import train
 from training.models.mdsrec.model import MDSRec
@@ -218,7 +218,7 @@ def test_the_steps_after_a_place_are_those_that_were_left_there(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = SequenceReader(small(root))
-    walk = list(reader.steps_from(1, Place()))
+    walk = list(reader.steps_from(1, EpochPosition()))
     assert {place.window for _, place in walk} == {0, 1, 2}  # two windows
     groups = [len(window) for window in reader._windows(1)]
     assert [place.number for _, place in walk] == list(range(1, len(walk) + 1))

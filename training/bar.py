@@ -2,7 +2,7 @@
 
 from ray.experimental import tqdm_ray
 
-from training.data.sequences import Place
+from training.data.sequences import EpochPosition
 
 
 class Bar:
@@ -11,7 +11,7 @@ class Bar:
     def __init__(self) -> None:
         self._epoch = -1
 
-    def show(self, epoch: int, place: Place) -> None:
+    def show(self, epoch: int, place: EpochPosition) -> None:
         """The epoch's steps up to `place` are taken."""
         total = round(place.number / place.share)
         if epoch != self._epoch:

@@ -18,7 +18,7 @@ from training.checkpoints.saver import Saver
 from training.checkpoints.store import local_copy
 from training.data.item_tables import load_item_tables
 from training.data.prefetch import ahead
-from training.data.sequences import Place, SequenceReader
+from training.data.sequences import EpochPosition, SequenceReader
 from training.distributed import engine as ds
 from training.distributed.control import JointError, Ranks
 from training.distributed.zero_state import weights_are_finite
@@ -44,7 +44,7 @@ Report = Callable[[dict[str, float]], None]
 """Called by every rank with an epoch's metrics, when its checkpoint stands."""
 
 
-Show = Callable[[int, Place], None]
+Show = Callable[[int, EpochPosition], None]
 """Called after every step with its epoch and the place it led to."""
 
 
@@ -150,7 +150,7 @@ class Training:
         self.progress.partial = self._checked(sums)
         return NOTHING
 
-    def _shares(self, epoch: int, start: Place) -> Iterator[tuple[Share, Place]]:
+    def _shares(self, epoch: int, start: EpochPosition) -> Iterator[tuple[Share, EpochPosition]]:
         for step, place in self.reader.steps_from(epoch, start):
             at = (epoch, place.number - 1)
             yield share_of(self.engine.module, self.experiment, step, at, self.device), place

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from mdsrec.config import Experiment
-from training.data.sequences import Place
+from training.data.sequences import EpochPosition
 
 NEVER = 2**62
 
@@ -19,7 +19,7 @@ NEVER = 2**62
 class Partial:
     """What an epoch has come to so far, over all ranks."""
 
-    place: Place = field(default_factory=Place)
+    place: EpochPosition = field(default_factory=EpochPosition)
     prefixes: int = 0
     losses: list[float] = field(default_factory=list)  # of each channel, summed over the prefixes
     seconds: float = 0.0
@@ -37,7 +37,7 @@ class Progress:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":
         partial = dict(state["partial"])
-        partial["place"] = Place(*partial["place"])
+        partial["place"] = EpochPosition(*partial["place"])
         return cls(**{**state, "partial": Partial(**partial)})
 
     def state(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Sums:
         self._first_bad = torch.full((num_channels,), NEVER, device=device)
         self._started = time.perf_counter()
 
-    def add(self, losses: Tensor, num_prefixes: int, place: Place) -> None:
+    def add(self, losses: Tensor, num_prefixes: int, place: EpochPosition) -> None:
         """Count a step, without waiting for its losses."""
         self._losses += losses.double()
         bad = torch.where(losses.isfinite(), NEVER, place.number)
@@ -141,7 +141,7 @@ def line_after(epoch: dict[str, float], progress: Progress) -> str:
     )
 
 
-def _steps(place: Place) -> str:
+def _steps(place: EpochPosition) -> str:
     return f"step {place.number:,} of about {round(place.number / place.share):,}"
 
 

@@ -81,7 +81,7 @@ class Step(NamedTuple):
         return self.samples.events[at]
 
 
-class Place(NamedTuple):
+class EpochPosition(NamedTuple):
     """How far an epoch is: all windows before `window` are done, and of that one `step` steps."""
 
     window: int = 0
@@ -131,9 +131,9 @@ class SequenceReader:
 
     def steps(self, epoch: int) -> Iterator[Step]:
         """The global steps of an epoch, in order."""
-        return (step for step, _ in self.steps_from(epoch, Place()))
+        return (step for step, _ in self.steps_from(epoch, EpochPosition()))
 
-    def steps_from(self, epoch: int, start: Place) -> Iterator[tuple[Step, Place]]:
+    def steps_from(self, epoch: int, start: EpochPosition) -> Iterator[tuple[Step, EpochPosition]]:
         """The steps after `start`, each with the place that it leads to; windows before `start` are
         not read.
         """
@@ -147,7 +147,7 @@ class SequenceReader:
                 number, done = number + 1, position + 1
                 share = (before + (users - before) * done / len(steps)) / self.num_users
                 at = (index, done) if done < len(steps) else (index + 1, 0)
-                yield steps[position], Place(*at, number, share)
+                yield steps[position], EpochPosition(*at, number, share)
 
     def _windows(self, epoch: int) -> Iterator[list[RowGroup]]:
         """Row groups in the epoch's order, as many together as `shuffle_window` asks for."""
