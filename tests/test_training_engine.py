@@ -21,6 +21,7 @@ from mdsrec.errors import InputError
 from training.checkpoints.format import load_checkpoint, save_checkpoint
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
+from training.device import check_precision, has_bf16
 from training.distributed import engine as ds
 from training.distributed.schedule import FINAL, rate_factor
 from training.distributed.zero_state import whole
@@ -133,7 +134,7 @@ WITH_GRADIENTS = {
     **{f"clipping {s}": experiment_of(s, {"gradient_clipping": CLIP}) for s in STAGES},
     **VARIANTS,
 }
-BF16 = experiment_of(2, precision="bf16" if ds.has_bf16(CPU) else "fp32")
+BF16 = experiment_of(2, precision="bf16" if has_bf16(CPU) else "fp32")
 FIRST, SECOND = 15, 30  # steps at which the number of workers changes
 MOVES = [(0, 0), (1, 1), (2, 2), (3, 3), (0, 3), (3, 2), (2, 1)]  # stages: of 2 and 1, of 3 workers
 Losses = dict[Any, list[float]]
@@ -345,10 +346,10 @@ def test_offload_stays_out_of_deepspeeds_configuration_unless_asked_for() -> Non
 def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     bf16 = experiment_of(2, precision="bf16")
-    with pytest.raises(InputError, match=r"this machine's cpu computes none: set train\.precision"):
-        ds.check_precision(bf16, CPU)
+    with pytest.raises(InputError, match=r"the cpu of this machine has no bfloat16 instructions: set train\.precision"):
+        check_precision(bf16, CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    ds.check_precision(bf16, CPU)
+    check_precision(bf16, CPU)
 
 
 @pytest.mark.skipif(BF16.train.precision == "fp32", reason="this CPU computes no bfloat16")
