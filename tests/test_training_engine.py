@@ -346,7 +346,7 @@ def test_offload_stays_out_of_deepspeeds_configuration_unless_asked_for() -> Non
 def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     bf16 = experiment_of(2, precision="bf16")
-    with pytest.raises(InputError, match=r"the cpu of this machine has no bfloat16 instructions: set train\.precision"):
+    with pytest.raises(InputError, match=r"cpu of this machine has no bfloat16 .*train\.precision"):
         check_precision(bf16, CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     check_precision(bf16, CPU)

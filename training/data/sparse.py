@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.layers.in_blocks import working_set
+from training.device import working_set
 
 Ints = NDArray[np.int64]
 

@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-CACHE_BYTES = 1 << 20  # beside a CPU core
-GPU_BYTES = 256 << 20
-
 Function = Callable[[Any, Any], Tensor]
-
-
-def working_set(like: Tensor) -> int:
-    """Bytes worth making at a time on the tensor's device."""
-    return GPU_BYTES if like.is_cuda else CACHE_BYTES * torch.get_num_threads()
 
 
 def in_blocks(function: Function, size: int, keep: bool, shared: Any, split: Any) -> Tensor:

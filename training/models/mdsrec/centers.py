@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.layers.in_blocks import in_blocks, working_set
+from training.device import working_set
+from training.layers.in_blocks import in_blocks
 
 KEPT_BYTES = 64 << 20  # of the centres of all layers that the backward pass need not make again
 
