@@ -23,10 +23,10 @@ from pyspark.sql import functions as F
 
 from benchmarks.catalogue import Catalogue, write_sequences
 from benchmarks.measure import DONE, GIB, Reading, Stopwatch, answer, markdown, measured
-from etl.catalogue.sequences import training_events
+from etl.catalogue.sequences import only_training_events
 from etl.graph.cooccurrence import write_cooccurrence
 from etl.graph.pairs import Weighting
-from etl.spark import output
+from etl.spark import table_io
 from etl.spark.session import open_session
 from mdsrec import schema, tables
 from mdsrec.config import SparkConfig
@@ -96,7 +96,7 @@ def _row(interactions: int, contestant: str, reading: Reading) -> list[str]:
 def ours(folder: Path, spark: SparkSession) -> int:
     uri = f"{folder}/sequences"
     num_items = tables.open_table(uri).counters["items"]
-    training = output.read(spark, uri, schema.SEQUENCES).transform(training_events)
+    training = table_io.read_table(spark, uri, schema.SEQUENCES).transform(only_training_events)
     version = tables.new_version(f"{folder}/ours")
     rows, counters = write_cooccurrence(training, num_items, Weighting(), version, ROWS_PER_FILE)
     tables.commit(f"{folder}/ours", version, tables.Recipe({}, {}), rows, counters)
@@ -105,7 +105,7 @@ def ours(folder: Path, spark: SparkSession) -> int:
 
 def self_join(folder: Path, spark: SparkSession) -> int:
     """Events joined with the later events of their user."""
-    training = output.read(spark, f"{folder}/sequences", schema.SEQUENCES)
+    training = table_io.read_table(spark, f"{folder}/sequences", schema.SEQUENCES)
     training = training.select(
         "user", F.slice("items", F.lit(1), F.col("train_end")).alias("items")
     )

@@ -10,7 +10,7 @@ import tempfile
 
 from benchmarks.measure import DONE, GIB, Reading, Stopwatch, answer, markdown, measured
 from etl.features import encoding
-from etl.spark import output
+from etl.spark import table_io
 from etl.spark.session import open_session
 from mdsrec import schema, tables
 from mdsrec.config import Experiment, SparkConfig
@@ -57,7 +57,7 @@ def _row(modality: str, processes: int, reading: Reading) -> list[str]:
 def encode(experiment: Experiment, modality: str, processes: int) -> None:
     spark = open_session(SparkConfig(master=f"local[{processes}]", driver_memory="1g"))
     uri = tables.table_uri(experiment.root, "items")
-    items = output.read(spark, uri, schema.ITEMS)
+    items = table_io.read_table(spark, uri, schema.ITEMS)
     config = experiment.features[modality]
     with tempfile.TemporaryDirectory(prefix="mdsrec-benchmark-") as cache:
         watch = Stopwatch()

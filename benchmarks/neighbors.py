@@ -14,10 +14,12 @@ import numpy as np
 
 from benchmarks import vectors
 from benchmarks.measure import DONE, GIB, Reading, answer, markdown, measured
-from etl.builders.graphs import Graphs
+from etl.builders.graphs import GraphBuilder
 from etl.builders.workspace import Workspace
-from etl.spark.spans import ByItem, Ints, Vectors, VectorTable, ranges
+from etl.spark.blocks import block_ranges
+from etl.spark.vector_table import ItemTable, Vectors, VectorTable
 from mdsrec import tables
+from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.schema import NEIGHBORS
 from mdsrec.table_names import neighbors_name
@@ -100,14 +102,14 @@ def ours(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
     before the clock.
     """
     few = Workspace(vectors.experiment_of(Path(experiment.root).parent / FEW))
-    Graphs(few, vectors.MODALITY).neighbors(0.0)
+    GraphBuilder(few, vectors.MODALITY).neighbors(0.0)
     space = Workspace(experiment, few.spark)
     began = time.monotonic()
-    manifest = Graphs(space, vectors.MODALITY).neighbors(0.0)
+    manifest = GraphBuilder(space, vectors.MODALITY).neighbors(0.0)
     seconds = time.monotonic() - began
     few.close()
     uri = tables.table_uri(experiment.root, neighbors_name(experiment, vectors.MODALITY))
-    lists = [ByItem.of(uri, NEIGHBORS).between(i, i + 1, ["item", "neighbors"]) for i in sample]
+    lists = [ItemTable.open(uri, NEIGHBORS).read(i, i + 1, ["item", "neighbors"]) for i in sample]
     found = [part.column("neighbors")[0].values.to_numpy()[:COUNT] for part in lists]
     counters = manifest.counters
     note = f"{counters['overlap']} of {counters['cells']} cells, own recall {counters['recall']}"
@@ -164,11 +166,11 @@ CONTESTANTS = {"exact": exact, "ours": ours, "hnsw": hnsw, "descent": descent}
 
 
 def _unit_vectors(experiment: Experiment) -> Vectors:
-    table = VectorTable.of(tables.table_uri(experiment.root, f"features/{vectors.MODALITY}"))
+    table = VectorTable.open(tables.table_uri(experiment.root, f"features/{vectors.MODALITY}"))
     num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
     rows = np.empty((num_items, table.width), np.float32)
-    for first, last in ranges(num_items, 1 << 15):
-        rows[first:last] = table.between(first, last)[1]
+    for first, last in block_ranges(num_items, 1 << 15):
+        rows[first:last] = table.read(first, last)[1]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from etl.recipes import raw_inputs, recipes
-from etl.spark.parts import write_part
-from etl.spark.spans import vector_rows
+from etl.spark.part_files import write_part_file
+from etl.spark.vector_table import vector_rows
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
@@ -72,7 +72,7 @@ def write_tables(folder: Path, blocks: Iterator[Vectors]) -> int:
     version, num_items, width = tables.new_version(uri), 0, 0
     for number, vectors in enumerate(blocks):
         items = np.arange(num_items, num_items + len(vectors))
-        write_part(version, f"part-{number:05d}", vector_rows(items, vectors))
+        write_part_file(version, f"part-{number:05d}", vector_rows(items, vectors))
         num_items, width = num_items + len(vectors), vectors.shape[1]
     recipe = made_from[f"features/{MODALITY}"]
     tables.commit(uri, version, recipe, num_items, {"width": width})

@@ -7,13 +7,13 @@ from functools import partial
 
 from pyspark.sql import SparkSession
 
-from etl.builders.catalogue import Base
-from etl.builders.centers import Clusters
-from etl.builders.features import Modality
-from etl.builders.graphs import Graphs
+from etl.builders.catalogue import CatalogueBuilder
+from etl.builders.centers import CenterBuilder
+from etl.builders.features import FeatureBuilder
+from etl.builders.graphs import GraphBuilder
 from etl.builders.workspace import Workspace
-from etl.spark.progress import progress
-from etl.spark.session import worker_errors
+from etl.spark.progress import task_progress
+from etl.spark.session import unwrap_worker_errors
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.table_names import (
@@ -39,10 +39,10 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
     space = Workspace(experiment, spark)
     manifests: dict[str, Manifest] = {}
     try:
-        with worker_errors():
+        with unwrap_worker_errors():
             manifests |= _stand_or_build(space, _base_builders(space))
             for name in experiment.modalities:
-                modality = Modality(space, name)
+                modality = FeatureBuilder(space, name)
                 features = {features_name(name): modality.features}
                 manifests |= _stand_or_build(space, features)
                 modality.check()
@@ -53,7 +53,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
 
 
 def _base_builders(space: Workspace) -> dict[str, Builder]:
-    base = Base(space)
+    base = CatalogueBuilder(space)
     builders = {
         "interactions": base.interactions,
         "metadata": base.metadata,
@@ -66,7 +66,7 @@ def _base_builders(space: Workspace) -> dict[str, Builder]:
 
 def _derived_builders(space: Workspace, modality: str) -> dict[str, Builder]:
     experiment = space.experiment
-    graphs, clusters = Graphs(space, modality), Clusters(space, modality)
+    graphs, clusters = GraphBuilder(space, modality), CenterBuilder(space, modality)
     builders: dict[str, Builder] = {}
     if any(experiment.mus(modality)):
         builders[propagated_name(experiment, modality)] = graphs.propagated
@@ -82,10 +82,10 @@ def _stand_or_build(space: Workspace, builders: dict[str, Builder]) -> dict[str,
     manifests = {}
     for name, build in builders.items():
         began = time.monotonic()
-        manifest = space.standing(name)
+        manifest = space.current_manifest(name)
         if manifest is None:
             log.info("%s: building", name)
-            with progress(name, lambda: space.running):
+            with task_progress(name, lambda: space.running):
                 manifest = build()
             seconds = time.monotonic() - began
             figures = {"table": name, "rows": manifest.rows, "seconds": round(seconds, 1)}

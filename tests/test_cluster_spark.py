@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spark")
     text = CONFIG.format(folder=folder) + (TEXT if find_spec(MODEL) else "")
     (folder / "small.toml").write_text(text)
-    words = ["etl.synthetic.__main__", str(folder / "raw"), "--users", "80", "--items", "50"]
+    words = ["etl.synthetic", str(folder / "raw"), "--users", "80", "--items", "50"]
     subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, capture_output=True)
     return folder
 
@@ -108,7 +108,7 @@ def test_two_hosts_make_the_tables_of_one_machine(
 ) -> None:
     _, *workers, outside = cluster
     said = outside.do(*submitted(folder), seconds=900)
-    assert f"spark.master local[2] is not used: spark-submit gave {MASTER}" in said
+    assert f"spark.master local[2] is ignored: spark-submit set {MASTER}" in said
     assert f"spark: {MASTER}, driver memory 1g, " in said
     assert len(here) >= 11
     assert_same(folder / "there", here)
@@ -153,14 +153,14 @@ def test_a_mistake_is_one_line_with_exit_code_2(folder: Path, cluster: list[Host
     python = 'spark.settings={"spark.pyspark.python"="/none/python"}'
     words = ["python", "-m", "etl", str(folder / "small.toml"), *other, python]
     code, said = outside.run(*words, seconds=300)
-    begin = 'etl: an executor\'s Python cannot do our work (Cannot run program "/none/python"'
+    begin = 'etl: an executor\'s Python cannot run this program (Cannot run program "/none/python"'
     assert code == 2 and said.splitlines()[-1].startswith(begin), said
 
     (folder / "faiss.py").write_text(MISSING)
     for host in workers:
         host.do("mount", "--bind", str(folder / "faiss.py"), str(SITE / "faiss" / "__init__.py"))
     code, said = outside.run(*submitted(folder, f"root={folder}/other"), seconds=300)
-    begin = "etl: an executor's Python cannot do our work (No module named 'faiss')"
+    begin = "etl: an executor's Python cannot run this program (No module named 'faiss')"
     assert code == 2 and said.splitlines()[-1].startswith(begin), said
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from etl.catalogue.amazon import UnusableLineError, metadata, review
+from etl.catalogue.amazon import UnusableLineError, metadata_record, review_record
 
 REVIEW_2018 = {"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1_400_000_000, "overall": 5.0}
 REVIEW_2023 = {"user_id": "A1", "parent_asin": "B1", "asin": "X", "timestamp": 1_400_000_000_123}
@@ -16,7 +16,7 @@ def line(record: object) -> bytes:
 
 def reason(edition: str, raw: bytes) -> str:
     with pytest.raises(UnusableLineError) as unusable:
-        review(edition, raw)
+        review_record(edition, raw)
     return str(unusable.value)
 
 
@@ -29,7 +29,7 @@ def reason(edition: str, raw: bytes) -> str:
     ],
 )
 def test_a_review_keeps_user_item_and_the_editions_time(edition, record, time):
-    assert review(edition, line(record)) == {"user_id": "A1", "asin": "B1", "time": time}
+    assert review_record(edition, line(record)) == {"user_id": "A1", "asin": "B1", "time": time}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_line_that_is_no_object_says_so(raw, why):
 
 def test_whole_floats_and_the_last_second_before_2100_are_times():
     for time in (0, 1.4e9, 4_102_444_799):
-        assert review("2018", line(REVIEW_2018 | {"unixReviewTime": time}))["time"] == int(time)
+        assert review_record("2018", line(REVIEW_2018 | {"unixReviewTime": time}))["time"] == int(time)
 
 
 def test_metadata_of_2014_are_python_literals():
@@ -83,7 +83,7 @@ def test_metadata_of_2014_are_python_literals():
         rb"{'asin': 'B1', 'title': 'A \d title', 'description': 'It is good', 'brand': 'X',"
         rb" 'imUrl': 'http://i/1.jpg', 'categories': [['Toys', 'Games'], ['Gifts']]}"
     )
-    assert metadata("2014", raw) == {
+    assert metadata_record("2014", raw) == {
         "asin": "B1",
         "title": r"A \d title",
         "features": None,
@@ -105,7 +105,7 @@ def test_metadata_of_2018_join_lists_and_prefer_the_high_resolution_image():
         "imageURL": ["http://small"],
         "imageURLHighRes": ["http://large"],
     }
-    assert metadata("2018", line(record)) == {
+    assert metadata_record("2018", line(record)) == {
         "asin": "B1",
         "title": "T",
         "features": "f1\nf2",
@@ -118,11 +118,11 @@ def test_metadata_of_2018_join_lists_and_prefer_the_high_resolution_image():
 
 def test_metadata_of_2023_take_the_main_image_and_the_parent_asin():
     images = [{"large": "http://a", "variant": "PT01"}, {"thumb": "http://b", "variant": "MAIN"}]
-    found = metadata("2023", line({"parent_asin": "B1", "store": "S", "images": images}))
+    found = metadata_record("2023", line({"parent_asin": "B1", "store": "S", "images": images}))
     assert (found["asin"], found["brand"], found["image_url"]) == ("B1", "S", "http://b")
 
 
 def test_a_metadata_record_needs_an_asin_only():
-    assert metadata("2018", line({"asin": "B1", "title": 3}))["title"] is None
+    assert metadata_record("2018", line({"asin": "B1", "title": 3}))["title"] is None
     with pytest.raises(UnusableLineError, match="missing asin"):
-        metadata("2018", line({"title": "T"}))
+        metadata_record("2018", line({"title": "T"}))

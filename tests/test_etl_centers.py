@@ -13,7 +13,7 @@ from etl.graph.centers import (
     sizes,
     trained,
 )
-from etl.spark.spans import ByItem, VectorTable, vector_rows
+from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
 from mdsrec.schema import FEATURES
 
 
@@ -51,7 +51,7 @@ def test_one_pass_assigns_every_k_and_fills_what_is_empty(spark, tmp_path):
     rows = np.array([[0.0], [1.0], [9.0], [50.0]], np.float32)
     items = np.array([2, 3, 5, 8])
     pq.write_table(vector_rows(items, rows), tmp_path / "part.parquet")
-    table = VectorTable(ByItem.below(str(tmp_path), FEATURES), 1)
+    table = VectorTable(ItemTable.uncommitted(str(tmp_path), FEATURES), 1)
     centroids = {
         2: np.array([[0.0], [50.0]], np.float32),
         3: np.array([[0.0], [50.0], [1000.0]], np.float32),

@@ -42,5 +42,5 @@ def test_the_shim_drops_one_flag_and_keeps_the_other_arguments_whole(tmp_path, m
 def test_a_java_that_is_too_old_is_passed_over_and_then_named(tmp_path, monkeypatch):
     old = fake_java(tmp_path / "old", "11.0.2")
     monkeypatch.setattr(java, "candidates", lambda: iter([old, tmp_path / "none"]))
-    with pytest.raises(InputError, match=r"Java 17 or newer \(.*Java 11; .*no working Java\)"):
+    with pytest.raises(InputError, match=r"Java 17 or newer \(.*Java 11; .*does not run\)"):
         java.java_home()

@@ -10,7 +10,7 @@ from etl.graph.cells import Cells
 from etl.graph.neighbors import SPARE, Search, lists_of, nearest_items
 from etl.graph.recall import Truth, chosen_overlap, hits
 from etl.graph.unit_vectors import UnitVectors, unit_rows
-from etl.spark.spans import ByItem, VectorTable, vector_rows
+from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
 from mdsrec.errors import InputError
 
 WIDTH = 5
@@ -26,7 +26,7 @@ def file_cells(folder, vectors, centroids):
     items = 2 * np.arange(len(vectors))
     pq.write_table(vector_rows(items, vectors), folder / "part.parquet")
     unit = UnitVectors(
-        VectorTable(ByItem.below(str(folder), vector_rows(items, vectors).schema), WIDTH), None, 0.0
+        VectorTable(ItemTable.uncommitted(str(folder), vector_rows(items, vectors).schema), WIDTH), None, 0.0
     )
     blocks = [(0, 100), (100, 2 * len(vectors))]
     parts = [part for n in (0, 1) for part in cells._assign_block(unit, blocks, centroids, n)]

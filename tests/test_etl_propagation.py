@@ -7,8 +7,8 @@ import pytest
 
 from etl.graph.propagation import Propagation
 from etl.graph.unit_vectors import UnitVectors, chosen
-from etl.spark import spans
-from etl.spark.spans import ByItem, VectorTable, vector_rows
+from etl.spark import blocks
+from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
 from mdsrec.schema import COOCCURRENCE, FEATURES
 
 NUM_ITEMS = 600  # more than two blocks of the smallest size, 256
@@ -19,7 +19,7 @@ def write(folder, table, rows_per_file=250):
     folder.mkdir()
     for number, start in enumerate(range(0, table.num_rows, rows_per_file)):
         pq.write_table(table.slice(start, rows_per_file), folder / f"part-{number:05d}.parquet")
-    return ByItem.below(str(folder), table.schema)
+    return ItemTable.uncommitted(str(folder), table.schema)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(spans, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
 
 
 def dense(O, has, normalize):  # noqa: E741
@@ -94,10 +94,10 @@ def test_unit_vectors_are_smoothed_and_of_length_one(world, tmp_path):
     table = vector_rows(*product.rows("row", None, 0, NUM_ITEMS))
     moved = VectorTable(write(tmp_path / "propagated", table), WIDTH)
     Ebar = (E + 0.5 * dense(O, has, "row") @ E)[has]
-    items, rows = UnitVectors(features, moved, 0.5).between(0, NUM_ITEMS)
+    items, rows = UnitVectors(features, moved, 0.5).read(0, NUM_ITEMS)
     np.testing.assert_array_equal(items, np.flatnonzero(has))
     np.testing.assert_allclose(rows, Ebar / np.linalg.norm(Ebar, axis=1)[:, None], atol=1e-6)
-    _, raw = UnitVectors(features, None, 0.0).between(0, NUM_ITEMS)
+    _, raw = UnitVectors(features, None, 0.0).read(0, NUM_ITEMS)
     np.testing.assert_allclose(
         raw, (E / np.linalg.norm(E, axis=1, keepdims=True).clip(1e-9))[has], atol=1e-6
     )
@@ -105,10 +105,10 @@ def test_unit_vectors_are_smoothed_and_of_length_one(world, tmp_path):
 
 def test_a_range_of_a_table_is_its_rows_in_that_range(world):
     *_, features, _ = world
-    whole, vectors = features.between(0, NUM_ITEMS)
+    whole, vectors = features.read(0, NUM_ITEMS)
     ends = [(int(whole[place]), int(whole[place]) + 1) for place in (0, 249, 250, -1)]  # of files
     for first, last in [(0, 1), (300, 300), (590, 10_000), (100, 500), *ends]:
-        items, rows = features.between(first, last)
+        items, rows = features.read(first, last)
         kept = (whole >= first) & (whole < last)
         np.testing.assert_array_equal(items, whole[kept])
         np.testing.assert_array_equal(rows, vectors[kept])
@@ -116,8 +116,8 @@ def test_a_range_of_a_table_is_its_rows_in_that_range(world):
 
 def test_an_empty_table_has_no_rows(tmp_path):
     (tmp_path / "none").mkdir()
-    empty = VectorTable(ByItem.below(str(tmp_path / "none"), FEATURES), 4)
-    items, rows = empty.between(0, 10)
+    empty = VectorTable(ItemTable.uncommitted(str(tmp_path / "none"), FEATURES), 4)
+    items, rows = empty.read(0, 10)
     assert items.shape == (0,) and rows.shape == (0, 4)
 
 

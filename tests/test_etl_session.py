@@ -14,20 +14,20 @@ from pyspark.errors import PySparkRuntimeError
 
 from etl.spark import gpu, sizing
 from etl.spark.java import java_home
-from etl.spark.progress import progress
-from etl.spark.session import materialized, open_session, worker_errors
+from etl.spark.progress import task_progress
+from etl.spark.session import materialize, open_session, unwrap_worker_errors
 from etl.spark.sizing import (
     DRIVER_MEMORY,
     PARTITIONS,
     driver_cores,
     is_local,
     machine_memory,
-    raw_bytes,
+    uncompressed_bytes,
     settings_for,
 )
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
-from mdsrec.packages import OURS
+from mdsrec.packages import SOURCE
 
 GIB = 1 << 30
 DEFAULT = SparkConfig()
@@ -75,7 +75,7 @@ def test_what_is_configured_wins():
 
 
 def test_gzip_counts_as_what_it_unpacks_to():
-    assert raw_bytes("s3://b/reviews.json.gz", 100) == 5 * raw_bytes("reviews.json", 100) == 500
+    assert uncompressed_bytes("s3://b/reviews.json.gz", 100) == 5 * raw_bytes("reviews.json", 100) == 500
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def checkpoint_folder(spark, tmp_path):
 
 @pytest.mark.spark
 def test_frames_are_kept_in_files_where_there_is_a_folder_for_them(spark, checkpoint_folder):
-    kept = materialized(spark.range(5))
+    kept = materialize(spark.range(5))
     files = [path for path in checkpoint_folder.rglob("part-*") if path.is_file()]
     assert files
     assert sorted(row.id for row in kept.collect()) == [0, 1, 2, 3, 4]
@@ -132,12 +132,12 @@ def test_frames_are_kept_in_files_where_there_is_a_folder_for_them(spark, checkp
 LOST = """
 import os, signal, sys
 from pathlib import Path
-from etl.spark.session import materialized
+from etl.spark.session import materialize
 from etl.workspace import Workspace
 from mdsrec.loading import load_experiment
 
 space = Workspace(load_experiment(sys.argv[1], ["spark.master=local-cluster[2,1,1024]"]))
-kept = materialized(space.spark.range(1000, numPartitions=4))
+kept = materialize(space.spark.range(1000, numPartitions=4))
 executors = 0
 for process in Path("/proc").glob("[0-9]*"):
     words = (process / "cmdline").read_bytes() if (process / "cmdline").exists() else b""
@@ -195,7 +195,7 @@ def test_under_spark_submit_master_and_memory_are_its_own(tmp_path):
     environment = {
         **os.environ,
         "JAVA_HOME": str(java_home()),
-        "PYTHONPATH": str(OURS),
+        "PYTHONPATH": str(SOURCE),
         "PYSPARK_PYTHON": sys.executable,
     }
     submit = Path(sys.executable).parent / "spark-submit"
@@ -207,8 +207,8 @@ def test_under_spark_submit_master_and_memory_are_its_own(tmp_path):
     assert words[:-1] == ["local[1]", "3", "ours", "theirs", "600m"]
     assert int(words[-1]) <= 600
     assert [line.partition("spark: ")[2] for line in log[:2]] == [
-        "spark.master spark://nobody:7077 is not used: spark-submit gave local[1]",
-        "spark.driver.memory 3g is not used: spark-submit gave 600m",
+        "spark.master spark://nobody:7077 is ignored: spark-submit set local[1]",
+        "spark.driver.memory 3g is ignored: spark-submit set 600m",
     ]
 
 
@@ -216,7 +216,7 @@ def test_a_worker_of_another_python_is_one_line():
     versions = {"worker_version": "3.9", "driver_version": "3.11"}
     error = PySparkRuntimeError(errorClass="PYTHON_VERSION_MISMATCH", messageParameters=versions)
     said = r"\(Python in worker has different version: 3.9 than that in driver: 3.11\)"
-    with pytest.raises(InputError, match=said), worker_errors():
+    with pytest.raises(InputError, match=said), unwrap_worker_errors():
         raise error
 
 
@@ -229,7 +229,7 @@ def test_frames_are_computed_once(spark):
             runs.add(batch.num_rows)
             yield batch
 
-    kept = materialized(spark.range(5).mapInArrow(counted, "id long"))
+    kept = materialize(spark.range(5).mapInArrow(counted, "id long"))
     assert kept.count() == len(kept.collect()) == 5
     assert runs.value == 5
 
@@ -256,7 +256,7 @@ def slow_step(spark):
 @pytest.mark.spark
 def test_a_long_step_says_how_many_of_its_tasks_are_done(spark, caplog, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
-    with caplog.at_level(logging.INFO, "etl"), progress("items", lambda: spark, every=0.1):
+    with caplog.at_level(logging.INFO, "etl"), task_progress("items", lambda: spark, every=0.1):
         slow_step(spark)
     assert caplog.messages
     for message in caplog.messages:
@@ -267,17 +267,17 @@ def test_a_long_step_says_how_many_of_its_tasks_are_done(spark, caplog, monkeypa
 def test_a_short_step_and_a_terminal_see_no_report(spark, caplog, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     with caplog.at_level(logging.INFO, "etl"):
-        with progress("items", lambda: spark):
+        with task_progress("items", lambda: spark):
             spark.range(2).collect()
         monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-        with progress("items", lambda: spark, every=0.1):
+        with task_progress("items", lambda: spark, every=0.1):
             slow_step(spark)
     assert caplog.messages == []
 
 
 def test_a_step_without_spark_is_not_spoken_of(caplog, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
-    with caplog.at_level(logging.INFO, "etl"), progress("items", lambda: None, every=0.01):
+    with caplog.at_level(logging.INFO, "etl"), task_progress("items", lambda: None, every=0.01):
         time.sleep(0.1)
     assert caplog.messages == []
 
@@ -287,6 +287,6 @@ def test_a_task_takes_the_gpu_that_spark_lends_it(monkeypatch, address, expected
     lent = {"gpu": SimpleNamespace(addresses=[address])} if address else {}
     context = SimpleNamespace(resources=lambda: lent, partitionId=lambda: 8)
     monkeypatch.setattr(gpu.TaskContext, "get", lambda: context)
-    gpu._first_partition.cache_clear()
+    gpu._first_partition_of_process.cache_clear()
     assert gpu.gpu_of_task(4) == expected
-    gpu._first_partition.cache_clear()
+    gpu._first_partition_of_process.cache_clear()

@@ -5,15 +5,15 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.catalogue.interactions import drop_repeated, only_k_core
 from etl.catalogue.items import catalogue, items
-from etl.catalogue.sequences import dense_ids, sequences, split_counters, training_events
+from etl.catalogue.sequences import dense_ids, only_training_events, sequences, split_counters
 from etl.catalogue.split import (
     TimeCut,
     check_targets,
     cut_counters,
-    extent_of,
-    rank_at,
-    time_at,
+    rank_of_share,
     time_cut,
+    time_of_rank,
+    time_range,
 )
 from mdsrec.config import SequencesConfig
 from mdsrec.errors import InputError
@@ -89,7 +89,7 @@ def test_a_user_with_fewer_than_three_events_only_trains(spark):
 
 def test_training_events_end_before_the_held_out_ones(spark):
     rows = [("u", item, n) for n, item in enumerate("abcd")] + [("v", "a", 0)]
-    found = training_events(table(frame(spark, rows)))
+    found = only_training_events(table(frame(spark, rows)))
     assert sorted(row["items"] for row in found.collect()) == [[0], [0, 1]]
 
 
@@ -125,7 +125,7 @@ def test_a_share_falls_on_the_time_of_the_event_of_that_rank(spark, shares, mome
 
 def test_a_share_is_the_decimal_that_was_written():
     assert 0.29 * 100 < 29
-    assert rank_at(0.29, 100) == 29
+    assert rank_of_share(0.29, 100) == 29
 
 
 @pytest.mark.parametrize(("edition", "ticks"), [("2014", 1), ("2018", 1), ("2023", 1000)])
@@ -139,10 +139,10 @@ def test_a_day_begins_at_midnight_utc_in_the_edition_s_unit(spark, edition, tick
 def test_times_in_milliseconds_are_found_exactly(spark):
     times = [1_500_000_000_000 + 7_919**2 * n % 10**11 for n in range(500)]
     events = frame(spark, [("u", "a", time) for time in times])
-    extent = extent_of(events)
+    extent = time_range(events)
     assert extent == (500, min(times), max(times))
     for rank in (0, 251):
-        assert time_at(events, rank, extent) == sorted(times)[rank]
+        assert time_of_rank(events, rank, extent) == sorted(times)[rank]
 
 
 def test_targets_that_open_a_sequence_are_counted(spark):
@@ -193,7 +193,7 @@ def test_what_lies_past_the_cut_never_reaches_what_training_reads(spark):
     ids = dense_ids(frame(spark, rows), "asin", "item")
     metadata = spark.createDataFrame([], from_arrow_schema(METADATA))
     for events in (rows, swapped):
-        training = training_events(sequences(frame(spark, events), ids, cut))
+        training = only_training_events(sequences(frame(spark, events), ids, cut))
         assert sorted(row["items"] for row in training.collect()) == [[0, 2], [1, 3]]
         described = items(ids, metadata, training, ["title"]).collect()
         assert {row.asin: row.num_train for row in described} == {

@@ -9,12 +9,12 @@ from pyspark.sql import functions as F
 
 from etl.builders.workspace import Workspace
 from etl.catalogue import amazon, cold, interactions, items, sequences, split
-from etl.catalogue.interactions import Size
+from etl.catalogue.interactions import EventCounts
 from etl.catalogue.raw import RawFile, raw_lines
 from etl.graph import cooccurrence
 from etl.graph.pairs import Weighting
-from etl.spark import output
-from etl.spark.session import materialized
+from etl.spark import table_io
+from etl.spark.session import materialize
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from mdsrec.table_names import cooccurrence_name
@@ -70,10 +70,10 @@ class Kept:
     catalogue: DataFrame
     num_items: int  # of the catalogue
     counters: dict[str, int]
-    size: Size
+    size: EventCounts
 
 
-class Base:
+class CatalogueBuilder:
     """Builds each shared table; what two of them need is computed once."""
 
     def __init__(self, space: Workspace) -> None:
@@ -85,7 +85,7 @@ class Base:
     def reviews(self) -> Parsed:
         files, edition = self.space.inputs.reviews, self.space.experiment.input.edition
         lines = raw_lines(self.space.spark, files)
-        parsed = Parsed(amazon.with_reviews(lines, edition), files)
+        parsed = Parsed(amazon.parse_reviews(lines, edition), files)
         _check_usable(parsed, "review", edition)
         return parsed
 
@@ -93,7 +93,7 @@ class Base:
     def records(self) -> Parsed:
         files, edition = self.space.inputs.metadata, self.space.experiment.input.edition
         lines = raw_lines(self.space.spark, files)
-        parsed = Parsed(amazon.with_metadata(lines, edition), files)
+        parsed = Parsed(amazon.parse_metadata(lines, edition), files)
         if files:
             _check_usable(parsed, "metadata record", edition)
         return parsed
@@ -102,10 +102,10 @@ class Base:
     def kept(self) -> Kept:
         config = self.space.experiment.sequences
         raw = self.space.read("interactions", schema.INTERACTIONS)
-        unrepeated = materialized(interactions.drop_repeated(raw, config.repeats))
-        before = interactions.size_of(unrepeated)
+        unrepeated = materialize(interactions.drop_repeated(raw, config.repeats))
+        before = interactions.count_events(unrepeated)
         events = interactions.only_k_core(unrepeated, config.k_core)
-        size = interactions.size_of(events)
+        size = interactions.count_events(events)
         interactions.check_not_empty(size, before, config.k_core)
         metadata = self.space.read("metadata", schema.METADATA)
         catalogue = items.catalogue(events, metadata, config.catalogue)
@@ -123,14 +123,14 @@ class Base:
         return Kept(events, catalogue, num_items, counters, size)
 
     def interactions(self) -> Manifest:
-        cut = output.by_line(self.reviews.lines, self.rows_per_file)
+        cut = table_io.files_by_line(self.reviews.lines, self.rows_per_file)
         return self._write_parsed("interactions", self.reviews, schema.INTERACTIONS, cut)
 
     def metadata(self) -> Manifest:
-        cut = output.by_line(self.records.lines, self.rows_per_file)
+        cut = table_io.files_by_line(self.records.lines, self.rows_per_file)
         return self._write_parsed("metadata", self.records, schema.METADATA, cut)
 
-    def _write_parsed(self, name: str, parsed: Parsed, table: Any, cut: output.Cut) -> Manifest:
+    def _write_parsed(self, name: str, parsed: Parsed, table: Any, cut: table_io.FileLayout) -> Manifest:
         return self.space.write(name, parsed.usable, table, ["file", "line"], cut, parsed.counters)
 
     def rejects(self) -> Manifest:
@@ -142,7 +142,7 @@ class Base:
                 lines[sources.index(parsed.files[file].uri)] = count
         rows = reduce(DataFrame.unionAll, (_rejected(p, sources) for p in kinds.values()))
         counters = {f"{kind}: {why}": n for kind, p in kinds.items() for why, n in p.bad.items()}
-        cut = output.by_line(lines, self.rows_per_file)
+        cut = table_io.files_by_line(lines, self.rows_per_file)
         return self.space.write("rejects", rows, schema.REJECTS, ["file", "line"], cut, counters)
 
     def sequences(self) -> Manifest:
@@ -150,21 +150,21 @@ class Base:
         edition = self.space.experiment.input.edition
         cut = split.time_cut(kept.events, config, edition)
         events, size, held_out = self._without_cold(cut)
-        rows = materialized(sequences.sequences(events, kept.catalogue, cut))
+        rows = materialize(sequences.sequences(events, kept.catalogue, cut))
         counters: dict[str, Any] = kept.counters | held_out | sequences.split_counters(rows)
         if cut is not None:
             split.check_targets(rows, cut, config, edition)
             counters |= split.cut_counters(cut, edition)
-        files = self.space.by_range("user", size.users)
+        files = self.space.files_by_id("user", size.users)
         return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], files, counters)
 
-    def _without_cold(self, cut: split.TimeCut | None) -> tuple[DataFrame, Size, dict[str, int]]:
+    def _without_cold(self, cut: split.TimeCut | None) -> tuple[DataFrame, EventCounts, dict[str, int]]:
         """The events that sequences are made of, their size, and what was held out of them."""
         kept, share = self.kept, self.space.experiment.sequences.cold_share
         if share == 0:
             return kept.events, kept.size, {}
         events = cold.drop_cold(kept.events, share, cut)
-        size = interactions.size_of(events)
+        size = interactions.count_events(events)
         cold.check_not_empty(size, kept.size, share)
         return events, size, cold.counters(events, kept.catalogue, share, size, kept.size)
 
@@ -172,14 +172,14 @@ class Base:
         kept = self.kept
         metadata = self.space.read("metadata", schema.METADATA)
         fields = text_fields(self.space.experiment)
-        rows = materialized(items.items(kept.catalogue, metadata, self.training, fields))
+        rows = materialize(items.items(kept.catalogue, metadata, self.training, fields))
         counters = items.counters(rows, metadata, kept.events)
-        cut = self.space.by_range("item", kept.num_items)
+        cut = self.space.files_by_id("item", kept.num_items)
         return self.space.write("items", rows, schema.ITEMS, ["item"], cut, counters)
 
     @property
     def training(self) -> DataFrame:
-        return self.space.read("sequences", schema.SEQUENCES).transform(sequences.training_events)
+        return self.space.read("sequences", schema.SEQUENCES).transform(sequences.only_training_events)
 
     def cooccurrence(self) -> Manifest:
         name = cooccurrence_name(self.space.experiment)

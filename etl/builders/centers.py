@@ -8,9 +8,10 @@ from pyspark.sql import DataFrame
 from etl.builders.workspace import Workspace
 from etl.graph import centers
 from etl.graph.unit_vectors import chosen, sampled
-from etl.spark.session import materialized
-from etl.spark.spans import Ints, Vectors, VectorTable
+from etl.spark.session import materialize
+from etl.spark.vector_table import Vectors, VectorTable
 from mdsrec import schema, tables
+from mdsrec.arrays import Ints
 from mdsrec.table_names import centers_name, centroids_name, features_name
 from mdsrec.tables import Manifest
 
@@ -26,7 +27,7 @@ class Clustering:
     sizes: Ints  # [k]
 
 
-class Clusters:
+class CenterBuilder:
     """Builds centres and centroids of one modality."""
 
     def __init__(self, space: Workspace, modality: str) -> None:
@@ -41,7 +42,7 @@ class Clusters:
             rows,
             schema.CENTERS,
             ["item"],
-            self.space.by_range("item", self.space.num_items),
+            self.space.files_by_id("item", self.space.num_items),
             self._counters(k),
         )
 
@@ -83,7 +84,7 @@ class Clusters:
         rows = centers.assigned(
             space.spark, self._vectors, self._trained, self.space.num_items, space.num_tasks
         )
-        return materialized(rows)
+        return materialize(rows)
 
     def _clustering(self, k: int) -> Clustering:
         centroids, sizes = self._trained[k].copy(), centers.sizes(self._assigned, k)
@@ -93,7 +94,7 @@ class Clusters:
         moves = centers.moves_to_empty(sizes, far)
         center_of = {item: center for item, center, _ in far}
         for item, empty in moves.items():
-            centroids[empty] = self._vectors.between(item, item + 1)[1][0]
+            centroids[empty] = self._vectors.read(item, item + 1)[1][0]
             sizes[center_of[item]] -= 1
             sizes[empty] += 1
         return Clustering(centroids, moves, sizes)

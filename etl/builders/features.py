@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from etl.builders.workspace import Workspace
 from etl.features import encoding, vectors
 from etl.features.vector_blocks import FILE_BYTES, Placed, write_vectors
-from etl.spark import output
+from etl.spark import table_io
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from mdsrec.table_names import features_name
 from mdsrec.tables import Manifest
 
 
-class Modality:
+class FeatureBuilder:
     """One modality of an experiment."""
 
     def __init__(self, space: Workspace, name: str) -> None:
@@ -40,7 +40,7 @@ class Modality:
         rows_per_file = min(
             self.space.experiment.spark.rows_per_file, FILE_BYTES // (4 * placed.width)
         )
-        cut = output.by_range("item", num_items, rows_per_file)
+        cut = table_io.files_by_id("item", num_items, rows_per_file)
         written = write_vectors(placed, cut, version, self.space.num_tasks)
         return tables.commit(uri, version, self.space.recipes[name], written, counters)
 

@@ -7,8 +7,8 @@ from etl.builders.workspace import Workspace
 from etl.graph import cells, neighbors, propagation, recall
 from etl.graph.neighbor_lists import write_lists
 from etl.graph.unit_vectors import UnitVectors, chosen, sampled
-from etl.spark.output import range_width
-from etl.spark.spans import ByItem, VectorTable
+from etl.spark.table_io import range_width
+from etl.spark.vector_table import ItemTable, VectorTable
 from mdsrec import files, schema, tables
 from mdsrec.errors import InputError
 from mdsrec.table_names import cooccurrence_name, features_name, neighbors_name, propagated_name
@@ -21,7 +21,7 @@ FILE_BYTES = 64 << 20  # of the lists in one file: a task holds them to write it
 EXACT_TO = 32_768  # vectors among which an exact search takes seconds
 
 
-class Graphs:
+class GraphBuilder:
     """Builds the graph tables of one modality."""
 
     def __init__(self, space: Workspace, modality: str) -> None:
@@ -33,7 +33,7 @@ class Graphs:
         """N(O) E, which serves every mu."""
         name = propagated_name(self.space.experiment, self.modality)
         uri, vectors = self.space.uri(name), self.space.vectors(self.modality)
-        graph = ByItem.of(
+        graph = ItemTable.open(
             self.space.uri(cooccurrence_name(self.space.experiment)), schema.COOCCURRENCE
         )
         product = propagation.Propagation(graph, vectors, self.space.num_items)
@@ -42,7 +42,7 @@ class Graphs:
             degrees = None
             if self.config.normalize == "symmetric":
                 self._write_spans(product.degrees, scratch)
-                degrees = VectorTable(ByItem.below(scratch, schema.FEATURES), 1)
+                degrees = VectorTable(ItemTable.uncommitted(scratch, schema.FEATURES), 1)
             between = partial(product.rows, self.config.normalize, degrees)
             rows = self._write_spans(between, version)
         finally:
@@ -79,7 +79,7 @@ class Graphs:
     def _unit_vectors(self, mu: float) -> UnitVectors:
         moved = self.space.uri(propagated_name(self.space.experiment, self.modality))
         return UnitVectors(
-            self.space.vectors(self.modality), VectorTable.of(moved) if mu else None, mu
+            self.space.vectors(self.modality), VectorTable.open(moved) if mu else None, mu
         )
 
     def _write_neighbors(

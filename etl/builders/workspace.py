@@ -11,10 +11,10 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from etl.recipes import Inputs, raw_inputs, recipes
-from etl.spark import output
+from etl.spark import table_io
 from etl.spark.session import num_partitions, open_session
-from etl.spark.sizing import raw_bytes
-from etl.spark.spans import VectorTable
+from etl.spark.sizing import uncompressed_bytes
+from etl.spark.vector_table import VectorTable
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.table_names import features_name
@@ -37,8 +37,8 @@ class Workspace:
         if self._given is not None:
             return self._given
         raw = (*self.inputs.reviews, *self.inputs.metadata)
-        input_bytes = sum(raw_bytes(file.uri, file.size) for file in raw)
-        checkpoints = output.spark_uri(self._checkpoints)
+        input_bytes = sum(uncompressed_bytes(file.uri, file.size) for file in raw)
+        checkpoints = table_io.spark_uri(self._checkpoints)
         return open_session(self.experiment.spark, input_bytes, checkpoints)
 
     @property
@@ -58,8 +58,8 @@ class Workspace:
     def uri(self, name: str) -> str:
         return tables.table_uri(self.experiment.root, name)
 
-    def standing(self, name: str) -> Manifest | None:
-        return tables.standing(self.uri(name), self.recipes[name])
+    def current_manifest(self, name: str) -> Manifest | None:
+        return tables.find_table(self.uri(name), self.recipes[name])
 
     def manifest(self, name: str) -> Manifest:
         return tables.open_table(self.uri(name))
@@ -70,11 +70,11 @@ class Workspace:
 
     def vectors(self, modality: str) -> VectorTable:
         """The modality's features, as tasks read them."""
-        return VectorTable.of(self.uri(features_name(modality)))
+        return VectorTable.open(self.uri(features_name(modality)))
 
     def read(self, name: str, table: pa.Schema) -> DataFrame:
         """The table as a DataFrame."""
-        return output.read(self.spark, self.uri(name), table)
+        return table_io.read_table(self.spark, self.uri(name), table)
 
     def write(
         self,
@@ -82,15 +82,15 @@ class Workspace:
         frame: DataFrame,
         table: pa.Schema,
         order: list[str],
-        cut: tuple[Column, int],
+        layout: table_io.FileLayout,
         counters: Mapping[str, Any],
     ) -> Manifest:
-        """Commit `frame`; `cut` is the file of a row and the number of files (output.by_range,
+        """Commit `frame`; `cut` is the file of a row and the number of files (table_io.by_range,
         by_line).
         """
         recipe = self.recipes[name]
-        return output.write(frame, self.uri(name), table, recipe, order, cut, counters)
+        return table_io.write_table(frame, self.uri(name), table, recipe, order, layout, counters)
 
-    def by_range(self, key: str, num_keys: int) -> tuple[Column, int]:
+    def files_by_id(self, key: str, num_keys: int) -> table_io.FileLayout:
         rows_per_file = self.experiment.spark.rows_per_file
-        return output.by_range(key, num_keys, rows_per_file)
+        return table_io.files_by_id(key, num_keys, rows_per_file)

@@ -23,7 +23,7 @@ BLANK = "blank"
 USER = {"2014": "reviewerID", "2018": "reviewerID", "2023": "user_id"}
 ASIN = {"2014": "asin", "2018": "asin", "2023": "parent_asin"}
 TIME = {"2014": "unixReviewTime", "2018": "unixReviewTime", "2023": "timestamp"}
-TICKS = {"2014": 1, "2018": 1, "2023": 1000}  # a second in the edition's unit
+TICKS_PER_SECOND = {"2014": 1, "2018": 1, "2023": 1000}  # a second in the edition's unit
 FEATURES = {"2014": "feature", "2018": "feature", "2023": "features"}
 CATEGORIES = {"2014": "categories", "2018": "category", "2023": "categories"}
 BRAND = {"2014": "brand", "2018": "brand", "2023": "store"}
@@ -35,27 +35,27 @@ class UnusableLineError(Exception):
     """Why a line is rejected; also BLANK."""
 
 
-def with_reviews(lines: DataFrame, edition: str) -> DataFrame:
+def parse_reviews(lines: DataFrame, edition: str) -> DataFrame:
     """Each line as a row of INTERACTIONS plus (reason, raw); reason is null for a usable line."""
-    return _parsed(lines, INTERACTIONS, partial(review, edition))
+    return _parsed(lines, INTERACTIONS, partial(review_record, edition))
 
 
-def with_metadata(lines: DataFrame, edition: str) -> DataFrame:
+def parse_metadata(lines: DataFrame, edition: str) -> DataFrame:
     """Each line as a row of METADATA plus (reason, raw); reason is null for a usable line."""
-    return _parsed(lines, METADATA, partial(metadata, edition))
+    return _parsed(lines, METADATA, partial(metadata_record, edition))
 
 
-def review(edition: str, raw: bytes) -> Record:
+def review_record(edition: str, raw: bytes) -> Record:
     """user_id, asin and time of one raw line; UnusableLineError says why there are none."""
     record = _object(raw, _from_json)
     return {
         "user_id": _required_string(record, USER[edition]),
         "asin": _required_string(record, ASIN[edition]),
-        "time": _time(record, TIME[edition], YEAR_2100 * TICKS[edition]),
+        "time": _time(record, TIME[edition], YEAR_2100 * TICKS_PER_SECOND[edition]),
     }
 
 
-def metadata(edition: str, raw: bytes) -> Record:
+def metadata_record(edition: str, raw: bytes) -> Record:
     """The fields of one raw line; an optional field of an odd type counts as absent."""
     record = _object(raw, _from_literal if edition == "2014" else _from_json)
     images = _image_2023(record) if edition == "2023" else _image(record)

@@ -8,9 +8,9 @@ share too.
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from etl.catalogue.interactions import POSITION, Size
+from etl.catalogue.interactions import EVENT_ORDER, EventCounts
 from etl.catalogue.split import TimeCut
-from etl.spark.session import materialized
+from etl.spark.session import materialize
 from mdsrec.errors import InputError
 
 HASHES = 2**32  # of CRC-32
@@ -29,17 +29,17 @@ def drop_cold(events: DataFrame, share: float, cut: TimeCut | None = None) -> Da
     """
     warm = ~is_cold(share)
     if cut is None:
-        user, position = Window.partitionBy("user_id"), F.struct(*POSITION)
+        user, position = Window.partitionBy("user_id"), F.struct(*EVENT_ORDER)
         is_last = position == F.max(position).over(user)
         tests = is_last & (F.count_if(warm).over(user) >= 2)
     else:
         tests = F.col("time") >= cut.test_from
-    return materialized(
+    return materialize(
         events.withColumn("tests", tests).where(warm | F.col("tests")).drop("tests")
     )
 
 
-def check_not_empty(left: Size, before: Size, share: float) -> None:
+def check_not_empty(left: EventCounts, before: EventCounts, share: float) -> None:
     if left.events == 0:
         raise InputError(
             f"sequences.cold_share = {share} holds out every one of {before.items} items: lower it"
@@ -47,7 +47,7 @@ def check_not_empty(left: Size, before: Size, share: float) -> None:
 
 
 def counters(
-    events: DataFrame, catalogue: DataFrame, share: float, left: Size, before: Size
+    events: DataFrame, catalogue: DataFrame, share: float, left: EventCounts, before: EventCounts
 ) -> dict[str, int]:
     """What was held out; `events` are those that `left` counts, `before` counts all."""
     return {

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl.spark.session import materialized
+from etl.spark.session import materialize
 from mdsrec.errors import InputError
 
-POSITION = ("time", "file", "line")  # the order of a user's events
+EVENT_ORDER = ("time", "file", "line")  # the order of a user's events
 
 
 @dataclass(frozen=True)
-class Size:
+class EventCounts:
     """Users, items and events of a set of interactions."""
 
     users: int
@@ -20,14 +20,14 @@ class Size:
     events: int
 
 
-def size_of(events: DataFrame) -> Size:
+def count_events(events: DataFrame) -> EventCounts:
     row = events.agg(
         F.countDistinct("user_id").alias("users"),
         F.countDistinct("asin").alias("items"),
         F.count("*").alias("events"),
     ).first()
     assert row is not None
-    return Size(row.users, row.items, row.events)
+    return EventCounts(row.users, row.items, row.events)
 
 
 def drop_repeated(events: DataFrame, keep: str) -> DataFrame:
@@ -37,7 +37,7 @@ def drop_repeated(events: DataFrame, keep: str) -> DataFrame:
     if keep == "keep":
         return events
     choice = F.min if keep == "first" else F.max
-    position = choice(F.struct(*POSITION)).alias("position")
+    position = choice(F.struct(*EVENT_ORDER)).alias("position")
     return events.groupBy("user_id", "asin").agg(position).select("user_id", "asin", "position.*")
 
 
@@ -52,7 +52,7 @@ def only_k_core(events: DataFrame, k: int) -> DataFrame:
     before, after = -1, events.count()
     while after != before:
         before = after
-        events = materialized(
+        events = materialize(
             events.transform(_with_at_least, column="user_id", k=k).transform(
                 _with_at_least, column="asin", k=k
             )
@@ -61,7 +61,7 @@ def only_k_core(events: DataFrame, k: int) -> DataFrame:
     return events
 
 
-def check_not_empty(size: Size, before: Size, k: int) -> None:
+def check_not_empty(size: EventCounts, before: EventCounts, k: int) -> None:
     if size.users == 0:
         raise InputError(
             f"no user is left after sequences.k_core = {k}: the input has {before.users} users, "

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.catalogue.sequences import dense_ids
-from etl.spark.session import materialized
+from etl.spark.session import materialize
 from mdsrec.schema import ITEMS
 
 SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
@@ -71,8 +71,8 @@ def catalogue(events: DataFrame, metadata: DataFrame, kind: str) -> DataFrame:
 
 def counters(item_rows: DataFrame, metadata: DataFrame, events: DataFrame) -> dict[str, int]:
     """How much of the catalogue is described, and what of the metadata no event speaks of."""
-    interacted = materialized(events.select("asin").distinct())
-    described = materialized(metadata.select("asin").distinct())
+    interacted = materialize(events.select("asin").distinct())
+    described = materialize(metadata.select("asin").distinct())
     num_interacted, num_described = interacted.count(), described.count()
     both = described.join(interacted, "asin", "left_semi").count()
     row = item_rows.agg(

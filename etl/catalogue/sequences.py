@@ -5,9 +5,9 @@ from itertools import accumulate
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from etl.catalogue.interactions import POSITION
-from etl.catalogue.split import TimeCut, ends
-from etl.spark.session import materialized
+from etl.catalogue.interactions import EVENT_ORDER
+from etl.catalogue.split import TimeCut, split_ends
+from etl.spark.session import materialize
 
 ROW_BITS = 33  # monotonically_increasing_id = partition << 33 | row in the partition
 
@@ -19,7 +19,7 @@ def dense_ids(values: DataFrame, column: str, name: str) -> DataFrame:
     A range sort, then each partition's offset from the counts: only one number a partition reaches
     the driver.
     """
-    ordered = materialized(values.select(column).distinct().orderBy(column))
+    ordered = materialize(values.select(column).distinct().orderBy(column))
     counts = {
         row.partition: row["count"]
         for row in ordered.groupBy(F.spark_partition_id().alias("partition")).count().collect()
@@ -27,7 +27,7 @@ def dense_ids(values: DataFrame, column: str, name: str) -> DataFrame:
     offsets = [0, *accumulate(counts.get(partition, 0) for partition in range(max(counts)))]
     offset = F.lit(offsets)[F.spark_partition_id()]
     row_in_partition = F.monotonically_increasing_id().bitwiseAND((1 << ROW_BITS) - 1)
-    return materialized(ordered.select(column, (offset + row_in_partition).alias(name)))
+    return materialize(ordered.select(column, (offset + row_in_partition).alias(name)))
 
 
 def sequences(events: DataFrame, catalogue: DataFrame, cut: TimeCut | None = None) -> DataFrame:
@@ -35,12 +35,12 @@ def sequences(events: DataFrame, catalogue: DataFrame, cut: TimeCut | None = Non
 
     Without a `cut` in time the split is leave-one-out.
     """
-    train_end, valid_end = ends("events", cut)
+    train_end, valid_end = split_ends("events", cut)
     users = dense_ids(events, "user_id", "user")
     return (
         events.join(catalogue, "asin")
         .groupBy("user_id")
-        .agg(F.sort_array(F.collect_list(F.struct(*POSITION, "item"))).alias("events"))
+        .agg(F.sort_array(F.collect_list(F.struct(*EVENT_ORDER, "item"))).alias("events"))
         .join(users, "user_id")
         .select(
             "user",
@@ -53,7 +53,7 @@ def sequences(events: DataFrame, catalogue: DataFrame, cut: TimeCut | None = Non
     )
 
 
-def training_events(sequence_rows: DataFrame) -> DataFrame:
+def only_training_events(sequence_rows: DataFrame) -> DataFrame:
     """DataFrame(items): the training part of each sequence. Nothing derived may see more than
     this.
     """

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from etl.catalogue.amazon import TICKS
+from etl.catalogue.amazon import TICKS_PER_SECOND
 from mdsrec.config import SequencesConfig
 from mdsrec.errors import InputError
 
@@ -31,7 +31,7 @@ class TimeCut:
     test_from: int
 
 
-class Extent(NamedTuple):
+class TimeRange(NamedTuple):
     """How many events there are; the time of the first and of the last."""
 
     total: int
@@ -39,7 +39,7 @@ class Extent(NamedTuple):
     last: int
 
 
-def ends(events: str, cut: TimeCut | None) -> tuple[Column, Column]:
+def split_ends(events: str, cut: TimeCut | None) -> tuple[Column, Column]:
     """(train_end, valid_end) of a user's `events` in order of time.
 
     Leave-one-out, for which `cut` is None, leaves all of fewer than 3 events to training.
@@ -66,17 +66,17 @@ def time_cut(events: DataFrame, config: SequencesConfig, edition: str) -> TimeCu
     if isinstance(first, str) and isinstance(second, str):
         return TimeCut(_midnight(first, edition), _midnight(second, edition))
     assert isinstance(first, float) and isinstance(second, float)
-    extent = extent_of(events)
-    ranks = (rank_at(share, extent.total) for share in (first, second))
-    return TimeCut(*(time_at(events, rank, extent) for rank in ranks))
+    extent = time_range(events)
+    ranks = (rank_of_share(share, extent.total) for share in (first, second))
+    return TimeCut(*(time_of_rank(events, rank, extent) for rank in ranks))
 
 
-def rank_at(share: float, total: int) -> int:
+def rank_of_share(share: float, total: int) -> int:
     """floor(share * total) of the decimal that was written: 0.29 of 100 is 29."""
     return math.floor(Fraction(repr(share)) * total)
 
 
-def time_at(events: DataFrame, rank: int, extent: Extent) -> int:
+def time_of_rank(events: DataFrame, rank: int, extent: TimeRange) -> int:
     """The time of the event with this 0-based rank in order of time.
 
     The range of times is narrowed to the bucket of a histogram that holds the rank, until a bucket
@@ -103,10 +103,10 @@ def _bucket_at(counts: Mapping[int, int], rank: int) -> tuple[int, int]:
     raise AssertionError(f"rank {rank} is beyond the last event")
 
 
-def extent_of(events: DataFrame) -> Extent:
+def time_range(events: DataFrame) -> TimeRange:
     row = events.agg(F.count("time"), F.min("time"), F.max("time")).first()
     assert row is not None
-    return Extent(*row)
+    return TimeRange(*row)
 
 
 def check_targets(
@@ -123,11 +123,11 @@ def check_targets(
     assert found is not None
     empty = [part for part in counts if not found[part]]
     if empty:
-        extent = extent_of(sequence_rows.select(F.explode("times").alias("time")))
-        first, last = iso(extent.first, edition), iso(extent.last, edition)
+        extent = time_range(sequence_rows.select(F.explode("times").alias("time")))
+        first, last = iso_time(extent.first, edition), iso_time(extent.last, edition)
         raise InputError(
-            f"sequences.cut = {list(config.cut or ())} cuts at {iso(cut.valid_from, edition)} and "
-            f"{iso(cut.test_from, edition)}, which leaves {empty[0]} no event that has one of the "
+            f"sequences.cut = {list(config.cut or ())} cuts at {iso_time(cut.valid_from, edition)} and "
+            f"{iso_time(cut.test_from, edition)}, which leaves {empty[0]} no event that has one of the "
             f"same user before it; the events lie between {first} and {last}: move the cut"
         )
 
@@ -135,18 +135,18 @@ def check_targets(
 def cut_counters(cut: TimeCut, edition: str) -> dict[str, Any]:
     """The moments of the cut, as ISO 8601 writes them and in the edition's unit."""
     return {
-        "valid_from": iso(cut.valid_from, edition),
-        "test_from": iso(cut.test_from, edition),
+        "valid_from": iso_time(cut.valid_from, edition),
+        "test_from": iso_time(cut.test_from, edition),
         "valid_from_time": cut.valid_from,
         "test_from_time": cut.test_from,
     }
 
 
-def iso(time: int, edition: str) -> str:
+def iso_time(time: int, edition: str) -> str:
     """An edition's time in UTC, as in 2017-01-01T00:00:00Z."""
-    moment = EPOCH + timedelta(milliseconds=time * 1000 // TICKS[edition])
+    moment = EPOCH + timedelta(milliseconds=time * 1000 // TICKS_PER_SECOND[edition])
     return moment.isoformat().replace("+00:00", "Z")
 
 
 def _midnight(day: str, edition: str) -> int:
-    return (date.fromisoformat(day) - EPOCH.date()).days * 86_400 * TICKS[edition]
+    return (date.fromisoformat(day) - EPOCH.date()).days * 86_400 * TICKS_PER_SECOND[edition]

@@ -17,8 +17,9 @@ from pyspark.sql import functions as F
 
 from etl.graph.flat_search import kmeans, nearest
 from etl.graph.unit_vectors import UnitVectors
-from etl.spark.each import each
-from etl.spark.spans import Ints, Vectors, block_size, ranges
+from etl.spark.blocks import block_ranges, block_size, map_blocks
+from etl.spark.vector_table import Vectors
+from mdsrec.arrays import Ints
 from mdsrec.files import file_system, read_bytes, write_bytes
 
 ITEMS_PER_CELL = 1024
@@ -102,11 +103,11 @@ def filed(
     num_tasks: int,
 ) -> Cells:
     """Write the vectors of all items below `folder`, each into the cell of its nearest centroid."""
-    blocks = list(ranges(num_items, block_size(vectors.width)))
+    blocks = list(block_ranges(num_items, block_size(vectors.width)))
     assign = partial(_assign_block, vectors, blocks, centroids)
     tasks = min(num_tasks, len(centroids))
     written = (
-        each(spark, len(blocks), assign, ASSIGNED, num_tasks)
+        map_blocks(spark, len(blocks), assign, ASSIGNED, num_tasks)
         .repartitionById(tasks, F.col("cell") % tasks)
         .sortWithinPartitions("cell", "block")
         .mapInArrow(partial(_write_cells, folder, vectors.width), "cell int, shards int")
@@ -119,7 +120,7 @@ def _assign_block(
     vectors: UnitVectors, blocks: list[tuple[int, int]], centroids: Vectors, number: int
 ) -> Iterator[pa.RecordBatch]:
     """One row for each cell that a block has items in."""
-    items, rows = vectors.between(*blocks[number])
+    items, rows = vectors.read(*blocks[number])
     home = nearest(rows, centroids, 1)[1][:, 0]
     order = np.argsort(home, kind="stable")
     cells, starts = np.unique(home[order], return_index=True)

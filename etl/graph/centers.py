@@ -15,8 +15,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl.graph.flat_search import kmeans
-from etl.spark.each import each
-from etl.spark.spans import Ints, Vectors, VectorTable, block_size, ranges
+from etl.spark.blocks import block_ranges, block_size, map_blocks
+from etl.spark.vector_table import Vectors, VectorTable
+from mdsrec.arrays import Ints
 from mdsrec.schema import CENTROIDS
 
 Matrix = npt.NDArray[np.float64]
@@ -39,10 +40,10 @@ def assigned(
     num_tasks: int,
 ) -> DataFrame:
     """DataFrame(item, center_K, distance_K, ... for each k)."""
-    blocks = list(ranges(num_items, block_size(vectors.width)))
+    blocks = list(block_ranges(num_items, block_size(vectors.width)))
     columns = "".join(f", center_{k} int, distance_{k} double" for k in centroids)
     assign = partial(_assign_block, vectors, blocks, centroids)
-    return each(spark, len(blocks), assign, "item int" + columns, num_tasks)
+    return map_blocks(spark, len(blocks), assign, "item int" + columns, num_tasks)
 
 
 def nearest_centroids(vectors: Vectors, centroids: Vectors) -> tuple[Ints, Matrix]:
@@ -102,7 +103,7 @@ def _assign_block(
     centroids: Mapping[int, Vectors],
     number: int,
 ) -> Iterator[pa.RecordBatch]:
-    items, rows = vectors.between(*blocks[number])
+    items, rows = vectors.read(*blocks[number])
     columns = {"item": pa.array(items.astype(np.int32))}
     for k, C in centroids.items():
         center, distance = nearest_centroids(rows, C)

@@ -38,7 +38,7 @@ from etl.graph.pairs import (
     part_bounds,
     totals,
 )
-from etl.spark.parts import write_part
+from etl.spark.part_files import write_part_file
 from etl.spark.session import num_partitions
 from mdsrec import schema
 from mdsrec.errors import InputError
@@ -125,7 +125,7 @@ def write_cooccurrence(
     )
     assert written is not None
     if not written.rows:
-        write_part(version_uri, "part-00000-000", schema.COOCCURRENCE.empty_table())
+        write_part_file(version_uri, "part-00000-000", schema.COOCCURRENCE.empty_table())
     return written.rows or 0, {"pairs": (written.ends or 0) // 2, **_weights(shape, weighting)}
 
 
@@ -220,7 +220,7 @@ def _write_sums(
             sums.weights[here] / weighting.scale,
         ]
         rows = pa.Table.from_arrays([pa.array(c) for c in columns], schema=schema.COOCCURRENCE)
-        write_part(version_uri, f"part-{part:05d}-{number:03d}", rows, ascending=("other",))
+        write_part_file(version_uri, f"part-{part:05d}-{number:03d}", rows, ascending=("other",))
     yield pa.RecordBatch.from_pydict({"rows": [len(sums.keys)], "ends": [ends]})
 
 

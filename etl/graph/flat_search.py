@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from etl.spark.blocks import block_ranges
 from etl.spark.gpu import gpu_of_task
-from etl.spark.spans import Ints, Vectors, ranges
+from etl.spark.vector_table import Vectors
+from mdsrec.arrays import Ints
 
 SEED = 0
 MOST_ON_GPU = 2048  # rows that faiss selects there
@@ -30,7 +32,7 @@ def nearest(queries: Vectors, rows: Vectors, count: int) -> tuple[Vectors, Ints]
         return faiss.knn_gpu(_gpu(), queries, rows, count, **on)  # type: ignore[no-any-return]
     products = np.empty((len(queries), count), np.float32)
     numbers = np.empty((len(queries), count), np.int64)
-    for first, last in ranges(len(queries), max(1, PRODUCT_BYTES // (4 * len(rows)))):
+    for first, last in block_ranges(len(queries), max(1, PRODUCT_BYTES // (4 * len(rows)))):
         found = queries[first:last] @ rows.T
         best = _places_of_best(found, count)
         values = np.take_along_axis(found, best, 1)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from etl.graph.recall import Truth, hits
-from etl.spark.parts import write_part
+from etl.spark.part_files import write_part_file
 from mdsrec.schema import NEIGHBORS
 
 WRITTEN = "lists_cut_short long, found long, sampled long"
@@ -53,7 +53,7 @@ def _write_parts(
         pa.ListArray.from_arrays(ends, pa.array(similarities[there])),
     ]
     name = f"part-{blobs[0]['part']:05d}"
-    write_part(version, name, pa.Table.from_arrays(columns, schema=NEIGHBORS))
+    write_part_file(version, name, pa.Table.from_arrays(columns, schema=NEIGHBORS))
     found, sampled = hits(truth, items, similarities)
     row = [int((~there[:, -1]).sum()), found, sampled]
     names = ["lists_cut_short", "found", "sampled"]

@@ -6,7 +6,7 @@ place, more are proposed. It stops at WIDEST: where more than that lie within fl
 H-th, its order stands. With every cell searched the result is exact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,8 +17,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from etl.graph.cells import Cells, Shard
 from etl.graph.flat_search import nearest
-from etl.spark.each import each
-from etl.spark.spans import Ints, Vectors, ranges
+from etl.spark.blocks import block_ranges, map_blocks
+from etl.spark.vector_table import Vectors
+from mdsrec.arrays import Ints
 
 Matrix = npt.NDArray[np.float64]
 
@@ -48,7 +49,7 @@ def neighbors(
     """
     cells = len(search.cells)
     search_cell = partial(_search_cell, search, items_per_part)
-    return each(spark, cells, search_cell, FOUND, max(num_tasks, cells // 4))
+    return map_blocks(spark, cells, search_cell, FOUND, max(num_tasks, cells // 4))
 
 
 def lists_of(search: Search, queries: Shard) -> tuple[Ints, Ints, Matrix]:
@@ -76,7 +77,7 @@ def nearest_items(search: Search, vectors: Vectors, width: int) -> tuple[Ints, M
     margin = 2 * (d + 2) * 2.0**-24  # what float32 can err in two cosines, and more
     unsettled = []
     together = max(1, QUERIES * (kept + SPARE) // width)
-    for first, last in ranges(num_vectors, together):
+    for first, last in block_ranges(num_vectors, together):
         candidates = proposed(search, vectors[first:last], width)
         found = rescored(search.cells, candidates, vectors[first:last], kept)
         items[first:last], cosines[first:last] = found
@@ -149,7 +150,7 @@ def _cosines(vectors: Vectors, query: Ints, candidates: Vectors, row: Ints) -> M
     promise.
     """
     cosine = np.empty(len(query))
-    for first, last in ranges(len(query), PAIRS):
+    for first, last in block_ranges(len(query), PAIRS):
         ours = vectors[query[first:last]].astype(np.float64)
         theirs = candidates[row[first:last]].astype(np.float64)
         np.einsum("pd,pd->p", ours, theirs, out=cosine[first:last])
@@ -193,5 +194,5 @@ def _search_cell(search: Search, items_per_part: int, cell: int) -> Iterator[pa.
         yield pa.RecordBatch.from_arrays(columns, names)
 
 
-def _packed(values: npt.NDArray[np.generic], groups: list[Ints]) -> pa.Array:
+def _packed(values: npt.NDArray[np.generic], groups: Sequence[Ints]) -> pa.Array:
     return pa.array([values[group].tobytes() for group in groups], pa.binary())

@@ -17,9 +17,10 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from scipy import sparse
 
-from etl.spark.each import each
-from etl.spark.parts import write_part
-from etl.spark.spans import ByItem, Ints, VectorTable, block_size, ranges, vector_rows
+from etl.spark.blocks import block_ranges, block_size, map_blocks
+from etl.spark.part_files import write_part_file
+from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
+from mdsrec.arrays import Ints
 
 Matrix = npt.NDArray[np.float64]
 Rows = tuple[Ints, Matrix]  # items, ascending, and a row for each
@@ -33,7 +34,7 @@ ENTRY_BYTES = 48  # of an entry while it is sorted
 class Propagation:
     """N(O) E by spans of its rows."""
 
-    graph: ByItem  # O
+    graph: ItemTable  # O
     E: VectorTable
     num_items: int
 
@@ -43,10 +44,10 @@ class Propagation:
         """
 
         def of_columns(start: int, stop: int) -> Rows:
-            items, vectors = self.E.between(start, stop)
+            items, vectors = self.E.read(start, stop)
             columns = vectors.astype(np.float64)
             if degrees is not None:
-                known, degree = degrees.between(start, stop)
+                known, degree = degrees.read(start, stop)
                 columns[np.isin(items, known)] /= np.sqrt(degree)
             return items, columns
 
@@ -72,7 +73,7 @@ class Propagation:
         items = self._items(first, last)
         rows, others, scores = self._entries(items, first, last)
         sums = np.zeros((len(items), width + 1))
-        for start, stop in ranges(self.num_items, block_size(self.E.width)):
+        for start, stop in block_ranges(self.num_items, block_size(self.E.width)):
             part = slice(*np.searchsorted(others, [start, stop]))
             if part.start == part.stop:
                 continue
@@ -88,12 +89,12 @@ class Propagation:
         return items[met], sums[met]
 
     def _items(self, first: int, last: int) -> Ints:
-        rows = self.E.rows.between(first, last, ["item"])
+        rows = self.E.rows.read(first, last, ["item"])
         return np.asarray(rows.column("item").to_numpy().astype(np.int64))
 
     def _entries(self, items: Ints, first: int, last: int) -> tuple[Ints, Ints, Matrix]:
         """Row (a position in `items`), column and score of the items' entries, by column."""
-        table = self.graph.between(first, last, ["item", "other", "score"])
+        table = self.graph.read(first, last, ["item", "other", "score"])
         item, other, score = (table.column(name).to_numpy() for name in table.column_names)
         kept = np.flatnonzero(np.isin(item, items))
         kept = kept[np.argsort(other[kept], kind="stable")]
@@ -110,9 +111,9 @@ def write_rows(
     spark: SparkSession, between: BetweenItems, num_items: int, span: int, version: str
 ) -> int:
     """All rows of `between` as parts under `version`, a task a span -> how many there are."""
-    spans = list(ranges(num_items, span))
+    spans = list(block_ranges(num_items, span))
     write = partial(_write_span, between, spans, version)
-    written = each(spark, len(spans), write, "rows long")
+    written = map_blocks(spark, len(spans), write, "rows long")
     return sum(row.rows for row in written.collect())
 
 
@@ -120,5 +121,5 @@ def _write_span(
     between: BetweenItems, spans: list[tuple[int, int]], version: str, number: int
 ) -> Iterator[pa.RecordBatch]:
     items, rows = between(*spans[number])
-    write_part(version, f"part-{number:05d}", vector_rows(items, rows))
+    write_part_file(version, f"part-{number:05d}", vector_rows(items, rows))
     yield pa.RecordBatch.from_pydict({"rows": [len(items)]})

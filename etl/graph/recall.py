@@ -17,7 +17,8 @@ from pyspark.sql import SparkSession
 from etl.graph.cells import Cells
 from etl.graph.flat_search import nearest
 from etl.graph.neighbors import top_items
-from etl.spark.spans import Ints, Vectors
+from etl.spark.vector_table import Vectors
+from mdsrec.arrays import Ints
 from mdsrec.errors import InputError
 
 Matrix = npt.NDArray[np.float64]

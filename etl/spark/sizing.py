@@ -1,8 +1,7 @@
-"""Spark's memory, partitions and batches by the size of the input and of the machine.
+"""Spark's memory, partitions and batch size, derived from the input and the machine.
 
-Tasks spill what does not fit, so memory goes by what the cores hold at a time: a larger input fills
-it, but needs no more. `spark.driver_memory`, `spark.partitions` and `spark.settings` win over what
-is derived here.
+Memory grows with the number of cores, not with the input, because tasks spill to disk what does not
+fit. `spark.driver_memory`, `spark.partitions` and `spark.settings` override the derived values.
 """
 
 import os
@@ -12,13 +11,13 @@ from pathlib import Path
 from mdsrec.config import SparkConfig
 
 MIB = 1 << 20
-GZIP_RATIO = 5  # of the publisher's files
-BASE_MEMORY, MEMORY_A_CORE = 1024 * MIB, 512 * MIB
-LEAST_MEMORY = 512 * MIB  # Spark refuses to start with less than 450
-INPUT_A_BYTE = 8  # bytes of raw input for each byte of memory beyond the base
-PARTITIONS_A_CORE = 4
+GZIP_RATIO = 5  # of the Amazon files
+BASE_MEMORY, MEMORY_PER_CORE = 1024 * MIB, 512 * MIB
+MIN_MEMORY = 512 * MIB  # Spark does not start with less than 450
+INPUT_PER_MEMORY = 8  # bytes of raw input per byte of memory beyond BASE_MEMORY
+PARTITIONS_PER_CORE = 4
 PARTITION_BYTES = 128 * MIB  # of raw input
-BATCH_BYTES = 16 * MIB  # handed to Python at a time, where they take several times as much
+BATCH_BYTES = 16 * MIB  # of an Arrow batch; as Python objects it is several times larger
 
 DRIVER_MEMORY = "spark.driver.memory"
 PARTITIONS = "spark.sql.shuffle.partitions"
@@ -28,13 +27,14 @@ CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def settings_for(config: SparkConfig, input_bytes: int, cores: int, memory: int) -> dict[str, str]:
-    """Spark properties for `input_bytes` of raw input, uncompressed, and `cores` that compute.
+    """Return Spark properties for `input_bytes` of uncompressed raw input on `cores`.
 
-    `memory` is the machine's in bytes: at most half of it is taken.
+    `memory` is that of the machine in bytes. The driver gets half of it at most, unless Spark could
+    not start with so little.
     """
-    wanted = BASE_MEMORY + min(input_bytes // INPUT_A_BYTE, cores * MEMORY_A_CORE)
-    heap = max(min(wanted, memory // 2), LEAST_MEMORY)
-    partitions = max(cores * PARTITIONS_A_CORE, -(-input_bytes // PARTITION_BYTES))
+    wanted = BASE_MEMORY + min(input_bytes // INPUT_PER_MEMORY, cores * MEMORY_PER_CORE)
+    heap = max(min(wanted, memory // 2), MIN_MEMORY)
+    partitions = max(cores * PARTITIONS_PER_CORE, -(-input_bytes // PARTITION_BYTES))
     return {
         DRIVER_MEMORY: config.driver_memory or f"{heap // MIB}m",
         PARTITIONS: str(config.partitions or partitions),
@@ -42,18 +42,18 @@ def settings_for(config: SparkConfig, input_bytes: int, cores: int, memory: int)
     } | config.settings
 
 
-def raw_bytes(uri: str, size: int) -> int:
-    """About how many bytes a file of `size` holds once decompressed."""
+def uncompressed_bytes(uri: str, size: int) -> int:
+    """Return the approximate size of a file after decompression."""
     return size * GZIP_RATIO if uri.endswith(".gz") else size
 
 
 def is_local(master: str) -> bool:
-    """Whether the driver computes, too: there are no other processes to lose."""
+    """Return whether the driver itself runs the tasks, without executor processes."""
     return LOCAL.fullmatch(master) is not None
 
 
 def driver_cores(master: str) -> int:
-    """Tasks that the driver runs at a time; 1 where executors run them."""
+    """Return how many tasks the driver runs in parallel; 1 if executors run them."""
     found = LOCAL.fullmatch(master)
     if found is None or found[1] is None:
         return 1
@@ -61,7 +61,7 @@ def driver_cores(master: str) -> int:
 
 
 def machine_memory() -> int:
-    """Bytes of memory of this machine, or of the container where that is limited to less."""
+    """Return the memory in bytes of this machine, or of its container if that has a lower limit."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.is_file() else "max"
     return min(physical, int(limit)) if limit.isdigit() else physical

@@ -7,23 +7,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.spark import parts
-from etl.spark.parts import write_part
+from etl.spark import part_files
+from etl.spark.part_files import write_part_file
 
 TABLE = pa.table({"item": pa.array([0, 0, 5], pa.int32()), "score": [0.5, 1.0, 0.25]})
 
 INTERRUPTED = """
 import resource, sys
 import numpy as np, pyarrow as pa
-from etl.spark.parts import write_part
+from etl.spark.part_files import write_part_file
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 rows = pa.table({"score": np.random.default_rng(0).random(100_000)})
-write_part(sys.argv[1], "part-00000", rows)
+write_part_file(sys.argv[1], "part-00000", rows)
 """
 
 
 def test_a_part_reads_as_it_was_written(tmp_path):
-    write_part(f"{tmp_path}/version", "part-00003-000", TABLE, ascending=("item",))
+    write_part_file(f"{tmp_path}/version", "part-00003-000", TABLE, ascending=("item",))
     path = tmp_path / "version" / "part-00003-000.parquet"
     assert pq.read_table(path).equals(TABLE)
     column = pq.read_metadata(path).row_group(0).column(0)
@@ -32,7 +32,7 @@ def test_a_part_reads_as_it_was_written(tmp_path):
 
 def test_floats_of_lists_are_split_by_byte_and_integers_are_not(tmp_path):
     rows = pa.table({"item": pa.array([0, 1], pa.int32()), "vector": [[0.5, 1.0], [0.25, 2.0]]})
-    write_part(str(tmp_path), "part-00000", rows)
+    write_part_file(str(tmp_path), "part-00000", rows)
     path = tmp_path / "part-00000.parquet"
     assert pq.read_table(path).equals(rows)
     group = pq.read_metadata(path).row_group(0)
@@ -52,18 +52,18 @@ def test_an_interrupted_write_leaves_no_part(tmp_path):
 
 
 def test_a_task_that_is_tried_again_writes_the_same_file(tmp_path):
-    write_part(str(tmp_path), "part-00000", TABLE)
+    write_part_file(str(tmp_path), "part-00000", TABLE)
     first = (tmp_path / "part-00000.parquet").read_bytes()
-    write_part(str(tmp_path), "part-00000", TABLE)
+    write_part_file(str(tmp_path), "part-00000", TABLE)
     assert (tmp_path / "part-00000.parquet").read_bytes() == first
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_row_groups_are_bounded_in_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "GROUP_BYTES", 8000)
+    monkeypatch.setattr(part_files, "ROW_GROUP_BYTES", 8000)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(100 * 50, np.float32)), 50)
     rows = pa.table({"vector": vectors.cast(pa.list_(pa.float32()))})
-    write_part(str(tmp_path), "part-00000", rows)
+    write_part_file(str(tmp_path), "part-00000", rows)
     metadata = pq.read_metadata(tmp_path / "part-00000.parquet")
     sizes = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
     assert sum(sizes) == 100

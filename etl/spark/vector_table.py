@@ -1,9 +1,12 @@
-"""Tables of vectors read inside a task, by ranges of item ids: no row passes through the JVM."""
+"""Tables sorted by item, read inside a task by ranges of items.
 
-from collections.abc import Iterator, Sequence
+Tasks read the Parquet row groups directly, so no row passes through the JVM.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,70 +15,75 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from mdsrec import tables
+from mdsrec.arrays import Ints
 from mdsrec.files import file_system
 from mdsrec.schema import FEATURES
 
-Ints = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-
-BLOCK_BYTES = 32 << 20  # of the vectors that are worked on together
 
 
 @dataclass(frozen=True)
-class ByItem:
-    """A committed table sorted by item; small enough to be sent to every task."""
+class ItemTable:
+    """The files of a table sorted by item. It is small, so it can be sent to every task."""
 
     uri: str
     paths: tuple[str, ...]
     schema: pa.Schema
 
     @classmethod
-    def of(cls, uri: str, schema: pa.Schema) -> "ByItem":
+    def open(cls, uri: str, schema: pa.Schema) -> Self:
+        """Return the committed table at `uri`."""
         return cls(uri, tuple(tables.data_files(uri, tables.open_table(uri))), schema)
 
     @classmethod
-    def below(cls, version: str, schema: pa.Schema) -> "ByItem":
-        """Parts that are not committed."""
+    def uncommitted(cls, version: str, schema: pa.Schema) -> Self:
+        """Return the part files in the folder `version`, which is not committed as a table."""
         filesystem, path = file_system(version)
         found = filesystem.get_file_info(fs.FileSelector(path))
         paths = sorted(info.path for info in found if info.path.endswith(".parquet"))
         return cls(version, tuple(paths), schema)
 
-    def between(self, first: int, last: int, columns: Sequence[str]) -> pa.Table:
-        """The rows of items first <= item < last. Asking in order reads each row group once."""
+    def read(self, first: int, last: int, columns: Sequence[str]) -> pa.Table:
+        """Return the rows of items first <= item < last.
+
+        Calls with ascending ranges read each row group once: the last few are cached.
+        """
         names = tuple(columns)
-        parts = []
+        slices = []
         for group in _row_groups(self):
             if group.first < last and first <= group.last:
-                table = _read_group(self.uri, group.path, group.number, names)
+                table = _read_row_group(self.uri, group.path, group.number, names)
                 items = table.column("item").to_numpy()
                 start, stop = np.searchsorted(items, [first, last])
-                parts.append(table.slice(start, stop - start))
+                slices.append(table.slice(start, stop - start))
         wanted = pa.schema([self.schema.field(name) for name in names])
-        return pa.concat_tables(parts) if parts else wanted.empty_table()
+        return pa.concat_tables(slices) if slices else wanted.empty_table()
 
 
 class RowGroup(NamedTuple):
+    """A row group of a Parquet file and the range of items in it."""
+
     path: str
     number: int
-    first: int  # its lowest and highest item
-    last: int
+    first: int  # lowest item
+    last: int  # highest item
 
 
 @dataclass(frozen=True)
 class VectorTable:
-    """A table of (item, vector)."""
+    """A table of (item, vector) with vectors of one width."""
 
-    rows: ByItem
+    rows: ItemTable
     width: int
 
     @classmethod
-    def of(cls, uri: str) -> "VectorTable":
-        return cls(ByItem.of(uri, FEATURES), int(tables.open_table(uri).counters["width"]))
+    def open(cls, uri: str) -> Self:
+        """Return the committed table at `uri`."""
+        return cls(ItemTable.open(uri, FEATURES), int(tables.open_table(uri).counters["width"]))
 
-    def between(self, first: int, last: int) -> tuple[Ints, Vectors]:
-        """Items of the range that have a vector, ascending [n], and their vectors [n, d]."""
-        table = self.rows.between(first, last, ["item", "vector"])
+    def read(self, first: int, last: int) -> tuple[Ints, Vectors]:
+        """Return the items of [first, last) that have a vector, ascending [n], and these [n, d]."""
+        table = self.rows.read(first, last, ["item", "vector"])
         parts = [np.empty((0, self.width), np.float32)]
         parts += [
             chunk.flatten().to_numpy().reshape(-1, self.width)
@@ -85,26 +93,15 @@ class VectorTable:
 
 
 def vector_rows(items: Ints, vectors: npt.NDArray[np.floating]) -> pa.Table:
-    """Rows of FEATURES; `vectors` [n, d] are rounded to float32."""
+    """Return rows of the schema FEATURES; `vectors` [n, d] are rounded to float32."""
     flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
     offsets = pa.array(np.arange(len(items) + 1, dtype=np.int32) * vectors.shape[1])
     lists = pa.ListArray.from_arrays(offsets, flat)
     return pa.Table.from_arrays([pa.array(items.astype(np.int32)), lists], schema=FEATURES)
 
 
-def block_size(width: int) -> int:
-    """Items whose vectors fill BLOCK_BYTES: a power of two, the same for any partitioning."""
-    return 1 << max(8, (BLOCK_BYTES // (4 * width)).bit_length() - 1)
-
-
-def ranges(num_items: int, size: int) -> Iterator[tuple[int, int]]:
-    """[0, size), [size, 2 size), ... up to num_items."""
-    for first in range(0, num_items, size):
-        yield first, min(first + size, num_items)
-
-
 @lru_cache(maxsize=16)
-def _row_groups(table: ByItem) -> list[RowGroup]:
+def _row_groups(table: ItemTable) -> list[RowGroup]:
     filesystem, _ = file_system(table.uri)
     found = []
     for path in table.paths:
@@ -116,8 +113,8 @@ def _row_groups(table: ByItem) -> list[RowGroup]:
     return found
 
 
-@lru_cache(maxsize=4)  # of two tables, in each of which a range may lie on the border of two
-def _read_group(uri: str, path: str, number: int, columns: tuple[str, ...]) -> pa.Table:
+@lru_cache(maxsize=4)  # a task reads two tables, and a range may touch two row groups of each
+def _read_row_group(uri: str, path: str, number: int, columns: tuple[str, ...]) -> pa.Table:
     filesystem, _ = file_system(uri)
     with pq.ParquetFile(path, filesystem=filesystem) as file:
         return file.read_row_group(number, list(columns))
