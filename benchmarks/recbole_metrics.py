@@ -16,9 +16,10 @@ from scipy import stats
 
 from benchmarks import recbole_split
 from benchmarks.measure import markdown
-from mdsrec import files
+from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
 from tuning.stages import Run, make
 
 Metrics = dict[str, float]
@@ -49,8 +50,8 @@ def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
 
 
 def _ours(run: Run) -> dict[str, Metrics]:
-    metrics = files.read_json(f"{run.uri}/metrics.json")
-    return {part: of_part["all"] for part, of_part in metrics["split"].items()}
+    metrics = RunMetrics.read(RunPaths(run.uri).metrics)
+    return {part: of_part["all"] for part, of_part in metrics.split.items()}
 
 
 def _theirs(runs: list[Run], python: str, threads: int) -> Iterator[Any]:

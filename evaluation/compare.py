@@ -31,7 +31,7 @@ def comparison(folders: Sequence[str], out: str | None = None) -> str:
     apart = [_differences(compared), ""] if len(runs) > 1 else []
     first = runs[0].metrics
     terms = (
-        f"{first['targets']['test']:,} test events, {first['num_items']:,} items, "
+        f"{first.targets['test']:,} test events, {first.num_items:,} items, "
         f"each ranked {competing(first)}"
     )
     return "\n".join([terms, "", _headline(compared), "", *apart, *reports])
@@ -40,18 +40,18 @@ def comparison(folders: Sequence[str], out: str | None = None) -> str:
 def _check_same_terms(runs: Sequence[FinishedRun]) -> None:
     first = runs[0]
     for run in runs:
-        if not run.metrics["targets"]["test"]:
+        if not run.metrics.targets["test"]:
             raise InputError(f"{run.uri}: without test events there is nothing to compare")
         for key, words in SAME.items():
-            if run.metrics[key] != first.metrics[key]:
+            if getattr(run.metrics, key) != getattr(first.metrics, key):
                 raise InputError(
-                    f"{run.uri}: its {words} ({run.metrics[key]}) differ from "
-                    f"{first.uri}'s ({first.metrics[key]}): compare runs on equal terms"
+                    f"{run.uri}: its {words} ({getattr(run.metrics, key)}) differ from "
+                    f"{first.uri}'s ({getattr(first.metrics, key)}): compare runs on equal terms"
                 )
 
 
 def _compared(runs: Sequence[FinishedRun]) -> Compared:
-    cutoffs = tuple(runs[0].metrics["cutoffs"])
+    cutoffs = tuple(runs[0].metrics.cutoffs)
     first, *others = (events_of(run.uri, cutoffs) for run in runs)
     apart = [difference(other.users, other.values, first.values) for other in others]
     told = told_apart([run.cases for run in runs])
@@ -61,9 +61,9 @@ def _compared(runs: Sequence[FinishedRun]) -> Compared:
 
 
 def _headline(compared: Compared) -> str:
-    rows = [(run.name, run.metrics["split"]["test"]["all"]) for run in compared.runs]
-    rows.append(("popularity", compared.runs[0].metrics["split"]["test"]["popularity"]))
-    names = headline(compared.runs[0].metrics["cutoffs"])
+    rows = [(run.name, run.metrics.split["test"]["all"]) for run in compared.runs]
+    rows.append(("popularity", compared.runs[0].metrics.split["test"]["popularity"]))
+    names = headline(compared.runs[0].metrics.cutoffs)
     return text_table(
         ["run", *names], [[name, *(f"{means[key]:.4f}" for key in names)] for name, means in rows]
     )

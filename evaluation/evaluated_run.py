@@ -7,43 +7,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.cases import Cases
+from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec import files
 from mdsrec.errors import InputError
-
-NEEDED = (
-    *("name", "dataset", "weights", "ranks", "num_items", "cutoffs", "exclude_seen"),
-    *("targets", "split", "interval", "curve", "slices"),
-)
 
 
 @dataclass(frozen=True)
 class FinishedRun:
     uri: str
-    metrics: dict[str, Any]
+    metrics: RunMetrics
     history: dict[str, Any]  # these two are empty where there is no such file
     config: dict[str, Any]
     cases: Cases | None  # of the ranks that the metrics are of
 
     @property
     def name(self) -> str:
-        return str(self.metrics["name"])
+        return self.metrics.name
 
 
 def finished_run(uri: str) -> FinishedRun:
     """InputError where there are no metrics, or a file is damaged."""
-    metrics = _json(f"{uri}/metrics.json")
-    if metrics is None:
-        raise InputError(f"{uri}/metrics.json: no such file: run `python -m evaluation CONFIG`")
-    for key in NEEDED:
-        if key not in metrics:
-            raise InputError(f"{uri}/metrics.json: damaged (no {key!r}): evaluate the run again")
+    metrics = RunMetrics.read(f"{uri}/metrics.json")
     cases = Cases.read(f"{uri}/cases.json")
     return FinishedRun(
         uri,
         metrics,
         _json(f"{uri}/history.json") or {},
         _json(f"{uri}/config.json") or {},
-        cases if cases and cases.ranks == metrics["ranks"] else None,
+        cases if cases and cases.ranks == metrics.ranks else None,
     )
 
 

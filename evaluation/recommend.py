@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.metrics.coverage import in_words, lists_of
+from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import ShardWorker, made_by_shards
 from evaluation.ranking import seen_pairs
 from evaluation.run import weights_fingerprint
@@ -54,16 +54,18 @@ def recommend(experiment: Experiment, options: Options) -> str:
         "vectors/users": (UserVectorWorker, of_vectors),
     }
     for name, (worker, recipe) in made.items():
-        if tables.standing(f"{run}/{name}", recipe) is None:
+        if tables.find_table(f"{run}/{name}", recipe) is None:
             made_by_shards(experiment, worker, f"{run}/{name}", recipe, "served", options)
-    if tables.standing(f"{run}/vectors/items", of_vectors) is None:
+    if tables.find_table(f"{run}/vectors/items", of_vectors) is None:
         batches = item_vectors(experiment, trained)
         tables.write_table(f"{run}/vectors/items", batches, schema.ITEM_VECTORS, of_vectors)
+    lists = list_metrics(experiment, inputs)
+    assert lists
     served = "every user" if chosen is None else f"{len(chosen):,} users"
     return "\n".join(
         [
             f"{experiment.name}: the {options.top} best items of {served}",
-            *in_words(lists_of(experiment, inputs)),
+            *list_metrics_text(lists),
             "",
             f"recommendations  {run}/recommendations",
             f"vectors          {run}/vectors/users, {run}/vectors/items",

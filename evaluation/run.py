@@ -3,13 +3,13 @@
 import hashlib
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from evaluation.case_study import case_study
 from evaluation.compare import text_table
-from evaluation.metrics.coverage import lists_of
+from evaluation.metrics.coverage import list_metrics
+from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.metrics.slices import slices_of
 from evaluation.metrics.summary import summarise
 from evaluation.pool import made_by_shards
@@ -30,9 +30,9 @@ def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG"
     run = table_names.run_uri(experiment)
     trained = load_trained(experiment)
     recipe = ranks_recipe(experiment, trained)
-    ranks = tables.standing(f"{run}/ranks", recipe) or rank_all(experiment, recipe)
+    ranks = tables.find_table(f"{run}/ranks", recipe) or rank_all(experiment, recipe)
     metrics = metrics_of(experiment, trained, ranks)
-    files.write_json(f"{run}/metrics.json", metrics)
+    metrics.write(f"{run}/metrics.json")
     cases = case_study(experiment, trained)
     cases.write(f"{run}/cases.json")
     told = cases.asins(case for _, case in cases.by_channel())
@@ -80,25 +80,26 @@ def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
     return made_by_shards(experiment, RankWorker, uri, recipe, "ranked")
 
 
-def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> dict[str, Any]:
+def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> RunMetrics:
     """All of metrics.json."""
     run = table_names.run_uri(experiment)
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
     slices = slices_of(experiment.root, experiment.modalities, trained.num_items)
     channels = (*trained.channels, POPULARITY)
-    return {
-        "name": experiment.name,
-        "dataset": sequences.fingerprint,  # equal here = the same targets among the same items
-        "tables": ranks.inputs["tables"],
-        "weights": ranks.inputs["weights"],
-        "ranks": ranks.fingerprint,
-        "num_items": trained.num_items,
-        "cutoffs": list(experiment.eval.cutoffs),
-        "exclude_seen": experiment.eval.exclude_seen,
-        "items_with": {m: int((slices[m].kind_of == 0).sum()) for m in experiment.modalities},
-        "lists": lists_of(experiment, ranks.inputs),
-        **summarise(f"{run}/ranks", channels, experiment.eval.cutoffs, slices),
-    }
+    of_ranks = summarise(f"{run}/ranks", channels, experiment.eval.cutoffs, slices)
+    return RunMetrics(
+        name=experiment.name,
+        dataset=sequences.fingerprint,
+        tables=ranks.inputs["tables"],
+        weights=ranks.inputs["weights"],
+        ranks=ranks.fingerprint,
+        num_items=trained.num_items,
+        cutoffs=list(experiment.eval.cutoffs),
+        exclude_seen=experiment.eval.exclude_seen,
+        items_with={m: int((slices[m].kind_of == 0).sum()) for m in experiment.modalities},
+        lists=list_metrics(experiment, ranks.inputs),
+        **vars(of_ranks),
+    )
 
 
 def standing_tables(experiment: Experiment) -> dict[str, Manifest]:
@@ -127,12 +128,12 @@ def next_steps(experiment: Experiment, run: str, again: str) -> list[str]:
     ]
 
 
-def _screen(metrics: dict[str, Any], run: str, steps: Sequence[str]) -> str:
-    header = ["test", *headline(metrics["cutoffs"])]
+def _screen(metrics: RunMetrics, run: str, steps: Sequence[str]) -> str:
+    header = ["test", *headline(metrics.cutoffs)]
     return "\n".join(
         [
-            f"{metrics['name']}: {metrics['targets']['test']:,} test events, "
-            f"{metrics['num_items']:,} items, "
+            f"{metrics.name}: {metrics.targets['test']:,} test events, "
+            f"{metrics.num_items:,} items, "
             f"each ranked {competing(metrics)}",
             "",
             text_table(header, channel_rows(metrics)),

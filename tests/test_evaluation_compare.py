@@ -1,6 +1,5 @@
 """The page of a comparison holds what the runs' files hold, and what is printed."""
 
-import json
 import re
 from pathlib import Path
 
@@ -126,7 +125,7 @@ def test_runs_without_history_or_configuration_have_a_page(tmp_path):
 def test_a_run_without_test_events_is_not_compared(tmp_path):
     folder = run_of(tmp_path, "a", ROWS)
     path = Path(folder, "metrics.json")
-    path.write_text(json.dumps(metrics_of("a", targets={"valid": 3, "test": 0})))
+    metrics_of("a", targets={"valid": 3, "test": 0}).write(str(path))
     with pytest.raises(InputError, match="without test events"):
         comparison([folder])
 
@@ -142,7 +141,7 @@ def test_a_run_without_test_events_is_not_compared(tmp_path):
     ],
 )
 def test_runs_go_by_what_their_names_do_not_share(names, labels):
-    runs = [FinishedRun(f"/r/{n}", {"name": name}, {}, {}, None) for n, name in enumerate(names)]
+    runs = [FinishedRun(f"/r/{n}", metrics_of(name), {}, {}, None) for n, name in enumerate(names)]
     assert labels_of(runs) == labels
 
 

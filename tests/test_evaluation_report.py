@@ -9,11 +9,12 @@ from test_evaluation_summary import written as written_ranks
 
 from evaluation.cases import Case, Cases, Item
 from evaluation.compare import comparison, text_table
+from evaluation.metrics.run_metrics import Curve, ListMetrics, RunMetrics, SliceMetrics
 from evaluation.metrics.summary import CURVE
 from evaluation.report.data_section import flattened
 from evaluation.report.run_report import Facts, report
 from evaluation.report.svg import Line, line_chart
-from mdsrec import files, metrics
+from mdsrec import metrics
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest
 
@@ -34,11 +35,11 @@ def metrics_of(name="books", **changes):
     curve = {channel: [n / 200 for n in CURVE] for channel in CHANNELS}
     bounds = {name: [0.09, 0.11] for name in means_of(0)}
     sides = {
-        "with": {"targets": 70, "channels": {c: means_of(0.6) for c in CHANNELS}},
-        "without": {"targets": 30, "channels": {c: means_of(0.7) for c in CHANNELS}},
+        "with": SliceMetrics(70, {c: means_of(0.6) for c in CHANNELS}),
+        "without": SliceMetrics(30, {c: means_of(0.7) for c in CHANNELS}),
     }
-    lists = {"top": 10, "exclude_seen": True, "coverage": 0.25, "popularity_lift": 1.5}
-    return {
+    lists = ListMetrics(top=10, exclude_seen=True, coverage=0.25, popularity_lift=1.5)
+    found = {
         "name": name,
         "dataset": "d" * 16,
         "tables": "t" * 16,
@@ -51,11 +52,12 @@ def metrics_of(name="books", **changes):
         "targets": {"valid": 5600, "test": 5601},
         "split": {"valid": by_channel, "test": by_channel},
         "interval": {"test": {"all": {**bounds, "recall@10": [0.0951, 0.1049]}}},
-        "curve": {"n": list(CURVE), "test": curve},
+        "curve": Curve(list(CURVE), {"test": curve}),
         "slices": {"test": {"text": sides}},
         "lists": lists,
         **changes,
     }
+    return RunMetrics(**found)
 
 
 def case_of(user, target, rank, top, history=(1,), neighbors=None):
@@ -128,7 +130,7 @@ def test_every_figure_of_the_metrics_is_in_the_report():
     html = report(facts)
     shown = [
         means[f"{metric}@{n}"]
-        for means in facts.metrics["split"]["test"].values()
+        for means in facts.metrics.split["test"].values()
         for metric in ("recall", "ndcg")
         for n in CUTOFFS
     ]
@@ -177,7 +179,7 @@ def test_text_of_the_users_is_escaped():
 
 
 def test_a_report_without_history_presence_or_manifests_leaves_them_out():
-    metrics = metrics_of(slices={"test": {}}, lists={})
+    metrics = metrics_of(slices={"test": {}}, lists=None)
     html = report(facts_of(metrics=metrics, history={}, manifests={}, cases=cases_of()))
     Tags(html)
     absent = "By target and user", "What users are given", "Case study", "Data", "Training"
@@ -188,7 +190,7 @@ def test_a_report_without_history_presence_or_manifests_leaves_them_out():
 def test_a_run_without_test_events_has_a_report():
     metrics = metrics_of(
         split={"valid": {}, "test": {channel: {} for channel in CHANNELS}},
-        curve={"n": list(CURVE), "test": {channel: [0.0] * len(CURVE) for channel in CHANNELS}},
+        curve=Curve(list(CURVE), {"test": {channel: [0.0] * len(CURVE) for channel in CHANNELS}}),
     )
     Tags(report(facts_of(metrics=metrics)))
 
@@ -256,7 +258,7 @@ def test_a_text_table_lines_up():
 
 
 def written(tmp_path, name, rows=ROWS, **changes):
-    files.write_json(str(tmp_path / name / "metrics.json"), metrics_of(name, **changes))
+    metrics_of(name, **changes).write(str(tmp_path / name / "metrics.json"))
     written_ranks(tmp_path / name, rows)
     return str(tmp_path / name)
 

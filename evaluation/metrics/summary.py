@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from evaluation.metrics.bootstrap import Users
+from evaluation.metrics.run_metrics import Curve, RankMetrics, SliceMetrics
 from evaluation.metrics.slices import Slices
 from mdsrec import files, metrics, tables
 
@@ -94,7 +95,7 @@ class KindMeans:
 
 def summarise(
     ranks_uri: str, channels: Sequence[str], cutoffs: Sequence[int], slices: dict[str, Slices]
-) -> dict[str, Any]:
+) -> RankMetrics:
     """Metrics by split and channel, over all targets and over kinds of them."""
     names = [f"{metric}@{n}" for metric in metrics.METRICS for n in cutoffs]
     keys = list(product(SPLITS, channels))
@@ -108,30 +109,30 @@ def summarise(
             whole[key].add(part)
             for name in slices:
                 kinds[*key, name].add(part)
-    return {
-        "users": users,
-        "targets": {split: whole[split, channels[0]].targets for split in SPLITS},
-        "split": _by_split(channels, lambda s, c: whole[s, c].means()),
-        "interval": _by_split(channels, lambda s, c: whole[s, c].intervals()),
-        "ties": _by_split(channels, lambda s, c: whole[s, c].tied),
-        "curve": {"n": list(CURVE), **_by_split(channels, lambda s, c: whole[s, c].curve())},
-        "slices": _by_split(
+    return RankMetrics(
+        users=users,
+        targets={split: whole[split, channels[0]].targets for split in SPLITS},
+        split=_by_split(channels, lambda s, c: whole[s, c].means()),
+        interval=_by_split(channels, lambda s, c: whole[s, c].intervals()),
+        ties=_by_split(channels, lambda s, c: whole[s, c].tied),
+        curve=Curve(list(CURVE), _by_split(channels, lambda s, c: whole[s, c].curve())),
+        slices=_by_split(
             list(slices),
             lambda split, name: _by_kind({c: kinds[split, c, name] for c in channels}),
         ),
-    }
+    )
 
 
 def _by_split(names: Sequence[str], value: Any) -> dict[str, Any]:
     return {split: {name: value(split, name) for name in names} for split in SPLITS}
 
 
-def _by_kind(of_channel: dict[str, KindMeans]) -> dict[str, Any]:
+def _by_kind(of_channel: dict[str, KindMeans]) -> dict[str, SliceMetrics]:
     """Each kind's targets, and its means by channel."""
     means = {channel: kinds.means() for channel, kinds in of_channel.items()}
     first = next(iter(of_channel))
     return {
-        kind: {"targets": int(targets), "channels": {c: means[c][kind] for c in means}}
+        kind: SliceMetrics(int(targets), {c: means[c][kind] for c in means})
         for kind, targets in zip(means[first], of_channel[first].targets, strict=True)
     }
 

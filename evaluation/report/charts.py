@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.ranking import POPULARITY
 from evaluation.report import html
 from evaluation.report.svg import Line, line_chart
@@ -10,8 +11,6 @@ from evaluation.report.svg import Line, line_chart
 SHOWN_N = (1, 2, 5, 10, 20, 50, 100)
 SHOWN_EPOCHS = 8
 NUM_STYLES = 5
-
-Metrics = Mapping[str, Any]
 
 
 def channel_name(channel: str) -> str:
@@ -25,17 +24,17 @@ def series(number: int) -> str:
     return f"series-{number % NUM_STYLES}" + (" again" if number >= NUM_STYLES else "")
 
 
-def recall_panels(metrics: Metrics) -> str:
+def recall_panels(metrics: RunMetrics) -> str:
     """recall@N of every channel on the test events, plain and as a multiple of popularity's."""
     lines = [
         _recall(channel_name(channel), series(number), metrics, channel)
-        for number, channel in enumerate(metrics["curve"]["test"])
+        for number, channel in enumerate(metrics.curve.recall["test"])
         if channel != POPULARITY
     ]
     return _recall_panels(lines, metrics, "channel")
 
 
-def recall_panels_of_runs(runs: Mapping[str, Metrics]) -> str:
+def recall_panels_of_runs(runs: Mapping[str, RunMetrics]) -> str:
     """recall@N of the whole score of each run, as `recall_panels`."""
     lines = [
         _recall(label, series(number), metrics, "all")
@@ -44,14 +43,14 @@ def recall_panels_of_runs(runs: Mapping[str, Metrics]) -> str:
     return _recall_panels(lines, next(iter(runs.values())), "run")
 
 
-def _recall(name: str, style: str, metrics: Metrics, channel: str) -> tuple[Line, Line]:
-    curves, floor = metrics["curve"]["test"], metrics["curve"]["test"][POPULARITY]
+def _recall(name: str, style: str, metrics: RunMetrics, channel: str) -> tuple[Line, Line]:
+    curves, floor = metrics.curve.recall["test"], metrics.curve.recall["test"][POPULARITY]
     points = list(zip(_shown(metrics), curves[channel], strict=False))
     times = [(n, y / base) for (n, y), base in zip(points, floor, strict=False) if base > 0]
     return Line(name, style, points), Line(name, style, times)
 
 
-def _recall_panels(lines: Sequence[tuple[Line, Line]], metrics: Metrics, by: str) -> str:
+def _recall_panels(lines: Sequence[tuple[Line, Line]], metrics: RunMetrics, by: str) -> str:
     """Two charts with popularity as the floor, which `metrics` holds."""
     floor = _recall(channel_name(POPULARITY), "floor", metrics, POPULARITY)
     charts = []
@@ -70,8 +69,8 @@ def _recall_panels(lines: Sequence[tuple[Line, Line]], metrics: Metrics, by: str
     return html.panels(charts)
 
 
-def _shown(metrics: Metrics) -> list[int]:
-    return [n for n in metrics["curve"]["n"] if n <= metrics["num_items"]]
+def _shown(metrics: RunMetrics) -> list[int]:
+    return [n for n in metrics.curve.n if n <= metrics.num_items]
 
 
 def learning_panels(history: Mapping[str, Any]) -> str:

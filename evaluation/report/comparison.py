@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from evaluation.cases import TOP, Told
 from evaluation.evaluated_run import FinishedRun, labels_of
 from evaluation.metrics.bootstrap import Difference
+from evaluation.metrics.run_metrics import SliceMetrics
 from evaluation.ranking import POPULARITY
 from evaluation.report import html
 from evaluation.report.cards import Cards, place
@@ -34,7 +34,7 @@ class Compared:
     @property
     def shown(self) -> list[str]:
         """The metrics that runs are told apart by."""
-        n = self.runs[0].metrics["cutoffs"][0]
+        n = self.runs[0].metrics.cutoffs[0]
         return [f"{metric}@{n}" for metric in ("recall", "ndcg")]
 
 
@@ -49,8 +49,8 @@ def comparison_page(compared: Compared) -> str:
             f"<h1>{escape(title)}</h1>",
             html.paragraph(
                 f"{', '.join(run.name for run in runs)}: the same "
-                f"{first['targets']['test']:,} test events, each ranked {competing(first)}; "
-                f"{first['num_items']:,} items.",
+                f"{first.targets['test']:,} test events, each ranked {competing(first)}; "
+                f"{first.num_items:,} items.",
                 "lead",
             ),
             html.section(
@@ -75,22 +75,22 @@ def comparison_page(compared: Compared) -> str:
             html.section("What sets their configurations apart", configuration_table(runs, labels)),
             html.section("Case study", case_section(compared, labels), case_note(compared)),
             html.footer(
-                f"Data {first['dataset']}. "
-                + " ".join(f"{run.name}: weights {run.metrics['weights']}." for run in runs)
+                f"Data {first.dataset}. "
+                + " ".join(f"{run.name}: weights {run.metrics.weights}." for run in runs)
             ),
         ],
     )
 
 
 def headline_table(compared: Compared) -> str:
-    names = headline(compared.runs[0].metrics["cutoffs"])
+    names = headline(compared.runs[0].metrics.cutoffs)
     rows = []
     for run in compared.runs:
-        means = run.metrics["split"]["test"]["all"]
-        bounds = run.metrics["interval"]["test"]["all"]
+        means = run.metrics.split["test"]["all"]
+        bounds = run.metrics.interval["test"]["all"]
         cells = [f"{means[n]:.4f}\n{_between(bounds[n], '.4f', EN_DASH)}" for n in names]
         rows.append([run.name, *cells])
-    floor = compared.runs[0].metrics["split"]["test"][POPULARITY]
+    floor = compared.runs[0].metrics.split["test"][POPULARITY]
     rows.append([POPULARITY, *(f"{floor[name]:.4f}" for name in names)])
     styles = ["bounds"] * len(compared.runs) + ["floor"]
     return html.table(["run", *names], rows, styles)
@@ -122,15 +122,15 @@ def difference_table(compared: Compared, labels: Sequence[str]) -> str:
 
 def slices_tables(compared: Compared, labels: Sequence[str]) -> str:
     """A table for each metric: kinds of targets by run; a run without a kind has none."""
-    slices = [run.metrics["slices"]["test"] for run in compared.runs]
+    slices = [run.metrics.slices["test"] for run in compared.runs]
     kinds = dict.fromkeys((name, kind) for of in slices for name in of for kind in of[name])
-    found = {key: [of.get(key[0], {}).get(key[1], {}) for of in slices] for key in kinds}
+    found = {key: [of.get(key[0], {}).get(key[1]) for of in slices] for key in kinds}
     tables = []
     for metric in compared.shown if found else []:
         rows = [
             [
                 kind_words(name, kind),
-                f"{max(of['targets'] if of else 0 for of in by_run):,}",
+                f"{max(of.targets if of else 0 for of in by_run):,}",
                 *(_of_whole(of, metric) for of in by_run),
             ]
             for (name, kind), by_run in found.items()
@@ -139,9 +139,9 @@ def slices_tables(compared: Compared, labels: Sequence[str]) -> str:
     return html.panels(tables)
 
 
-def _of_whole(kind: Mapping[str, Any], metric: str) -> str:
+def _of_whole(kind: SliceMetrics | None, metric: str) -> str:
     """A metric of the whole score, over the targets of a kind."""
-    means = kind["channels"]["all"] if kind else {}
+    means = kind.channels["all"] if kind else {}
     return f"{means[metric]:.4f}" if metric in means else ABSENT
 
 

@@ -6,14 +6,13 @@ from html import escape
 from typing import Any
 
 from evaluation.cases import TOP, Case, Cases
-from evaluation.metrics.coverage import in_words
+from evaluation.metrics.coverage import list_metrics_text
+from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.ranking import POPULARITY
 from evaluation.report import html
 from evaluation.report.cards import Cards, Strip, place
 from evaluation.report.charts import channel_name, learning_panels, recall_panels, training_note
 from evaluation.report.data_section import Manifests, configuration_table, data_section
-
-Metrics = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Facts:
     """All that a report tells."""
 
     config: Mapping[str, Any]  # resolved
-    metrics: Metrics
+    metrics: RunMetrics
     history: Mapping[str, Any]
     manifests: Manifests
     next_steps: Sequence[str]
@@ -45,7 +44,7 @@ def report(facts: Facts) -> str:
             html.section(
                 "By target and user",
                 slices_table(facts.metrics),
-                f"recall@{facts.metrics['cutoffs'][0]} on test events, by whether the target has "
+                f"recall@{facts.metrics.cutoffs[0]} on test events, by whether the target has "
                 "the modality, how often it was trained, and how many events its user trained.",
             ),
             html.section("What users are given", lists_tiles(facts.metrics)),
@@ -56,16 +55,16 @@ def report(facts: Facts) -> str:
             html.section("Next", html.commands(facts.next_steps)),
             html.collapsed("Configuration", configuration_table(facts.config)),
             html.footer(
-                f"Weights {facts.metrics['weights']}, data {facts.metrics['dataset']}, "
-                f"ranks {facts.metrics['ranks']}. Metrics are reductions of the ranks table."
+                f"Weights {facts.metrics.weights}, data {facts.metrics.dataset}, "
+                f"ranks {facts.metrics.ranks}. Metrics are reductions of the ranks table."
             ),
         ],
     )
 
 
-def competing(metrics: Metrics) -> str:
+def competing(metrics: RunMetrics) -> str:
     """What every target is ranked among, in words."""
-    seen = "the items that its user had not before" if metrics["exclude_seen"] else "all items"
+    seen = "the items that its user had not before" if metrics.exclude_seen else "all items"
     return f"among {seen}"
 
 
@@ -73,45 +72,44 @@ def headline(cutoffs: Sequence[int]) -> list[str]:
     return [f"{metric}@{n}" for metric in ("recall", "ndcg") for n in cutoffs]
 
 
-def channel_rows(metrics: Metrics) -> list[list[str]]:
+def channel_rows(metrics: RunMetrics) -> list[list[str]]:
     """recall@N and ndcg@N of each channel on the test events."""
     return [
-        [channel_name(channel), *_figures(means, headline(metrics["cutoffs"]))]
-        for channel, means in metrics["split"]["test"].items()
+        [channel_name(channel), *_figures(means, headline(metrics.cutoffs))]
+        for channel, means in metrics.split["test"].items()
     ]
 
 
-def channel_table(metrics: Metrics) -> str:
+def channel_table(metrics: RunMetrics) -> str:
     styles = [
-        {"all": "main", POPULARITY: "floor"}.get(channel, "")
-        for channel in metrics["split"]["test"]
+        {"all": "main", POPULARITY: "floor"}.get(channel, "") for channel in metrics.split["test"]
     ]
-    return html.table(["channel", *headline(metrics["cutoffs"])], channel_rows(metrics), styles)
+    return html.table(["channel", *headline(metrics.cutoffs)], channel_rows(metrics), styles)
 
 
-def slices_table(metrics: Metrics) -> str:
+def slices_table(metrics: RunMetrics) -> str:
     """recall at the first cutoff of every channel, by kinds of targets and users."""
-    first = f"recall@{metrics['cutoffs'][0]}"
-    channels = list(metrics["split"]["test"])
+    first = f"recall@{metrics.cutoffs[0]}"
+    channels = list(metrics.split["test"])
     rows = [
         [
             kind_words(name, kind),
-            f"{found['targets']:,}",
-            *(_figure(found["channels"][channel], first) for channel in channels),
+            f"{found.targets:,}",
+            *(_figure(found.channels[channel], first) for channel in channels),
         ]
-        for name, kinds in metrics["slices"]["test"].items()
+        for name, kinds in metrics.slices["test"].items()
         for kind, found in kinds.items()
     ]
     return html.table(["target", "events", *map(channel_name, channels)], rows) if rows else ""
 
 
-def lists_tiles(metrics: Metrics) -> str:
+def lists_tiles(metrics: RunMetrics) -> str:
     """What the recommendations are like; nothing where there are none of these weights."""
-    lists = metrics["lists"]
-    if not lists:
+    lists = metrics.lists
+    if lists is None:
         return ""
     names = "coverage", "popularity lift"
-    figures = (sentence.split(" ", 1) for sentence in in_words(lists))
+    figures = (sentence.split(" ", 1) for sentence in list_metrics_text(lists))
     return html.tiles(
         [html.tile(name, value, note) for name, (value, note) in zip(names, figures, strict=True)]
     )
@@ -164,9 +162,9 @@ def _offer_strips(case: Case) -> list[Strip]:
 
 def _head(facts: Facts) -> list[str]:
     metrics, history = facts.metrics, facts.history
-    best, floor = metrics["split"]["test"].get("all", {}), metrics["split"]["test"][POPULARITY]
-    n = metrics["cutoffs"][0]
-    intervals = metrics["interval"]["test"].get("all", {})
+    best, floor = metrics.split["test"].get("all", {}), metrics.split["test"][POPULARITY]
+    n = metrics.cutoffs[0]
+    intervals = metrics.interval["test"].get("all", {})
     cells = [
         html.tile(
             f"{name} on test",
@@ -177,10 +175,8 @@ def _head(facts: Facts) -> list[str]:
         for name in (f"recall@{n}", f"ndcg@{n}")
     ]
     cells += [
-        html.tile("items ranked", f"{metrics['num_items']:,}", "for every event"),
-        html.tile(
-            "test events", f"{metrics['targets']['test']:,}", f"of {metrics['users']:,} users"
-        ),
+        html.tile("items ranked", f"{metrics.num_items:,}", "for every event"),
+        html.tile("test events", f"{metrics.targets['test']:,}", f"of {metrics.users:,} users"),
     ]
     if "num_parameters" in history:
         cells.append(html.tile("parameters", _short(history["num_parameters"]), "trained"))

@@ -1,10 +1,9 @@
 """report.html of a sweep. Every figure stands in trials.parquet or the winner's metrics.json."""
 
 from collections import Counter
-from collections.abc import Mapping
 from html import escape
-from typing import Any
 
+from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.report import html
 from tuning.live import figure, in_words
 from tuning.report.charts import curves, importance_chart
@@ -20,7 +19,7 @@ BY_KEY = (
 )
 
 
-def sweep_page(sweep: Sweep, metrics: Mapping[str, Any]) -> str:
+def sweep_page(sweep: Sweep, metrics: RunMetrics) -> str:
     """The page of a sweep that has a winner, whose metrics these are."""
     trials = [sweep.records.trials[n] for n in sorted(sweep.records.trials)]
     winner = sweep.records.winner()
@@ -54,15 +53,13 @@ def sweep_page(sweep: Sweep, metrics: Mapping[str, Any]) -> str:
             ),
             html.section("The best trials", trials_table(trials)),
             html.section("What next", html.commands(next_steps(sweep))),
-            html.footer(f"Data {metrics['dataset']}. Winner's weights {metrics['weights']}."),
+            html.footer(f"Data {metrics.dataset}. Winner's weights {metrics.weights}."),
         ],
     )
 
 
-def winner_tiles(
-    winner: Trial, metrics: Mapping[str, Any], max_epochs: int, trials: list[Trial]
-) -> str:
-    test = metrics["split"]["test"]["all"]
+def winner_tiles(winner: Trial, metrics: RunMetrics, max_epochs: int, trials: list[Trial]) -> str:
+    test = metrics.split["test"]["all"]
     spread = f"± {winner.spread:.4f} over {len(winner.outcomes)} seeds" if winner.spread > 0 else ""
     states = Counter(trial.state for trial in trials)
     epochs = sum(trial.epochs for trial in trials)

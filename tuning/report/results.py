@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
+from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec import files
 from mdsrec.config.loading import load_experiment
+from mdsrec.run_paths import RunPaths
 from tuning.live import in_words, table
 from tuning.report.page import sweep_page
 from tuning.space import Values
@@ -97,16 +99,16 @@ def toml_of(sweep: Sweep, winner: Trial) -> str:
     return f"{said}\n\n{tomli_w.dumps(content)}"
 
 
-def evaluated(sweep: Sweep, winner: Trial) -> dict[str, Any]:
+def evaluated(sweep: Sweep, winner: Trial) -> RunMetrics:
     """The winner's metrics.json, of its first seed."""
     words = sweep.words(winner.values, **sweep.identity(winner, 0))
     run = Run("winner", sweep.config, words)
     run.stage("evaluation")
-    return files.read_json(f"{run.uri}/metrics.json")
+    return RunMetrics.read(RunPaths(run.uri).metrics)
 
 
-def _of_winner(sweep: Sweep, winner: Trial, metrics: dict[str, Any]) -> list[str]:
-    test = metrics["split"]["test"]["all"]
+def _of_winner(sweep: Sweep, winner: Trial, metrics: RunMetrics) -> list[str]:
+    test = metrics.split["test"]["all"]
     seeds = f", {len(winner.outcomes)} seeds" if len(winner.outcomes) > 1 else ""
     return [
         f"best        trial {winner.number}: {in_words(winner.values)}",

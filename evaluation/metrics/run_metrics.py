@@ -1,0 +1,111 @@
+"""metrics.json of a run, typed.
+
+Keys of the dictionaries: split (valid, test), channel (all, fused, each modality, popularity),
+metric (recall@10, ...). A split without targets has empty means and intervals.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from mdsrec import files
+from mdsrec.errors import InputError
+
+Means = dict[str, float]  # by metric
+
+KEYS = (  # in the order of the file
+    *("name", "dataset", "tables", "weights", "ranks", "num_items", "cutoffs", "exclude_seen"),
+    *("items_with", "lists", "users", "targets", "split", "interval", "ties", "curve", "slices"),
+)
+OPTIONAL = ("tables", "items_with", "lists", "users", "ties")
+
+
+@dataclass(frozen=True)
+class ListMetrics:
+    """Metrics of the recommendation lists of all users together."""
+
+    top: int  # length of a list
+    exclude_seen: bool
+    coverage: float  # share of the items that are in some list
+    popularity_lift: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """recall@N as a function of N."""
+
+    n: list[int]
+    recall: dict[str, dict[str, list[float]]]  # by split and channel, one value for each n
+
+
+@dataclass(frozen=True)
+class SliceMetrics:
+    """Metrics of the targets in one slice."""
+
+    targets: int
+    channels: dict[str, Means]  # by channel
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankMetrics:
+    """Reductions of the ranks table."""
+
+    users: int = 0
+    targets: dict[str, int]  # number of held-out events, by split
+    split: dict[str, dict[str, Means]]  # by split and channel
+    interval: dict[str, dict[str, dict[str, list[float]]]]  # as `split`: [low, high] of each mean
+    ties: dict[str, dict[str, int]] = field(default_factory=dict)  # targets tied with other items
+    curve: Curve
+    slices: dict[str, dict[str, dict[str, SliceMetrics]]]  # by split, slicing and slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMetrics(RankMetrics):
+    """All of metrics.json."""
+
+    name: str
+    dataset: str  # runs with the same value rank the same targets among the same items
+    tables: str = ""  # fingerprint of the tables that the model was trained on
+    weights: str
+    ranks: str  # fingerprint of the ranks table
+    num_items: int
+    cutoffs: list[int]
+    exclude_seen: bool
+    items_with: dict[str, int] = field(default_factory=dict)  # number of items, by modality
+    lists: ListMetrics | None = None  # None means no recommendations were made of these weights
+
+    @classmethod
+    def read(cls, uri: str) -> Self:
+        """Read metrics.json. Raises InputError if it is missing or damaged."""
+        content = files.read_bytes(uri)
+        if content is None:
+            raise InputError(f"{uri}: no such file: run `python -m evaluation CONFIG`")
+        try:
+            return cls._from_json(json.loads(content))
+        except KeyError as error:
+            raise InputError(f"{uri}: damaged (no {error}): evaluate the run again") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{uri}: damaged ({error}): evaluate the run again") from None
+
+    def write(self, uri: str) -> None:
+        found = asdict(self)
+        content = {key: found[key] for key in KEYS}
+        content["lists"] = found["lists"] or {}
+        content["curve"] = {"n": self.curve.n, **self.curve.recall}
+        files.write_json(uri, content)
+
+    @classmethod
+    def _from_json(cls, content: Mapping[str, Any]) -> Self:
+        found = {key: content[key] for key in KEYS if key in content or key not in OPTIONAL}
+        curves = dict(found["curve"])
+        found["curve"] = Curve(curves.pop("n"), curves)
+        found["lists"] = ListMetrics(**found["lists"]) if found.get("lists") else None
+        found["slices"] = {
+            split: {
+                slicing: {name: SliceMetrics(**each) for name, each in slices.items()}
+                for slicing, slices in slicings.items()
+            }
+            for split, slicings in found["slices"].items()
+        }
+        return cls(**found)
