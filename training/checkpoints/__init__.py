@@ -1,1 +1,1 @@
-"""Checkpoints that any number of workers and any ZeRO stage can read."""
+"""Checkpoints that can be resumed with any number of workers and at any ZeRO stage."""

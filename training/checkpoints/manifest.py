@@ -1,4 +1,4 @@
-"""What a rank says of its part of a checkpoint, and whether that still stands."""
+"""The manifests of a checkpoint: every rank lists the files it wrote, with sizes and checksums."""
 
 import json
 import zlib
@@ -9,72 +9,80 @@ from pyarrow import fs
 from mdsrec import files
 
 CHUNK = 1 << 22
-NEVER_COMPLETE = "was never complete"
+INCOMPLETE = "was never complete"
 
 
-def damage_of(uri: str, rank: int = 0, world_size: int = 1) -> str | None:
-    """What is wrong with a checkpoint, in words; None if each file is there as it was written.
+class FileRecord(NamedTuple):
+    """A file of a checkpoint, as it was written."""
 
-    Of several ranks that look, each sees to its share of the parts, whoever wrote them.
-    """
-    try:
-        for part in range(rank, _manifest_of(uri, 0).world_size, world_size):
-            for file in _manifest_of(uri, part).files:
-                _check_file(uri, file)
-    except DamageError as damage:
-        return str(damage)
-    return None
-
-
-class DamageError(Exception):
-    """What is wrong, in words."""
-
-
-class Written(NamedTuple):
     path: str
     bytes: int
     crc32: str
 
 
-class Manifest(NamedTuple):
-    """What one rank wrote into a checkpoint."""
+class RankManifest(NamedTuple):
+    """The files that one rank wrote into a checkpoint."""
 
     world_size: int
-    files: list[Written]
+    files: list[FileRecord]
 
 
-def _manifest_of(uri: str, rank: int) -> Manifest:
-    content = files.read_bytes(f"{uri}/{manifest_name(rank)}")
-    if content is None:
-        raise DamageError(f"without {manifest_name(rank)} it {NEVER_COMPLETE}")
+class DamageError(Exception):
+    """A checkpoint that is not as it was written; the message says in what."""
+
+
+def find_damage(uri: str, rank: int = 0, world_size: int = 1) -> str | None:
+    """Return what is wrong with a checkpoint, or None if every file is as it was written.
+
+    With several ranks each verifies its share of the manifests, whichever rank wrote them.
+    """
     try:
-        found = json.loads(content)
-        return Manifest(int(found["world_size"]), [Written(**entry) for entry in found["files"]])
-    except (ValueError, KeyError, TypeError):
-        raise DamageError(f"{uri}/{manifest_name(rank)} is no manifest") from None
-
-
-def _check_file(uri: str, file: Written) -> None:
-    filesystem, folder = files.file_system(uri)
-    info = filesystem.get_file_info(f"{folder}/{file.path}")
-    if info.type != fs.FileType.File:
-        raise DamageError(f"{uri}/{file.path} is missing")
-    if info.size != file.bytes:
-        raise DamageError(f"{uri}/{file.path} has {info.size:,} bytes, {file.bytes:,} were written")
-    with filesystem.open_input_stream(f"{folder}/{file.path}") as stream:
-        if (found := checksum(stream)) != file.crc32:
-            raise DamageError(
-                f"{uri}/{file.path} has the checksum {found}, {file.crc32} was written"
-            )
+        for writer in range(rank, _read_manifest(uri, 0).world_size, world_size):
+            for record in _read_manifest(uri, writer).files:
+                _check_file(uri, record)
+    except DamageError as damage:
+        return str(damage)
+    return None
 
 
 def manifest_name(rank: int) -> str:
+    """Return the name of a rank's manifest in the checkpoint's folder."""
     return f"manifest-{rank}.json"
 
 
 def checksum(stream: Any) -> str:
-    """crc32 of what is left of a stream, in hex digits."""
-    found = 0
+    """Return the CRC-32 of the rest of a stream, in hex digits."""
+    crc = 0
     while chunk := stream.read(CHUNK):
-        found = zlib.crc32(chunk, found)
-    return f"{found:08x}"
+        crc = zlib.crc32(chunk, crc)
+    return f"{crc:08x}"
+
+
+def _read_manifest(uri: str, rank: int) -> RankManifest:
+    name = manifest_name(rank)
+    content = files.read_bytes(f"{uri}/{name}")
+    if content is None:
+        raise DamageError(f"{name} is missing, so it {INCOMPLETE}")
+    try:
+        fields = json.loads(content)
+        records = [FileRecord(**entry) for entry in fields["files"]]
+        return RankManifest(int(fields["world_size"]), records)
+    except (ValueError, KeyError, TypeError):
+        raise DamageError(f"{uri}/{name} is not a manifest") from None
+
+
+def _check_file(uri: str, record: FileRecord) -> None:
+    filesystem, folder = files.file_system(uri)
+    path = f"{folder}/{record.path}"
+    info = filesystem.get_file_info(path)
+    if info.type != fs.FileType.File:
+        raise DamageError(f"{uri}/{record.path} is missing")
+    if info.size != record.bytes:
+        raise DamageError(
+            f"{uri}/{record.path} has {info.size:,} bytes, {record.bytes:,} were written"
+        )
+    with filesystem.open_input_stream(path) as stream:
+        if (found := checksum(stream)) != record.crc32:
+            raise DamageError(
+                f"{uri}/{record.path} has the checksum {found}, {record.crc32} was written"
+            )

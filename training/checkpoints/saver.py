@@ -1,45 +1,57 @@
-"""What a training writes as it goes: checkpoints, the best weights, its history."""
+"""The files that a training writes into its run: checkpoints, best weights and history."""
 
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from mdsrec import files
 from training.checkpoints.format import save_checkpoint
-from training.checkpoints.store import Checkpoints, trouble_of
-from training.distributed.control import JointError, Ranks
+from training.checkpoints.store import CheckpointStore, storage_error
+from training.distributed.control import CollectiveInputError, ControlGroup
+from training.distributed.engine_protocol import Engine
 
 MAX_FAILURES = 3  # in a row
 
 
 class Saver:
-    """Collective, like the checkpoints. What could not be written is kept and tried again with the
-    next checkpoint; JointError when it fails `MAX_FAILURES` times in a row.
+    """A writer of checkpoints, and of single files before them, that survives failures of storage.
+
+    Files that could not be written wait for the next checkpoint. CollectiveInputError after
+    `MAX_FAILURES` failures in a row.
     """
 
-    def __init__(self, run: str, ranks: Ranks) -> None:
-        self.checkpoints = Checkpoints(run, ranks)
-        self._run, self._ranks = run, ranks
-        self._waiting: dict[str, bytes] = {}  # by name in the run's folder, rank 0's
+    def __init__(self, run: str, group: ControlGroup) -> None:
+        self.checkpoints = CheckpointStore(run, group)
+        self._run, self._group = run, group
+        self._waiting: dict[str, bytes] = {}  # content by file name; only on rank 0
         self._failures = 0
 
-    def keep(self, name: str, content: bytes) -> None:
-        """Write the file before the next checkpoint stands."""
+    def add_file(self, name: str, content: bytes) -> None:
+        """Write this file of the run before the next checkpoint is complete. Not collective."""
         self._waiting[name] = content
 
-    def save(self, engine: Any, name: str, state: dict[str, Any], is_last: bool = False) -> bool:
-        """Whether the files that wait and the checkpoint are written."""
-        trouble = trouble_of(self._write_waiting)
-        if self._ranks.all(trouble is None):
-            trouble = self.checkpoints.save(name, partial(save_checkpoint, engine, state=state))
-        trouble = self._ranks.told_by_first(trouble)
-        if trouble is None:
+    def save(
+        self, engine: Engine[nn.Module], name: str, state: dict[str, Any], is_last: bool = False
+    ) -> bool:
+        """Write the waiting files, then a checkpoint; return True if all of it is written.
+
+        Collective. CollectiveInputError if the last save of a training fails.
+        """
+        error = storage_error(self._write_waiting)
+        if self._group.all(error is None):
+            error = self.checkpoints.save(name, partial(save_checkpoint, engine, state=state))
+        error = self._group.broadcast_from_first(error)
+        if error is None:
             self._failures = 0
             return True
         self._failures += 1
-        where = f"{self._run}: checkpoint {name} could not be written ({trouble})"
+        message = f"{self._run}: checkpoint {name} could not be written ({error})"
         if is_last or self._failures == MAX_FAILURES:
-            raise JointError(f"{where}: make room, then run the same command again to go on")
-        self._ranks.log(f"{where}: training goes on and tries again later")
+            raise CollectiveInputError(
+                f"{message}: free disk space, then run the same command again to continue"
+            )
+        self._group.log_once(f"{message}: training continues and tries again later")
         return False
 
     def _write_waiting(self) -> None:

@@ -1,4 +1,4 @@
-"""The safetensors format written a tensor at a time: no copy of the whole file is ever made."""
+"""A safetensors writer that takes one tensor at a time: the file is never whole in memory."""
 
 import json
 import math
@@ -15,14 +15,14 @@ def write_tensors(
     tensors: Iterable[Tensor],
     metadata: Mapping[str, str],
 ) -> None:
-    """`tensors` are float32 and come in the order of `shapes`."""
+    """Write float32 tensors, given in the order of `shapes`, as a safetensors file."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # tensors start at a multiple of 8
+    encoded += b" " * (-len(encoded) % 8)  # the tensors start at a multiple of 8 bytes
     stream.write(len(encoded).to_bytes(8, "little"))
     stream.write(encoded)
     for shape, tensor in zip(shapes.values(), tensors, strict=True):

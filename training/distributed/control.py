@@ -1,7 +1,7 @@
-"""What the ranks tell one another on the CPU, beside the collectives of the training itself.
+"""Control messages between the ranks, on the CPU, apart from the collectives of the training.
 
-A group of its own: no message waits for a GPU, and none is mixed up with DeepSpeed's. A single rank
-has nobody to ask.
+They have a process group of their own. So a message never waits for a GPU and is never matched
+with a collective of DeepSpeed. With one rank nothing is sent.
 """
 
 import logging
@@ -16,16 +16,20 @@ from mdsrec.errors import InputError
 
 log = logging.getLogger("training")
 
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 
-class JointError(InputError):
-    """What the user can mend, found by every rank at the same point: a restart finds it again."""
+class CollectiveInputError(InputError):
+    """An InputError that every rank raises at the same point; a restart would raise it again."""
 
 
-class Ranks:
+class ControlGroup:
+    """A gloo process group of all ranks. Its methods are collective, except `log_once`."""
+
     def __init__(self, timeout_minutes: float) -> None:
-        """What waits longer than the time-out fails, and with it the attempt."""
+        """Create the group. A call that waits longer than the time-out raises, which ends the
+        attempt.
+        """
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self._group = (
             distributed.new_group(backend="gloo", timeout=timedelta(minutes=timeout_minutes))
@@ -33,10 +37,13 @@ class Ranks:
             else None
         )
 
-    def ask(self, flags: Sequence[bool]) -> Callable[[], list[bool]]:
-        """Send this rank's flags -> a function that waits for which of them any rank raised."""
+    def start_any(self, flags: Sequence[bool]) -> Callable[[], list[bool]]:
+        """Start an all-reduce of this rank's flags and return a function that waits for it.
+
+        That function returns, for each flag, whether it is set on any rank.
+        """
         raised = torch.tensor(flags, dtype=torch.int32)
-        sent = (
+        work = (
             distributed.all_reduce(
                 raised, distributed.ReduceOp.MAX, group=self._group, async_op=True
             )
@@ -44,33 +51,33 @@ class Ranks:
             else None
         )
 
-        def answer() -> list[bool]:
-            if sent is not None:
-                sent.wait()
+        def wait() -> list[bool]:
+            if work is not None:
+                work.wait()
             return [bool(flag) for flag in raised.tolist()]
 
-        return answer
+        return wait
 
-    def all(self, holds: bool) -> bool:
-        """Whether it holds on every rank."""
-        (failed,) = self.ask([not holds])()
+    def all(self, condition: bool) -> bool:
+        """Return True if the condition holds on every rank."""
+        (failed,) = self.start_any([not condition])()
         return not failed
 
-    def log(self, line: str) -> None:
-        """A line in the log, once."""
-        if self.rank == 0:
-            log.info("%s", line)
-
-    def told_by_first(self, told: Told) -> Told:
-        """What rank 0 tells, on every rank."""
-        box = [told]
+    def broadcast_from_first(self, value: T) -> T:
+        """Return rank 0's value on every rank."""
+        box = [value]
         if self._group is not None:
             distributed.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
-    def told_by_any(self, told: str | None) -> str | None:
-        """What the first rank tells that tells anything, on every rank."""
-        boxes: list[str | None] = [told] * self.world_size
+    def first_message(self, message: str | None) -> str | None:
+        """Return, on every rank, the message of the lowest rank that has one; None if none has."""
+        messages: list[str | None] = [message] * self.world_size
         if self._group is not None:
-            distributed.all_gather_object(boxes, told, group=self._group)
-        return next((box for box in boxes if box is not None), None)
+            distributed.all_gather_object(messages, message, group=self._group)
+        return next((found for found in messages if found is not None), None)
+
+    def log_once(self, line: str) -> None:
+        """Log a line on rank 0."""
+        if self.rank == 0:
+            log.info("%s", line)

@@ -1,27 +1,40 @@
-"""DeepSpeed: its configuration as one pure function, its engine, its weights as one file."""
+"""DeepSpeed: its configuration as one pure function, and its engine."""
 
-import functools
-import io
 import os
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
 
 from mdsrec.config import Experiment
-from mdsrec.errors import InputError
-from training.checkpoints.tensor_file import write_tensors
-from training.distributed.schedule import LearningRate
-from training.distributed.zero_state import shapes_of, whole_weights_of
+from training.device import check_precision
+from training.distributed.deepspeed_internals import (
+    set_stage_0_bucket,
+    skip_shared_memory_all_reduce,
+)
+from training.distributed.engine_protocol import Engine
+from training.distributed.schedule import schedule_of
 
 BUCKET = 2**23  # elements that ranks exchange at a time; a larger parameter goes alone, uncopied
 
+LEAVES = (
+    "training.layers.transformer.Block",
+    "training.models.mdsrec.interest_block.InterestBlock",
+)
+"""Leaf modules of ZeRO-3, which gathers all parameters of a leaf when it is entered. These multiply
+the weights of their layers themselves, so gathering a layer when it is called would be too late.
+DeepSpeed matches the exact class, and ignores a name that matches nothing.
+"""
+
+Module = TypeVar("Module", bound=nn.Module)
+
 
 def deepspeed_config(experiment: Experiment) -> dict[str, Any]:
-    """DeepSpeed's JSON configuration for an experiment.
+    """Return DeepSpeed's JSON configuration for an experiment.
 
-    The batch size is DeepSpeed's bookkeeping alone: a step's loss is already the mean over its
-    prefixes, and so are its parts' losses when they are summed.
+    Its batch size only serves DeepSpeed's own counts. The loss of a step is already the mean over
+    its prefixes, and the losses of its parts add up to that mean.
     """
     optim, train = experiment.optim, experiment.train
     on_cpu = {"device": "cpu", "pin_memory": True}
@@ -38,18 +51,17 @@ def deepspeed_config(experiment: Experiment) -> dict[str, Any]:
         "torch_autocast": {
             "enabled": train.precision == "bf16",
             "dtype": "bfloat16",
-            "lower_precision_safe_modules": [],  # gradients travel in float32
+            "lower_precision_safe_modules": [],  # gradients are reduced in float32
         },
         "zero_optimization": {
             "stage": train.zero_stage,
             "contiguous_gradients": False,  # they would hold every gradient twice
-            # In float64 it takes twice the gradients' memory.
+            # The norm is computed in float64, which takes twice the gradients' memory.
             "compute_grad_norm": optim.gradient_clipping > 0 or not can_omit_norm,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
             "stage3_prefetch_bucket_size": BUCKET,
-            # It multiplies its layers' weights itself, so it needs them all at once.
-            "leaf_module": {"classes": ["training.layers.transformer.Block"]},
+            "leaf_module": {"classes": list(LEAVES)},
             **offload,
         },
         "zero_force_ds_cpu_optimizer": False,
@@ -57,67 +69,44 @@ def deepspeed_config(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def initialize(model: nn.Module, experiment: Experiment, device: torch.device) -> Any:
-    """A DeepSpeed engine around `model` in the process group that stands already."""
+def initialize(model: Module, experiment: Experiment, device: torch.device) -> Engine[Module]:
+    """Return a DeepSpeed engine around `model`, in the process group that exists already.
+
+    InputError if the device cannot compute in `train.precision`.
+    """
     check_precision(experiment, device)
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
     if device.type == "cpu":
-        # A shared-memory all-reduce that is compiled for a minute at first use; gloo serves as
-        # well.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        skip_shared_memory_all_reduce()
     deepspeed.init_distributed(
         dist_backend=distributed.get_backend(), auto_mpi_discovery=False, verbose=False
     )
     model.to(device)
     # Fused: no temporaries of the weights' size. It steps offloaded state on the CPU too.
     optimizer = torch.optim.Adam(model.parameters(), lr=experiment.optim.lr, fused=True)
+    engine: Engine[Module]
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=LearningRate(optimizer, experiment.optim),
+        lr_scheduler=schedule_of(optimizer, experiment.optim),
         config=deepspeed_config(experiment),
     )
-    if experiment.train.zero_stage == 0:  # elsewhere BUCKET is in the configuration
-        engine.enable_backward_allreduce = distributed.get_world_size() > 1
-        engine.allreduce_gradients = functools.partial(engine.allreduce_gradients, BUCKET)
+    if experiment.train.zero_stage == 0:  # the other stages read BUCKET from the configuration
+        set_stage_0_bucket(engine, BUCKET)
     return engine
 
 
-def check_precision(experiment: Experiment, device: torch.device) -> None:
-    """InputError where bf16 would be emulated."""
-    if experiment.train.precision == "bf16" and not has_bf16(device):
-        raise InputError(
-            f"train.precision = bf16, but this machine's {device.type} computes none: "
-            "set train.precision=fp32"
-        )
+def gather_parameters(engine: Engine[nn.Module]) -> AbstractContextManager[None]:
+    """Return a context in which every parameter has its full size, under ZeRO-3 too.
 
-
-def has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-def whole_weights(engine: Any, metadata: dict[str, str]) -> bytes | None:
-    """All weights as a safetensors file on rank 0, None on the others. Every rank must call it."""
-    weights = (weight for _, weight in whole_weights_of(engine))
-    if distributed.get_rank():
-        for _ in weights:
-            pass
-        return None
-    stream = io.BytesIO()
-    write_tensors(stream, shapes_of(engine), weights, metadata)
-    return stream.getvalue()
-
-
-def gathered(engine: Any) -> Any:
-    """A context in which every parameter has its full size, under ZeRO-3 too."""
+    Collective.
+    """
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(
+    context: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
         list(engine.module.parameters()), enabled=engine.zero_optimization_stage() == 3
     )
+    return context

@@ -1,19 +1,21 @@
-"""Ray's torch process group, on workers that outlive the first SIGTERM."""
+"""The torch process group of Ray Train, in workers that survive a first SIGTERM."""
 
 from typing import Any
 
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.execution.context import get_train_context
 
-from training.lifecycle.stopping import keep_sigterm, node_leaves
+from training.distributed.ray_internals import preemption_is_announced
+from training.lifecycle.signals import catch_sigterm, sigterm_received
 
 
-class _Backend(_TorchBackend):  # type: ignore[misc]
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Runs in the workers' main threads, the only ones that can handle a signal."""
+        """Install the handler of SIGTERM; Ray calls this in each worker's main thread.
+
+        Only a main thread can install one, and the training runs in another.
+        """
         super().on_training_start(worker_group, backend_config)
-        worker_group.execute(keep_sigterm)
+        worker_group.execute(catch_sigterm)
 
 
 class _Config(TorchConfig):  # type: ignore[misc]
@@ -23,10 +25,10 @@ class _Config(TorchConfig):  # type: ignore[misc]
 
 
 def process_group(timeout_minutes: float) -> TorchConfig:
-    """A collective that waits longer fails."""
+    """Return the configuration of the group. A collective that waits longer fails."""
     return _Config(timeout_s=max(1, round(60 * timeout_minutes)))
 
 
-def worker_leaves() -> bool:
-    """Whether this worker's process was told to end, or Ray knows that a worker's node will go."""
-    return node_leaves() or get_train_context().preemption_context.preemption_info is not None
+def worker_is_leaving() -> bool:
+    """Return True if this worker got SIGTERM, or if Ray knows that a worker's node will go."""
+    return sigterm_received() or preemption_is_announced()

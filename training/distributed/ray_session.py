@@ -1,4 +1,4 @@
-"""Ray as this process finds it: the cluster it belongs to, or a local one."""
+"""The Ray cluster of this process: connecting to it, and its CPUs and GPUs."""
 
 import logging
 import os
@@ -7,21 +7,23 @@ from contextlib import contextmanager
 
 import ray
 from ray.exceptions import AuthenticationError
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
 from mdsrec.logs import FORMAT_KEY
+from training.distributed.ray_internals import autoscaler_limits, propagate_to_workers
 
-TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file) as the cluster has them"
+TOKEN_HINT = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file) as on the cluster"
+ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
 
 
 @contextmanager
 def ray_session(log_to_driver: bool = True) -> Iterator[None]:
-    """Ray as it runs already, the cluster of RAY_ADDRESS (in a submitted job), or a local one.
+    """Use the Ray that this process has initialized, the cluster of RAY_ADDRESS, or a local Ray.
 
-    Where `log_to_driver`, what workers say is shown here too.
+    In a submitted job RAY_ADDRESS is set. With `log_to_driver` the workers' log lines are printed
+    here too.
     """
     if ray.is_initialized():
         yield
@@ -37,11 +39,11 @@ def ray_session(log_to_driver: bool = True) -> Iterator[None]:
         ray.init(
             address or "local", logging_level=logging.WARNING, log_to_driver=log_to_driver, **local
         )
-    except (AuthenticationError, ConnectionError) as error:  # a wrong token may look like either
+    except (AuthenticationError, ConnectionError) as error:  # a wrong token raises either
         raise InputError(
-            f"RAY_ADDRESS = {address}: {first_line(error)}: if it is up, {TOKEN}"
+            f"RAY_ADDRESS = {address}: {first_line(error)}: if the cluster runs, {TOKEN_HINT}"
         ) from None
-    name_this_ray()
+    pin_ray_address()
     try:
         yield
     finally:
@@ -51,24 +53,27 @@ def ray_session(log_to_driver: bool = True) -> Iterator[None]:
             os.environ["RAY_ADDRESS"] = address
 
 
-def name_this_ray() -> None:
-    """Tell Ray Train's clean-up actor the address of the Ray that this process belongs to: it takes
-    any Ray of the host for its own, and ends a training that the other one does not know.
+def pin_ray_address() -> None:
+    """Set RAY_ADDRESS to this process's Ray, for the processes of Ray Train too.
+
+    Otherwise Ray Train's clean-up actor may connect to another Ray of the same host, where it does
+    not find the training's controller, and end the training.
     """
-    ENV_VARS_TO_PROPAGATE.update(("RAY_ADDRESS", FORMAT_KEY))
+    propagate_to_workers(("RAY_ADDRESS", FORMAT_KEY))
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def capacity() -> dict[str, float]:
-    """CPU and GPU of the cluster, or the most its autoscaler may grow to where it declares that."""
-    declared = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    here = ray.cluster_resources()
-    return {name: max(here.get(name, 0.0), declared.get(name, 0)) for name in ("CPU", "GPU")}
+    """Return the CPUs and GPUs of the cluster, or the limits of its autoscaler if higher."""
+    limits = autoscaler_limits()
+    present = ray.cluster_resources()
+    return {name: max(present.get(name, 0.0), limits.get(name, 0)) for name in ("CPU", "GPU")}
 
 
 def uses_gpu(experiment: Experiment) -> bool:
-    """Whether workers take a GPU each: as `train.device` says, by what the cluster has where it
-    says auto.
+    """Return True if each worker takes a GPU, by `train.device`; `auto` means if there is any.
+
+    InputError if `train.device` is gpu and the cluster has none.
     """
     has_gpu = capacity()["GPU"] > 0
     if experiment.train.device == "gpu" and not has_gpu:
@@ -77,12 +82,12 @@ def uses_gpu(experiment: Experiment) -> bool:
 
 
 def check_capacity(experiment: Experiment, use_gpu: bool) -> None:
-    """InputError if the cluster can never hold the workers, instead of waiting for ever."""
+    """Raise InputError if the cluster can never hold the workers; Ray would wait without end."""
     config, most = experiment.train, capacity()
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    fit = sum(int(cpus / config.cpus_per_worker + 1e-9) for cpus in nodes)
-    grows = most["CPU"] > sum(nodes)
-    if config.num_workers > fit and not grows:
+    fit = sum(int(cpus / config.cpus_per_worker + ROUNDING) for cpus in nodes)
+    can_grow = most["CPU"] > sum(nodes)
+    if config.num_workers > fit and not can_grow:
         raise InputError(
             f"train.num_workers = {config.num_workers} of {config.cpus_per_worker:g} CPUs each, "
             f"the cluster of {len(nodes)} nodes and {most['CPU']:g} CPUs holds {fit}: "

@@ -1,19 +1,21 @@
-"""The learning rate, a function of the steps taken alone: a resumed run needs no more."""
+"""The learning rate as a function of the number of optimizer steps taken."""
 
 import math
+from functools import partial
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from mdsrec.config import OptimConfig
 
-FINAL = 0.01  # what is left of the rate when its decay has ended
+FINAL = 0.01  # factor at the end of the decay
 
 
 def rate_factor(config: OptimConfig, step: int) -> float:
-    """What `optim.lr` is multiplied by in the step that `step` others precede.
+    """Return the factor on `optim.lr` in the optimizer step after `step` others.
 
-    1/w, 2/w, ... 1 in the w = `warmup_steps` first steps; then, with a decay, down to FINAL in step
-    `decay_steps` and from there on.
+    It is 1/w, 2/w, ... 1 in the first w = `warmup_steps` steps. With a decay it then falls to FINAL
+    in step `decay_steps` and stays there.
     """
     warmup, end = config.warmup_steps, config.decay_steps
     if step < warmup:
@@ -25,18 +27,14 @@ def rate_factor(config: OptimConfig, step: int) -> float:
     return FINAL + (1 - FINAL) * left
 
 
-class LearningRate:
-    """Holds an optimizer to the schedule; DeepSpeed calls `step` after every step taken."""
+def schedule_of(optimizer: Optimizer, config: OptimConfig) -> LambdaLR:
+    """Return the schedule that sets the optimizer's rates; DeepSpeed calls its `step`."""
+    return LambdaLR(optimizer, partial(rate_factor, config))
 
-    def __init__(self, optimizer: Optimizer, config: OptimConfig) -> None:
-        self.config = config
-        self._rates = [(group, group["lr"]) for group in optimizer.param_groups]
-        self.continue_after(0)
 
-    def step(self) -> None:
-        self.continue_after(self.steps_taken + 1)
+def schedule_after(schedule: LambdaLR, steps: int) -> LambdaLR:
+    """Return the same schedule for an optimizer that has taken so many steps.
 
-    def continue_after(self, steps_taken: int) -> None:
-        self.steps_taken = steps_taken
-        for group, rate in self._rates:
-            group["lr"] = rate * rate_factor(self.config, steps_taken)
+    It is a new object: a LambdaLR that steps before its optimizer does raises a warning.
+    """
+    return LambdaLR(schedule.optimizer, schedule.lr_lambdas, last_epoch=steps - 1)

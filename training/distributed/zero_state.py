@@ -1,22 +1,32 @@
-"""Weights and Adam's moments of an engine, a whole parameter at a time, at every ZeRO stage.
+"""The weights and Adam's moments of an engine, one full parameter at a time, at every ZeRO stage.
 
-Ranks hold other parts of them at each stage; DeepSpeed's tensor-fragment calls hide which. What
-gathers is collective: every rank makes the same calls in the same order.
+Each stage partitions them over the ranks in another way, which DeepSpeed's tensor-fragment API
+hides. Reading and writing are collective: every rank makes the same calls in the same order.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, by their names in torch
+from training.distributed.deepspeed_internals import (
+    full_shape,
+    link_moments,
+    local_part,
+    optimized_tensors,
+)
+from training.distributed.engine_protocol import Engine
+from training.distributed.schedule import schedule_after
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by their names in torch
 KINDS = ("weight", *MOMENTS)
-PIECE = 1 << 22  # weights looked at together
+CHUNK = 1 << 22  # weights checked together, which bounds the memory of the check
+
+AnyEngine = Engine[nn.Module]
 
 
-def whole_weights_of(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter's name and whole weights, which stand until the next one is asked for."""
+def iterate_full_weights(engine: AnyEngine) -> Iterator[tuple[str, Tensor]]:
+    """Yield each parameter's name and full weights, which are valid until the next iteration."""
     import deepspeed
 
     for name, parameter in engine.module.named_parameters():
@@ -24,56 +34,55 @@ def whole_weights_of(engine: Any) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.detach()
 
 
-def shapes_of(engine: Any) -> dict[str, tuple[int, ...]]:
-    """The full shape of every parameter: under ZeRO-3 its own is that of nothing."""
-    named = engine.module.named_parameters()
-    return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in named}
+def full_shapes(engine: AnyEngine) -> dict[str, tuple[int, ...]]:
+    """Return the full shape of every parameter."""
+    return {name: full_shape(p) for name, p in engine.module.named_parameters()}
 
 
-def steps_taken(engine: Any) -> int:
-    """Steps that Adam took."""
+def num_steps_taken(engine: AnyEngine) -> int:
+    """Return the number of steps that Adam has taken."""
     states = engine.basic_optimizer.state.values()
     return max((int(state["step"]) for state in states if state), default=0)
 
 
-def set_steps_taken(engine: Any, steps: int) -> None:
+def set_steps_taken(engine: AnyEngine, steps: int) -> None:
+    """Set the number of steps taken in Adam, in DeepSpeed and in the learning rate's schedule."""
     for state in engine.basic_optimizer.state.values():
         state["step"].fill_(steps)
     engine.global_steps = steps
-    engine.lr_scheduler.continue_after(steps)
+    engine.lr_scheduler = schedule_after(engine.lr_scheduler, steps)
 
 
-def make_moments(engine: Any) -> None:
-    """Adam makes its moments in its first step; here they are made as zeros if there was none."""
+def create_moments(engine: AnyEngine) -> None:
+    """Create Adam's moments as zeros, unless a step has created them."""
     state = engine.basic_optimizer.state
-    for held in _optimized(engine):
-        if not state[held]:
-            state[held] = {"step": torch.zeros((), device=held.device)}
-            state[held] |= {moment: torch.zeros_like(held) for moment in MOMENTS}
-    if _stage(engine) in (1, 2):
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    for tensor in optimized_tensors(engine):
+        if not state[tensor]:
+            state[tensor] = {"step": torch.zeros((), device=tensor.device)}
+            state[tensor] |= {moment: torch.zeros_like(tensor) for moment in MOMENTS}
+    link_moments(engine)
 
 
-def whole(engine: Any, parameter: nn.Parameter, kind: str) -> Tensor:
-    """The parameter's weights or one of its moments, flat."""
+def full_state(engine: AnyEngine, parameter: nn.Parameter, kind: str) -> Tensor:
+    """Return the parameter's full weights or one of its moments, flat."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if _stage(engine) == 0:
-        found = _here(engine, parameter, kind)
+        value = _unpartitioned(engine, parameter, kind)
     elif kind == "weight":
-        found = safe_get_full_fp32_param(parameter)
+        value = safe_get_full_fp32_param(parameter)
     else:
-        found = safe_get_full_optimizer_state(parameter, kind)
-    return found.detach().flatten()
+        value = safe_get_full_optimizer_state(parameter, kind)
+    return value.detach().flatten()
 
 
-def set_whole(engine: Any, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
-    """Put flat values, the same on every rank, where `whole` finds them."""
+def set_full_state(engine: AnyEngine, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+    """Set what `full_state` returns. `value` is flat and the same on every rank."""
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     match _stage(engine):
         case 0:
-            _here(engine, parameter, kind).view(-1).copy_(value)
+            _unpartitioned(engine, parameter, kind).view(-1).copy_(value)
         case 3:
             _set_partition(parameter, kind, value)
         case _ if kind == "weight":
@@ -85,7 +94,7 @@ def set_whole(engine: Any, parameter: nn.Parameter, kind: str, value: Tensor) ->
 
 
 def _set_partition(parameter: nn.Parameter, kind: str, value: Tensor) -> None:
-    """ZeRO-3 cuts a parameter into equal parts, the last one padded."""
+    """Set this rank's part under ZeRO-3: equal parts of the flat parameter, the last one padded."""
     import deepspeed
     from deepspeed.utils import (
         safe_get_local_fp32_param,
@@ -101,34 +110,29 @@ def _set_partition(parameter: nn.Parameter, kind: str, value: Tensor) -> None:
         safe_set_local_optimizer_state(parameter, partition, kind)
         return
     safe_set_local_fp32_param(parameter, partition)
-    # Where the optimizer is offloaded, what it updates is a copy of what the model computes with.
+    # With an offloaded optimizer that is only its master copy: set the model's weights too.
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
         if rank == 0:
             parameter.data.copy_(value.view_as(parameter))
 
 
 @torch.no_grad()
-def weights_are_finite(engine: Any) -> bool:
-    """Of this rank's share of the weights."""
-    shares = (getattr(p, "ds_tensor", p) for p in engine.module.parameters())
-    parts = (part for share in shares for part in share.flatten().split(PIECE))
-    return bool(torch.stack([part.isfinite().all() for part in parts]).all())
+def weights_are_finite(engine: AnyEngine) -> bool:
+    """Return True if this rank's part of the weights has no NaN and no infinity.
+
+    Not collective.
+    """
+    parts = map(local_part, engine.module.parameters())
+    chunks = (chunk for part in parts for chunk in torch.split(part.flatten(), CHUNK))
+    return bool(torch.stack([chunk.isfinite().all() for chunk in chunks]).all())
 
 
-def _here(engine: Any, parameter: nn.Parameter, kind: str) -> Tensor:
+def _unpartitioned(engine: AnyEngine, parameter: nn.Parameter, kind: str) -> Tensor:
     if kind == "weight":
         return parameter.data
     moment: Tensor = engine.basic_optimizer.state[parameter][kind]
     return moment
 
 
-def _optimized(engine: Any) -> list[Tensor]:
-    """What Adam holds a state for: parameters, or this rank's flat part of them."""
-    if _stage(engine) == 3:
-        flat: list[Tensor] = engine.optimizer.fp32_partitioned_groups_flat
-        return flat
-    return [held for group in engine.basic_optimizer.param_groups for held in group["params"]]
-
-
-def _stage(engine: Any) -> int:
-    return int(engine.zero_optimization_stage())
+def _stage(engine: AnyEngine) -> int:
+    return engine.zero_optimization_stage()
