@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/ready
 	$(RUN) -m etl.synthetic data/demo
@@ -20,6 +20,9 @@ check: $(VENV)/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(VENV)/ready
+	$(RUN) docs/configuration.py
 
 # torch first and alone: nothing else may choose its build.
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -1,27 +1,26 @@
-"""`python -m etl CONFIG [key=value ...]`: the tables that training reads, from raw files.
-
-`python -m etl status CONFIG [key=value ...]` says which of them stand.
-"""
+"""`python -m etl CONFIG`: build the tables. `python -m etl status CONFIG`: show their state."""
 
 import sys
 from collections.abc import Sequence
 
-from mdsrec.command import command_line, experiment_of, experiment_parser, run_command
+from mdsrec.command import command_line, dispatch, experiment_of, experiment_parser, run_command
 
-SUMMARY = "Build the tables under ROOT/dataset from raw files; what stands is not rebuilt."
-STATUS = "Say which tables stand under ROOT/dataset and which are to be built; build none."
+BUILD = "Build the tables below ROOT/dataset from raw files. Tables that are up to date are kept."
+STATUS = "Show which tables below ROOT/dataset are up to date. Nothing is built."
 MORE = (
-    "python -m etl status CONFIG says which tables stand; "
-    "python -m etl.synthetic FOLDER writes a small raw catalogue to try it on."
+    "python -m etl status CONFIG shows the state of the tables; "
+    "python -m etl.synthetic FOLDER writes a small raw catalogue to try things out."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["status"]:
-        tell_status(words[1:])
-        return
-    parser = experiment_parser("etl", SUMMARY)
+    """Run `status` or, without a sub-command, the ETL."""
+    dispatch(argv, {"status": status}, build)
+
+
+def build(words: Sequence[str]) -> None:
+    """Build the tables of an experiment."""
+    parser = experiment_parser("etl", BUILD)
     parser.epilog = MORE
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
@@ -32,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"next: {command_line('training', arguments)}")
 
 
-def tell_status(words: Sequence[str]) -> None:
+def status(words: Sequence[str]) -> None:
+    """Show the state of the tables of an experiment."""
     arguments = experiment_parser("etl status", STATUS).parse_intermixed_args(words)
     experiment = experiment_of(arguments)
     from etl.status import STANDS, screen, standings

@@ -1,73 +1,77 @@
-"""`python -m evaluation CONFIG`, `... recommend CONFIG` and `... compare RUN RUN ...`."""
+"""`python -m evaluation CONFIG`: rank and report a run. Sub-commands: `recommend`, `compare`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from mdsrec.command import command_line, experiment_of, experiment_parser, run_command
+from mdsrec.command import (
+    command_line,
+    dispatch,
+    experiment_of,
+    experiment_parser,
+    positive_int,
+    run_command,
+)
 
-SUMMARY = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
-OTHERS = (
+RANK = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
+MORE = (
     "python -m evaluation recommend CONFIG writes every user's best items and all vectors; "
-    "python -m evaluation compare RUN RUN ... sets runs on the same data side by side."
+    "python -m evaluation compare RUN RUN ... compares runs on the same data."
 )
 
 
-def compare_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation compare",
-        description="Runs on the same data, side by side: a table here, all of it in a page.",
-    )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run's folder: ROOT/runs/NAME")
-    parser.add_argument(
-        "--out", metavar="HTML", help="where the page goes (comparison.html in the first folder)"
-    )
-    return parser
-
-
-def recommend_parser() -> argparse.ArgumentParser:
-    parser = experiment_parser(
-        "evaluation recommend", "Write the best items of every user, and all vectors, to Parquet."
-    )
-    parser.add_argument("--top", type=positive, default=10, help="items a user (10)")
-    parser.add_argument(
-        "--exclude-seen", action="store_true", help="leave out what a user had already"
-    )
-    parser.add_argument(
-        "--users", metavar="FILE", help="user ids, one a line, of those to serve (every user)"
-    )
-    return parser
-
-
-def positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of items")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["compare"]:
-        arguments = compare_parser().parse_args(words[1:])
-        from evaluation.compare import comparison
+    """Run a sub-command or, without one, the evaluation of a run."""
+    dispatch(argv, {"compare": compare, "recommend": recommend}, rank)
 
-        print(comparison(arguments.runs, arguments.out))
-        return
-    if words[:1] == ["recommend"]:
-        arguments = recommend_parser().parse_intermixed_args(words[1:])
-        experiment = experiment_of(arguments)
-        from evaluation.recommend import Options, recommend, users_named
 
-        users = users_named(experiment, arguments.users) if arguments.users else None
-        print(recommend(experiment, Options(arguments.top, arguments.exclude_seen, users)))
-        return
-    parser = experiment_parser("evaluation", SUMMARY)
-    parser.epilog = OTHERS
+def rank(words: Sequence[str]) -> None:
+    """Rank the held-out events of an experiment and write its report."""
+    parser = experiment_parser("evaluation", RANK)
+    parser.epilog = MORE
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
     from evaluation.run import evaluate
 
     print(evaluate(experiment, command_line("cluster run", arguments)))
+
+
+def recommend(words: Sequence[str]) -> None:
+    """Write recommendations and vectors."""
+    parser = experiment_parser(
+        "evaluation recommend", "Write every user's best items, and all vectors, as Parquet."
+    )
+    parser.add_argument("--top", type=positive_int, default=10, help="items per user (default: 10)")
+    parser.add_argument(
+        "--exclude-seen", action="store_true", help="leave out items that the user already had"
+    )
+    parser.add_argument(
+        "--users", metavar="FILE", help="file with one user id per line (default: every user)"
+    )
+    arguments = parser.parse_intermixed_args(words)
+    experiment = experiment_of(arguments)
+    from evaluation.recommend import Options, users_named
+    from evaluation.recommend import recommend as write_recommendations
+
+    users = users_named(experiment, arguments.users) if arguments.users else None
+    options = Options(arguments.top, arguments.exclude_seen, users)
+    print(write_recommendations(experiment, options))
+
+
+def compare(words: Sequence[str]) -> None:
+    """Compare evaluated runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation compare",
+        description="Compare runs on the same data: a table on the screen, and a page.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run: ROOT/runs/NAME")
+    parser.add_argument(
+        "--out", metavar="HTML", help="page to write (default: comparison.html in the first run)"
+    )
+    arguments = parser.parse_args(words)
+    from evaluation.compare import comparison
+
+    print(comparison(arguments.runs, arguments.out))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,3 @@
-"""The kernel of mdsrec: configuration, table contract, metrics. It loads neither Spark, torch nor
-Ray.
-"""
+"""The kernel: configuration, tables, metrics. Importing it loads no Spark, torch or Ray."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Credentials stay in the environment: no configuration, log line or report repeats one."""
+"""Protection of credentials: no configuration, log line or report may repeat one."""
 
 import re
 
@@ -10,19 +10,17 @@ HIDDEN = "..."
 
 
 def refuse_credentials(uri: str) -> None:
-    """InputError, which does not repeat it, if a URI holds a password or a key."""
+    """Raise InputError, which does not repeat the URI, if it contains a password or a key."""
     if IN_AUTHORITY.search(uri) or IN_QUERY.search(uri):
         raise InputError(
-            "the URI holds credentials, which would be written down with it: leave them out and "
-            "give them by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "GOOGLE_APPLICATION_CREDENTIALS) or the machine's role"
+            "the URI contains credentials, which would be stored with it: remove them and set them "
+            "in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "GOOGLE_APPLICATION_CREDENTIALS), or use the role of the machine"
         )
 
 
-def shown(override: str) -> str:
-    """`key=value` as it may be repeated: Spark's settings may hold a store's keys, so their values
-    are left out.
-    """
+def without_secret(override: str) -> str:
+    """Return `key=value` for output. Values of spark.settings may be secret and are hidden."""
     key, _, value = override.partition("=")
     if key.strip().startswith("spark") and "settings" in override:
         return override.removesuffix(value) + HIDDEN

@@ -1,18 +1,18 @@
-"""What the user can mend. Everything else is our own mistake and keeps its traceback."""
+"""Errors that the user can correct. Any other exception is a bug and keeps its traceback."""
 
-LONGEST = 300  # characters of a failure's cause
+LONGEST_CAUSE = 300  # characters
 
 
 class InputError(ValueError):
-    """A configuration, file or table that cannot be used: one line that says which, what was found,
-    what to do.
+    """A configuration, file or table that cannot be used.
 
-    Every command prints it without a traceback and ends with exit code 2.
+    The message is one line: which key or file, what was found, what to do. Every command prints it
+    without a traceback and ends with exit code 2.
     """
 
 
-def last_words(text: str) -> str:
-    """The last line of a traceback, or of what a log says of a failure: `Error: what is wrong`."""
+def cause_of(text: str) -> str:
+    """Return the last line of a traceback or log, as `Error: message`."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = lines[-1] if lines else "it ended without a word"
-    return said.removeprefix("mdsrec.errors.InputError: ")[:LONGEST]
+    last = lines[-1] if lines else "it ended without a message"
+    return last.removeprefix("mdsrec.errors.InputError: ")[:LONGEST_CAUSE]

@@ -1,4 +1,4 @@
-"""Files at URIs of any pyarrow file system; a write is whole or not there."""
+"""Files at the URIs of any pyarrow file system. Writes are atomic."""
 
 import json
 import uuid
@@ -17,17 +17,17 @@ STORAGE_ERRORS = (OSError, pa.ArrowException, InputError)
 
 
 def file_system(uri: str) -> tuple[fs.FileSystem, str]:
-    """pyarrow's file system of a URI or absolute local path, and the path in it."""
+    """Return pyarrow's file system of a URI or absolute local path, and the path inside it."""
     refuse_credentials(uri)
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri}: no such file system: {first_line(error)}") from None
+        raise InputError(f"{uri}: unknown file system: {first_line(error)}") from None
     return filesystem, path
 
 
 def check_root(root: str) -> None:
-    """InputError unless `root` can be created, written and read."""
+    """Raise InputError unless `root` can be created and written."""
     token = f"{root}/.mdsrec-{uuid.uuid4().hex}"
     try:
         filesystem, path = file_system(root)
@@ -39,9 +39,9 @@ def check_root(root: str) -> None:
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """The file holds all of `content` or what it held before, also when the writer dies."""
+    """Replace a file atomically: a killed writer leaves the old content."""
     filesystem, path = file_system(uri)
-    if filesystem.type_name in ("s3", "gcs", "abfs"):  # an object appears when its stream closes
+    if filesystem.type_name in ("s3", "gcs", "abfs"):  # closing the stream creates the object
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)
         return
@@ -51,14 +51,14 @@ def write_bytes(uri: str, content: bytes) -> None:
         with filesystem.open_output_stream(partial) as stream:
             stream.write(content)
         filesystem.move(partial, path)
-    except OSError:  # of a full disk, whose room is needed
+    except OSError:  # a full disk needs the space again
         with suppress(OSError):
             filesystem.delete_file(partial)
         raise
 
 
 def read_bytes(uri: str) -> bytes | None:
-    """The file's content; None where there is no such file."""
+    """Return the content of a file, or None if it does not exist."""
     filesystem, path = file_system(uri)
     try:
         with filesystem.open_input_stream(path) as stream:
@@ -68,28 +68,30 @@ def read_bytes(uri: str) -> bytes | None:
 
 
 def read_json(uri: str) -> dict[str, Any]:
-    """The object in a JSON file; {} where there is no such file. ValueError of a torn one."""
+    """Return the object in a JSON file, {} if it does not exist. ValueError if it is incomplete."""
     found: dict[str, Any] = json.loads(read_bytes(uri) or b"{}")
     return found
 
 
 def write_json(uri: str, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file atomically."""
     write_bytes(uri, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def delete_folder(uri: str) -> None:
-    """Delete a folder with all in it; nothing where there is none."""
+    """Delete a folder and its content, if it exists."""
     filesystem, path = file_system(uri)
     if filesystem.get_file_info(path).type == fs.FileType.Directory:
         filesystem.delete_dir(path)
 
 
 def delete_file(uri: str) -> None:
-    """Delete a file; nothing where there is none."""
+    """Delete a file, if it exists."""
     filesystem, path = file_system(uri)
     if filesystem.get_file_info(path).type == fs.FileType.File:
         filesystem.delete_file(path)
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its type if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]

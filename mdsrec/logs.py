@@ -1,6 +1,6 @@
-"""A process's log on standard error: text for people, or JSON lines for machines.
+"""Logging to standard error, as text or as JSON lines.
 
-`MDSREC_LOG_FORMAT` is text (default) or json, `MDSREC_LOG` the least level (INFO).
+`MDSREC_LOG_FORMAT` is `text` (default) or `json`; `MDSREC_LOG` is the lowest level (`INFO`).
 """
 
 import json
@@ -15,20 +15,21 @@ FORMAT_KEY = "MDSREC_LOG_FORMAT"
 
 
 class JsonLines(logging.Formatter):
-    """A line an object: time (UTC), level, logger, whose it is, message, and the figures that
-    `extra={"figures": {...}}` gives it.
+    """A formatter that writes one JSON object per line, with time (UTC), level, run and rank.
+
+    Numbers passed as `extra={"figures": {...}}` become keys of the object.
     """
 
-    def __init__(self, whose: dict[str, Any]) -> None:
+    def __init__(self, context: dict[str, Any]) -> None:
         super().__init__()
-        self._whose = whose
+        self._context = context
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            **self._whose,
+            **self._context,
             "message": record.getMessage(),
             **getattr(record, "figures", {}),
         }
@@ -37,18 +38,20 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def log_lines(run: str = "", rank: int | None = None) -> None:
-    """Write this process's log lines as they are asked for, from now on with the run and the rank
-    whose they are.
-    """
+def configure_logging(run: str = "", rank: int | None = None) -> None:
+    """Set the format of this process's log lines; they carry `run` and `rank` from now on."""
     wanted = os.environ.get(FORMAT_KEY, "text")
     if wanted not in ("text", "json"):
-        raise InputError(f"{FORMAT_KEY} = {wanted}: set it to text or json")
-    whose = {key: value for key, value in (("run", run), ("rank", rank)) if value not in ("", None)}
+        raise InputError(f"{FORMAT_KEY} = {wanted}: unknown log format; set it to text or json")
+    context = {
+        key: value for key, value in (("run", run), ("rank", rank)) if value not in ("", None)
+    }
     head = "%(asctime)s %(name)s" if rank is None else f"{run}, rank {rank}"
-    formatter = logging.Formatter(f"{head}: %(message)s") if wanted == "text" else JsonLines(whose)
+    formatter = (
+        logging.Formatter(f"{head}: %(message)s") if wanted == "text" else JsonLines(context)
+    )
     logging.basicConfig(level=os.environ.get("MDSREC_LOG", "INFO"))
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler):  # Ray's log files have a form of their own
-            # In a worker, Ray's handler passes lines on to a plain one.
+        if isinstance(handler, logging.StreamHandler):  # leaves Ray's log files as they are
+            # In a worker, Ray's handler forwards lines to a plain one.
             getattr(handler, "plain_handler", handler).setFormatter(formatter)

@@ -1,6 +1,6 @@
-"""Our packages as files, for processes that have none installed.
+"""Copies of our packages for machines on which they are not installed.
 
-`python -m mdsrec.packages FILE.zip` writes those that the ETL needs, as Spark sends them.
+`python -m mdsrec.packages FILE.zip` writes the archive that Spark sends to its executors.
 """
 
 import shutil
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = ("mdsrec", "etl", "training", "evaluation", "tuning", "cluster")
-OF_ETL = ("etl", "mdsrec")
-OURS = Path(__file__).absolute().parent.parent
+ETL_PACKAGES = ("etl", "mdsrec")
+SOURCE = Path(__file__).absolute().parent.parent
 
 
 def copy_packages(folder: Path, names: Sequence[str] = PACKAGES) -> None:
-    """Copies of `names` below `folder`, without what Python made of them."""
+    """Copy packages into `folder`, without bytecode."""
     for name in names:
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(OURS / name, folder / name, ignore=ignored)
+        shutil.copytree(SOURCE / name, folder / name, ignore=ignored)
 
 
-def zip_packages(archive: Path, names: Sequence[str] = OF_ETL) -> Path:
-    """`archive`, a new .zip from which Python imports `names`."""
+def zip_packages(archive: Path, names: Sequence[str] = ETL_PACKAGES) -> Path:
+    """Write a .zip from which Python can import the packages `names`, and return its path."""
     with tempfile.TemporaryDirectory() as folder:
         copy_packages(Path(folder), names)
         shutil.make_archive(str(archive.with_suffix("")), "zip", folder)

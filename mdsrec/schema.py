@@ -1,7 +1,7 @@
-"""The contract between the stages: the Arrow schema of every table, its order and its meaning.
+"""The contract between the stages: schema, order and meaning of every table.
 
-`item` and `user` are dense 0-based integers: ranks of asin and user_id in binary order. Vectors are
-lists of fixed width in Parquet; the width stands in the table's manifest (`counters.width`).
+`item` and `user` are dense 0-based integers: the ranks of asin and user_id in binary order. All
+vectors of a table have the same width, written in its manifest as `counters.width`.
 """
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ VERSION = 1
 
 INTERACTIONS = pa.schema(
     {
-        "file": pa.int32(),  # its position as configured; (file, line) is the input order
+        "file": pa.int32(),  # position in the configuration; (file, line) is the input order
         "line": pa.int64(),  # 1-based
         "user_id": pa.string(),
         "asin": pa.string(),
@@ -33,24 +33,24 @@ METADATA = pa.schema(
         "image_url": pa.string(),
     }
 )
-"""Every usable metadata record, sorted by (file, line); null = the record has none."""
+"""Every usable metadata record, sorted by (file, line). Null means the record has none."""
 
 REJECTS = pa.schema(
     {"source": pa.string(), "line": pa.int64(), "reason": pa.string(), "raw": pa.string()}
 )
-"""Every input line that was not used for being bad, sorted by (source, line)."""
+"""Every input line that could not be used, sorted by (source, line)."""
 
 ITEMS = pa.schema(
     {
         "item": pa.int32(),
         "asin": pa.string(),
         "title": pa.string(),
-        "text": pa.string(),  # what the encoder sees; null = no text
+        "text": pa.string(),  # input of the encoder; null means no text
         "image_url": pa.string(),
         "num_train": pa.int64(),  # training events
     }
 )
-"""By item."""
+"""Sorted by item."""
 
 SEQUENCES = pa.schema(
     {
@@ -62,16 +62,16 @@ SEQUENCES = pa.schema(
         "valid_end": pa.int32(),  # [train_end, valid_end) validation targets, the rest test targets
     }
 )
-"""One row a user, events in time order, ties by input order."""
+"""One row per user, sorted by user; events in time order, ties in input order."""
 
 FEATURES = pa.schema({"item": pa.int32(), "vector": pa.list_(pa.float32())})
-"""By item; only items that have the modality."""
+"""Sorted by item; only items that have the modality."""
 
 COOCCURRENCE = pa.schema({"item": pa.int32(), "other": pa.int32(), "score": pa.float64()})
 """O of Eq. 2, both directions, sorted by (item, other)."""
 
 PROPAGATED = pa.schema({"item": pa.int32(), "vector": pa.list_(pa.float32())})
-"""N(O) E of Eq. 3 by item, for any mu; only items that co-occur with one that has the modality."""
+"""N(O) E of Eq. 3, sorted by item; only items that co-occur with one that has the modality."""
 
 NEIGHBORS = pa.schema(
     {
@@ -80,13 +80,13 @@ NEIGHBORS = pa.schema(
         "similarities": pa.list_(pa.float32()),
     }
 )
-"""Up to H_max an item, most similar first, ties by item; the item itself is not among them."""
+"""Up to H_max neighbors per item, most similar first, ties by item, without the item itself."""
 
 CENTERS = pa.schema({"item": pa.int32(), "center": pa.int32()})
-"""C of Eq. 10 by item."""
+"""C of Eq. 10, sorted by item."""
 
 CENTROIDS = pa.schema({"center": pa.int32(), "vector": pa.list_(pa.float32())})
-"""By centre."""
+"""Sorted by center."""
 
 RANKS = pa.schema(
     {
@@ -94,27 +94,27 @@ RANKS = pa.schema(
         "target": pa.int32(),
         "split": pa.string(),  # valid | test
         "channel": pa.string(),  # all | fused | each modality | popularity
-        "better": pa.int64(),  # items that score above the target
-        "ties": pa.int64(),  # other items that score as the target does
+        "better": pa.int64(),  # number of items that score above the target
+        "ties": pa.int64(),  # number of other items with the score of the target
         "rank": pa.float64(),  # better + 1 + ties / 2
     }
 )
-"""The evaluator's product, in order of user, split, channel: every metric is a reduction of it."""
+"""Result of the evaluation, sorted by user, split, channel. Metrics are reductions of it."""
 
 RECOMMENDATIONS = pa.schema(
     {
         "user": pa.int64(),
-        "items": pa.list_(pa.int32()),  # of the highest whole score (Eq. 22), ties by item
+        "items": pa.list_(pa.int32()),  # with the highest score (Eq. 22), ties by item
         "scores": pa.list_(pa.float32()),
-        "channels": pa.list_(pa.string()),  # the largest term of each score: fused or a modality
+        "channels": pa.list_(pa.string()),  # channel with the largest term of each score
     }
 )
-"""By user: what comes after all events of a user."""
+"""Sorted by user; recommendations after all events of the user."""
 
 USER_VECTORS = pa.schema({"user": pa.int64(), "vector": pa.list_(pa.float32())})
-"""By user; the score of an item is the inner product with its vector."""
+"""Sorted by user. The inner product with an item's vector is the item's score."""
 
 ITEM_VECTORS = pa.schema(
     {"item": pa.int32(), "asin": pa.string(), "vector": pa.list_(pa.float32())}
 )
-"""By item, (1 + modalities) D wide."""
+"""Sorted by item; vectors have width (1 + modalities) D."""

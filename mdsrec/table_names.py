@@ -1,4 +1,4 @@
-"""Where things stand under a root: runs, and tables by the keys that ETL and training share."""
+"""Names of the tables below `<root>/dataset/`, shared by the ETL and training."""
 
 from decimal import Decimal
 
@@ -10,7 +10,7 @@ def run_uri(experiment: Experiment) -> str:
 
 
 def cooccurrence_name(experiment: Experiment) -> str:
-    return _keyed("cooccurrence", _departures(experiment.graph, "distance", "max_distance"))
+    return _keyed("cooccurrence", _changed_keys(experiment.graph, "distance", "max_distance"))
 
 
 def features_name(modality: str) -> str:
@@ -18,21 +18,21 @@ def features_name(modality: str) -> str:
 
 
 def propagated_name(experiment: Experiment, modality: str) -> str:
-    return _keyed(f"propagated/{modality}", _graph_departures(experiment))
+    return _keyed(f"propagated/{modality}", _changed_graph_keys(experiment))
 
 
 def neighbors_name(experiment: Experiment, modality: str, mu: float | None = None) -> str:
-    """`neighbors/MODALITY/KEY`; KEY is `mu=0.2` and what departs from the graph's defaults.
+    """Return `neighbors/MODALITY/KEY`: KEY is `mu=0.2` and every graph key that is not the default.
 
-    `mu` None is the model's.
+    Without `mu` it is the model's.
     """
-    chosen = experiment.mu(modality) if mu is None else mu
-    key = _keyed(f"mu={_decimal(chosen)}", _graph_departures(experiment))
+    chosen = experiment.model.mus(modality)[0] if mu is None else mu
+    key = _keyed(f"mu={_decimal(chosen)}", _changed_graph_keys(experiment))
     return f"neighbors/{modality}/{key}"
 
 
 def centers_name(experiment: Experiment, modality: str, k: int | None = None) -> str:
-    """`k` None is the model's."""
+    """Return `centers/MODALITY/k=K`; without `k` it is the model's."""
     return f"centers/{modality}/k={k or experiment.model.all_num_centers()[0]}"
 
 
@@ -40,21 +40,21 @@ def centroids_name(experiment: Experiment, modality: str, k: int | None = None) 
     return f"centroids/{modality}/k={k or experiment.model.all_num_centers()[0]}"
 
 
-def _graph_departures(experiment: Experiment) -> list[str]:
-    return _departures(experiment.graph, "normalize", "distance", "max_distance")
+def _changed_graph_keys(experiment: Experiment) -> list[str]:
+    return _changed_keys(experiment.graph, "normalize", "distance", "max_distance")
 
 
-def _departures(config: GraphConfig, *keys: str) -> list[str]:
+def _changed_keys(config: GraphConfig, *keys: str) -> list[str]:
     values = config.model_dump(mode="json")
     defaults = GraphConfig().model_dump(mode="json")
     return [f"{key}={values[key]}".lower() for key in keys if values[key] != defaults[key]]
 
 
-def _keyed(name: str, departures: list[str]) -> str:
-    return ",".join([name, *departures])
+def _keyed(name: str, changed: list[str]) -> str:
+    return ",".join([name, *changed])
 
 
 def _decimal(value: float) -> str:
-    """The shortest decimal that reads back as `value`, without exponent or trailing zeros."""
+    """Return the shortest decimal that parses to `value`, without exponent or trailing zeros."""
     text = format(Decimal(repr(value)), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,4 +1,7 @@
-"""What a configuration says about each table: the ETL records it, training holds it to it."""
+"""Settings of every table: the ETL writes them to its manifest, training checks them.
+
+The values are part of fingerprints. Changing one, even a word, rebuilds tables.
+"""
 
 from typing import Any
 
@@ -23,14 +26,14 @@ COLD_RULE = "an item is cold where CRC-32 of its asin (UTF-8) is below cold_shar
 
 
 def text_fields(experiment: Experiment) -> tuple[str, ...]:
-    """What `items.text` is joined from: the encoders' fields, which are equal, or the default."""
+    """Return the metadata fields of `items.text`: those of the text encoders, or the default."""
     encoders = [f for f in experiment.features.values() if f.sees == "text"]
     fields: tuple[str, ...] = FeatureConfig.model_fields["fields"].default
     return encoders[0].fields if encoders else fields
 
 
 def table_settings(experiment: Experiment) -> dict[str, Settings]:
-    """The settings of every table by name, in an order in which they can be built."""
+    """Return the settings of every table by name, in an order in which they can be built."""
     edition = {"edition": experiment.input.edition}
     graph = experiment.graph
     pairs = {"distance": graph.distance, "max_distance": graph.max_distance}
@@ -67,7 +70,10 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
 
 
 def _sequence_settings(experiment: Experiment) -> Settings:
-    """Without cold items they are those of tables that never knew any: such tables stand."""
+    """Return the settings of `sequences`.
+
+    Cold items appear only if there are any, so that tables built before that key stay valid.
+    """
     config = experiment.sequences
     held_out = {"cold_share": config.cold_share, "cold_rule": COLD_RULE}
     return {

@@ -1,9 +1,9 @@
-"""Parquet tables under one root URI (local, s3://, gs://, hdfs://), committed atomically.
+"""Parquet tables below one root URI (local, s3://, gs://, hdfs://), committed atomically.
 
-A table is a folder of Parquet files and a `_manifest.json` that lists them. Files are written
-first, under a name no table had before; the manifest replaces the old one last, in one step. So a
-table without its manifest does not exist, a killed writer leaves the former table whole, and
-readers open only the files listed.
+A table is a folder of Parquet files with a `_manifest.json` that lists them. A writer puts its
+files into a new version folder and replaces the manifest last, in one step. Therefore a table
+without a manifest does not exist, a killed writer leaves the old table intact, and readers open
+only listed files.
 """
 
 import hashlib
@@ -39,22 +39,20 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a table holds and what it was made from."""
+    """The content of a table and the recipe it was built by."""
 
     fingerprint: str
     rows: int
     files: tuple[DataFile, ...]
-    inputs: dict[str, str] = field(default_factory=dict)  # fingerprint of each input by name
-    settings: dict[str, Any] = field(default_factory=dict)  # what made it this table
+    inputs: dict[str, str] = field(default_factory=dict)  # fingerprints of the input tables by name
+    settings: dict[str, Any] = field(default_factory=dict)  # see mdsrec.table_settings
     counters: dict[str, Any] = field(default_factory=dict)
     schema_version: int = schema.VERSION
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a table's content: equal recipes make equal tables, so what stands is not
-    rebuilt.
-    """
+    """Everything that decides a table's content. A table with the same recipe is not rebuilt."""
 
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
@@ -65,22 +63,23 @@ class Recipe:
 
 
 def fingerprint(value: Any) -> str:
-    """16 hex digits of the SHA-256 of a value's canonical JSON."""
+    """Return 16 hex digits of the SHA-256 of a value's canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def table_uri(root: str, name: str) -> str:
+    """Return the folder of a table."""
     return f"{root}/dataset/{name}"
 
 
 def new_version(uri: str) -> str:
-    """A folder below the table at `uri` that no writer used before."""
+    """Return a new version folder below the table at `uri`."""
     return f"{uri}/{uuid.uuid4().hex[:12]}"
 
 
 def read_manifest(uri: str) -> Manifest | None:
-    """The manifest of the table at `uri`; None where no table was ever committed."""
+    """Return the manifest of the table at `uri`, or None if no table was ever committed."""
     content = read_bytes(f"{uri}/{MANIFEST}")
     if content is None:
         return None
@@ -98,11 +97,11 @@ def read_manifest(uri: str) -> Manifest | None:
     return manifest
 
 
-def standing(uri: str, recipe: Recipe) -> Manifest | None:
-    """The table's manifest if it stands whole and was made by `recipe`."""
+def find_table(uri: str, recipe: Recipe) -> Manifest | None:
+    """Return the manifest of a complete table that was built by `recipe`, or None."""
     try:
         manifest = read_manifest(uri)
-    except InputError:  # damaged, or of another version: to be made again
+    except InputError:  # damaged or of another version, so it must be rebuilt
         return None
     if manifest is None or manifest.fingerprint != recipe.fingerprint:
         return None
@@ -116,10 +115,9 @@ def commit(
     expected_rows: int,
     counters: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Make the Parquet files under the folder `version` the table at `uri`; drop what it held
-    before.
+    """Make the Parquet files in the folder `version` the table at `uri`, and delete the old files.
 
-    InputError if they hold other than `expected_rows`, as when writers do not share the root.
+    InputError if they do not have `expected_rows` rows, as when nodes do not share the root.
     """
     filesystem, path = file_system(uri)
     found = filesystem.get_file_info(fs.FileSelector(file_system(version)[1], recursive=True))
@@ -138,8 +136,8 @@ def commit(
     )
     if manifest.rows != expected_rows:
         raise InputError(
-            f"{uri}: {expected_rows} rows were written, {manifest.rows} arrived: "
-            "every node must see the same root; put it on storage that they share"
+            f"{uri}: {expected_rows} rows were written, {manifest.rows} were found: "
+            "put the root on storage that all nodes share"
         )
     former = _listed_versions(uri)
     write_json(f"{uri}/{MANIFEST}", asdict(manifest))
@@ -150,7 +148,7 @@ def commit(
 
 
 def _listed_versions(uri: str) -> set[str]:
-    """The version folders in the standing manifest; none where it is damaged."""
+    """Return the version folders in the current manifest; none if it is damaged."""
     try:
         listed = json.loads(read_bytes(f"{uri}/{MANIFEST}") or b"{}").get("files", [])
         return {file["path"].split("/", 1)[0] for file in listed}
@@ -165,7 +163,7 @@ def _versions(uri: str) -> set[str]:
 
 
 def _abandoned(uri: str) -> bool:
-    """Whether a writer left the folder long ago; a younger one may belong to a writer at work."""
+    """Return whether a version folder is old enough that no writer still uses it."""
     filesystem, path = file_system(uri)
     found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
     found.append(filesystem.get_file_info(path))
@@ -195,7 +193,7 @@ def write_table(
 
 
 def open_table(uri: str, remedy: str = ETL_FIRST) -> Manifest:
-    """The manifest of a table that stands whole; otherwise InputError with `remedy`."""
+    """Return the manifest of a complete table; InputError with `remedy` if it is not."""
     manifest = read_manifest(uri)
     if manifest is None:
         raise InputError(f"{uri}: no such table: {remedy}")
@@ -206,7 +204,7 @@ def open_table(uri: str, remedy: str = ETL_FIRST) -> Manifest:
 
 
 def data_files(uri: str, manifest: Manifest) -> list[str]:
-    """Full paths, in order, in the file system of `uri`."""
+    """Return the paths of the table's files in its file system, in order."""
     return [f"{file_system(uri)[1]}/{file.path}" for file in manifest.files]
 
 
@@ -216,7 +214,7 @@ def read_table(
     columns: list[str] | None = None,
     remedy: str = ETL_FIRST,
 ) -> pa.Table:
-    """All rows in the table's order, in the contract's types; InputError if absent or damaged."""
+    """Read all rows in order, in the types of the schema; InputError if absent or damaged."""
     manifest = open_table(uri, remedy)
     filesystem, _ = file_system(uri)
     wanted = (
@@ -235,7 +233,7 @@ def read_table(
 
 
 def _damage(uri: str, manifest: Manifest) -> str | None:
-    """What is wrong with a table's files, in words; None if each is there in its full size."""
+    """Return a message about the first missing or truncated file, or None."""
     filesystem, _ = file_system(uri)
     paths = data_files(uri, manifest)
     for info, file in zip(filesystem.get_file_info(paths), manifest.files, strict=True):

@@ -1,4 +1,4 @@
-"""One TOML = one experiment; what is wrong in it is named."""
+"""Loading an experiment: overrides, error messages, identity."""
 
 import re
 from pathlib import Path
@@ -66,7 +66,7 @@ TIME = "sequences.split=global_time"
         ("name=other", "other"),
     ],
 )
-def test_an_override_lies_over_the_file(path, override, value):
+def test_an_override_replaces_the_value_in_the_file(path, override, value):
     words = override.split(" ")
     found = load_experiment(path, words)
     for key in words[0].partition("=")[0].removesuffix(".text").split("."):
@@ -85,32 +85,41 @@ def test_an_override_lies_over_the_file(path, override, value):
         (["optim.lr=nan"], "optim.lr"),
         (["model.dropout=1.0"], "model.dropout = 1.0"),
         (["model.dim=5"], "dim 5 is not a multiple of num_heads 2"),
-        (["model.rho.text=0.5", "model.rho.image=0.6"], "sum to 1.1, they must sum to 1"),
-        (["model.rho.text=1.0"], r"model.rho: keys \[text\] must equal the modalities \[text, ima"),
-        (["model.mu.video=1.0"], "model.mu: keys"),
+        (
+            ["model.rho.text=0.5", "model.rho.image=0.6"],
+            "the values must sum to 1; they sum to 1.1",
+        ),
+        (
+            ["model.rho.text=1.0"],
+            r"model.rho: the keys must be the modalities \[text, image\]; found \[text\]",
+        ),
+        (["model.mu.video=1.0"], "model.mu: the keys must be"),
         (['model.modalities=["video"]'], r"no section \[features.video\]"),
         (["model.num_neighbors=51"], "num_neighbors 51 exceeds graph.max_neighbors 50"),
         (["name=../elsewhere"], 'name = "../elsewhere"'),
         (["features.text.encoder=x"], "set either encoder or vectors"),
-        (["features.text.vectors=x.npy"], "asins goes with .npy"),
-        (["features.text.images=url"], "images need an encoder"),
-        (["sequences.cut=[0.8, 0.9]"], 'cut is for split = "global_time"'),
+        (["features.text.vectors=x.npy"], "asins and .npy vectors need each other"),
+        (["features.text.images=url"], "images needs an encoder"),
+        (["sequences.cut=[0.8, 0.9]"], 'cut needs split = "global_time"'),
         (["sequences.split=global_time"], "split global_time needs cut"),
-        ([TIME, "sequences.cut=[0.9, 0.8]"], "cut 0.9, 0.8: the second must be the later"),
-        ([TIME, 'sequences.cut=["2018-01-01", "2018-01-01"]'], "the second must be the later"),
+        ([TIME, "sequences.cut=[0.9, 0.8]"], "cut 0.9, 0.8: the second must be later"),
+        ([TIME, 'sequences.cut=["2018-01-01", "2018-01-01"]'], "the second must be later"),
         ([TIME, 'sequences.cut=[0.8, "2018-01-01"]'], "cut mixes a share and a date"),
-        ([TIME, "sequences.cut=[0.8, 1.0]"], "neither a share between 0 and 1 nor a date"),
-        (["model.name=sasrek"], r'model.name = "sasrek": no such model; there is \[mdsrec, sasrec'),
-        (["model.name=sasrec", "model.tau=1.0"], "model.tau is no key of the model sasrec"),
+        ([TIME, "sequences.cut=[0.8, 1.0]"], "not a share between 0 and 1 and not a date"),
+        (
+            ["model.name=sasrek"],
+            r'model.name = "sasrek": unknown model; choose from \[mdsrec, sasr',
+        ),
+        (["model.name=sasrec", "model.tau=1.0"], "model.tau: the model sasrec has no such key"),
         (["model.name=sasrec", "model.dims=8"], "unknown key model.dims; the nearest key is dim"),
         (["model.name=sasrec", "model.dim=5"], "dim 5 is not a multiple of num_heads 2"),
-        (["model.mask_share=0.2"], "model.mask_share is no key of the model mdsrec"),
+        (["model.mask_share=0.2"], "model.mask_share: the model mdsrec has no such key"),
         (["model.name=fdsa", "model.modalities=[]"], "fdsa needs a modality"),
         (["lr"], "override 'lr': expected key=value"),
         (["name.x=1"], "name is a value, not a section"),
     ],
 )
-def test_what_is_wrong_is_named(path, overrides, message):
+def test_a_mistake_is_named_in_one_line(path, overrides, message):
     with pytest.raises(InputError, match=message) as raised:
         load_experiment(path, overrides)
     assert "\n" not in str(raised.value)
@@ -125,12 +134,12 @@ def test_what_is_wrong_is_named(path, overrides, message):
         ("model.rho=0.5", "model.rho = 0.5: expected a section of keys"),
         ("eval.cutoffs=10", "eval.cutoffs = 10: expected a list"),
         ("root=", "root: the path is empty"),
-        ('input.reviews=["a", "a"]', "stands in the list twice"),
-        ('model.modalities=["text", "text"]', "names one twice"),
+        ('input.reviews=["a", "a"]', "is listed twice"),
+        ('model.modalities=["text", "text"]', "remove the repeated one"),
         ("sequences.k_core=99999999999999999999", "should be less than 2147483648"),
     ],
 )
-def test_a_value_of_another_kind_is_never_taken_for_one(path, override, message):
+def test_a_value_of_the_wrong_type_is_refused(path, override, message):
     with pytest.raises(InputError, match=re.escape(message)):
         load_experiment(path, [override])
 
@@ -154,12 +163,12 @@ def test_rho_within_a_millionth_of_the_simplex_is_kept_as_it_is(path):
     assert load_experiment(path, overrides).rho("text") == 0.3333333
 
 
-def test_a_resolved_configuration_reads_back_as_itself(path):
+def test_a_resolved_configuration_loads_as_the_same_experiment(path):
     experiment = load_experiment(path, ["model.rho.text=0.25", "model.rho.image=0.75"])
     assert experiment_from(experiment.resolved(), source="config.json") == experiment
 
 
-def test_identity_is_all_but_the_machines(path):
+def test_machines_and_evaluation_are_not_part_of_the_identity(path):
     experiment = load_experiment(path)
     machines = ["train.num_workers=4", "eval.user_batch=8", "spark.driver_memory=9g"]
     assert load_experiment(path, machines).identity() == experiment.identity()
@@ -167,31 +176,47 @@ def test_identity_is_all_but_the_machines(path):
     assert load_experiment(path, ["train.batch_size=8"]).identity() != experiment.identity()
 
 
+def test_the_identity_holds_exactly_these_keys(path):
+    """A new key is part of the identity unless it is declared `NotIdentity`."""
+    identity = load_experiment(path).identity()
+    assert set(identity) == {
+        *("name", "seed", "sequences", "features", "graph", "model", "optim", "train")
+    }
+    assert set(identity["features"]["text"]) == {"encoder", "fields", "max_tokens"}
+    assert set(identity["graph"]) == {
+        *("max_neighbors", "normalize", "distance", "max_distance", "search", "min_recall")
+    }
+    assert set(identity["train"]) == {
+        *("batch_size", "loss", "negatives", "num_negatives", "max_epochs", "patience"),
+        *("shuffle_window", "precision"),
+    }
+
+
 @pytest.mark.parametrize(
     ("mu", "key"),
     [("0.2", "0.2"), ("1.0", "1"), ("1e-18", "0." + "0" * 17 + "1"), ("160.0", "160")],
 )
-def test_a_table_of_neighbours_is_named_by_the_shortest_decimal_of_mu(path, mu, key):
+def test_a_neighbor_table_is_named_by_the_shortest_decimal_of_mu(path, mu, key):
     experiment = load_experiment(path, [f"model.mu.text={mu}", "model.mu.image=0.5"])
     assert neighbors_name(experiment, "text") == f"neighbors/text/mu={key}"
 
 
-def test_a_section_of_another_model_may_begin_anew(path):
+def test_an_override_can_replace_the_whole_model_section(path):
     experiment = load_experiment(path, ['model={name="sasrec"}', "model.dropout=0.25"])
     assert experiment.model == SASRecConfig(dropout=0.25)
     assert experiment.modalities == ()
     assert load_experiment(path, ["model.name=unisrec"]).modalities == ("text", "image")
 
 
-def test_a_section_without_a_name_is_mdsrecs(path):
-    """So a run whose configuration was written before there were others is still the same run."""
+def test_a_model_section_without_a_name_is_mdsrec(path):
+    """Runs were trained before `model.name` existed; they keep their identity."""
     old = load_experiment(path).resolved()
     del old["model"]["name"]
     assert experiment_from(old, source="config.json").identity() == load_experiment(path).identity()
 
 
 @pytest.mark.parametrize("name", sections())
-def test_every_model_reads_back_as_itself(path, name):
+def test_every_model_section_loads_as_the_same_experiment(path, name):
     experiment = load_experiment(path, [f'model={{name="{name}"}}'])
     assert experiment.model.name == name
     assert experiment_from(experiment.resolved(), source="config.json") == experiment

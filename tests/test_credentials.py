@@ -1,4 +1,4 @@
-"""A credential is refused or left out wherever it would be written down."""
+"""Credentials are refused, or hidden, wherever they would be stored or printed."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from mdsrec import files
 from mdsrec.command import command_line
 from mdsrec.config.loading import load_experiment
-from mdsrec.credentials import refuse_credentials, shown
+from mdsrec.credentials import refuse_credentials, without_secret
 from mdsrec.errors import InputError
 
 TOML = 'name = "a"\nroot = "ROOT"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
@@ -26,14 +26,14 @@ def config(tmp_path: Path) -> Path:
     "uri",
     [
         "s3://AKIA:hunter2@bucket/mdsrec",
-        "s3://AKIA:hun/ter2@bucket",  # a secret key may hold a slash
+        "s3://AKIA:hun/ter2@bucket",  # a secret key may contain a slash
         "hdfs://user:hunter2@host:9000/data",
         "s3://bucket/data?region=us-east-1&secret_key=hunter2",
         "abfss://container@account.dfs.core.windows.net/x?SAS_TOKEN=hunter2",
     ],
 )
 def test_a_uri_with_credentials_is_refused_without_repeating_them(uri: str) -> None:
-    with pytest.raises(InputError, match="the URI holds credentials") as refused:
+    with pytest.raises(InputError, match="the URI contains credentials") as refused:
         refuse_credentials(uri)
     assert "hunter2" not in str(refused.value) and "AKIA:" not in str(refused.value)
 
@@ -49,7 +49,7 @@ def test_a_uri_with_credentials_is_refused_without_repeating_them(uri: str) -> N
         "abfss://container@account.dfs.core.windows.net/x",
     ],
 )
-def test_a_uri_without_credentials_is_taken(uri: str) -> None:
+def test_a_uri_without_credentials_is_accepted(uri: str) -> None:
     refuse_credentials(uri)
 
 
@@ -62,37 +62,36 @@ def test_a_uri_without_credentials_is_taken(uri: str) -> None:
         ("features.image.vectors={}", "features.image.vectors"),
     ],
 )
-def test_a_configuration_with_credentials_is_refused_by_its_key(
-    config: Path, key: str, named: str
-) -> None:
-    with pytest.raises(InputError, match=f"{named}: the URI holds credentials") as refused:
+def test_the_refusal_of_credentials_names_the_key(config: Path, key: str, named: str) -> None:
+    with pytest.raises(InputError, match=f"{named}: the URI contains credentials") as refused:
         load_experiment(config, [key.format("s3://AKIA:hunter2@bucket/x")])
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_run_that_is_named_by_a_uri_with_credentials_is_refused() -> None:
-    with pytest.raises(InputError, match="the URI holds credentials"):
+def test_a_run_uri_with_credentials_is_refused() -> None:
+    with pytest.raises(InputError, match="the URI contains credentials"):
         files.file_system("s3://AKIA:hunter2@bucket/runs/a")
 
 
-def test_sparks_settings_are_never_written_down(config: Path) -> None:
+def test_spark_settings_are_not_in_the_resolved_configuration(config: Path) -> None:
     experiment = load_experiment(config, [SETTING])
     assert experiment.spark.settings == {"spark.hadoop.fs.s3a.secret.key": "hunter2"}
     assert "hunter2" not in str(experiment.resolved())
 
 
-def test_the_next_command_leaves_sparks_settings_to_the_user() -> None:
+def test_the_printed_next_command_hides_spark_settings() -> None:
     inner = 'spark={settings={"a.secret"="hunter2"}, master="yarn"}'
     arguments = argparse.Namespace(config="a.toml", overrides=["name=b", SETTING, inner])
-    said = command_line("training", arguments)
-    assert said == "python -m training a.toml name=b spark.settings=... spark=..."
+    assert command_line("training", arguments) == (
+        "python -m training a.toml name=b spark.settings=... spark=..."
+    )
 
 
 @pytest.mark.parametrize(
     "override",
     ['spark.settings={"a.secret"=["hunter2"]}', "spark.settings.a.secret=hunter2", SETTING + "x"],
 )
-def test_a_mistake_in_sparks_settings_does_not_repeat_their_values(
+def test_an_error_in_spark_settings_does_not_repeat_their_values(
     config: Path, override: str
 ) -> None:
     with pytest.raises(InputError, match=r"spark\.settings") as refused:
@@ -100,6 +99,6 @@ def test_a_mistake_in_sparks_settings_does_not_repeat_their_values(
     assert "hunter2" not in str(refused.value)
 
 
-def test_other_overrides_are_repeated_as_they_were() -> None:
-    assert shown("spark.master=local[2]") == "spark.master=local[2]"
-    assert shown("optim.lr=3e-4") == "optim.lr=3e-4"
+def test_other_overrides_are_printed_unchanged() -> None:
+    assert without_secret("spark.master=local[2]") == "spark.master=local[2]"
+    assert without_secret("optim.lr=3e-4") == "optim.lr=3e-4"

@@ -1,6 +1,7 @@
 """What the documentation shows of the code is the code."""
 
 import re
+import runpy
 from pathlib import Path
 
 from benchmarks.sizes import Setting, bytes_an_item, table
@@ -25,3 +26,8 @@ def test_the_table_of_sizes_is_what_the_formula_gives():
     assert more - alone == 4 * 64 + 12 * 2
     # Gradients count where there are no vectors to speak of, and what waits on the host does not.
     assert bytes_an_item(64, 1, 0, Setting(4, 1, "optimizer")) == 4 * 64 * (1 + 3) + 24
+
+
+def test_the_configuration_reference_is_up_to_date():
+    script = runpy.run_path(str(ROOT / "docs" / "configuration.py"))
+    assert (ROOT / "docs" / "configuration.md").read_text() == script["page"](), "run `make docs`"

@@ -1,4 +1,4 @@
-"""Tables are there whole or not at all."""
+"""Tables are committed atomically."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ONE, TWO = Recipe({"k": 1}, {"raw": "abc"}), Recipe({"k": 2}, {"raw": "abc"})
 REMEDY = "run the ETL"
 
 
-def written(uri: str, centers: list[int], recipe: Recipe) -> tables.Manifest:
+def write(uri: str, centers: list[int], recipe: Recipe) -> tables.Manifest:
     table = pa.table(
         {"item": range(len(centers)), "center": centers},
         schema=schema.CENTERS,
@@ -35,24 +35,24 @@ def uri(tmp_path: Path) -> str:
     return str(tmp_path / "centers")
 
 
-def test_what_was_written_is_read(uri):
-    manifest = written(uri, [2, 0, 1], ONE)
+def test_a_table_is_read_as_it_was_written(uri):
+    manifest = write(uri, [2, 0, 1], ONE)
     assert read(uri) == [2, 0, 1]
     assert (manifest.rows, manifest.counters) == (3, {"k": 3})
     assert tables.open_table(uri, REMEDY) == manifest
 
 
 def test_a_table_without_its_manifest_does_not_exist(uri):
-    written(uri, [2, 0, 1], ONE)
+    write(uri, [2, 0, 1], ONE)
     Path(uri, tables.MANIFEST).unlink()
     assert tables.read_manifest(uri) is None
     with pytest.raises(InputError, match=rf"{uri}: no such table: {REMEDY}"):
         read(uri)
 
 
-def test_a_new_version_takes_the_place_of_the_old_one(uri):
-    written(uri, [2, 0, 1], ONE)
-    written(uri, [1, 1], TWO)
+def test_a_new_version_replaces_the_old_one(uri):
+    write(uri, [2, 0, 1], ONE)
+    write(uri, [1, 1], TWO)
     assert read(uri) == [1, 1]
     assert num_versions(uri) == 1
 
@@ -81,17 +81,17 @@ tables.write_table(sys.argv[1], [batch], schema.CENTERS, tables.Recipe({"k": 2},
 
 
 @pytest.mark.parametrize("program", [KILLED_WRITER, KILLED_COMMIT], ids=["rows", "commit"])
-def test_a_killed_writer_leaves_the_former_table(uri, program):
-    manifest = written(uri, [2, 0, 1], ONE)
+def test_a_killed_writer_leaves_the_old_table(uri, program):
+    manifest = write(uri, [2, 0, 1], ONE)
     ended = subprocess.run([sys.executable, "-c", program, uri], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert tables.open_table(uri, REMEDY) == manifest
     assert read(uri) == [2, 0, 1]
-    written(uri, [1, 1], TWO)
-    assert num_versions(uri) == 2  # what it left may be a writer's at work
+    write(uri, [1, 1], TWO)
+    assert num_versions(uri) == 2  # a running writer may own the leftover files
     for path in Path(uri).rglob("*"):
         os.utime(path, (0, 0))
-    written(uri, [0], ONE)  # a day later it goes with the next commit
+    write(uri, [0], ONE)  # a day later the next commit deletes them
     assert num_versions(uri) == 1
 
 
@@ -99,35 +99,35 @@ def num_versions(uri):
     return len([path for path in Path(uri).iterdir() if path.is_dir()])
 
 
-def test_a_writer_at_work_keeps_its_files_while_another_commits(uri):
+def test_a_commit_keeps_the_files_of_a_running_writer(uri):
     def batches():
         yield pa.record_batch({"item": [0], "center": [0]}, schema=schema.CENTERS)
-        written(uri, [5, 6], TWO)
+        write(uri, [5, 6], TWO)
         yield pa.record_batch({"item": [1], "center": [1]}, schema=schema.CENTERS)
 
     tables.write_table(uri, batches(), schema.CENTERS, ONE)
     assert read(uri) == [0, 1]
 
 
-def test_rows_that_did_not_arrive_are_no_table(uri):
+def test_a_commit_with_missing_rows_is_refused(uri):
     version = tables.new_version(uri)
     Path(version).mkdir(parents=True)
-    with pytest.raises(InputError, match="3 rows were written, 0 arrived: every node must see"):
+    with pytest.raises(InputError, match="3 rows were written, 0 were found: put the root on"):
         tables.commit(uri, version, ONE, expected_rows=3)
     assert tables.read_manifest(uri) is None
 
 
 @pytest.mark.parametrize("harm", [lambda p: os.truncate(p, 10), Path.unlink], ids=["cut", "gone"])
 def test_a_damaged_file_is_named(uri, harm):
-    manifest = written(uri, [2, 0, 1], ONE)
+    manifest = write(uri, [2, 0, 1], ONE)
     harm(Path(uri, manifest.files[0].path))
     with pytest.raises(InputError, match=rf"{manifest.files[0].path}.*{REMEDY}"):
         read(uri)
-    assert tables.standing(uri, ONE) is None
+    assert tables.find_table(uri, ONE) is None
 
 
 def test_a_file_of_the_right_size_with_other_bytes_is_an_input_error(uri):
-    manifest = written(uri, [2, 0, 1], ONE)
+    manifest = write(uri, [2, 0, 1], ONE)
     Path(uri, manifest.files[0].path).write_bytes(bytes(manifest.files[0].bytes))
     with pytest.raises(InputError, match=f"{uri}: unreadable"):
         read(uri)
@@ -135,15 +135,15 @@ def test_a_file_of_the_right_size_with_other_bytes_is_an_input_error(uri):
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"rows": 3}', '{"files": [{"path": 1}]}'])
 def test_a_damaged_manifest_is_named(uri, content):
-    written(uri, [2, 0, 1], ONE)
+    write(uri, [2, 0, 1], ONE)
     Path(uri, tables.MANIFEST).write_text(content)
     with pytest.raises(InputError, match=rf"{uri}/{tables.MANIFEST}: damaged"):
         read(uri)
-    assert tables.standing(uri, ONE) is None  # a builder makes it again
+    assert tables.find_table(uri, ONE) is None
 
 
 def test_a_table_of_another_schema_version_is_refused(uri):
-    written(uri, [2, 0, 1], ONE)
+    write(uri, [2, 0, 1], ONE)
     path = Path(uri, tables.MANIFEST)
     fields = json.loads(path.read_text())
     path.write_text(json.dumps({**fields, "schema_version": schema.VERSION + 1}))
@@ -151,12 +151,12 @@ def test_a_table_of_another_schema_version_is_refused(uri):
         read(uri)
 
 
-def test_a_table_stands_for_the_recipe_that_made_it_alone(uri):
-    assert tables.standing(uri, ONE) is None
-    manifest = written(uri, [2, 0, 1], ONE)
-    assert tables.standing(uri, ONE) == manifest
-    assert tables.standing(uri, TWO) is None
-    assert tables.standing(uri, Recipe({"k": 1}, {"raw": "abd"})) is None
+def test_a_table_is_found_only_by_the_recipe_that_built_it(uri):
+    assert tables.find_table(uri, ONE) is None
+    manifest = write(uri, [2, 0, 1], ONE)
+    assert tables.find_table(uri, ONE) == manifest
+    assert tables.find_table(uri, TWO) is None
+    assert tables.find_table(uri, Recipe({"k": 1}, {"raw": "abd"})) is None
 
 
 def test_a_fingerprint_depends_on_values_and_not_on_their_order():
@@ -183,5 +183,5 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/root: cannot be written"):
         files.check_root(str(tmp_path / "file" / "root"))
-    with pytest.raises(InputError, match="no such file system"):
+    with pytest.raises(InputError, match="unknown file system"):
         files.check_root("nowhere://bucket")

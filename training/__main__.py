@@ -1,25 +1,18 @@
-"""`python -m training CONFIG`: train the experiment, or go on where it stopped."""
+"""`python -m training CONFIG`: train the experiment, or continue where it stopped."""
 
-import argparse
 import signal
 import sys
 from collections.abc import Sequence
 
-from mdsrec.command import command_line, experiment_of, experiment_parser, run_command
-
-
-def minutes(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is no time to train in")
-    return value
+from mdsrec.command import command_line, experiment_of, experiment_parser, minutes, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Train an experiment to its end, or until it is stopped."""
     parser = experiment_parser("training", "Train a model with Ray Train and DeepSpeed.")
     parser.add_argument("--fresh", action="store_true", help="delete the run of this name first")
     parser.add_argument(
-        "--minutes", type=minutes, help="stop there; the same command goes on later"
+        "--minutes", type=minutes, help="stop after this time; the same command continues"
     )
     arguments = parser.parse_intermixed_args(argv)
     experiment = experiment_of(arguments)
@@ -30,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(done.summary())
     print(f"next        {command_line('training' if done.reason else 'evaluation', arguments)}")
     if done.reason == SIGTERM:
-        sys.exit(128 + signal.SIGTERM)  # as a shell says that a signal ended it
+        sys.exit(128 + signal.SIGTERM)  # the exit code that shells use for a signal
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a TOML file and overrides to an experiment; what is wrong comes out as one line."""
+"""Load an experiment from a TOML file and overrides. A mistake becomes an error of one line."""
 
 import difflib
 import json
@@ -13,10 +13,10 @@ from mdsrec.config import Experiment, FeatureConfig
 from mdsrec.config.models import sections
 from mdsrec.config.section import listed
 from mdsrec.config.tune import Domain
-from mdsrec.credentials import shown
+from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
 
-EXPECTED = {  # in the words of TOML, by pydantic's type of error
+EXPECTED = {  # messages by pydantic's error type
     "dict_type": "expected a section of keys",
     "model_type": "expected a section of keys",
     "tuple_type": "expected a list, as in [1, 2]",
@@ -30,15 +30,15 @@ MODELS = sections()
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment in a TOML file with dotted `key=value` overrides laid over it.
+    """Return the experiment in a TOML file, changed by dotted `key=value` overrides.
 
-    InputError names the file or key, what was found and, for an unknown key, the nearest one.
+    InputError names the file or key, the value found and, for an unknown key, the nearest one.
     """
     return experiment_from(read_content(path, overrides), source=str(path))
 
 
 def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What the TOML file says with `overrides` laid over it, unchecked."""
+    """Return the content of a TOML file, changed by `overrides` and not validated."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -51,7 +51,7 @@ def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 
 
 def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
-    """The experiment in nested mappings (TOML, a run's config.json); InputError names `source`."""
+    """Validate nested mappings as an experiment; InputError names `source`."""
     try:
         return Experiment.model_validate(content)
     except ValidationError as error:
@@ -67,12 +67,14 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
-            raise InputError(f"override {shown(override)!r}: {key} is a value, not a section")
+            raise InputError(
+                f"override {without_secret(override)!r}: {key} is a value, not a section"
+            )
     section[keys[-1]] = _toml_value(text.strip())
 
 
 def _toml_value(text: str) -> Any:
-    """`3e-4`, `true`, `["a", "b"]` as TOML reads them; anything else is a string."""
+    """Parse `3e-4`, `true` or `["a", "b"]` as TOML; anything else is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except tomllib.TOMLDecodeError:
@@ -80,19 +82,19 @@ def _toml_value(text: str) -> Any:
 
 
 def _explained(error: ValidationError) -> str:
-    """The first thing wrong, in one line."""
+    """Return the first validation error as one line."""
     first = error.errors()[0]
     location, section = [str(part) for part in first["loc"]], _section_at(first["loc"])
     if location[:1] == ["model"]:
-        del location[1:2]  # the model's name, by which its section was chosen
+        del location[1:2]  # pydantic's tag of the model
     dotted = ".".join(location)
     if first["type"] == "union_tag_invalid":
-        return f'model.name = "{first["ctx"]["tag"]}": no such model; there is {listed(MODELS)}'
+        return f'model.name = "{first["ctx"]["tag"]}": unknown model; choose from {listed(MODELS)}'
     if first["type"] == "extra_forbidden":
         if location[0] == "model" and any(location[1] in s.model_fields for s in MODELS.values()):
             name = section.model_fields["name"].default
             return (
-                f"{dotted} is no key of the model {name}: take it out, or begin the section anew "
+                f"{dotted}: the model {name} has no such key: remove it, or replace the section "
                 f"with 'model={{name=\"{name}\"}}'"
             )
         near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.0)
@@ -103,11 +105,11 @@ def _explained(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     found = json.dumps(first["input"], default=str)
-    return f"{shown(f'{dotted} = {found}')}: {message}"
+    return f"{without_secret(f'{dotted} = {found}')}: {message}"
 
 
 def _section_at(location: Sequence[str | int]) -> type[BaseModel]:
-    """The section in which the last part of `location` stands."""
+    """Return the section class that should contain the last part of `location`."""
     if len(location) <= 1:
         return Experiment
     if location[0] == "model":

@@ -1,6 +1,4 @@
-"""What sections [model] have in common: keys that models share, and what of the item tables each
-model reads.
-"""
+"""Base classes of the sections [model]: shared keys, and the item tables that each model reads."""
 
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple, Self
@@ -12,67 +10,81 @@ from mdsrec.config.section import Fraction, NonNegativeFloat, Positive, Section,
 
 
 class Needs(NamedTuple):
-    """What a model reads beside the sequences: N(O), and of each modality one table or more."""
+    """The tables that a model reads beside the sequences."""
 
-    cooccurrence: bool = False
-    neighbors: bool = False
+    cooccurrence: bool = False  # N(O)
+    neighbors: bool = False  # of each modality, as the next three
     centers: bool = False
     features: bool = False
 
 
 class ModelConfig(Section):
-    """Keys that every model has; a model of item ids alone has no others to do with items."""
+    """Keys that every model has."""
 
     name: str
+    """Model to train."""
     dim: Positive = 300
-    """D, the width of items and users"""
+    """D, the width of item and user vectors."""
     dropout: Fraction = 0.5
+    """Dropout probability."""
     max_length: Annotated[int, Field(strict=True, ge=2, lt=2**31)] = 50
+    """Most events of a history that the model sees."""
     temperature: NonNegativeFloat = 0.0
-    """Scores are cosines over it; 0 = inner products"""
+    """Scores are cosines divided by this; 0 means inner products."""
 
     @property
     def scores_cosines(self) -> bool:
+        """Return whether scores are cosines and not inner products."""
         return self.temperature > 0
 
     @property
     def needs(self) -> Needs:
+        """Return the tables to load."""
         return Needs()
 
     @property
     def neighbors_read(self) -> int:
-        """How many neighbours of an item it reads in each modality."""
+        """Return the number of neighbors read per item and modality."""
         return 0
 
     @property
+    def self_is_neighbor(self) -> bool:
+        """Return whether each item is also its own neighbor (A_ii = 1)."""
+        return False
+
+    @property
     def simpler(self) -> tuple[str, str] | None:
-        """What to call this model with one part less, and the override that takes it out."""
+        """Return a name and an override for this model with one part removed, as an ablation."""
         return None
 
     def chosen(self, features: Sequence[str]) -> tuple[str, ...]:
-        """The modalities it uses of those that have a section [features.*]."""
+        """Return the modalities used, of those with a section [features.NAME]."""
         return ()
 
     def mus(self, modality: str) -> tuple[float, ...]:
-        """Every mu^m that its neighbours are built for."""
+        """Return every mu^m that neighbors are built for."""
         return ()
 
     def all_num_centers(self) -> tuple[int, ...]:
-        """Every k that is clustered for it."""
+        """Return every k that items are clustered for."""
         return ()
 
     def check(self, features: Sequence[str], graph: GraphConfig) -> None:
-        """ValueError if it does not go with the sections [features.*] and [graph]."""
+        """Raise ValueError if the section contradicts [features.NAME] or [graph]."""
 
     def check_fits(self, modality: str, num_items: int) -> None:
-        """InputError if it asks for more than the `num_items` items that have the modality."""
+        """Raise InputError if only `num_items` items have the modality and the model needs more."""
 
 
 class TransformerConfig(ModelConfig):
+    """Keys of models with transformer blocks."""
+
     num_layers: Positive = 2
-    """L"""
+    """L, the number of transformer blocks."""
     num_heads: Positive = 2
+    """Attention heads; dim must be a multiple of it."""
     inner_dim: Positive = 256
+    """Width of the feed-forward layers."""
 
     @model_validator(mode="after")
     def _heads(self) -> Self:
@@ -82,13 +94,15 @@ class TransformerConfig(ModelConfig):
 
 
 class MultimodalConfig(ModelConfig):
+    """Keys of models that use modalities."""
+
     modalities: tuple[str, ...] | None = None
-    """Modalities the model uses; none = every [features.*]; [] = item ids alone."""
+    """Modalities to use. Unset means every [features.NAME]; [] means item ids only."""
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
         if len(set(self.modalities or ())) < len(self.modalities or ()):
-            raise ValueError(f"modalities {listed(self.modalities or ())} names one twice")
+            raise ValueError(f"modalities {listed(self.modalities or ())}: remove the repeated one")
         return self
 
     @property
@@ -102,17 +116,18 @@ class MultimodalConfig(ModelConfig):
         unknown = [m for m in self.modalities or () if m not in features]
         if unknown:
             raise ValueError(
-                f"model.modalities: no section [features.{unknown[0]}]; there is {listed(features)}"
+                f"model.modalities: there is no section [features.{unknown[0]}]; "
+                f"choose from {listed(features)}"
             )
 
 
 class FeatureModelConfig(MultimodalConfig):
-    """A model that is none without modalities; it reads their raw vectors."""
+    """Keys of models that read raw feature vectors and need at least one modality."""
 
     def check(self, features: Sequence[str], graph: GraphConfig) -> None:
         super().check(features, graph)
         if not self.chosen(features):
             raise ValueError(
-                f"model.name {self.name} needs a modality: add a section [features.*], or take a "
-                "model of item ids alone"
+                f"model.name {self.name} needs a modality: add a section [features.NAME], or "
+                "choose a model of item ids, as sasrec"
             )

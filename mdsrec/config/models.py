@@ -1,4 +1,4 @@
-"""[model]: one section a model, chosen by its `name`; a key that it does not have is an error."""
+"""The sections [model]: one class per model, chosen by `model.name`."""
 
 from collections.abc import Mapping, Sequence
 from math import fsum
@@ -25,32 +25,33 @@ from mdsrec.config.section import (
 )
 from mdsrec.errors import InputError
 
-DEFAULT_MU = 0.2  # mu^m of every modality, as in the paper of MDSRec
+DEFAULT_MU = 0.2  # the paper's value
 
 
 class MDSRecConfig(MultimodalConfig, TransformerConfig):
-    """MDSRec in the paper's letters; defaults are the paper's or the field's."""
+    """MDSRec. Defaults are those of the paper, or common ones where it gives none."""
 
     name: Literal["mdsrec"] = "mdsrec"
     mu_id: NonNegativeFloat = 16.0
-    """mu^id of Eq. 3"""
+    """mu^id of Eq. 3: weight of neighbors in the smoothed id embedding."""
     mu: dict[str, NonNegativeFloat] = Field(default={})
-    """mu^m of Eq. 3 for each modality; absent = 0.2; 0 is the ablation w/o CRE"""
+    """mu^m of Eq. 3 by modality. Unset means 0.2; 0 is the ablation w/o CRE."""
     num_neighbors: Count = 10
-    """H"""
+    """H, neighbors per item in each modality's graph (Eq. 4)."""
     num_centers: Positive = 32
-    """k"""
+    """k, interest centers per modality (Eq. 10)."""
     rho: dict[str, NonNegativeFloat] = Field(default={})
-    """rho_m of Eq. 17, 22 and 23, summing to 1; absent = uniform"""
+    """rho_m of Eq. 17, 22 and 23 by modality, with sum 1. Unset means uniform."""
     tau: PositiveFloat = 1.0
+    """Temperature of the softmax over interest centers (Eq. 19)."""
     include_self: Flag = True
-    """An item stands in its own list of neighbours (A_ii = 1), beside the H others."""
+    """Add the item itself to its H neighbors (A_ii = 1)."""
     item_mask: Fraction = 0.0
-    """Share of the items of sequences that training hides, "operations like masking" of Eq. 8"""
+    """Share of a sequence's items that training hides, the "operations like masking" of Eq. 8."""
     item_graph: Flag = True
-    """false is the ablation w/o MRGC: modal features, mapped to D, in place of the graph's."""
+    """false is the ablation w/o MRGC: features mapped to D instead of the item graph."""
     interest_centers: Flag = True
-    """false is the ablation w/o ICA."""
+    """false is the ablation w/o ICA: no interest centers."""
 
     @property
     def needs(self) -> Needs:
@@ -64,6 +65,10 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
     @property
     def neighbors_read(self) -> int:
         return self.num_neighbors if self.item_graph else 0
+
+    @property
+    def self_is_neighbor(self) -> bool:
+        return self.include_self
 
     @property
     def simpler(self) -> tuple[str, str] | None:
@@ -84,7 +89,7 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
         _check_keys("model.rho", self.rho, modalities)
         total = fsum(self.rho.values())
         if self.rho and abs(total - 1) > 1e-6:
-            raise ValueError(f"model.rho: the values sum to {total:g}, they must sum to 1")
+            raise ValueError(f"model.rho: the values must sum to 1; they sum to {total:g}")
         if self.num_neighbors > graph.max_neighbors:
             raise ValueError(
                 f"model.num_neighbors {self.num_neighbors} exceeds "
@@ -92,7 +97,7 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
             )
 
     def check_fits(self, modality: str, num_items: int) -> None:
-        """InputError if H or k asks for more than the `num_items` items that have the modality."""
+        """Raise InputError if H or k exceeds the number of items that have the modality."""
         if self.item_graph and self.num_neighbors >= num_items:
             raise InputError(
                 f"model.num_neighbors = {self.num_neighbors}, but {num_items} items have the "
@@ -106,54 +111,81 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
 
 
 class SASRecConfig(TransformerConfig):
+    """SASRec."""
+
     name: Literal["sasrec"] = "sasrec"
 
 
 class BERT4RecConfig(TransformerConfig):
+    """BERT4Rec."""
+
     name: Literal["bert4rec"] = "bert4rec"
     mask_share: Fraction = 0.2
-    """Share of the items of a sequence that training hides and predicts"""
+    """Share of a sequence's items that training masks and predicts."""
     last_share: Fraction = 0.5
-    """Share of the sequences of which training hides the last item alone, as ranking does"""
+    """Share of sequences in which training masks only the last item, as ranking does."""
 
 
 class GRU4RecConfig(ModelConfig):
+    """GRU4Rec."""
+
     name: Literal["gru4rec"] = "gru4rec"
     hidden_dim: Positive = 300
+    """Width of the GRU state."""
     num_layers: Positive = 1
+    """GRU layers."""
 
 
 class SASRecFConfig(FeatureModelConfig, TransformerConfig):
+    """SASRecF: SASRec with item features."""
+
     name: Literal["sasrecf"] = "sasrecf"
 
 
 class GRU4RecFConfig(FeatureModelConfig):
+    """GRU4RecF: GRU4Rec with item features."""
+
     name: Literal["gru4recf"] = "gru4recf"
     hidden_dim: Positive = 300
+    """Width of the GRU state."""
     num_layers: Positive = 1
+    """GRU layers."""
 
 
 class FDSAConfig(FeatureModelConfig, TransformerConfig):
+    """FDSA."""
+
     name: Literal["fdsa"] = "fdsa"
 
 
 class UniSRecConfig(FeatureModelConfig, TransformerConfig):
+    """UniSRec."""
+
     name: Literal["unisrec"] = "unisrec"
     temperature: PositiveFloat = 0.07
+    """Scores are cosines divided by this."""
     num_experts: Positive = 8
+    """Experts of the feature adaptor."""
     adaptor_dropout: Fraction = 0.2
+    """Dropout probability in the adaptor."""
 
 
 class MMMLPConfig(FeatureModelConfig):
+    """MMMLP."""
+
     name: Literal["mmmlp"] = "mmmlp"
     num_layers: Positive = 4
+    """Mixer layers."""
 
 
 class MISSRecConfig(FeatureModelConfig, TransformerConfig):
+    """MISSRec."""
+
     name: Literal["missrec"] = "missrec"
     temperature: PositiveFloat = 0.07
+    """Scores are cosines divided by this."""
     num_centers: Positive = 32
-    """Interests of each modality: the clusters of its items, as the tables hold them"""
+    """Interests per modality: the clusters of its items."""
 
     @property
     def needs(self) -> Needs:
@@ -166,20 +198,20 @@ class MISSRecConfig(FeatureModelConfig, TransformerConfig):
     def _halves(self) -> Self:
         if self.num_layers % 2:
             raise ValueError(
-                f"num_layers {self.num_layers} is odd: half of them read interests, half the items"
+                f"num_layers {self.num_layers} must be even: half of the layers encode, half decode"
             )
         return self
 
 
 def _name_of(section: Any) -> str:
-    """Which model a section is of; MDSRec where it says nothing."""
+    """Return the model of a section; without a name it is MDSRec."""
     if isinstance(section, Mapping):
         return str(section.get("name", "mdsrec"))
     return str(getattr(section, "name", "mdsrec"))
 
 
 def sections() -> dict[str, type[ModelConfig]]:
-    """The section of each model by its name."""
+    """Return the section class of each model by name."""
     union = get_args(AnyModel)[0]
     return {tag.tag: section for section, tag in map(get_args, get_args(union))}
 
@@ -202,5 +234,5 @@ AnyModel = Annotated[
 def _check_keys(key: str, values: Mapping[str, float], modalities: Sequence[str]) -> None:
     if values and set(values) != set(modalities):
         raise ValueError(
-            f"{key}: keys {listed(values)} must equal the modalities {listed(modalities)}"
+            f"{key}: the keys must be the modalities {listed(modalities)}; found {listed(values)}"
         )

@@ -1,8 +1,8 @@
-"""What configuration sections are made of: frozen, typed, unknown keys refused."""
+"""The base of all configuration sections: frozen, typed, unknown keys refused."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -14,16 +14,41 @@ Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+NOT_IDENTITY: Final = "not part of a run's identity"
+T = TypeVar("T")
+NotIdentity = Annotated[T, NOT_IDENTITY]
+"""The type of a key that may change between two starts of the same run, as `num_workers` may."""
+
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 
 
 class Section(BaseModel):
+    """A section of the TOML file."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return every key that is not `NotIdentity`, with its value as JSON can hold it."""
+        values = self.model_dump(mode="json")
+        kept = {}
+        for name, field in type(self).model_fields.items():
+            if name in values and NOT_IDENTITY not in field.metadata:
+                kept[name] = _identity(getattr(self, name), values[name])
+        return kept
+
+
+def _identity(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Section):
+        return value.identity()
+    if isinstance(value, dict):
+        return {key: _identity(value[key], dumped[key]) for key in value}
+    return dumped
 
 
 def absolute(path: str) -> str:
-    """A local path made absolute against the working directory; a URI as it is, if it holds no
-    credentials.
+    """Return a local path as an absolute one, and a URI unchanged.
+
+    ValueError if the path is empty, InputError if a URI holds credentials.
     """
     if not path.strip():
         raise ValueError("the path is empty")
@@ -32,4 +57,5 @@ def absolute(path: str) -> str:
 
 
 def listed(keys: Iterable[str]) -> str:
+    """Return `[a, b]`, for messages."""
     return "[" + ", ".join(keys) + "]"

@@ -1,4 +1,4 @@
-"""Sections that say how a model is trained and judged: [optim], [train], [eval]."""
+"""Sections of training and evaluation: [optim], [train] and [eval]."""
 
 from typing import Literal, Self
 
@@ -8,6 +8,7 @@ from mdsrec.config.section import (
     Count,
     Flag,
     NonNegativeFloat,
+    NotIdentity,
     Positive,
     PositiveFloat,
     Section,
@@ -20,20 +21,22 @@ class OptimConfig(Section):
     """Adam (betas .9, .999, no weight decay)."""
 
     lr: PositiveFloat = 3e-4
+    """Learning rate after warm-up."""
     gradient_clipping: NonNegativeFloat = 0.0
-    """Norm to clip at; 0 = off"""
+    """Largest norm of the gradient; 0 turns clipping off."""
     warmup_steps: Count = 0
-    """Steps in which the rate rises to lr"""
+    """Steps in which the learning rate rises linearly to lr."""
     decay: Literal["none", "linear", "cosine"] = "none"
-    """How the rate falls after them, to lr / 100 in step decay_steps of the run"""
+    """Decay of the learning rate after warm-up, to lr / 100."""
     decay_steps: Count = 0
+    """Step of the run at which the decay ends."""
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
         if self.decay != "none" and self.decay_steps <= self.warmup_steps:
             raise ValueError(
-                f"decay {self.decay} needs decay_steps above warmup_steps, {self.warmup_steps}; "
-                f"it is {self.decay_steps}"
+                f"decay {self.decay} needs decay_steps above warmup_steps = {self.warmup_steps}; "
+                f"decay_steps is {self.decay_steps}"
             )
         if self.decay == "none" and self.decay_steps:
             raise ValueError(
@@ -43,69 +46,76 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
+    """Training: batches, loss, early stopping, and the machines it runs on."""
+
     batch_size: Positive = 512
-    """Prefixes in a global step, made of whole users"""
+    """Prefixes in a global step over all workers. A step holds whole users."""
     loss: Literal["full", "sampled"] = "full"
-    """Cross-entropy over all items, or over sampled negatives, for catalogues too large for that"""
+    """Cross-entropy over all items, or over sampled negatives for very large catalogues."""
     negatives: Literal["uniform", "popularity", "in_batch"] = "uniform"
-    """How sampled negatives are drawn: by training events (popularity), or the step's targets"""
+    """Negatives: uniform, in proportion to training events, or the targets of the step."""
     num_negatives: Count = 0
-    """Drawn for a step, shared by its prefixes; say 1000"""
+    """Negatives drawn per step and shared by its prefixes, for example 1000."""
     max_epochs: Positive = 100
+    """Most epochs."""
     patience: Positive = 10
-    """Epochs without a better validation ndcg@10 before training ends"""
+    """Epochs without a better validation ndcg@10 after which training ends."""
     shuffle_window: Positive = 200_000
-    """Users held, sorted by length and cut into batches at a time"""
-    num_workers: Positive = 1
-    cpus_per_worker: PositiveFloat = 0.9
-    """What a worker asks Ray for; rounded, its threads, one at least"""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    offload: Literal["none", "optimizer", "all"] = "none"
-    """What waits in the host's memory: Adam's state (ZeRO 1-3), or the parameters too (3)"""
-    accumulation: Positive = 1
-    """Parts that a worker cuts its share of a step into, computed one after the other"""
+    """Users that are held in memory, sorted by length and cut into batches together."""
+    num_workers: NotIdentity[Positive] = 1
+    """Ray Train workers, one process each."""
+    cpus_per_worker: NotIdentity[PositiveFloat] = 0.9
+    """CPUs requested from Ray per worker; rounded (at least 1) it is also torch's thread count."""
+    device: NotIdentity[Literal["auto", "cpu", "gpu"]] = "auto"
+    """auto uses a GPU per worker where the cluster has GPUs."""
+    zero_stage: NotIdentity[Literal[0, 1, 2, 3]] = 0
+    """DeepSpeed ZeRO stage: 1 shards Adam's state, 2 gradients too, 3 parameters too."""
+    offload: NotIdentity[Literal["none", "optimizer", "all"]] = "none"
+    """Keep Adam's state (needs ZeRO 1-3) or also the parameters (needs ZeRO 3) in host memory."""
+    accumulation: NotIdentity[Positive] = 1
+    """Micro-batches per worker and step. More need less memory and give the same gradient."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 multiplies matrices in bfloat16; weights and Adam's state stay in float32."""
-    max_failures: Count = 3
-    """Worker failures that training survives by going on from its last checkpoint"""
-    timeout_minutes: PositiveFloat = 10.0
-    """Minutes that a worker waits for the others before the attempt fails and starts again"""
-    checkpoint_minutes: PositiveFloat = 30.0
-    """Minutes between checkpoints inside an epoch; each epoch ends with one."""
+    """bf16 multiplies matrices in bfloat16; weights and Adam's state remain float32."""
+    max_failures: NotIdentity[Count] = 3
+    """Lost workers after which training restarts from its last checkpoint; one more ends it."""
+    timeout_minutes: NotIdentity[PositiveFloat] = 10.0
+    """Minutes that a worker waits for the others before the attempt fails and is restarted."""
+    checkpoint_minutes: NotIdentity[PositiveFloat] = 30.0
+    """Minutes between checkpoints inside an epoch. Every epoch ends with a checkpoint."""
 
     @model_validator(mode="after")
     def _offloads(self) -> Self:
         least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
         if self.zero_stage < least:
             raise ValueError(
-                f"offload {self.offload} needs zero_stage {least} or more; it is {self.zero_stage}"
+                f"offload {self.offload} needs zero_stage {least} or more; "
+                f"zero_stage is {self.zero_stage}"
             )
         return self
 
     @model_validator(mode="after")
     def _samples(self) -> Self:
         if self.loss == "full" and self.negatives != "uniform":
-            raise ValueError(f'negatives {self.negatives} needs loss "sampled"; it is "full"')
+            raise ValueError(f'negatives {self.negatives} needs loss "sampled"; loss is "full"')
         draws = self.loss == "sampled" and self.negatives != "in_batch"
         if draws and not self.num_negatives:
             raise ValueError(
-                f"negatives {self.negatives} needs num_negatives above 0: set it to 1000, say"
+                f"negatives {self.negatives} needs num_negatives above 0, for example 1000"
             )
         if self.num_negatives and not draws:
             raise ValueError(
-                f"num_negatives {self.num_negatives} draws nothing: "
+                f"num_negatives {self.num_negatives} has no effect here: "
                 'it needs loss "sampled" and negatives "uniform" or "popularity"'
             )
         return self
 
     @property
     def draws_by_events(self) -> bool:
-        """Whether negatives need the items' counts of training events."""
+        """Return whether sampling needs the number of training events of every item."""
         return self.loss == "sampled" and self.negatives != "uniform"
 
     def check_fits(self, num_items: int) -> None:
-        """InputError if more negatives are asked for than there are items."""
+        """Raise InputError if `num_negatives` exceeds the number of items."""
         if self.num_negatives > num_items:
             raise InputError(
                 f"train.num_negatives = {self.num_negatives}, but there are {num_items} items: "
@@ -114,17 +124,21 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
+    """Evaluation, which ranks every held-out event against all items."""
+
     cutoffs: tuple[Positive, ...] = Field(default=(10, 20), min_length=1)
-    """N of recall@N and ndcg@N"""
+    """Values of N in recall@N, ndcg@N and mrr@N."""
     user_batch: Positive = 256
+    """Users scored together."""
     item_block: Positive = 1024
-    """Items scored together; what a CPU's cache holds. A GPU is quicker with more, say 65,536."""
+    """Items scored together. 1024 fits a CPU's cache; a GPU is faster with more, as 65536."""
     exclude_seen: Flag = False
-    """Items that a user had before a target do not compete with it."""
+    """Leave out the items that a user had before a target when that target is ranked."""
     num_workers: Positive = 2
+    """Ray actors that rank users in parallel."""
     pictures: str | None = None
-    """A folder of files named ASIN.jpg (.png, ...) that reports show items by; none = the folder
-    that an image encoder reads, if there is one.
+    """Folder of files named ASIN.jpg (.png, ...), shown in reports. Unset means the folder that an
+    image encoder reads, if there is one.
     """
 
     @field_validator("pictures")

@@ -1,4 +1,4 @@
-"""[tune]: the space of a sweep, how it is searched, and what it may cost."""
+"""The section [tune]: the space of a sweep, its search and its budget."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -9,32 +9,34 @@ from mdsrec.config.section import Positive, PositiveFloat, Section, listed
 
 Numbers = tuple[float, float]
 
-SEARCHED = ("model", "optim", "train", "graph")  # sections whose keys a space may hold
+SEARCHED = ("model", "optim", "train", "graph")  # sections with keys that a space may contain
 NOT_SEARCHED = {
-    "model.name": "it has keys of its own for each value: `python -m tuning study` compares models",
+    "model.name": "each model has other keys; compare models with `python -m tuning study`",
     "train.num_workers": "all trials have one size",
     "train.cpus_per_worker": "all trials have one size",
     "train.device": "all trials have one size",
-    "graph.max_neighbors": "tables of other widths would replace each other",
-    "graph.mu": "it lists what to build; the space holds model.mu.MODALITY",
-    "graph.num_centers": "it lists what to build; the space holds model.num_centers",
+    "graph.max_neighbors": "trials would overwrite each other's tables",
+    "graph.mu": "it only lists tables to build; search model.mu.MODALITY",
+    "graph.num_centers": "it only lists tables to build; search model.num_centers",
 }
 
 
 class Domain(Section):
-    """The values of one key, by one of these words."""
+    """The values of one key. Exactly one of the kinds of domain is set."""
 
     choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
-    """One of these"""
+    """Draw one of these values."""
     grid: tuple[Any, ...] | None = Field(default=None, min_length=1)
-    """Each of these, at every draw of the other keys"""
+    """Try every one of these values with every draw of the other keys."""
     uniform: Numbers | None = None
+    """Draw uniformly from [low, high]."""
     loguniform: Numbers | None = None
+    """Draw the logarithm uniformly from [low, high]."""
     simplex: tuple[str, ...] | None = Field(default=None, min_length=2)
-    """Shares of these names, which sum to 1"""
+    """Draw one share per name; the shares sum to 1."""
     steps: Positive | None = None
-    """The shares of a simplex are multiples of 1 / steps, each of them at every draw, as in a grid;
-    none = any share
+    """Use only shares that are multiples of 1 / steps, and try all of them, as in a grid. Unset
+    means any share.
     """
 
     @model_validator(mode="after")
@@ -44,53 +46,56 @@ class Domain(Section):
         if len(found) != 1:
             raise ValueError(f"expected one of {listed(words)}, found {listed(found)}")
         if self.steps and not self.simplex:
-            raise ValueError("steps goes with simplex alone")
+            raise ValueError("steps needs simplex")
         for word in ("uniform", "loguniform"):
             bounds: Numbers | None = getattr(self, word)
             lowest = 0 if word == "loguniform" else float("-inf")
             if bounds and not lowest < bounds[0] < bounds[1] < float("inf"):
-                more = ", and above 0" if word == "loguniform" else ""
-                raise ValueError(f"{word} = {list(bounds)}: expected [low, high], low first{more}")
+                more = " and both above 0" if word == "loguniform" else ""
+                raise ValueError(
+                    f"{word} = {list(bounds)}: expected [low, high] with low < high{more}"
+                )
         return self
 
     @property
     def is_grid(self) -> bool:
-        """Whether every one of its values is tried, whatever the searcher."""
+        """Return whether every value is tried, with any searcher."""
         return self.grid is not None or self.steps is not None
 
     @property
     def is_finite(self) -> bool:
+        """Return whether the values can be listed."""
         return self.is_grid or self.choice is not None
 
 
 class TuneConfig(Section):
-    """A sweep. Trials are judged by validation ndcg@10, the best epoch's."""
+    """A sweep. The metric of a trial is the validation ndcg@10 of its best epoch."""
 
     space: dict[str, Domain] = Field(default={})
-    """By dotted keys of the experiment, as in `model.num_neighbors = { choice = [5, 10, 20] }`"""
+    """Domains by dotted key, as in `model.num_neighbors = { choice = [5, 10, 20] }`."""
     searcher: Literal["random", "grid", "optuna"] = "random"
-    """grid takes every value of every key; optuna is its TPE"""
+    """grid tries every combination of values; optuna is its TPE sampler."""
     scheduler: Literal["asha", "none"] = "asha"
-    """asha ends trials that are behind others at the same epoch"""
+    """asha stops trials that are worse than others at the same epoch."""
     trials: Positive = 20
-    """Draws of the keys that are no grid; the grid searcher has none"""
+    """Draws of the keys that are not a grid; the grid searcher ignores it."""
     seeds: Positive = 1
-    """Seeds a trial: experiment.seed and those after it. A trial counts by their mean."""
+    """Seeds per trial, from `seed` upwards. The metric of a trial is their mean."""
     hours: PositiveFloat | None = None
-    """What one call of the sweep may take; `--resume` goes on"""
+    """Longest duration of one call; `--resume` continues the sweep."""
     concurrent: Positive | None = None
-    """Trials at a time at most; none = as many as the cluster holds"""
+    """Most trials in parallel. Unset means as many as the cluster can hold."""
     grace_epochs: Positive = 1
-    """The first rung of asha, in epochs"""
+    """Epochs before the first rung of asha."""
     reduction: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
-    """At a rung, a trial below the best 1 / reduction of those seen there ends; each rung is
-    reduction times as far as the one before.
+    """At a rung, asha keeps the best 1 / reduction of the trials seen there. Each rung comes
+    `reduction` times as many epochs after the start as the one before.
     """
 
     @field_validator("space", mode="before")
     @classmethod
     def _by_dotted_keys(cls, space: Any) -> Any:
-        """TOML makes sections of dotted keys."""
+        """Join the nested sections that TOML makes of dotted keys."""
         return dict(_domains(space)) if isinstance(space, Mapping) else space
 
     @model_validator(mode="after")
@@ -98,19 +103,19 @@ class TuneConfig(Section):
         for key, domain in self.space.items():
             if key.split(".")[0] not in SEARCHED:
                 raise ValueError(
-                    f"space.{key}: a sweep searches sections {listed(SEARCHED)}; for another data "
-                    "set make another experiment"
+                    f"space.{key}: a sweep can only search the sections {listed(SEARCHED)}; "
+                    "for other data write another experiment"
                 )
             if key in NOT_SEARCHED:
-                raise ValueError(f"space.{key}: not searched: {NOT_SEARCHED[key]}")
+                raise ValueError(f"space.{key}: cannot be searched: {NOT_SEARCHED[key]}")
             if self.searcher == "grid" and not domain.is_finite:
                 raise ValueError(
-                    f"space.{key}: a grid needs values one by one: choice, grid or a simplex with "
-                    "steps"
+                    f"space.{key}: the grid searcher needs a list of values: use choice, grid or a "
+                    "simplex with steps"
                 )
             if self.searcher == "optuna" and domain.is_grid:
                 raise ValueError(
-                    f"space.{key}: optuna chooses values itself: choice instead of grid"
+                    f"space.{key}: optuna chooses values itself: use choice instead of grid"
                 )
         return self
 
