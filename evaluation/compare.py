@@ -6,9 +6,9 @@ from evaluation.cases import told_apart
 from evaluation.evaluated_run import FinishedRun, finished_run
 from evaluation.metrics.bootstrap import difference
 from evaluation.metrics.events import events_of
-from evaluation.report.comparison import Compared, comparison_page
-from evaluation.report.pictures import pictures
-from evaluation.report.run_report import competing, headline
+from evaluation.report.comparison import ComparisonData, comparison_page
+from evaluation.report.pictures import load_thumbnails
+from evaluation.report.run_report import candidates_text, headline_metrics
 from mdsrec import files
 from mdsrec.config.section import absolute
 from mdsrec.errors import InputError
@@ -32,7 +32,7 @@ def comparison(folders: Sequence[str], out: str | None = None) -> str:
     first = runs[0].metrics
     terms = (
         f"{first.targets['test']:,} test events, {first.num_items:,} items, "
-        f"each ranked {competing(first)}"
+        f"each ranked {candidates_text(first)}"
     )
     return "\n".join([terms, "", _headline(compared), "", *apart, *reports])
 
@@ -50,32 +50,35 @@ def _check_same_terms(runs: Sequence[FinishedRun]) -> None:
                 )
 
 
-def _compared(runs: Sequence[FinishedRun]) -> Compared:
+def _compared(runs: Sequence[FinishedRun]) -> ComparisonData:
     cutoffs = tuple(runs[0].metrics.cutoffs)
     first, *others = (events_of(run.uri, cutoffs) for run in runs)
     apart = [difference(other.users, other.values, first.values) for other in others]
     told = told_apart([run.cases for run in runs])
     folder = next((run.cases.pictures for run in runs if run.cases and run.cases.pictures), None)
     shown = {asin for each in told for asin in each.asins()}
-    return Compared(runs, apart, first.names, told, pictures(folder, sorted(shown)))
+    return ComparisonData(runs, apart, first.names, told, load_thumbnails(folder, sorted(shown)))
 
 
-def _headline(compared: Compared) -> str:
+def _headline(compared: ComparisonData) -> str:
     rows = [(run.name, run.metrics.split["test"]["all"]) for run in compared.runs]
     rows.append(("popularity", compared.runs[0].metrics.split["test"]["popularity"]))
-    names = headline(compared.runs[0].metrics.cutoffs)
+    names = headline_metrics(compared.runs[0].metrics.cutoffs)
     return text_table(
         ["run", *names], [[name, *(f"{means[key]:.4f}" for key in names)] for name, means in rows]
     )
 
 
-def _differences(compared: Compared) -> str:
+def _differences(compared: ComparisonData) -> str:
     """Each run less the first on the same test events: mean, 95% interval, p."""
     rows = [
-        [run.name, *(apart.words(compared.names.index(name)) for name in compared.shown)]
-        for run, apart in zip(compared.runs[1:], compared.apart, strict=True)
+        [
+            run.name,
+            *(apart.words(compared.metric_names.index(name)) for name in compared.main_metrics),
+        ]
+        for run, apart in zip(compared.runs[1:], compared.differences, strict=True)
     ]
-    return text_table([f"less {compared.runs[0].name}", *compared.shown], rows)
+    return text_table([f"less {compared.runs[0].name}", *compared.main_metrics], rows)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

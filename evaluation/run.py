@@ -14,8 +14,14 @@ from evaluation.metrics.slices import slices_of
 from evaluation.metrics.summary import summarise
 from evaluation.pool import made_by_shards
 from evaluation.ranking import POPULARITY, RankWorker
-from evaluation.report.pictures import pictures
-from evaluation.report.run_report import Facts, channel_rows, competing, headline, report
+from evaluation.report.pictures import load_thumbnails
+from evaluation.report.run_report import (
+    ReportData,
+    candidates_text,
+    channel_rows,
+    headline_metrics,
+    report_page,
+)
 from mdsrec import files, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe
@@ -37,16 +43,16 @@ def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG"
     cases.write(f"{run}/cases.json")
     told = cases.asins(case for _, case in cases.by_channel())
     shown = {key: value for key, value in experiment.resolved().items() if key != "spark"}
-    facts = Facts(
+    facts = ReportData(
         config=shown,  # Spark's settings decide nothing here and may hold a store's credentials
         metrics=metrics,
         history=files.read_json(f"{run}/history.json"),
         manifests=standing_tables(experiment),
         next_steps=next_steps(experiment, run, again),
         cases=cases,
-        pictures=pictures(cases.pictures, sorted(told)),
+        pictures=load_thumbnails(cases.pictures, sorted(told)),
     )
-    files.write_bytes(f"{run}/report.html", report(facts).encode())
+    files.write_bytes(f"{run}/report.html", report_page(facts).encode())
     return _screen(metrics, run, facts.next_steps)
 
 
@@ -129,12 +135,12 @@ def next_steps(experiment: Experiment, run: str, again: str) -> list[str]:
 
 
 def _screen(metrics: RunMetrics, run: str, steps: Sequence[str]) -> str:
-    header = ["test", *headline(metrics.cutoffs)]
+    header = ["test", *headline_metrics(metrics.cutoffs)]
     return "\n".join(
         [
             f"{metrics.name}: {metrics.targets['test']:,} test events, "
             f"{metrics.num_items:,} items, "
-            f"each ranked {competing(metrics)}",
+            f"each ranked {candidates_text(metrics)}",
             "",
             text_table(header, channel_rows(metrics)),
             "",

@@ -6,23 +6,15 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from evaluated_runs import PICTURE, ParsedPage, cases_by_rank, make_case, make_cases
 from PIL import Image
 from small_dataset import small_experiment
-from test_evaluation_report import PICTURE, Tags, case_of, cases_of
 
 from evaluation.case_study import spread
 from evaluation.cases import Cases, Item, telling, told_apart
 from evaluation.report.cards import Cards
-from evaluation.report.pictures import picture_folder, pictures
+from evaluation.report.pictures import load_thumbnails, picture_folder
 from mdsrec.errors import InputError
-
-
-def users(**rank):
-    """Cases of user 0, 1, ... with these ranks by channel."""
-    return [
-        case_of(user, 0, dict(zip(rank, ranks, strict=True)), {name: [0] for name in rank}, (0,))
-        for user, ranks in enumerate(zip(*rank.values(), strict=True))
-    ]
 
 
 def test_the_pair_furthest_apart_is_chosen_among_those_that_rank_high():
@@ -34,27 +26,33 @@ def test_the_pair_furthest_apart_is_chosen_among_those_that_rank_high():
 
 
 def test_each_channel_has_the_user_whose_target_it_misses_and_the_whole_finds():
-    told = cases_of(*users(all=[1, 4, 5, 80], fused=[2, 90, 5, 1000], text=[60, 70, 1, 1]))
+    told = make_cases(
+        *cases_by_rank(all=[1, 4, 5, 80], fused=[2, 90, 5, 1000], text=[60, 70, 1, 1])
+    )
     assert [(channel, case.user) for channel, case in told.by_channel()] == [
         ("fused", 1),
         ("text", 0),
     ]
-    assert cases_of().by_channel() == []
+    assert make_cases().by_channel() == []
 
 
 def test_runs_are_told_apart_by_the_users_whose_target_the_others_miss():
-    runs = [users(all=[1, 3, 50]), users(all=[9, 3, 2]), users(all=[8, 60, 30])]
-    told = told_apart([cases_of(*run) for run in runs])
+    runs = [
+        cases_by_rank(all=[1, 3, 50]),
+        cases_by_rank(all=[9, 3, 2]),
+        cases_by_rank(all=[8, 60, 30]),
+    ]
+    told = told_apart([make_cases(*run) for run in runs])
     # the best of the others: 8, 3, 2 for the first run, then 1, 3, 30, then 1, 3, 2
     assert [(each.run, each.cases[0].user) for each in told] == [(0, 0), (1, 2), (2, 1)]
     assert [case.rank["all"] for case in told[1].cases] == [50, 2, 30]
 
 
 def test_runs_that_tell_of_other_users_or_of_none_are_not_told_apart():
-    run = cases_of(*users(all=[1, 2]))
+    run = make_cases(*cases_by_rank(all=[1, 2]))
     assert told_apart([run, None]) == []
-    assert told_apart([run, cases_of(*users(all=[1]))]) == []
-    assert told_apart([cases_of(), cases_of()]) == []
+    assert told_apart([run, make_cases(*cases_by_rank(all=[1]))]) == []
+    assert told_apart([make_cases(), make_cases()]) == []
     assert [each.cases[0].user for each in told_apart([run])] == [0]
 
 
@@ -65,7 +63,9 @@ def test_users_are_taken_in_equal_steps():
 
 
 def test_cases_are_read_as_they_were_written(tmp_path):
-    told = cases_of(*users(all=[1, 2.5], text=[3, 4]), titles=("One", None), pictures="/p")
+    told = make_cases(
+        *cases_by_rank(all=[1, 2.5], text=[3, 4]), titles=("One", None), pictures="/p"
+    )
     uri = str(tmp_path / "cases.json")
     assert Cases.read(uri) is None
     told.write(uri)
@@ -85,13 +85,13 @@ HOSTILE = (
 
 def cards_of(titles, shown=None):
     items = {n: Item(f"B{n}", title) for n, title in enumerate(titles)}
-    case = case_of(0, 0, {"all": 1}, {"all": []}, history=range(len(titles)))
-    return Cards(items, shown or {}).case("<b>", case, [])
+    case = make_case(0, 0, {"all": 1}, {"all": []}, history=range(len(titles)))
+    return Cards(items, shown or {}).case_panel("<b>", case, [])
 
 
 def test_titles_are_text_whatever_they_hold():
     html = cards_of(HOSTILE)
-    parsed = Tags(html)
+    parsed = ParsedPage(html)
     assert parsed.tags <= {"div", "h3", "span", "ol", "li", "svg", "text", "p"}
     for title in HOSTILE:
         assert f"<p>{escape(title)}</p>" in html
@@ -111,7 +111,7 @@ def test_an_item_without_a_picture_shows_a_letter():
 def test_pictures_are_small_jpegs_on_white(tmp_path):
     Image.new("RGBA", (600, 300), (0, 0, 0, 0)).save(tmp_path / "B1.png")
     Image.new("RGB", (20, 10), "red").save(tmp_path / "B2.JPG", "JPEG")
-    found = pictures(str(tmp_path) + "/", ["B1", "B2", "B3"])
+    found = load_thumbnails(str(tmp_path) + "/", ["B1", "B2", "B3"])
     small = {
         asin: Image.open(BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
         for asin, uri in found.items()
@@ -126,10 +126,10 @@ def test_what_is_no_picture_is_left_out(tmp_path):
     (tmp_path / "B2.jpg").write_bytes(b"")
     Image.new("RGB", (9, 9)).save(tmp_path / "outside.png")
     folder = str(tmp_path / "sub")
-    assert pictures(str(tmp_path), ["B1", "B2", "B3"]) == {}
-    assert pictures(folder, ["../outside", "B\0"]) == {}
-    assert pictures("none://such", ["B1"]) == {}
-    assert pictures(None, ["B1"]) == {}
+    assert load_thumbnails(str(tmp_path), ["B1", "B2", "B3"]) == {}
+    assert load_thumbnails(folder, ["../outside", "B\0"]) == {}
+    assert load_thumbnails("none://such", ["B1"]) == {}
+    assert load_thumbnails(None, ["B1"]) == {}
 
 
 def test_pictures_are_those_an_encoder_reads_unless_named(tmp_path):

@@ -4,9 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_evaluation_cases import users
-from test_evaluation_report import Tags, cases_of, metrics_of, written
-from test_evaluation_summary import ROWS
+from evaluated_runs import ROWS, ParsedPage, cases_by_rank, make_cases, run_metrics, write_run
 
 from evaluation.compare import comparison
 from evaluation.evaluated_run import FinishedRun, labels_of
@@ -19,7 +17,7 @@ BETTER = [(*row[:4], 0, 0) if row[3] == "all" else row for row in ROWS]
 
 def run_of(tmp_path, name, rows, **files_of):
     """A run's folder, with these files beside its metrics and ranks."""
-    folder = written(tmp_path, name, rows)
+    folder = write_run(tmp_path, name, rows)
     for file, content in files_of.items():
         files.write_json(f"{folder}/{file}.json", content)
     return folder
@@ -32,8 +30,8 @@ def runs(tmp_path):
     epochs = {"epochs": [{"epoch": 0, "loss": 7.25, "ndcg@10": 0.02}], "best_epoch": 0}
     first = run_of(tmp_path, "books-a", ROWS, config=config, history=epochs)
     second = run_of(tmp_path, "books-b", BETTER, config=other, history=epochs)
-    cases_of(*users(all=[1, 40, 9]), titles=("<i>One</i>",)).write(f"{first}/cases.json")
-    cases_of(*users(all=[9, 3, 9]), titles=("<i>One</i>",)).write(f"{second}/cases.json")
+    make_cases(*cases_by_rank(all=[1, 40, 9]), titles=("<i>One</i>",)).write(f"{first}/cases.json")
+    make_cases(*cases_by_rank(all=[9, 3, 9]), titles=("<i>One</i>",)).write(f"{second}/cases.json")
     return [first, second]
 
 
@@ -83,8 +81,13 @@ def test_the_page_holds_slices_curves_and_what_differs_in_the_configurations(run
 
 def test_the_page_tells_of_the_same_users_what_each_run_offered(runs):
     _, html = page_of(runs)
-    told = re.findall(r"<h3>(Further up in .)</h3>.*?target at (\d+).*?target at (\d+)", html)
-    assert told == [("Further up in a", "1", "9"), ("Further up in b", "40", "3")]
+    told = re.findall(
+        r"<h3>(Target ranked higher by .)</h3>.*?target at (\d+).*?target at (\d+)", html
+    )
+    assert told == [
+        ("Target ranked higher by a", "1", "9"),
+        ("Target ranked higher by b", "40", "3"),
+    ]
     assert html.count("<p>&lt;i&gt;One&lt;/i&gt;</p>") == 2 * (1 + 1 + 1 + 1)
 
 
@@ -96,12 +99,12 @@ def test_cases_of_other_ranks_are_not_shown(runs):
     _, without = page_of(runs)
     for html in (of_others, without):
         assert "evaluate them again" in html
-        assert "Further up" not in html
+        assert "ranked higher" not in html
 
 
 def test_the_page_asks_nothing_of_a_network_and_runs_no_script(runs):
     _, html = page_of(runs)
-    parsed = Tags(html)
+    parsed = ParsedPage(html)
     assert not parsed.tags & {"script", "link", "iframe", "object"}
     assert not {name for name, _ in parsed.attributes} & {"src", "href", "srcset"}
     assert not re.search(r"@import|url\(|https?://", html)
@@ -117,15 +120,15 @@ def test_the_page_goes_where_it_is_asked_to_and_leaves_the_runs_alone(runs, tmp_
 
 def test_runs_without_history_or_configuration_have_a_page(tmp_path):
     _, html = page_of([run_of(tmp_path, name, ROWS) for name in ("a", "b")])
-    Tags(html)
+    ParsedPage(html)
     assert "<h2>Training</h2>" not in html
-    assert "configurations apart" not in html
+    assert "Configuration differences" not in html
 
 
 def test_a_run_without_test_events_is_not_compared(tmp_path):
     folder = run_of(tmp_path, "a", ROWS)
     path = Path(folder, "metrics.json")
-    metrics_of("a", targets={"valid": 3, "test": 0}).write(str(path))
+    run_metrics("a", targets={"valid": 3, "test": 0}).write(str(path))
     with pytest.raises(InputError, match="without test events"):
         comparison([folder])
 
@@ -141,14 +144,14 @@ def test_a_run_without_test_events_is_not_compared(tmp_path):
     ],
 )
 def test_runs_go_by_what_their_names_do_not_share(names, labels):
-    runs = [FinishedRun(f"/r/{n}", metrics_of(name), {}, {}, None) for n, name in enumerate(names)]
+    runs = [FinishedRun(f"/r/{n}", run_metrics(name), {}, {}, None) for n, name in enumerate(names)]
     assert labels_of(runs) == labels
 
 
 def test_intervals_stand_on_one_scale_with_nought():
     both = [Interval("a", "series-0", -0.5, -1.0, 0.0), Interval("b", "series-1", 0.5, 0.0, 1.0)]
     svg = interval_chart(both, "label")
-    Tags(svg)
+    ParsedPage(svg)
     ends = [tuple(map(float, e)) for e in re.findall(r'd="M([\d.]+) \d+H([\d.]+)"', svg)]
     [nought] = map(float, re.findall(r'class="mark" d="M([\d.]+) ', svg))
     assert ends[0][1] == ends[1][0] == nought

@@ -1,40 +1,14 @@
 """Reductions of a ranks table written by hand."""
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from evaluated_runs import ROWS, TEST_ALL, write_ranks
 
 from evaluation.metrics.bootstrap import Users
 from evaluation.metrics.run_metrics import SliceMetrics
 from evaluation.metrics.slices import by_history, by_presence, by_training
 from evaluation.metrics.summary import CURVE, summarise
-from mdsrec import metrics, schema, tables
-from mdsrec.tables import Recipe
-
-ROWS = [  # user, target, split, channel, better, ties
-    (0, 2, "valid", "all", 0, 0),
-    (0, 1, "test", "all", 3, 1),
-    (0, 1, "test", "popularity", 9, 0),
-    (1, 0, "test", "all", 0, 0),
-    (1, 0, "test", "popularity", 0, 2),
-    (5, 1, "test", "all", 12, 0),
-    (5, 1, "test", "popularity", 1, 0),
-]
-TEST_ALL = np.array([3, 0, 12]), np.array([1, 0, 0])
-
-
-def written(tmp_path, *parts):
-    """A ranks table of one file a part."""
-    uri = str(tmp_path / "ranks")
-    version = tmp_path / "ranks" / "0123456789ab"
-    version.mkdir(parents=True)
-    for number, rows in enumerate(parts):
-        columns = list(zip(*((*row, row[4] + 1 + row[5] / 2) for row in rows), strict=True))
-        part = pa.table([pa.array(c) for c in columns], names=schema.RANKS.names)
-        pq.write_table(part.cast(schema.RANKS), version / f"part-{number}.parquet")
-    tables.commit(uri, str(version), Recipe({}, {}), sum(map(len, parts)))
-    return uri
+from mdsrec import metrics
 
 
 def summary_of(tmp_path, *parts):
@@ -43,7 +17,7 @@ def summary_of(tmp_path, *parts):
         "training events": by_training(np.array([7, 0, 4])),
         "history": by_history(np.array([2, 5, 0, 0, 0, 30])),
     }
-    return summarise(written(tmp_path, *parts), ("all", "popularity"), (5, 10), slices)
+    return summarise(write_ranks(tmp_path, *parts), ("all", "popularity"), (5, 10), slices)
 
 
 def test_metrics_are_means_over_targets_not_over_files(tmp_path):

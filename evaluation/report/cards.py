@@ -1,25 +1,33 @@
-"""Users of a case study as strips of cards: an item's picture and title, the target marked."""
+"""Users of a case study as strips of cards: picture and title of each item, the target marked."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from evaluation.cases import Case, Item
 
-Strip = tuple[str, str, Sequence[int]]  # label, a note beside it, items
+
+class Strip(NamedTuple):
+    """A labelled row of items."""
+
+    label: str
+    note: str
+    items: Sequence[int]
 
 
 class Cards:
-    """Cards of items: `pictures` are data: URIs by asin; an item without one shows a letter."""
+    """Cards of items. `pictures` are data: URIs by asin; other items show a letter."""
 
     def __init__(self, items: Mapping[int, Item], pictures: Mapping[str, str]) -> None:
         self._items, self._pictures = items, pictures
 
-    def case(self, heading: str, case: Case, strips: Sequence[Strip]) -> str:
-        """A user's history and target, then what else there is to say of them, as `strips`."""
+    def case_panel(self, heading: str, case: Case, strips: Sequence[Strip]) -> str:
+        """Return a panel with the user's history and target, then `strips`."""
         shown, events = len(case.history), case.num_events
-        told = f"all {events}" if shown == events else f"the last {shown} of {events}"
-        told += " events, and what came next"
-        first = self._strip(("history", told, [*case.history, case.target]), case.target, "wide")
+        extent = f"all {events}" if shown == events else f"the last {shown} of {events}"
+        note = f"{extent} events, then the target"
+        history = Strip("history", note, [*case.history, case.target])
+        first = self._strip(history, case.target, "wide")
         others = "".join(self._strip(strip, case.target) for strip in strips)
         return (
             f'<div class="panel case"><h3>{escape(heading)}</h3>'
@@ -27,11 +35,10 @@ class Cards:
         )
 
     def _strip(self, strip: Strip, target: int, width: str = "") -> str:
-        label, note, items = strip
-        cards = "".join(self._card(item, item == target) for item in items)
+        cards = "".join(self._card(item, item == target) for item in strip.items)
         return (
-            f'<div class="strip {width}"><div class="label">{escape(label)}'
-            f'<span>{escape(note)}</span></div><ol class="cards">{cards}</ol></div>'
+            f'<div class="strip {width}"><div class="label">{escape(strip.label)}'
+            f'<span>{escape(strip.note)}</span></div><ol class="cards">{cards}</ol></div>'
         )
 
     def _card(self, item: int, is_target: bool) -> str:
@@ -52,6 +59,6 @@ class Cards:
         )
 
 
-def place(rank: float) -> str:
-    """A rank as it is read: a half stands for ties."""
+def format_rank(rank: float) -> str:
+    """Return the rank as text. Ties give half ranks such as 2.5."""
     return f"{rank:,.1f}".removesuffix(".0")

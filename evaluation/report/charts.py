@@ -1,4 +1,4 @@
-"""The report's charts: recall by length of the list, and what every epoch of training brought."""
+"""The report's charts: recall by list length, and loss and validation metric by epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,72 +14,75 @@ NUM_STYLES = 5
 
 
 def channel_name(channel: str) -> str:
-    """A channel in words."""
+    """Return the channel's name as pages show it."""
     names = {"all": "all channels", "fused": "fused", POPULARITY: "popularity"}
-    return names.get(channel, f"{channel} alone")
+    return names.get(channel, f"{channel} only")
 
 
-def series(number: int) -> str:
-    """The style of a page's line; the second round of colours is dashed."""
-    return f"series-{number % NUM_STYLES}" + (" again" if number >= NUM_STYLES else "")
+def series_style(number: int) -> str:
+    """Return the CSS classes of the `number`-th line. After NUM_STYLES, lines are dashed."""
+    return f"series-{number % NUM_STYLES}" + (" dashed" if number >= NUM_STYLES else "")
 
 
 def recall_panels(metrics: RunMetrics) -> str:
-    """recall@N of every channel on the test events, plain and as a multiple of popularity's."""
+    """Draw recall@N of every channel on the test events, and its ratio to popularity's."""
     lines = [
-        _recall(channel_name(channel), series(number), metrics, channel)
+        _recall_lines(channel_name(channel), series_style(number), metrics, channel)
         for number, channel in enumerate(metrics.curve.recall["test"])
         if channel != POPULARITY
     ]
     return _recall_panels(lines, metrics, "channel")
 
 
-def recall_panels_of_runs(runs: Mapping[str, RunMetrics]) -> str:
-    """recall@N of the whole score of each run, as `recall_panels`."""
+def recall_panels_by_run(runs: Mapping[str, RunMetrics]) -> str:
+    """Draw the charts of `recall_panels` with one line per run, all channels together."""
     lines = [
-        _recall(label, series(number), metrics, "all")
+        _recall_lines(label, series_style(number), metrics, "all")
         for number, (label, metrics) in enumerate(runs.items())
     ]
     return _recall_panels(lines, next(iter(runs.values())), "run")
 
 
-def _recall(name: str, style: str, metrics: RunMetrics, channel: str) -> tuple[Line, Line]:
+def _recall_lines(name: str, style: str, metrics: RunMetrics, channel: str) -> tuple[Line, Line]:
+    """Return recall@N and its ratio to the recall@N of popularity."""
     curves, floor = metrics.curve.recall["test"], metrics.curve.recall["test"][POPULARITY]
-    points = list(zip(_shown(metrics), curves[channel], strict=False))
-    times = [(n, y / base) for (n, y), base in zip(points, floor, strict=False) if base > 0]
-    return Line(name, style, points), Line(name, style, times)
+    points = list(zip(_shown_n(metrics), curves[channel], strict=False))
+    ratios = [(n, y / base) for (n, y), base in zip(points, floor, strict=False) if base > 0]
+    return Line(name, style, points), Line(name, style, ratios)
 
 
 def _recall_panels(lines: Sequence[tuple[Line, Line]], metrics: RunMetrics, by: str) -> str:
-    """Two charts with popularity as the floor, which `metrics` holds."""
-    floor = _recall(channel_name(POPULARITY), "floor", metrics, POPULARITY)
+    """Return two charts. `metrics` gives the popularity baseline."""
+    floor = _recall_lines(channel_name(POPULARITY), "floor", metrics, POPULARITY)
     charts = []
-    for title, of_title in zip(
-        ("recall@N", "recall@N over popularity's"), zip(*lines, floor, strict=True), strict=True
+    for title, chart_lines in zip(
+        ("recall@N", "recall@N divided by popularity's"),
+        zip(*lines, floor, strict=True),
+        strict=True,
     ):
         svg = line_chart(
-            of_title,
-            "N, logarithmic",
+            chart_lines,
+            "N (log scale)",
             f"{title} by {by}",
             log_x=True,
-            x_ticks=[n for n in SHOWN_N if n in _shown(metrics)],
+            x_ticks=[n for n in SHOWN_N if n in _shown_n(metrics)],
             from_zero=True,
         )
         charts.append((title, svg))
     return html.panels(charts)
 
 
-def _shown(metrics: RunMetrics) -> list[int]:
+def _shown_n(metrics: RunMetrics) -> list[int]:
     return [n for n in metrics.curve.n if n <= metrics.num_items]
 
 
 def learning_panels(history: Mapping[str, Any]) -> str:
-    """Training loss and validation ndcg@10 by epoch, the kept epoch marked."""
+    """Draw training loss and validation ndcg@10 by epoch, with the best epoch marked."""
     return _learning_panels({"": history}, history.get("best_epoch"))
 
 
-def learning_panels_of_runs(histories: Mapping[str, Mapping[str, Any]]) -> str:
-    """Training loss and validation ndcg@10 of each run by epoch."""
+def learning_panels_by_run(histories: Mapping[str, Mapping[str, Any]]) -> str:
+    """Draw training loss and validation ndcg@10 by epoch, one line per run."""
     return _learning_panels(histories, None)
 
 
@@ -92,7 +95,7 @@ def _learning_panels(histories: Mapping[str, Mapping[str, Any]], marked: int | N
         lines = [
             Line(
                 name or title,
-                series(number),
+                series_style(number),
                 [(epoch["epoch"], epoch[key]) for epoch in epochs if key in epoch],
             )
             for number, (name, epochs) in enumerate(epochs_of.items())
@@ -109,17 +112,21 @@ def _learning_panels(histories: Mapping[str, Mapping[str, Any]], marked: int | N
 
 
 def training_note(history: Mapping[str, Any]) -> str:
-    """How long the training was, in a sentence or two; nothing without epochs."""
+    """Return how long the training took and which epoch was best, or "" without epochs."""
     epochs: Sequence[Mapping[str, float]] = history.get("epochs", [])
     if not epochs:
         return ""
-    said = f"{len(epochs)} epochs in {_duration(sum(epoch['seconds'] for epoch in epochs))}"
+    text = f"{len(epochs)} epochs in {_precise_duration(sum(e['seconds'] for e in epochs))}"
     if "prefixes_per_second" in epochs[-1]:
-        said += f", {epochs[-1]['prefixes_per_second']:,.0f} prefixes/s in the last"
-    return f"{said}. The dashed line is epoch {history['best_epoch']}, whose weights were kept."
+        text += f", {epochs[-1]['prefixes_per_second']:,.0f} prefixes/s in the last epoch"
+    return (
+        f"{text}. The dashed line marks epoch {history['best_epoch']}, the best in validation; "
+        "the metrics above are of its weights."
+    )
 
 
-def _duration(seconds: float) -> str:
+def _precise_duration(seconds: float) -> str:
+    """Return `4.2 s`, `4 min 30 s` or `2 h 5 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

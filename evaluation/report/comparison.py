@@ -1,4 +1,4 @@
-"""comparison.html: runs on the same data. Every figure stands in their folders' files."""
+"""comparison.html: runs on the same data. Every figure comes from the files of the run folders."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,35 +11,33 @@ from evaluation.metrics.bootstrap import Difference
 from evaluation.metrics.run_metrics import SliceMetrics
 from evaluation.ranking import POPULARITY
 from evaluation.report import html
-from evaluation.report.cards import Cards, place
-from evaluation.report.charts import learning_panels_of_runs, recall_panels_of_runs, series
-from evaluation.report.data_section import flattened
-from evaluation.report.run_report import competing, headline, kind_words
+from evaluation.report.cards import Cards, Strip, format_rank
+from evaluation.report.charts import learning_panels_by_run, recall_panels_by_run, series_style
+from evaluation.report.data_section import dotted_items
+from evaluation.report.run_report import EN_DASH, candidates_text, headline_metrics, slice_name
 from evaluation.report.svg import Interval, interval_chart
 
 ABSENT = "-"
-EN_DASH = "\u2013"
 
 
 @dataclass(frozen=True)
-class Compared:
-    """All that a comparison tells."""
+class ComparisonData:
+    """Everything that a comparison shows."""
 
     runs: Sequence[FinishedRun]
-    apart: Sequence[Difference]  # of each run but the first, from it
-    names: Sequence[str]  # of the metrics that these are of
-    told: Sequence[Told]
+    differences: Sequence[Difference]  # of every run after the first, from the first
+    metric_names: Sequence[str]  # of the metrics in `differences`
+    cases: Sequence[Told]
     pictures: Mapping[str, str]  # data: URIs by asin
 
     @property
-    def shown(self) -> list[str]:
-        """The metrics that runs are told apart by."""
+    def main_metrics(self) -> list[str]:
         n = self.runs[0].metrics.cutoffs[0]
         return [f"{metric}@{n}" for metric in ("recall", "ndcg")]
 
 
-def comparison_page(compared: Compared) -> str:
-    runs, first = compared.runs, compared.runs[0].metrics
+def comparison_page(data: ComparisonData) -> str:
+    runs, first = data.runs, data.runs[0].metrics
     labels = labels_of(runs)
     by_label = dict(zip(labels, runs, strict=True))
     title = f"{len(runs)} runs compared"
@@ -48,32 +46,32 @@ def comparison_page(compared: Compared) -> str:
         [
             f"<h1>{escape(title)}</h1>",
             html.paragraph(
-                f"{', '.join(run.name for run in runs)}: the same "
-                f"{first.targets['test']:,} test events, each ranked {competing(first)}; "
-                f"{first.num_items:,} items.",
+                f"{', '.join(run.name for run in runs)}. All on the same "
+                f"{first.targets['test']:,} test events and {first.num_items:,} items; each "
+                f"target is ranked {candidates_text(first)}.",
                 "lead",
             ),
             html.section(
                 "Ranking quality",
-                headline_table(compared),
-                "The whole score on test events; below each mean, its 95% interval.",
+                headline_table(data),
+                "All channels together, on the test events. Below each mean is its 95% interval.",
             ),
             html.section(
-                f"How far from {labels[0]}",
-                difference_panels(compared, labels) + difference_table(compared, labels),
-                "On the same events, user by user: a bootstrap gives 95% intervals and p.",
+                f"Difference from {labels[0]}",
+                difference_panels(data, labels) + difference_table(data, labels),
+                "Paired by test event. A bootstrap over users gives the 95% intervals and p.",
             ),
             html.section(
-                "How far down the list",
-                recall_panels_of_runs({name: run.metrics for name, run in by_label.items()}),
+                "Recall by list length",
+                recall_panels_by_run({name: run.metrics for name, run in by_label.items()}),
             ),
             html.section(
                 "Training",
-                learning_panels_of_runs({name: run.history for name, run in by_label.items()}),
+                learning_panels_by_run({name: run.history for name, run in by_label.items()}),
             ),
-            html.section("By target and user", slices_tables(compared, labels)),
-            html.section("What sets their configurations apart", configuration_table(runs, labels)),
-            html.section("Case study", case_section(compared, labels), case_note(compared)),
+            html.section("By target and user", slices_tables(data, labels)),
+            html.section("Configuration differences", configuration_table(runs, labels)),
+            html.section("Case study", case_section(data, labels), case_note(data)),
             html.footer(
                 f"Data {first.dataset}. "
                 + " ".join(f"{run.name}: weights {run.metrics.weights}." for run in runs)
@@ -82,111 +80,119 @@ def comparison_page(compared: Compared) -> str:
     )
 
 
-def headline_table(compared: Compared) -> str:
-    names = headline(compared.runs[0].metrics.cutoffs)
+def headline_table(data: ComparisonData) -> str:
+    names = headline_metrics(data.runs[0].metrics.cutoffs)
     rows = []
-    for run in compared.runs:
+    for run in data.runs:
         means = run.metrics.split["test"]["all"]
         bounds = run.metrics.interval["test"]["all"]
-        cells = [f"{means[n]:.4f}\n{_between(bounds[n], '.4f', EN_DASH)}" for n in names]
+        cells = [f"{means[n]:.4f}\n{_format_bounds(bounds[n], '.4f', EN_DASH)}" for n in names]
         rows.append([run.name, *cells])
-    floor = compared.runs[0].metrics.split["test"][POPULARITY]
+    floor = data.runs[0].metrics.split["test"][POPULARITY]
     rows.append([POPULARITY, *(f"{floor[name]:.4f}" for name in names)])
-    styles = ["bounds"] * len(compared.runs) + ["floor"]
+    styles = ["bounds"] * len(data.runs) + ["floor"]
     return html.table(["run", *names], rows, styles)
 
 
-def difference_panels(compared: Compared, labels: Sequence[str]) -> str:
-    """The intervals of each metric under each other, in the runs' colours."""
+def difference_panels(data: ComparisonData, labels: Sequence[str]) -> str:
+    """Draw a chart per metric with the interval of every run, in the color of the run."""
     charts = []
-    for name in compared.shown:
-        metric = compared.names.index(name)
+    for name in data.main_metrics:
+        metric = data.metric_names.index(name)
         intervals = [
-            Interval(label, series(number), apart.means[metric], *apart.intervals[metric])
-            for number, (label, apart) in enumerate(zip(labels[1:], compared.apart, strict=True), 1)
+            Interval(label, series_style(number), diff.means[metric], *diff.intervals[metric])
+            for number, (label, diff) in enumerate(
+                zip(labels[1:], data.differences, strict=True), 1
+            )
         ]
-        charts.append((name, interval_chart(intervals, f"{name} less {labels[0]}'s")))
+        charts.append((name, interval_chart(intervals, f"{name} minus {labels[0]}'s")))
     return html.panels(charts)
 
 
-def difference_table(compared: Compared, labels: Sequence[str]) -> str:
+def difference_table(data: ComparisonData, labels: Sequence[str]) -> str:
     rows = []
-    for label, apart in zip(labels[1:], compared.apart, strict=True):
-        for name in compared.shown:
-            metric = compared.names.index(name)
-            mean, within = apart.means[metric], _between(apart.intervals[metric], "+.4f", " to ")
-            rows.append([label, name, f"{mean:+.4f}", within, f"{apart.p[metric]:.3f}"])
-    header = ["run", "metric", f"less {labels[0]}'s", "95%", "p"]
-    return html.table(header, rows, words=2) if rows else ""
+    for label, diff in zip(labels[1:], data.differences, strict=True):
+        for name in data.main_metrics:
+            metric = data.metric_names.index(name)
+            mean = f"{diff.means[metric]:+.4f}"
+            interval = _format_bounds(diff.intervals[metric], "+.4f", " to ")
+            rows.append([label, name, mean, interval, f"{diff.p[metric]:.3f}"])
+    header = ["run", "metric", f"minus {labels[0]}'s", "95% interval", "p"]
+    return html.table(header, rows, num_left=2) if rows else ""
 
 
-def slices_tables(compared: Compared, labels: Sequence[str]) -> str:
-    """A table for each metric: kinds of targets by run; a run without a kind has none."""
-    slices = [run.metrics.slices["test"] for run in compared.runs]
-    kinds = dict.fromkeys((name, kind) for of in slices for name in of for kind in of[name])
-    found = {key: [of.get(key[0], {}).get(key[1]) for of in slices] for key in kinds}
+def slices_tables(data: ComparisonData, labels: Sequence[str]) -> str:
+    """Return a table per metric: slices by run, with ABSENT where a run lacks the slice."""
+    slices = [run.metrics.slices["test"] for run in data.runs]
+    keys = dict.fromkeys(
+        (slicing, name) for by_run in slices for slicing in by_run for name in by_run[slicing]
+    )
+    means = {
+        (slicing, name): [by_run.get(slicing, {}).get(name) for by_run in slices]
+        for slicing, name in keys
+    }
     tables = []
-    for metric in compared.shown if found else []:
+    for metric in data.main_metrics if means else []:
         rows = [
             [
-                kind_words(name, kind),
-                f"{max(of.targets if of else 0 for of in by_run):,}",
-                *(_of_whole(of, metric) for of in by_run),
+                slice_name(slicing, name),
+                f"{max(each.targets if each else 0 for each in by_run):,}",
+                *(_format_slice(each, metric) for each in by_run),
             ]
-            for (name, kind), by_run in found.items()
+            for (slicing, name), by_run in means.items()
         ]
         tables.append((metric, html.table(["target", "events", *labels], rows)))
     return html.panels(tables)
 
 
-def _of_whole(kind: SliceMetrics | None, metric: str) -> str:
-    """A metric of the whole score, over the targets of a kind."""
-    means = kind.channels["all"] if kind else {}
+def _format_slice(found: SliceMetrics | None, metric: str) -> str:
+    means = found.channels["all"] if found else {}
     return f"{means[metric]:.4f}" if metric in means else ABSENT
 
 
 def configuration_table(runs: Sequence[FinishedRun], labels: Sequence[str]) -> str:
-    """The keys whose values differ, the run's name left out."""
-    configs = [dict(flattened(run.config)) for run in runs]
+    """Return the keys whose values differ between the runs, without `name`."""
+    configs = [dict(dotted_items(run.config)) for run in runs]
     rows = []
     for key in dict.fromkeys(key for config in configs for key in config):
         values = [json.dumps(config[key]) if key in config else ABSENT for config in configs]
         if key != "name" and len(set(values)) > 1:
             rows.append([key, *values])
-    return html.table(["key", *labels], rows, words=1 + len(runs)) if rows else ""
+    return html.table(["key", *labels], rows, num_left=1 + len(runs)) if rows else ""
 
 
-def case_section(compared: Compared, labels: Sequence[str]) -> str:
-    """For each run, the user who tells most of it: history, target, what every run offers."""
-    if not compared.told:
+def case_section(data: ComparisonData, labels: Sequence[str]) -> str:
+    """Show one user per run: history, target, and the items that every run recommends."""
+    if not data.cases:
         return html.paragraph(
-            "Not every run has a cases.json of these users and its ranks: evaluate them again.",
+            "The runs have no cases.json of the same users and of their current ranks: "
+            "evaluate them again.",
             "note",
         )
     return "".join(
-        Cards(told.items, compared.pictures).case(
-            f"Further up in {labels[told.run]}",
-            told.cases[0],
+        Cards(found.items, data.pictures).case_panel(
+            f"Target ranked higher by {labels[found.run]}",
+            found.cases[0],
             [
-                (label, f"target at {place(case.rank['all'])}", case.top["all"])
-                for label, case in zip(labels, told.cases, strict=True)
+                Strip(label, f"target at {format_rank(case.rank['all'])}", case.top["all"])
+                for label, case in zip(labels, found.cases, strict=True)
             ],
         )
-        for told in compared.told
+        for found in data.cases
     )
 
 
-def case_note(compared: Compared) -> str:
-    cases = compared.runs[0].cases
-    if not compared.told or cases is None:
+def case_note(data: ComparisonData) -> str:
+    cases = data.runs[0].cases
+    if not data.cases or cases is None:
         return ""
     return (
-        f"Of {len(cases.cases)} users in equal steps through all, for each of the first runs the "
-        "one whose target the others rank furthest below it, among those whose target it has in "
-        f"its first {TOP}."
+        f"{len(cases.cases)} test users were taken at equal steps. For each of the first runs, "
+        "this section shows the user whose target the other runs rank furthest below it, among "
+        f"those whose target is in the run's first {TOP}."
     )
 
 
-def _between(bounds: Iterable[float], form: str, dash: str) -> str:
+def _format_bounds(bounds: Iterable[float], form: str, dash: str) -> str:
     low, high = bounds
     return f"{low:{form}}{dash}{high:{form}}".replace("0.", ".")

@@ -1,4 +1,4 @@
-"""The report's account of the data, from the tables' manifests, and of the configuration."""
+"""The report's sections on the data (from the manifests of the tables) and the configuration."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,27 +7,27 @@ from typing import Any
 from evaluation.report import html
 from mdsrec.tables import Manifest
 
-Manifests = Mapping[str, Manifest]  # by table name; only those that stand
+Manifests = Mapping[str, Manifest]  # by table name; only tables that exist
 
 
 def data_section(manifests: Manifests) -> str:
-    """Tiles of the main counts over a table of all counters; nothing without tables."""
+    """Return tiles of the main counts and a table of all counters, or "" without tables."""
     return html.tiles(_tiles(manifests)) + _table(manifests) if manifests else ""
 
 
 def configuration_table(config: Mapping[str, Any]) -> str:
     rows = [
         [key, value if isinstance(value, str) else json.dumps(value)]
-        for key, value in flattened(config)
+        for key, value in dotted_items(config)
     ]
-    return html.table(["key", "value"], rows, words=2)
+    return html.table(["key", "value"], rows, num_left=2)
 
 
-def flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values, as overrides name them."""
+def dotted_items(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (`model.dim`, 64), ... from nested sections. An empty section is a value: {}."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from flattened(value, f"{prefix}{key}.")
+            yield from dotted_items(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -50,24 +50,24 @@ def _tiles(manifests: Manifests) -> list[str]:
             cells.append(html.tile(f"items with {modality}", f"{manifest.rows:,}", note))
     if "rejects" in manifests:
         cells.append(
-            html.tile("rejected lines", f"{manifests['rejects'].rows:,}", "kept with their reason")
+            html.tile("rejected lines", f"{manifests['rejects'].rows:,}", "stored with the reason")
         )
     return cells
 
 
 def _table(manifests: Manifests) -> str:
     rows = [
-        [name, ", ".join(_counted(manifest)) or "-", f"{manifest.rows:,}"]
+        [name, ", ".join(_counters_text(manifest)) or "-", f"{manifest.rows:,}"]
         for name, manifest in manifests.items()
     ]
-    return html.table(["table", "counters", "rows"], rows, words=2)
+    return html.table(["table", "counters", "rows"], rows, num_left=2)
 
 
-def _counted(manifest: Manifest) -> list[str]:
-    """Counters in words, without those that repeat the number of rows."""
+def _counters_text(manifest: Manifest) -> list[str]:
+    """Return the counters as text, without those that equal the number of rows."""
     return [
         f"{key.replace('_', ' ').replace('.', ' ')} "
         + (f"{value:,}" if isinstance(value, int) else str(value))
-        for key, value in flattened(manifest.counters)
+        for key, value in dotted_items(manifest.counters)
         if value != manifest.rows
     ]

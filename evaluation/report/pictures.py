@@ -1,4 +1,4 @@
-"""Items' pictures, small enough to stand in a page."""
+"""Thumbnails of items as data: URIs, so that a page needs no other file."""
 
 import base64
 from collections.abc import Sequence
@@ -6,24 +6,25 @@ from io import BytesIO
 
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.images import SUFFIXES, flatten, open_image
 
 SIDE = 128  # pixels at most
-MAX_PIXELS = 64 << 20
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 
 
 def picture_folder(experiment: Experiment) -> str | None:
-    """`eval.pictures`, or the first folder that an image encoder reads."""
+    """Return `eval.pictures`, or else the first folder that an image encoder reads."""
     folders = [experiment.eval.pictures, *(f.images for f in experiment.features.values())]
     return next((folder for folder in folders if folder not in (None, "url")), None)
 
 
-def pictures(folder: str | None, asins: Sequence[str]) -> dict[str, str]:
-    """data: URIs by asin, of those whose file ASIN.jpg (.png, ...) in `folder` is a picture."""
+def load_thumbnails(folder: str | None, asins: Sequence[str]) -> dict[str, str]:
+    """Return data: URIs by asin, read from files ASIN.jpg (.png, ...) in `folder`.
+
+    Items without a readable file are left out.
+    """
     found = {}
     for asin in asins if folder else ():
-        content = _content(f"{str(folder).rstrip('/')}/{asin}") if "/" not in asin else None
+        content = _read_picture(f"{str(folder).rstrip('/')}/{asin}") if "/" not in asin else None
         small = thumbnail(content) if content else None
         if small:
             found[asin] = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
@@ -31,29 +32,26 @@ def pictures(folder: str | None, asins: Sequence[str]) -> dict[str, str]:
 
 
 def thumbnail(content: bytes) -> bytes | None:
-    """A JPEG of at most SIDE pixels a side, transparent parts white; None if it is no picture."""
-    from PIL import Image
+    """Return a JPEG of at most SIDE pixels a side, or None if `content` is not an image.
 
+    Transparent parts become white.
+    """
     small = BytesIO()
     try:
-        image = Image.open(BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            return None
+        image = open_image(content)
         image.draft("RGB", (SIDE, SIDE))
         image.thumbnail((SIDE, SIDE))
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        Image.alpha_composite(white, layer).convert("RGB").save(small, "JPEG", quality=80)
+        flatten(image).save(small, "JPEG", quality=80)
     except Exception:  # decoders raise many kinds
         return None
     return small.getvalue()
 
 
-def _content(path: str) -> bytes | None:
+def _read_picture(path: str) -> bytes | None:
     for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)):
         try:
             content = files.read_bytes(path + suffix)
-        except (OSError, ValueError):  # also of an asin that no path can hold
+        except (OSError, ValueError):  # also raised for an asin that is not a valid path
             continue
         if content:
             return content

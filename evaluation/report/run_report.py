@@ -1,4 +1,7 @@
-"""report.html of a run. Every figure stands in metrics.json, history.json or a table's manifest."""
+"""report.html of a run.
+
+Every figure comes from metrics.json, history.json or the manifest of a table.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +13,16 @@ from evaluation.metrics.coverage import list_metrics_text
 from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.ranking import POPULARITY
 from evaluation.report import html
-from evaluation.report.cards import Cards, Strip, place
+from evaluation.report.cards import Cards, Strip, format_rank
 from evaluation.report.charts import channel_name, learning_panels, recall_panels, training_note
 from evaluation.report.data_section import Manifests, configuration_table, data_section
 
+EN_DASH = "\u2013"
+
 
 @dataclass(frozen=True)
-class Facts:
-    """All that a report tells."""
+class ReportData:
+    """Everything that a report shows."""
 
     config: Mapping[str, Any]  # resolved
     metrics: RunMetrics
@@ -28,83 +33,85 @@ class Facts:
     pictures: Mapping[str, str]  # data: URIs by asin
 
 
-def report(facts: Facts) -> str:
+def report_page(data: ReportData) -> str:
     return html.page(
-        f"{facts.config['name']}: report",
+        f"{data.config['name']}: report",
         [
-            *_head(facts),
+            *_head(data),
             html.section(
                 "Ranking quality",
-                channel_table(facts.metrics),
-                f"Test events, each ranked {competing(facts.metrics)}, none sampled. "
-                "Tied items count as a random order of them would.",
+                channel_table(data.metrics),
+                f"Each test event's target is ranked {candidates_text(data.metrics)}, without "
+                "sampling. A tie counts as the average over random orders of the tied items.",
             ),
-            html.section("How far down the list", recall_panels(facts.metrics)),
-            html.section("Training", learning_panels(facts.history), training_note(facts.history)),
+            html.section("Recall by list length", recall_panels(data.metrics)),
+            html.section("Training", learning_panels(data.history), training_note(data.history)),
             html.section(
                 "By target and user",
-                slices_table(facts.metrics),
-                f"recall@{facts.metrics.cutoffs[0]} on test events, by whether the target has "
-                "the modality, how often it was trained, and how many events its user trained.",
+                slices_table(data.metrics),
+                f"recall@{data.metrics.cutoffs[0]} on test events, split by whether the target has "
+                "a modality, by the target's number of training events, and by the user's.",
             ),
-            html.section("What users are given", lists_tiles(facts.metrics)),
-            html.section("Case study", case_section(facts), case_note(facts)),
+            html.section("Recommendation lists", list_tiles(data.metrics)),
+            html.section("Case study", case_section(data), case_note(data)),
             html.section(
-                "Data", data_section(facts.manifests), "Counted while the tables were made."
+                "Data", data_section(data.manifests), "Counters of the tables that the ETL built."
             ),
-            html.section("Next", html.commands(facts.next_steps)),
-            html.collapsed("Configuration", configuration_table(facts.config)),
+            html.section("Next commands", html.commands(data.next_steps)),
+            html.collapsed("Configuration", configuration_table(data.config)),
             html.footer(
-                f"Weights {facts.metrics.weights}, data {facts.metrics.dataset}, "
-                f"ranks {facts.metrics.ranks}. Metrics are reductions of the ranks table."
+                f"Weights {data.metrics.weights}, data {data.metrics.dataset}, "
+                f"ranks {data.metrics.ranks}. All metrics are computed from the ranks table."
             ),
         ],
     )
 
 
-def competing(metrics: RunMetrics) -> str:
-    """What every target is ranked among, in words."""
-    seen = "the items that its user had not before" if metrics.exclude_seen else "all items"
-    return f"among {seen}"
+def candidates_text(metrics: RunMetrics) -> str:
+    """Return which items a target is ranked among, as text."""
+    new = "the items that its user had not interacted with before"
+    return f"among {new if metrics.exclude_seen else 'all items'}"
 
 
-def headline(cutoffs: Sequence[int]) -> list[str]:
+def headline_metrics(cutoffs: Sequence[int]) -> list[str]:
     return [f"{metric}@{n}" for metric in ("recall", "ndcg") for n in cutoffs]
 
 
 def channel_rows(metrics: RunMetrics) -> list[list[str]]:
-    """recall@N and ndcg@N of each channel on the test events."""
+    """Return a row per channel: recall@N and ndcg@N on the test events."""
+    names = headline_metrics(metrics.cutoffs)
     return [
-        [channel_name(channel), *_figures(means, headline(metrics.cutoffs))]
+        [channel_name(channel), *(_format_mean(means, name) for name in names)]
         for channel, means in metrics.split["test"].items()
     ]
 
 
 def channel_table(metrics: RunMetrics) -> str:
+    header = ["channel", *headline_metrics(metrics.cutoffs)]
     styles = [
         {"all": "main", POPULARITY: "floor"}.get(channel, "") for channel in metrics.split["test"]
     ]
-    return html.table(["channel", *headline(metrics.cutoffs)], channel_rows(metrics), styles)
+    return html.table(header, channel_rows(metrics), styles)
 
 
 def slices_table(metrics: RunMetrics) -> str:
-    """recall at the first cutoff of every channel, by kinds of targets and users."""
+    """Return recall at the first cutoff by slice and channel."""
     first = f"recall@{metrics.cutoffs[0]}"
     channels = list(metrics.split["test"])
     rows = [
         [
-            kind_words(name, kind),
-            f"{found.targets:,}",
-            *(_figure(found.channels[channel], first) for channel in channels),
+            slice_name(slicing, name),
+            f"{means.targets:,}",
+            *(_format_mean(means.channels[channel], first) for channel in channels),
         ]
-        for name, kinds in metrics.slices["test"].items()
-        for kind, found in kinds.items()
+        for slicing, slices in metrics.slices["test"].items()
+        for name, means in slices.items()
     ]
     return html.table(["target", "events", *map(channel_name, channels)], rows) if rows else ""
 
 
-def lists_tiles(metrics: RunMetrics) -> str:
-    """What the recommendations are like; nothing where there are none of these weights."""
+def list_tiles(metrics: RunMetrics) -> str:
+    """Return coverage and popularity lift, or "" without recommendations of these weights."""
     lists = metrics.lists
     if lists is None:
         return ""
@@ -115,106 +122,107 @@ def lists_tiles(metrics: RunMetrics) -> str:
     )
 
 
-def kind_words(slices: str, kind: str) -> str:
-    """A kind of targets in words."""
-    return {"training events": kind, "history": f"user with {kind}"}.get(slices, f"{kind} {slices}")
+def slice_name(slicing: str, name: str) -> str:
+    """Return `with text`, `never trained`, `user with 5 to 9 events`, ..."""
+    return {"training events": name, "history": f"user with {name}"}.get(
+        slicing, f"{name} {slicing}"
+    )
 
 
-def case_section(facts: Facts) -> str:
-    """For each channel, the user who tells most of it: history, target, neighbours, offers."""
-    cards = Cards(facts.cases.items, facts.pictures)
+def case_section(data: ReportData) -> str:
+    """Show one user per channel: history, target, recommended items, the target's neighbors."""
+    cards = Cards(data.cases.items, data.pictures)
     return "".join(
-        cards.case(
-            f"Target ranked {place(case.rank['all'])} by all channels, "
-            f"{place(case.rank[channel])} by {channel_name(channel)}",
+        cards.case_panel(
+            f"Target ranked {format_rank(case.rank['all'])} by all channels, "
+            f"{format_rank(case.rank[channel])} by {channel_name(channel)}",
             case,
-            [*_offer_strips(case), *_neighbor_strips(case)],
+            [*_recommended_strips(case), *_neighbor_strips(case)],
         )
-        for channel, case in facts.cases.by_channel()
+        for channel, case in data.cases.by_channel()
     )
 
 
-def case_note(facts: Facts) -> str:
+def case_note(data: ReportData) -> str:
     note = (
-        f"Of {len(facts.cases.cases)} users in equal steps through all, for each channel the one "
-        "whose target it ranks furthest below the whole score, among those whose target the whole "
-        f"score has in its first {TOP}. Offered is what scores highest {competing(facts.metrics)}."
+        f"{len(data.cases.cases)} test users were taken at equal steps. For each channel, this "
+        "section shows the user whose target that channel ranks furthest below all channels "
+        f"together, among those whose target is in the first {TOP} of all channels together. "
+        f"Recommended items are those with the highest scores {candidates_text(data.metrics)}."
     )
-    if facts.cases.pictures:
-        shown = facts.cases.asins(case for _, case in facts.cases.by_channel())
-        note += f" {len(facts.pictures)} of {len(shown)} items have a picture."
+    if data.cases.pictures:
+        shown = data.cases.asins(case for _, case in data.cases.by_channel())
+        note += f" {len(data.pictures)} of {len(shown)} items have a picture."
     return note
 
 
 def _neighbor_strips(case: Case) -> list[Strip]:
     return [
-        (f"near in {modality}", "to the target" if items else "the target has none", items)
+        Strip(
+            f"{modality} neighbors",
+            "of the target" if items else "the target has none",
+            items,
+        )
         for modality, items in case.neighbors.items()
     ]
 
 
-def _offer_strips(case: Case) -> list[Strip]:
+def _recommended_strips(case: Case) -> list[Strip]:
     return [
-        (channel_name(channel), f"target at {place(case.rank[channel])}", items)
+        Strip(channel_name(channel), f"target at {format_rank(case.rank[channel])}", items)
         for channel, items in case.top.items()
     ]
 
 
-def _head(facts: Facts) -> list[str]:
-    metrics, history = facts.metrics, facts.history
+def _head(data: ReportData) -> list[str]:
+    metrics, history = data.metrics, data.history
     best, floor = metrics.split["test"].get("all", {}), metrics.split["test"][POPULARITY]
     n = metrics.cutoffs[0]
     intervals = metrics.interval["test"].get("all", {})
     cells = [
         html.tile(
-            f"{name} on test",
-            _figure(best, name),
-            ", ".join(filter(None, [_within(intervals.get(name)), _times(best, floor, name)])),
+            f"test {name}",
+            _format_mean(best, name),
+            ", ".join(
+                filter(None, [_interval_text(intervals.get(name)), _ratio(best, floor, name)])
+            ),
             main=True,
         )
         for name in (f"recall@{n}", f"ndcg@{n}")
     ]
     cells += [
-        html.tile("items ranked", f"{metrics.num_items:,}", "for every event"),
+        html.tile("items", f"{metrics.num_items:,}", "ranked for each event"),
         html.tile("test events", f"{metrics.targets['test']:,}", f"of {metrics.users:,} users"),
     ]
     if "num_parameters" in history:
-        cells.append(html.tile("parameters", _short(history["num_parameters"]), "trained"))
+        cells.append(html.tile("parameters", _short_count(history["num_parameters"]), "trained"))
     return [
-        f"<h1>{escape(facts.config['name'])}</h1>",
-        html.paragraph(
-            "Every user's next item, ranked exactly among all items.",
-            "lead",
-        ),
+        f"<h1>{escape(data.config['name'])}</h1>",
+        html.paragraph("Prediction of each user's next item, ranked exactly.", "lead"),
         html.tiles(cells),
     ]
 
 
-def _figure(means: Mapping[str, float], name: str) -> str:
+def _format_mean(means: Mapping[str, float], name: str) -> str:
     return f"{means[name]:.4f}" if name in means else "-"
 
 
-def _figures(means: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    return [_figure(means, name) for name in names]
-
-
-def _within(interval: Sequence[float] | None) -> str:
-    """Where the mean of other users like these would lie, in words."""
+def _interval_text(interval: Sequence[float] | None) -> str:
     if interval is None:
         return ""
     low, high = (f"{bound:.4f}".removeprefix("0") for bound in interval)
-    return f"95% within {low} and {high}"
+    return f"95% interval {low}{EN_DASH}{high}"
 
 
-def _times(means: Mapping[str, float], floor: Mapping[str, float], name: str) -> str:
-    """This value as a multiple of the floor's, in words."""
+def _ratio(means: Mapping[str, float], floor: Mapping[str, float], name: str) -> str:
+    """Return the ratio to the popularity baseline as text."""
     if not floor.get(name):
         return ""
     return f"{means[name] / floor[name]:.1f} times popularity"
 
 
-def _short(count: int) -> str:
-    """1,234 as 1.2 k, 12,345,678 as 12.3 M."""
+def _short_count(count: int) -> str:
+    """Return `1.2 k` for 1,234 and `12.3 M` for 12,345,678."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

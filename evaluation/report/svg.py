@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, coloured by the page's style sheet (series-0, series-1, ...)."""
+"""Charts as inline SVG. Colors come from the page's style sheet (series-0, series-1, ...)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 40
 ROW = 46  # height of an interval
 
 Point = tuple[float, float]
+Scale = Callable[[float], float]  # from a value to a coordinate
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ def line_chart(
     from_zero: bool = False,
     marked_x: float | None = None,
 ) -> str:
-    """A chart with a legend when it holds several lines; empty without points.
+    """Return a chart, with a legend if there are several lines, or "" without points.
 
-    `label` says what it shows to who cannot see it; `marked_x` draws an upright line there.
+    `label` describes the chart to screen readers. `marked_x` adds a vertical dashed line.
     """
     points = [p for line in lines for p in line.points if math.isfinite(p[1])]
     points += [(x, y) for line in lines for x, *ends in line.band for y in ends]
@@ -51,8 +52,8 @@ def line_chart(
     to_x = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, log_x)
     to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, False)
     shown_x = list(x_ticks) or [x for x in _ticks(min(xs), max(xs)) if min(xs) <= x <= max(xs)]
-    body = [_horizontal(tick, to_y(tick)) for tick in y_ticks]
-    body += [_below(tick, to_x(tick)) for tick in shown_x]
+    body = [_y_tick(tick, to_y(tick)) for tick in y_ticks]
+    body += [_x_tick(tick, to_x(tick)) for tick in shown_x]
     body.append(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}" '
         f'text-anchor="middle">{escape(x_label)}</text>'
@@ -60,7 +61,7 @@ def line_chart(
     if marked_x is not None:
         x = to_x(marked_x)
         body.append(f'<path class="mark" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-    body += [_drawn(line, to_x, to_y) for line in lines]
+    body += [_line(line, to_x, to_y) for line in lines]
     svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
         + "".join(body)
@@ -70,7 +71,7 @@ def line_chart(
 
 
 def interval_chart(intervals: Sequence[Interval], label: str) -> str:
-    """A row an interval, its name above it, and a mark at 0; empty without any."""
+    """Return a chart with one named row per interval and a mark at 0, or "" without intervals."""
     if not intervals:
         return ""
     ends = [end for interval in intervals for end in (0.0, interval.low, interval.high)]
@@ -83,7 +84,10 @@ def interval_chart(intervals: Sequence[Interval], label: str) -> str:
         f"{f'{tick:+g}' if tick else '0'}</text>"
         for tick in ticks
     ]
-    body += [_row(interval, to_x, ROW * (number + 1)) for number, interval in enumerate(intervals)]
+    body += [
+        _interval_row(interval, to_x, ROW * (number + 1))
+        for number, interval in enumerate(intervals)
+    ]
     return (
         f'<svg viewBox="0 0 {WIDTH} {bottom + 24}" role="img" aria-label="{escape(label)}">'
         + "".join(body)
@@ -91,7 +95,7 @@ def interval_chart(intervals: Sequence[Interval], label: str) -> str:
     )
 
 
-def _row(interval: Interval, to_x: Callable[[float], float], y: float) -> str:
+def _interval_row(interval: Interval, to_x: Scale, y: float) -> str:
     low, mean, high = (to_x(value) for value in (interval.low, interval.mean, interval.high))
     return (
         f'<text x="2" y="{y - 14}">{escape(interval.name)}</text>'
@@ -111,8 +115,8 @@ def legend(lines: Sequence[Line]) -> str:
     return f'<ul class="legend">{keys}</ul>'
 
 
-def _drawn(line: Line, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:
-    """The line over its band, with a dot on each point that tells its value."""
+def _line(line: Line, to_x: Scale, to_y: Scale) -> str:
+    """Draw the band, the line over it, and a dot with a tooltip at each point."""
     points = [(x, y, to_x(x), to_y(y)) for x, y in line.points if math.isfinite(y)]
     path = "L".join(f"{px:.1f} {py:.1f}" for _, _, px, py in points)
     radius = 2.6 if len(points) < 40 else 1.4
@@ -121,41 +125,39 @@ def _drawn(line: Line, to_x: Callable[[float], float], to_y: Callable[[float], f
         f"<title>{escape(line.name)}, {x:g}: {y:.4g}</title></circle>"
         for x, y, px, py in points
     )
-    drawn = _band(line, to_x, to_y)
-    return f'{drawn}<path class="line {line.style}" d="M{path}"/>{dots}' if points else drawn
+    band = _band(line, to_x, to_y)
+    return f'{band}<path class="line {line.style}" d="M{path}"/>{dots}' if points else band
 
 
-def _band(line: Line, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:
-    along = [f"{to_x(x):.1f} {to_y(high):.1f}" for x, _, high in line.band]
-    back = [f"{to_x(x):.1f} {to_y(low):.1f}" for x, low, _ in reversed(line.band)]
-    return f'<path class="band {line.style}" d="M{"L".join(along + back)}Z"/>' if along else ""
+def _band(line: Line, to_x: Scale, to_y: Scale) -> str:
+    upper = [f"{to_x(x):.1f} {to_y(high):.1f}" for x, _, high in line.band]
+    lower = [f"{to_x(x):.1f} {to_y(low):.1f}" for x, low, _ in reversed(line.band)]
+    return f'<path class="band {line.style}" d="M{"L".join(upper + lower)}Z"/>' if upper else ""
 
 
-def _horizontal(value: float, y: float) -> str:
+def _y_tick(value: float, y: float) -> str:
     return (
         f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
         f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{value:g}</text>'
     )
 
 
-def _below(value: float, x: float) -> str:
+def _x_tick(value: float, x: float) -> str:
     y = HEIGHT - BOTTOM
     return f'<text class="tick" x="{x:.1f}" y="{y + 16}" text-anchor="middle">{value:g}</text>'
 
 
-def _scale(
-    low: float, high: float, start: float, end: float, log: bool
-) -> Callable[[float], float]:
-    """Maps [low, high] onto [start, end]; a single value onto the middle."""
-    place: Callable[[float], float] = math.log if log else float
-    first, span = place(low), place(high) - place(low)
+def _scale(low: float, high: float, start: float, end: float, log: bool) -> Scale:
+    """Return a function from [low, high] onto [start, end]. If low = high it returns the middle."""
+    transform: Scale = math.log if log else float
+    first, span = transform(low), transform(high) - transform(low)
     if not span:
         return lambda _: (start + end) / 2
-    return lambda value: start + (end - start) * (place(value) - first) / span
+    return lambda value: start + (end - start) * (transform(value) - first) / span
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About five round values that span [low, high]."""
+    """Return about five round values that span [low, high]."""
     span = (high - low) or abs(high) or 1.0
     rough = span / 4
     magnitude = 10.0 ** math.floor(math.log10(rough))
