@@ -1,4 +1,4 @@
-"""A job's log as it grows, and how the job ended."""
+"""Live log of a job on a Ray cluster, and its exit code."""
 
 import asyncio
 import re
@@ -14,11 +14,17 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from mdsrec.errors import InputError
 
-QUIET = 60  # seconds without a word, after which the connection is made anew
-LOST = 600  # seconds without a connection, after which the job is left alone
-AGAIN = 1  # seconds between two tries
-REMEMBERED = 20_000  # characters of the log in which its cause is sought
-OUT_OF_REACH = (OSError, RuntimeError, TimeoutError, aiohttp.ClientError, requests.RequestException)
+RECONNECT_AFTER = 60  # seconds without output
+UNREACHABLE_AFTER = 600  # seconds without a connection; then this process ends, the job goes on
+RETRY_INTERVAL = 1  # seconds
+TAIL_LENGTH = 20_000  # last characters of the log, searched for the cause of a failure
+CONNECTION_ERRORS = (
+    OSError,
+    RuntimeError,
+    TimeoutError,
+    aiohttp.ClientError,
+    requests.RequestException,
+)
 DETACHED = 128 + signal.SIGINT
 STOPPED = 128 + signal.SIGTERM
 
@@ -29,8 +35,8 @@ CAUSE = re.compile(
 )
 
 
-def hints(job: str, address: str) -> str:
-    """How to follow the job from another shell, and how to stop it."""
+def job_commands(job: str, address: str) -> str:
+    """Return the commands that follow and stop the job from another shell."""
     return (
         f"follow      ray job logs {job} --follow --address {address}\n"
         f"stop        ray job stop {job} --address {address}"
@@ -38,91 +44,91 @@ def hints(job: str, address: str) -> str:
 
 
 def follow(client: JobSubmissionClient, job: str, address: str) -> int:
-    """Show the log until the job ends -> the exit code of its command.
+    """Print the log until the job ends, and return the exit code of its command.
 
-    Ctrl-C on a terminal asks whether to stop the job; elsewhere it leaves the job to run.
+    On a terminal Ctrl-C asks whether to stop the job; elsewhere it leaves the job running.
     """
-    log = Log()
+    log = JobLog()
     while True:
         try:
-            asyncio.run(log.show(client, job))
-            return _ending(_details(client, job), log.tail)
+            asyncio.run(log.print_until_end(client, job))
+            return _exit_code(client.get_job_info(job), log.tail)
         except KeyboardInterrupt:
-            if not _stops():
-                print(f"\nthe job goes on\n{hints(job, address)}", file=sys.stderr)
+            if not _confirm_stop():
+                commands = job_commands(job, address)
+                print(f"\nthe job keeps running\n{commands}", file=sys.stderr)
                 return DETACHED
-            print("\nasked the job to save and stop", file=sys.stderr)
+            print("\nthe job saves a checkpoint and stops", file=sys.stderr)
             client.stop_job(job)
 
 
-class Log:
-    """What was shown of a job's log, so that a new connection goes on where the last one ended."""
+class JobLog:
+    """The part of a job's log that was printed, so that a new connection continues after it."""
 
     def __init__(self) -> None:
-        self._shown = 0  # characters
+        self._num_printed = 0  # characters
         self.tail = ""
 
-    async def show(self, client: JobSubmissionClient, job: str) -> None:
-        """Print what comes until the job has ended; InputError if it is out of reach for long."""
-        heard = time.monotonic()
-        while True:
-            with suppress(*OUT_OF_REACH):
-                await self._print(client, job)
-            with suppress(*OUT_OF_REACH):
-                if _details(client, job).status.is_terminal():
-                    return
-                heard = time.monotonic()
-            if time.monotonic() - heard > LOST:
-                raise InputError(f"job {job}: its cluster cannot be reached for {LOST} s")
-            await asyncio.sleep(AGAIN)
+    async def print_until_end(self, client: JobSubmissionClient, job: str) -> None:
+        """Print new text until the job has ended.
 
-    async def _print(self, client: JobSubmissionClient, job: str) -> None:
-        known = self._shown
+        InputError if the cluster cannot be reached for UNREACHABLE_AFTER seconds.
+        """
+        last_contact = time.monotonic()
+        while True:
+            with suppress(*CONNECTION_ERRORS):
+                await self._print_stream(client, job)
+            with suppress(*CONNECTION_ERRORS):
+                if client.get_job_info(job).status.is_terminal():
+                    return
+                last_contact = time.monotonic()
+            if time.monotonic() - last_contact > UNREACHABLE_AFTER:
+                raise InputError(f"job {job}: cluster not reachable for {UNREACHABLE_AFTER} s")
+            await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _print_stream(self, client: JobSubmissionClient, job: str) -> None:
+        num_known = self._num_printed  # a new stream starts with the text printed so far
         stream = aiter(client.tail_job_logs(job))
         with suppress(StopAsyncIteration):
             while True:
-                text = await asyncio.wait_for(anext(stream), QUIET)
-                new, known = text[known:], max(0, known - len(text))
+                text = await asyncio.wait_for(anext(stream), RECONNECT_AFTER)
+                new, num_known = text[num_known:], max(0, num_known - len(text))
                 print(new, end="", flush=True)
-                self._shown += len(new)
-                self.tail = (self.tail + new)[-REMEMBERED:]
+                self._num_printed += len(new)
+                self.tail = (self.tail + new)[-TAIL_LENGTH:]
 
 
-def cause_in(log: str) -> str | None:
-    """The last line that says what went wrong: a stage's own, or an exception's."""
+def find_cause(log: str) -> str | None:
+    """Return the last line that names a failure: a stage's own message, or an exception."""
     found = CAUSE.findall(log)
     return found[-1] if found else None
 
 
-def _details(client: JobSubmissionClient, job: str) -> Any:
-    return client.get_job_info(job)
-
-
-def _ending(details: Any, log: str) -> int:
-    """The exit code; of a job that failed, with its cause in one line."""
+def _exit_code(details: Any, log: str) -> int:
+    """Return the job's exit code; print the cause of a failure in one line."""
     if details.status == JobStatus.SUCCEEDED:
         return 0
     if details.status == JobStatus.STOPPED:
         print("cluster submit: the job was stopped", file=sys.stderr)
         return STOPPED
     code = details.driver_exit_code
-    if code is None:  # it never ran
+    if code is None:  # the command never started
         lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()]
         for line in lines[:-1]:
             print(line)
-        cause = lines[-1] if lines else "no reason is known"
+        cause = lines[-1] if lines else "no reason given"
         print(f"cluster submit: the job did not start: {cause}", file=sys.stderr)
         return 1
-    cause = cause_in(log) or "the log says more"
+    cause = find_cause(log) or "see the log above"
     print(f"cluster submit: the job failed with exit code {code}: {cause}", file=sys.stderr)
     return int(code) if code > 0 else 128 - int(code)
 
 
-def _stops() -> bool:
-    """What the user says, on a terminal, to Ctrl-C."""
+def _confirm_stop() -> bool:
+    """Ask on a terminal whether to stop the job; without a terminal return False."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    print("\nstop the job? [y/N] (N: it goes on without this shell) ", end="", file=sys.stderr)
+    print("\nstop the job? [y/N] (N: it keeps running) ", end="", file=sys.stderr)
     with suppress(EOFError, KeyboardInterrupt):
         return input().strip().lower() in ("y", "yes")
     return False

@@ -1,5 +1,6 @@
-"""What one node sees of itself. Runs there, in a process of its own, and imports nothing that the
-node may lack before it looks.
+"""Self-check of a node, run there in a process of its own.
+
+Optional packages are imported inside a check, so a missing one is reported, not raised.
 """
 
 import contextlib
@@ -19,39 +20,40 @@ SHARED_MEMORY = "/dev/shm"
 
 
 @dataclass(frozen=True)
-class Facts:
-    versions: dict[str, str]  # of python and PACKAGES; of one that cannot be imported, why
+class NodeFacts:
+    versions: dict[str, str]  # of Python and PACKAGES; the error if a package cannot be imported
     missing: tuple[str, ...]  # PACKAGES that cannot be imported
-    faiss: tuple[str, ...]  # builds of faiss that are installed
-    gpus: int  # that torch sees
+    faiss: tuple[str, ...]  # installed builds of faiss
+    gpus: int  # visible to torch
     faiss_gpus: int
-    free: dict[str, int]  # bytes, by folder of this machine
-    shared_memory: int  # bytes of /dev/shm, taken or not
-    auth: str  # Ray's mode of authentication
+    free: dict[str, int]  # bytes free on the disk of each folder
+    shared_memory: int  # size of /dev/shm in bytes
+    auth: str  # Ray's authentication mode
 
 
-def facts(root: str) -> Facts:
-    # Ray hides the GPUs from who asks for none; this process looks and ends.
+def collect_facts(root: str) -> NodeFacts:
+    """Return the facts of this node; `root` is the experiment's."""
+    # Ray hides all GPUs from a task that requests none. The task's process ends after this check.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     logging.getLogger("faiss").setLevel(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        versions = {name: _version(name) for name in PACKAGES}
+        versions = {name: _version_or_error(name) for name in PACKAGES}
     missing = tuple(name for name, version in versions.items() if not version[:1].isdigit())
     folders = [TEMPORARY] if "://" in root else [root, TEMPORARY]
-    return Facts(
+    return NodeFacts(
         versions={"python": platform.python_version(), **versions},
         missing=missing,
         faiss=tuple(filter(_is_installed, ("faiss-cpu", "faiss-gpu"))),
         gpus=0 if "torch" in missing else importlib.import_module("torch").cuda.device_count(),
-        faiss_gpus=0 if "faiss" in missing else _faiss_gpus(),
-        free={folder: shutil.disk_usage(_standing(folder)).free for folder in folders},
+        faiss_gpus=0 if "faiss" in missing else _num_faiss_gpus(),
+        free={folder: shutil.disk_usage(_existing_parent(folder)).free for folder in folders},
         shared_memory=shutil.disk_usage(SHARED_MEMORY).total,
         auth=os.environ.get("RAY_AUTH_MODE", "disabled"),
     )
 
 
-def _version(name: str) -> str:
-    """Of a package that can be imported; otherwise why it cannot."""
+def _version_or_error(name: str) -> str:
+    """Return the version of a package, or in one line the error that its import raises."""
     try:
         return str(importlib.import_module(name).__version__)
     except Exception as error:
@@ -65,12 +67,12 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _faiss_gpus() -> int:
-    """That faiss sees: none in a build without GPUs."""
+def _num_faiss_gpus() -> int:
+    """Return the GPUs that faiss sees; 0 for a CPU build."""
     faiss = importlib.import_module("faiss")
     return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
 
 
-def _standing(folder: str) -> Path:
-    """The folder, or what stands above it: a root that is not made yet."""
+def _existing_parent(folder: str) -> Path:
+    """Return the folder or, as a root may not exist yet, its closest parent that does."""
     return next(path for path in (Path(folder), *Path(folder).parents) if path.exists())

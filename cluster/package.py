@@ -1,4 +1,4 @@
-"""What a job takes along: our packages, its configuration, and nothing else of the folder."""
+"""Working directory of a job: our packages and its configuration, nothing else of this folder."""
 
 import json
 import shutil
@@ -14,15 +14,15 @@ from mdsrec.errors import InputError
 from mdsrec.packages import copy_packages
 
 CONSTRAINTS = "constraints.txt"
-EXTRAS = ("", "cpu", "gpu", "demo")  # of which a job takes what is installed here
-WORKING_DIR = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"  # spelled out where it is installed
+EXTRAS = ("", "cpu", "gpu", "demo")  # a job gets those of their packages that are installed here
+WORKING_DIR = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"  # Ray replaces it on the node
 
 
-def pack(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
-    """Fill `folder` -> the words CONFIG KEY=VALUE ... that mean there what they mean here.
+def write_job_folder(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
+    """Fill `folder` and return the arguments CONFIG KEY=VALUE ... of a command that runs in it.
 
-    Relative paths of the configuration are made absolute as this process reads them. InputError if
-    it is not a valid one.
+    Relative paths of the configuration become absolute, so they mean the same there as here.
+    InputError if the configuration is not valid.
     """
     content = read_content(config, overrides)
     experiment = experiment_from(content, source=config)
@@ -31,26 +31,27 @@ def pack(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
     shutil.copy(config, folder / name)
     if Path(CONSTRAINTS).exists():
         shutil.copy(CONSTRAINTS, folder)
-    paths = _made_absolute(content, experiment.model_dump(mode="json"))
+    paths = _absolute_paths(content, experiment.model_dump(mode="json"))
     return [name, *overrides, *paths]
 
 
-def _made_absolute(content: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[str]:
-    """Overrides for the keys whose text, or lists of it, another folder would resolve otherwise."""
+def _absolute_paths(content: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an override for each text or list that loading changed: these are relative paths."""
     for key, written in content.items():
-        found = resolved.get(key, written)
-        if isinstance(written, dict) and isinstance(found, dict):
-            yield from (f"{key}.{inner}" for inner in _made_absolute(written, found))
-        elif isinstance(written, str | list) and type(found) is type(written) and found != written:
-            yield f"{key}={json.dumps(found)}"
+        value = resolved.get(key, written)
+        if isinstance(written, dict) and isinstance(value, dict):
+            yield from (f"{key}.{inner}" for inner in _absolute_paths(written, value))
+        elif isinstance(written, str | list) and type(value) is type(written) and value != written:
+            yield f"{key}={json.dumps(value)}"
 
 
 def requirements() -> list[str]:
-    """What a node must install: our dependencies as they are here, in the versions that
-    constraints.txt pins.
+    """Return what a node must install, as pip reads it.
+
+    These are our dependencies that are installed here, in the versions that constraints.txt pins.
     """
     if not Path(CONSTRAINTS).exists():
-        raise InputError(f"--install needs {CONSTRAINTS} in this folder, which says the versions")
+        raise InputError(f"--install needs {CONSTRAINTS} in this folder, which pins the versions")
     try:
         declared = [Requirement(line) for line in requires("mdsrec") or []]
     except PackageNotFoundError:
@@ -58,7 +59,7 @@ def requirements() -> list[str]:
     wanted = [
         f"{requirement.name}{_extras(requirement)}"
         for requirement in declared
-        if any(_applies(requirement, extra) for extra in EXTRAS) and _installed(requirement.name)
+        if any(_applies(requirement, extra) for extra in EXTRAS) and _is_installed(requirement.name)
     ]
     return [*wanted, f"-c {WORKING_DIR}/{CONSTRAINTS}"]
 
@@ -71,7 +72,7 @@ def _extras(requirement: Requirement) -> str:
     return f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         return bool(distribution(name))
     except PackageNotFoundError:

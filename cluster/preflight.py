@@ -1,4 +1,4 @@
-"""Every node of the cluster, looked at from where the work will run, before any work."""
+"""Preflight: checks of every node of the cluster, made from the driver before any work."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -9,102 +9,102 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import node as on_node
 from cluster import reach
-from cluster.findings import GIB, Node, failures_of
-from cluster.node import Facts
+from cluster.findings import GIB, Node, node_failures
+from cluster.node import NodeFacts, collect_facts
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.text import text_table
 from training.distributed.ray_session import check_capacity, ray_session, uses_gpu
 
 log = logging.getLogger("cluster")
 
-ANSWER = 180  # seconds that a node has to tell its facts, a first import of torch included
-MEET = 60  # seconds for all nodes to meet in a collective
-
+CHECK_SECONDS = 180  # for a node's own checks, which include a first import of torch
+ALL_REDUCE_SECONDS = 60  # for all nodes to connect, and again for the sum
 
 COLUMNS = ("node", "address", "CPUs", "GPUs", "versions", "root", "/tmp", "/dev/shm", "reached")
 
 
 @dataclass(frozen=True)
 class Findings:
-    driver: Facts
+    """Everything that a preflight found."""
+
+    driver: NodeFacts
     nodes: tuple[Node, ...]
     failures: tuple[str, ...]
 
     def table(self) -> str:
-        """The versions that all should have, and a line a node."""
-        versions = ", ".join(f"{name} {found}" for name, found in self.driver.versions.items())
-        rows = [COLUMNS, *(_row(node, self.driver) for node in self.nodes)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        return "\n".join([versions, *lines])
+        """Return a line with the driver's versions and a table with one line per node."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.driver.versions.items())
+        rows = [_table_row(node, self.driver) for node in self.nodes]
+        return f"{versions}\n{text_table(COLUMNS, rows, num_left=len(COLUMNS))}"
 
 
-def look(experiment: Experiment) -> Findings:
-    """Ask every node that is alive. Nothing is left behind."""
+def check_cluster(experiment: Experiment) -> Findings:
+    """Check every node that is alive, and delete the files that this needs."""
     shared = reach.SharedRoot(experiment.root)
-    shared.say()
+    shared.write_marker()
     try:
         with ray_session():
-            driver = on_node.facts(experiment.root)
-            nodes = _met(_seen(_alive(), shared))
-            failures = [line for node in nodes for line in failures_of(node, driver, shared.root)]
-            failures += _capacity(experiment)
+            driver = collect_facts(experiment.root)
+            nodes = _with_all_reduce(_with_facts(_alive_nodes(), shared))
+            failures = [line for node in nodes for line in node_failures(node, driver, shared.root)]
+            failures += _capacity_failures(experiment)
     finally:
-        shared.forget()
+        shared.delete()
     return Findings(driver, tuple(nodes), tuple(failures))
 
 
-def _alive() -> dict[str, Node]:
-    """Nodes by Ray's id, in order of their addresses."""
+def _alive_nodes() -> dict[str, Node]:
+    """Return nodes by Ray's id, in order of their addresses."""
     return {
-        found["NodeID"]: Node(
-            found["NodeManagerHostname"],
-            found["NodeManagerAddress"],
-            found["Resources"].get("CPU", 0.0),
-            found["Resources"].get("GPU", 0.0),
+        info["NodeID"]: Node(
+            info["NodeManagerHostname"],
+            info["NodeManagerAddress"],
+            info["Resources"].get("CPU", 0.0),
+            info["Resources"].get("GPU", 0.0),
         )
-        for found in sorted(ray.nodes(), key=lambda found: str(found["NodeManagerAddress"]))
-        if found["Alive"]
+        for info in sorted(ray.nodes(), key=lambda info: str(info["NodeManagerAddress"]))
+        if info["Alive"]
     }
 
 
-def _seen(nodes: dict[str, Node], shared: reach.SharedRoot) -> dict[str, Node]:
-    """With the facts of each, and whether it shares the root; without those that left meanwhile."""
-    answers = _asked(nodes, _look, [(shared, key) for key in nodes], ANSWER)
-    here = _alive()
-    for node in (nodes[key] for key in nodes if key not in here):
-        log.warning("%s left the cluster while it was looked at", node.label)
+def _with_facts(nodes: dict[str, Node], shared: reach.SharedRoot) -> dict[str, Node]:
+    """Add the facts of each node and the check of its root; drop nodes that left meanwhile."""
+    answers = _run_on_nodes(nodes, _check_node, [(shared, key) for key in nodes], CHECK_SECONDS)
+    alive = _alive_nodes()
+    for node in (nodes[key] for key in nodes if key not in alive):
+        log.warning("%s left the cluster during the preflight", node.label)
     return {
-        key: replace(node, silence=answer)
+        key: replace(node, no_answer=answer)
         if isinstance(answer, str)
-        else replace(node, facts=answer[0], root=answer[1] or shared.unheard(key))
+        else replace(node, facts=answer[0], root_failure=answer[1] or shared.check_from_driver(key))
         for (key, node), answer in zip(nodes.items(), answers, strict=True)
-        if key in here
+        if key in alive
     }
 
 
-def _look(shared: reach.SharedRoot, key: str) -> tuple[Facts, str]:
-    return on_node.facts(shared.root), shared.answer(key)
+def _check_node(shared: reach.SharedRoot, key: str) -> tuple[NodeFacts, str]:
+    return collect_facts(shared.root), shared.check_from_node(key)
 
 
-def _met(nodes: dict[str, Node]) -> list[Node]:
-    """With what kept each from an all-reduce over those that can take part."""
+def _with_all_reduce(nodes: dict[str, Node]) -> list[Node]:
+    """Add the result of an all-reduce over the nodes that can import torch."""
     able = {
         key: node for key, node in nodes.items() if node.facts and "torch" not in node.facts.missing
     }
-    _store, port = reach.meeting(len(able))
+    _store, port = reach.open_store(len(able))  # open until the nodes have answered
     host, size = ray.util.get_node_ip_address(), len(able)
-    arguments = [(host, port, rank, size, MEET) for rank in range(size)]
-    answers = dict(zip(able, _asked(able, reach.all_reduce, arguments, 2 * MEET), strict=True))
-    return [replace(node, collective=answers.get(key, "")) for key, node in nodes.items()]
+    arguments = [(host, port, rank, size, ALL_REDUCE_SECONDS) for rank in range(size)]
+    results = _run_on_nodes(able, reach.check_all_reduce, arguments, 2 * ALL_REDUCE_SECONDS)
+    failures = dict(zip(able, results, strict=True))
+    return [replace(node, all_reduce_failure=failures.get(key, "")) for key, node in nodes.items()]
 
 
-def _asked(
+def _run_on_nodes(
     nodes: dict[str, Node], task: Callable[..., Any], arguments: Sequence[Any], seconds: float
 ) -> list[Any]:
-    """What `task` returns on each node; of one that fails or is late, why."""
+    """Run `task` on each node and return its results; for one that fails or is late, the reason."""
     calls = [
         ray.remote(num_cpus=0, max_calls=1, max_retries=0)(task)
         .options(
@@ -114,20 +114,20 @@ def _asked(
         for key, given in zip(nodes, arguments, strict=True)
     ]
     ray.wait(calls, num_returns=len(calls), timeout=seconds)
-    return [_answer(call, seconds) for call in calls]
+    return [_result_or_reason(call, seconds) for call in calls]
 
 
-def _answer(call: Any, seconds: float) -> Any:
+def _result_or_reason(call: Any, seconds: float) -> Any:
     try:
         return ray.get(call, timeout=0)
     except GetTimeoutError:
         ray.cancel(call, force=True)
-        return f"nothing came in {seconds:g} s"
+        return f"no result after {seconds:g} s"
     except RayError as error:
         return str(error).strip().splitlines()[-1]
 
 
-def _capacity(experiment: Experiment) -> list[str]:
+def _capacity_failures(experiment: Experiment) -> list[str]:
     try:
         check_capacity(experiment, uses_gpu(experiment))
     except InputError as error:
@@ -135,11 +135,11 @@ def _capacity(experiment: Experiment) -> list[str]:
     return []
 
 
-def _row(node: Node, driver: Facts) -> Sequence[str]:
+def _table_row(node: Node, driver: NodeFacts) -> Sequence[str]:
     facts = node.facts
     if facts is None:
         return (node.name, node.address, f"{node.cpus:g}", f"{node.gpus:g}", *["?"] * 5)
-    free = [f"{bytes_ / GIB:.1f} GiB" for bytes_ in facts.free.values()]
+    free = [f"{num_bytes / GIB:.1f} GiB" for num_bytes in facts.free.values()]
     root_free = free[0] if len(free) > 1 else "shared"
     return (
         node.name,
@@ -147,8 +147,8 @@ def _row(node: Node, driver: Facts) -> Sequence[str]:
         f"{node.cpus:g}",
         f"{node.gpus:g}",
         "same" if facts.versions == driver.versions else "differ",
-        "no" if node.root else root_free,
+        "no" if node.root_failure else root_free,
         free[-1],
         f"{facts.shared_memory / GIB:.1f} GiB",
-        "no" if node.collective else "yes",
+        "no" if node.all_reduce_failure else "yes",
     )

@@ -1,5 +1,6 @@
-"""Whether nodes share the root, and reach each other in a collective. Runs on every node; what is
-wrong comes back as words, none = nothing is.
+"""Checks between nodes: a root that all of them share, and an all-reduce over the network.
+
+A check on a node returns one line of what is wrong; an empty text means nothing is.
 """
 
 import contextlib
@@ -9,65 +10,65 @@ from typing import Any
 
 
 class SharedRoot:
-    """A folder below the root in which the driver and every node leave a word for each other."""
+    """A folder below the root where the driver and every node write a marker for each other."""
 
     def __init__(self, root: str) -> None:
-        self.root, self.word = root, secrets.token_hex(8)
-        self.folder = f"{root}/.preflight-{self.word}"
+        self.root, self.marker = root, secrets.token_hex(8)
+        self.folder = f"{root}/.preflight-{self.marker}"
 
-    def say(self) -> None:
-        """InputError if the driver cannot write there."""
+    def write_marker(self) -> None:
+        """Write the driver's marker; InputError if the driver cannot write there."""
         from mdsrec import files
 
         files.check_root(self.root)
-        files.write_bytes(f"{self.folder}/driver", self.word.encode())
+        files.write_bytes(f"{self.folder}/driver", self.marker.encode())
 
-    def answer(self, node: str) -> str:
-        """On a node: read the driver's word and leave one -> what is wrong."""
+    def check_from_node(self, node: str) -> str:
+        """On a node: read the driver's marker, write the node's own, and return what is wrong."""
         try:
             from mdsrec import files
 
-            found = files.read_bytes(f"{self.folder}/driver")
-            if found != self.word.encode():
+            content = files.read_bytes(f"{self.folder}/driver")
+            if content != self.marker.encode():
                 return "does not hold what the driver wrote there"
-            files.write_bytes(f"{self.folder}/{node}", self.word.encode())
+            files.write_bytes(f"{self.folder}/{node}", self.marker.encode())
         except Exception as error:
             return f"cannot be used: {' '.join(str(error).split())}"
         return ""
 
-    def unheard(self, node: str) -> str:
-        """On the driver: what is wrong if the node's word did not arrive."""
+    def check_from_driver(self, node: str) -> str:
+        """On the driver: read the node's marker and return what is wrong."""
         from mdsrec import files
 
-        found = files.read_bytes(f"{self.folder}/{node}")
-        return "" if found == self.word.encode() else "does not show what the node wrote there"
+        content = files.read_bytes(f"{self.folder}/{node}")
+        return "" if content == self.marker.encode() else "does not show what the node wrote there"
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         from mdsrec import files
 
         with contextlib.suppress(OSError):
             files.delete_folder(self.folder)
 
 
-def meeting(world_size: int) -> tuple[Any, int]:
-    """On the driver: a store by which nodes find each other, and its port."""
+def open_store(world_size: int) -> tuple[Any, int]:
+    """On the driver: open a TCPStore for the nodes' rendezvous -> (store, port)."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore("0.0.0.0", 0, world_size, is_master=True, wait_for_workers=False)
     return store, store.port
 
 
-def all_reduce(host: str, port: int, rank: int, world_size: int, seconds: float) -> str:
-    """On a node: sum a one over all nodes by gloo -> what is wrong."""
+def check_all_reduce(host: str, port: int, rank: int, world_size: int, seconds: float) -> str:
+    """On a node: all-reduce a one over all nodes by gloo and return what is wrong."""
     try:
         import torch
         from torch import distributed
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        wait = timedelta(seconds=seconds)
-        store = TCPStore(host, port, is_master=False, timeout=wait)
+        timeout = timedelta(seconds=seconds)
+        store = TCPStore(host, port, is_master=False, timeout=timeout)
         distributed.init_process_group(
-            "gloo", store=store, rank=rank, world_size=world_size, timeout=wait
+            "gloo", store=store, rank=rank, world_size=world_size, timeout=timeout
         )
         ones = torch.ones(1)
         distributed.all_reduce(ones)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The ETL as a Spark job of its own: on local[*], Spark standalone, YARN or Kubernetes.
+# Run the ETL as a Spark job on local[*], Spark standalone, YARN or Kubernetes.
 #
 #   cluster/spark_submit.sh [OPTION of spark-submit ... --] CONFIG [KEY=VALUE ...]
 #
 #   cluster/spark_submit.sh --master spark://HEAD:7077 --executor-memory 4g -- CONFIG
 #   cluster/spark_submit.sh --master yarn --num-executors 8 -- CONFIG root=hdfs://HEAD/mdsrec
 #
-# Python is PYSPARK_DRIVER_PYTHON, else PYSPARK_PYTHON, else python3; Spark is that of SPARK_HOME,
-# else that of Python's pyspark.
+# Python is the first that is set of PYSPARK_DRIVER_PYTHON and PYSPARK_PYTHON, or python3.
+# Spark is that of SPARK_HOME, or of that Python's pyspark.
 set -euo pipefail
 
 options=()

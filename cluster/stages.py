@@ -1,7 +1,7 @@
-"""The stages by name, and what follows `python -m` for each."""
+"""Names of the stages, and the words after `python -m` that run each."""
 
 STAGES = ("etl", "training", "evaluation")
-WORDS = {
+STAGE_COMMANDS = {
     "preflight": ("cluster", "preflight"),
     "etl": ("etl",),
     "training": ("training",),

@@ -1,7 +1,8 @@
-"""Hosts on this machine, for tests: each in network, mount, process and name spaces of its own, all
-on one bridge that no other network reaches. Killing a host is a power-off.
+"""Simulated hosts on this machine, for tests of a cluster.
 
-Their names hold this process's id, so test runs do not meet.
+Each host has its own network, mount, process and host-name namespaces. All are on one bridge that
+no other network reaches. Killing a host's first process is a power-off. The namespaces' names hold
+this process's id, so concurrent test runs do not collide.
 """
 
 import os
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,17 +20,17 @@ from ray_processes import ray_processes
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-SHARED = 3 << 30  # bytes of /dev/shm
+SHARED_MEMORY = 3 << 30  # bytes of /dev/shm
 
 needs_hosts = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter", "mount"))),
     reason="needs root, ip, unshare, nsenter and mount",
 )
 
-# The first process of a host: its own /dev/shm, /tmp/ray, names; then it waits and reaps.
+# First process of a host: mounts its own /dev/shm, /tmp/ray and names, then waits and reaps.
 INIT = f"""
 hostname "$1"
-mount -t tmpfs -o size={SHARED} none /dev/shm
+mount -t tmpfs -o size={SHARED_MEMORY} none /dev/shm
 mkdir -p /tmp/ray
 mount -t tmpfs none /tmp/ray
 mount --bind "$2/hosts" /etc/hosts
@@ -40,7 +41,7 @@ while :; do sleep 1000 & wait $!; done
 
 
 class Host:
-    """One host at `address`; its processes see `environment` and the machine's PATH."""
+    """One host at `address`; its processes have `environment` and this machine's PATH."""
 
     def __init__(self, number: int, switch: str, folder: Path, environment: Mapping[str, str]):
         self.name, self.address = f"node{number}", f"10.77.0.{number}"
@@ -66,12 +67,13 @@ class Host:
         _ip("-n", self.namespace, "address", "add", f"{self.address}/24", "dev", "eth0")
         _ip("-n", self.namespace, "link", "set", "eth0", "up")
 
-    def bad_link(self, delay: float, loss: float) -> None:
-        """Another cable (`bad_link.py`): what the host sends takes `delay` seconds, and of what
-        comes and goes the share `loss` is lost.
+    def use_lossy_link(self, delay: float, loss: float) -> None:
+        """Replace the cable by that of lossy_link.py.
+
+        Frames from the host arrive `delay` seconds later; the share `loss` of all frames is lost.
         """
         _ip("-n", self.namespace, "link", "delete", "eth0")
-        script = Path(__file__).with_name("bad_link.py")
+        script = Path(__file__).with_name("lossy_link.py")
         words = [sys.executable, str(script), self._port, self.namespace, str(delay), str(loss)]
         inside = ["ip", "netns", "exec", self._switch]
         self._cable = subprocess.Popen([*inside, *words], stdout=subprocess.PIPE)
@@ -81,10 +83,12 @@ class Host:
     def power_on(self) -> None:
         up = self._folder / f"{self.name}.up"
         up.unlink(missing_ok=True)
-        spaces = ["unshare", "-m", "-u", "-p", "-f", "--kill-child", "--mount-proc"]
+        namespaces = ["unshare", "-m", "-u", "-p", "-f", "--kill-child", "--mount-proc"]
         script = ["bash", "-c", INIT, "init", self.name, str(self._folder)]
-        self._power = subprocess.Popen(["ip", "netns", "exec", self.namespace, *spaces, *script])
-        until(up.exists, 20)
+        self._power = subprocess.Popen(
+            ["ip", "netns", "exec", self.namespace, *namespaces, *script]
+        )
+        wait_until(up.exists, 20)
         self._init = psutil.Process(self._power.pid).children()[0].pid
 
     def power_off(self) -> None:
@@ -99,17 +103,17 @@ class Host:
         _ip("netns", "delete", self.namespace)
 
     def link(self, state: str) -> None:
-        """`down` pulls the host's cable, `up` puts it back."""
+        """Set the host's link `up` or `down`."""
         _ip("-n", self._switch, "link", "set", self._port, state)
 
     def command(self, *words: str, folder: Path = ROOT) -> list[str]:
-        """What runs `words` there."""
+        """Return the command of this machine that runs `words` on the host."""
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         inside = ["nsenter", "-t", str(self._init), "-m", "-n", "-u", "-p", "--"]
         return [*inside, "env", "-i", "-C", str(folder), *variables, *words]
 
     def start(self, *words: str, folder: Path = ROOT) -> subprocess.Popen[str]:
-        """A process there; out of it comes one stream of text."""
+        """Start a process on the host; its stdout is one stream of all its text."""
         return subprocess.Popen(
             self.command(*words, folder=folder),
             stdin=subprocess.DEVNULL,
@@ -122,52 +126,51 @@ class Host:
         return ray_processes(psutil.Process(self._init), title)
 
     def run(self, *words: str, seconds: float = 120, folder: Path = ROOT) -> tuple[int, str]:
-        """A process there to its end -> exit code and what it said."""
+        """Run a process on the host and return its exit code and output."""
         with self.start(*words, folder=folder) as process:
             try:
-                said = process.communicate(timeout=seconds)[0]
+                output = process.communicate(timeout=seconds)[0]
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise AssertionError(
                     f"{words} in {seconds} s: {process.communicate()[0]}"
                 ) from None
-        return process.returncode, said
+        return process.returncode, output
 
-    def do(self, *words: str, seconds: float = 120, folder: Path = ROOT) -> str:
-        """As `run`, of what must succeed."""
-        code, said = self.run(*words, seconds=seconds, folder=folder)
-        assert code == 0, f"{words}: {said}"
-        return said
+    def check_output(self, *words: str, seconds: float = 120, folder: Path = ROOT) -> str:
+        """Run a process on the host, which must succeed, and return its output."""
+        code, output = self.run(*words, seconds=seconds, folder=folder)
+        assert code == 0, f"{words}: {output}"
+        return output
 
 
 @contextmanager
 def hosts(count: int, folder: Path, **environment: str) -> Iterator[list[Host]]:
-    """Hosts node1, node2, ...; nothing of them is left afterwards."""
+    """Create hosts node1, node2, ...; remove them afterwards."""
     switch = f"mdsrec{os.getpid()}"
     names = [f"10.77.0.{n} node{n}\n" for n in range(1, count + 1)]
     (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(names))
     (folder / "nsswitch.conf").write_text("passwd: files\nhosts: files\n")  # no name server
     _ip("netns", "add", switch)
-    made: list[Host] = []
+    created: list[Host] = []
     try:
         _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
         _ip("-n", switch, "link", "set", "bridge", "up")
         for number in range(1, count + 1):
-            made.append(Host(number, switch, folder, environment))
-        yield made
+            created.append(Host(number, switch, folder, environment))
+        yield created
     finally:
-        for host in made:
+        for host in created:
             with suppress(subprocess.CalledProcessError):
                 host.remove()
         _ip("netns", "delete", switch)
 
 
-def until(holds: object, seconds: float) -> None:
-    """Wait for `holds()`; AssertionError if it does not come in time."""
-    assert callable(holds)
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    """Return when `condition()` is true; AssertionError if that takes longer than `seconds`."""
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not in {seconds} s"
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.1)
 
 

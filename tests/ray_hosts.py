@@ -1,4 +1,4 @@
-"""Ray on the hosts of `hosts.py`: a head that lends no CPU, and workers that lend one each."""
+"""A Ray cluster on the hosts of `hosts.py`: a head without CPUs, and workers with one CPU each."""
 
 import json
 import secrets
@@ -11,7 +11,7 @@ from hosts import Host, hosts
 
 ADDRESS = "http://10.77.0.1:8265"
 STORE = "--object-store-memory=100000000"
-# A node that says nothing for 10 s is lost, not for a minute.
+# Ray counts a node as lost after 10 s without a health check, instead of a minute.
 QUICK = {
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "2000",
@@ -23,27 +23,28 @@ QUICK = {
 def ray_hosts(
     workers: int,
     folder: Path,
-    before: Callable[[list[Host]], None] = lambda _: None,
+    before_ray: Callable[[list[Host]], None] = lambda _: None,
     **environment: str,
 ) -> Iterator[list[Host]]:
-    """[head, workers ..., a host outside of the cluster that has its token], with which something
-    may be done `before` Ray starts.
+    """Yield [head, *workers, a host outside the cluster that has its token].
+
+    `before_ray` is called with the hosts before Ray starts on them.
     """
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), **environment}
-    with hosts(workers + 2, folder, **variables) as made:
-        before(made)
-        start_head(made[0])
-        for host in made[1:-1]:
+    with hosts(workers + 2, folder, **variables) as created:
+        before_ray(created)
+        start_head(created[0])
+        for host in created[1:-1]:
             start_worker(host)
-        yield made
+        yield created
 
 
 def start_head(host: Host) -> None:
-    listens = ["--port=6379", "--dashboard-host=0.0.0.0", "--dashboard-port=8265"]
-    _start(host, "--head", *listens, "--num-cpus=0")
+    ports = ["--port=6379", "--dashboard-host=0.0.0.0", "--dashboard-port=8265"]
+    _start(host, "--head", *ports, "--num-cpus=0")
 
 
 def start_worker(host: Host, gpus: int = 0) -> None:
@@ -52,11 +53,11 @@ def start_worker(host: Host, gpus: int = 0) -> None:
 
 def _start(host: Host, *words: str) -> None:
     node = f"--node-ip-address={host.address}"
-    host.do("ray", "start", *words, node, STORE, "--disable-usage-stats", seconds=240)
+    host.check_output("ray", "start", *words, node, STORE, "--disable-usage-stats", seconds=240)
 
 
 def is_alive(head: Host, host: Host) -> bool:
-    """As the head sees it."""
-    nodes = head.do("ray", "list", "nodes", "--format", "json", "--address", ADDRESS)
+    """Return whether the head counts the host as alive."""
+    nodes = head.check_output("ray", "list", "nodes", "--format", "json", "--address", ADDRESS)
     found: list[dict[str, Any]] = json.loads(nodes[nodes.index("[") :])
     return any(n["state"] == "ALIVE" and n["node_ip"] == host.address for n in found)

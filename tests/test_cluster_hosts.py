@@ -1,5 +1,7 @@
-"""A job from outside of a cluster of three hosts: its log is live, its exit code the stage's own,
-its metrics those of one machine; what is wrong with a host or a job is said in one line.
+"""Jobs submitted from outside to a Ray cluster of three hosts.
+
+The log is live, the exit code is the stage's, and the metrics equal those of one machine. Each
+failure of a host or a job is one line.
 """
 
 import json
@@ -32,24 +34,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[list[Host]]:
-    with ray_hosts(2, folder) as made:
-        yield made
+    with ray_hosts(2, folder) as created:
+        yield created
 
 
-def submitted(folder: Path, *words: str) -> list[str]:
+def submit_command(folder: Path, *words: str) -> list[str]:
     config = str(folder / "small.toml")
     return ["python", "-m", "cluster", "submit", config, "--address", ADDRESS, *words]
 
 
-def test_all_stages_as_a_job_end_as_on_one_machine(folder: Path, cluster: list[Host]) -> None:
+def test_all_stages_as_a_job_give_the_metrics_of_one_machine(
+    folder: Path, cluster: list[Host]
+) -> None:
     *_, outside = cluster
     run = folder / "root" / "runs" / "small"
-    with outside.start(*submitted(folder)) as job:
+    with outside.start(*submit_command(folder)) as job:
         assert job.stdout is not None
         log = []
         for line in job.stdout:
             log.append(line)
-            if line == "--- evaluation\n":  # shown while it runs
+            if line == "--- evaluation\n":  # the log is shown while the job runs
                 assert job.poll() is None and not (run / "metrics.json").exists()
     assert job.returncode == 0, "".join(log)
     assert log[-1] == f"report: {run}/report.html\n"
@@ -62,8 +66,8 @@ def test_all_stages_as_a_job_end_as_on_one_machine(folder: Path, cluster: list[H
     assert metrics(run) == pytest.approx(metrics(run.parent / "here"), abs=1e-4)
 
     plain = ["--working-dir", ".", "--", "python", "-m", "training", str(folder / "small.toml")]
-    said = outside.do("ray", "job", "submit", "--address", ADDRESS, *plain)
-    assert f"{run}  (done before)" in said
+    output = outside.check_output("ray", "job", "submit", "--address", ADDRESS, *plain)
+    assert f"{run}  (done before)" in output
 
 
 def metrics(run: Path) -> dict[str, float]:
@@ -71,82 +75,86 @@ def metrics(run: Path) -> dict[str, float]:
     return found
 
 
-def test_a_job_that_cannot_work_says_why_in_its_last_line(
-    folder: Path, cluster: list[Host]
-) -> None:
+def test_the_last_line_of_a_failed_job_is_its_cause(folder: Path, cluster: list[Host]) -> None:
     *_, outside = cluster
-    code, said = outside.run(*submitted(folder, "modle.dim=3"))
-    assert (code, said) == (
+    code, output = outside.run(*submit_command(folder, "modle.dim=3"))
+    assert (code, output) == (
         2,
         f"cluster: {folder}/small.toml: unknown key modle; the nearest key is model\n",
     )
 
     lost = f"input.reviews=['{folder}/lost.json']"
-    code, said = outside.run(*submitted(folder, lost, f"root={folder}/other"), seconds=300)
+    code, output = outside.run(*submit_command(folder, lost, f"root={folder}/other"), seconds=300)
     assert code == 2
-    assert said.rstrip().endswith(f"exit code 2: etl: {folder}/lost.json: no such file or folder")
+    assert output.rstrip().endswith(f"exit code 2: etl: {folder}/lost.json: no such file or folder")
 
     copy_packages(folder / "changed")
     with (folder / "changed" / "evaluation" / "run.py").open("a") as module:
         module.write("import no_such_module\n")
-    words = submitted(folder, "--stages", "evaluation")
-    code, said = outside.run(*words, seconds=300, folder=folder / "changed")
+    words = submit_command(folder, "--stages", "evaluation")
+    code, output = outside.run(*words, seconds=300, folder=folder / "changed")
     assert code == 1
-    assert said.rstrip().endswith("code 1: ModuleNotFoundError: No module named 'no_such_module'")
+    assert output.rstrip().endswith("code 1: ModuleNotFoundError: No module named 'no_such_module'")
 
 
-def test_a_shell_with_another_token_is_told_so(folder: Path, cluster: list[Host]) -> None:
+def test_another_token_is_refused_in_one_line(folder: Path, cluster: list[Host]) -> None:
     *_, outside = cluster
     other = folder / "other-token"
     other.write_text("0" * 64)
     other.chmod(0o600)
-    words = [f"RAY_AUTH_TOKEN_PATH={other}", *submitted(folder)]
-    code, said = outside.run("env", *words)
-    assert code == 2 and len(said.splitlines()) == 1
-    assert said.startswith(f"cluster: {ADDRESS}: Authentication failed: ")
-    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in said
+    words = [f"RAY_AUTH_TOKEN_PATH={other}", *submit_command(folder)]
+    code, output = outside.run("env", *words)
+    assert code == 2 and len(output.splitlines()) == 1
+    assert output.startswith(f"cluster: {ADDRESS}: Authentication failed: ")
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in output
     preflight = ["python", "-m", "cluster", "preflight", str(folder / "small.toml")]
     words = [f"RAY_AUTH_TOKEN_PATH={other}", "RAY_ADDRESS=10.77.0.1:6379", *preflight]
-    code, said = outside.run("env", *words)
+    code, output = outside.run("env", *words)
     assert code == 2
-    assert said.splitlines()[-1].startswith("cluster: RAY_ADDRESS = 10.77.0.1:6379: ")
-    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in said.splitlines()[-1]
+    assert output.splitlines()[-1].startswith("cluster: RAY_ADDRESS = 10.77.0.1:6379: ")
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH" in output.splitlines()[-1]
 
 
-def test_the_preflight_finds_what_is_wrong_with_a_host(folder: Path, cluster: list[Host]) -> None:
-    """Another torch, a private disk, a root that cannot be written, a missing package."""
+def test_the_preflight_reports_each_failure_of_a_host(folder: Path, cluster: list[Host]) -> None:
+    """Another torch, a root that is not shared, a read-only root, a missing package."""
     _, first, second, outside = cluster
     root = folder / "root"
     root.mkdir(exist_ok=True)
     version = (SITE / "torch" / "version.py").read_text()
     (folder / "version.py").write_text(f"{version}\n__version__ = '2.12.0'\n")
     (folder / "faiss.py").write_text(MISSING)
-    first.do("mount", "--bind", str(folder / "version.py"), str(SITE / "torch" / "version.py"))
-    first.do("mount", "-t", "tmpfs", "none", str(root))
-    second.do("mount", "--bind", str(folder / "faiss.py"), str(SITE / "faiss" / "__init__.py"))
-    second.do("mount", "--bind", str(root), str(root))
-    second.do("mount", "-o", "remount,bind,ro", str(root))
-    code, said = outside.run(*submitted(folder, "train.num_workers=3"), seconds=400)
-    failures = [line for line in said.splitlines() if line.startswith("preflight: ")]
-    begins = [
+    first.check_output(
+        "mount", "--bind", str(folder / "version.py"), str(SITE / "torch" / "version.py")
+    )
+    first.check_output("mount", "-t", "tmpfs", "none", str(root))
+    second.check_output(
+        "mount", "--bind", str(folder / "faiss.py"), str(SITE / "faiss" / "__init__.py")
+    )
+    second.check_output("mount", "--bind", str(root), str(root))
+    second.check_output("mount", "-o", "remount,bind,ro", str(root))
+    code, output = outside.run(*submit_command(folder, "train.num_workers=3"), seconds=400)
+    failures = [line for line in output.splitlines() if line.startswith("preflight: ")]
+    beginnings = [
         f"{first.name} ({first.address}): torch 2.12.0, the driver has ",
         f"{first.name} ({first.address}): root {root} does not hold what the driver wrote",
         f"{second.name} ({second.address}): faiss cannot be imported (ModuleNotFoundError: ",
         f"{second.name} ({second.address}): root {root} cannot be used: ",
         "train.num_workers = 3 of 0.9 CPUs each, the cluster of 3 nodes and 2 CPUs holds 2",
     ]
-    assert code == 2 and len(failures) == len(begins), said
-    for line, begin in zip(failures, begins, strict=True):
-        assert line.startswith(f"preflight: {begin}")
-    assert "--- etl" not in said
+    assert code == 2 and len(failures) == len(beginnings), output
+    for line, beginning in zip(failures, beginnings, strict=True):
+        assert line.startswith(f"preflight: {beginning}")
+    assert "--- etl" not in output
 
-    for host in (first, second):  # as new
+    for host in (first, second):  # undoes the mounts
         host.power_off()
         host.power_on()
         start_worker(host, gpus=1 if host is first else 0)
-    code, said = outside.run(*submitted(folder, "train.device='gpu'"), seconds=400)
-    failures = [line for line in said.splitlines() if line.startswith("preflight: ")]
-    assert code == 2 and len(failures) == 3, said
-    assert failures[0].startswith("preflight: node2 (10.77.0.2): lends 1 GPUs, torch sees 0: ")
+    code, output = outside.run(*submit_command(folder, "train.device='gpu'"), seconds=400)
+    failures = [line for line in output.splitlines() if line.startswith("preflight: ")]
+    assert code == 2 and len(failures) == 3, output
+    assert failures[0].startswith(
+        "preflight: node2 (10.77.0.2): offers 1 GPUs to Ray, torch sees 0: "
+    )
     assert failures[1].startswith("preflight: node2 (10.77.0.2): faiss sees no GPU: ")
     assert failures[2].startswith("preflight: train.num_workers = 2: the cluster has 1 GPUs")

@@ -1,4 +1,4 @@
-"""Manifests and the image: their schemas, pins, confinement and commands."""
+"""Kubernetes manifests, the EC2 file and the image: schemas, versions, security, commands."""
 
 import os
 import re
@@ -34,22 +34,22 @@ def documents(name: str) -> list[Any]:
     return list(yaml.safe_load_all((FOLDER / name).read_text()))
 
 
-def only(name: str) -> Any:
-    (document,) = documents(name)
-    return document
+def document(name: str) -> Any:
+    (one,) = documents(name)
+    return one
 
 
-def within(value: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping in nested mappings and lists."""
+def mappings(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every mapping in nested mappings and lists."""
     if isinstance(value, dict):
         yield value
     for inner in value.values() if isinstance(value, dict) else value:
         if isinstance(inner, dict | list):
-            yield from within(inner)
+            yield from mappings(inner)
 
 
 def strict(schema: Any) -> Any:
-    """A CRD's schema as JSON Schema that refuses unknown fields, as an API server does."""
+    """Return a CRD's schema as a JSON Schema that refuses unknown fields, as an API server does."""
     if isinstance(schema, list):
         return [strict(inner) for inner in schema]
     if not isinstance(schema, dict):
@@ -65,8 +65,10 @@ def strict(schema: Any) -> Any:
 
 
 def schema_of(manifest: dict[str, Any]) -> Any:
-    """The published schema of a manifest's kind, from the folder MDSREC_CRDS of CRD files, as
-    `kubectl get crd NAME -o yaml` and the operators' charts have them.
+    """Return the published schema of a manifest's kind.
+
+    MDSREC_CRDS names a folder of CRD files, as `kubectl get crd NAME -o yaml` prints them and the
+    operators' charts contain them.
     """
     folder = os.environ.get("MDSREC_CRDS")
     if not folder:
@@ -81,22 +83,24 @@ def schema_of(manifest: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", WITH_SCHEMA)
-def test_a_manifest_is_what_its_published_schema_says(name: str) -> None:
-    manifest = only(name)
+def test_a_manifest_follows_its_published_schema(name: str) -> None:
+    manifest = document(name)
     schema = schema_of(manifest)
     jsonschema.validate(manifest, schema)
-    inner = manifest["spec"].get("headGroupSpec", manifest["spec"])  # and a slip deep in it is seen
+    inner = manifest["spec"].get(
+        "headGroupSpec", manifest["spec"]
+    )  # a nested slip must be found, too
     inner["conatiner"] = {}
     with pytest.raises(jsonschema.ValidationError, match="conatiner"):
         jsonschema.validate(manifest, schema)
 
 
-def test_a_rayjob_brings_the_standing_cluster_of_its_own() -> None:
-    assert only("rayjob.yaml")["spec"]["rayClusterSpec"] == only("raycluster.yaml")["spec"]
+def test_the_cluster_of_the_rayjob_equals_the_ray_cluster() -> None:
+    assert document("rayjob.yaml")["spec"]["rayClusterSpec"] == document("raycluster.yaml")["spec"]
 
 
 def test_rays_autoscaler_reads_eight_gpus_from_the_ray_cluster() -> None:
-    config = autoscaling_of(only("raycluster.yaml"))
+    config = autoscaling_of(document("raycluster.yaml"))
     validate_config(config)
     gpu = config["available_node_types"]["gpu"]
     assert (gpu["min_workers"], gpu["max_workers"]) == (0, 8)
@@ -104,7 +108,7 @@ def test_rays_autoscaler_reads_eight_gpus_from_the_ray_cluster() -> None:
     assert config["available_node_types"]["headgroup"]["resources"]["CPU"] == 0
 
 
-def test_ray_up_accepts_its_file() -> None:
+def test_ray_up_accepts_the_ec2_file() -> None:
     content = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text())
     config = prepare_config(content)
     validate_config(config)
@@ -120,16 +124,16 @@ def test_ray_starts_on_ec2_with_the_token_and_its_dashboard_on_loopback(role: st
     assert words[0] == "RAY_AUTH_MODE=token"
     begin = words.index("ray")
     assert words[begin + 1] == "start"
-    options = start.make_context("start", words[begin + 2 :]).params  # fails on an unknown one
+    options = start.make_context("start", words[begin + 2 :]).params  # raises on an unknown option
     assert options["head"] == (role == "head")
     assert options["dashboard_host"] in ("127.0.0.1", "localhost")
     assert "/home/ray/.ray/auth_token" in config["file_mounts"]
 
 
 @pytest.mark.parametrize("name", [*MANIFESTS, "../ray-aws.yaml"])
-def test_images_and_versions_are_those_of_the_constraints(name: str) -> None:
-    for document in documents(name):
-        for found in within(document):
+def test_images_and_versions_match_the_constraints(name: str) -> None:
+    for content in documents(name):
+        for found in mappings(content):
             if "image" in found:
                 assert re.fullmatch(
                     rf"registry\.example\.com/mdsrec:{re.escape(mdsrec.__version__)}-(cpu|gpu)",
@@ -139,35 +143,35 @@ def test_images_and_versions_are_those_of_the_constraints(name: str) -> None:
             assert found.get("sparkVersion", PINS["pyspark"]) == PINS["pyspark"]
 
 
-def test_sparks_s3a_is_of_the_hadoop_that_spark_brings() -> None:
+def test_the_s3a_package_has_the_version_of_sparks_hadoop() -> None:
     pyspark = pytest.importorskip("pyspark")
     (jar,) = Path(pyspark.__file__).parent.glob("jars/hadoop-client-api-*.jar")
     version = jar.stem.removeprefix("hadoop-client-api-")
-    packages = only("sparkapplication.yaml")["spec"]["deps"]["packages"]
+    packages = document("sparkapplication.yaml")["spec"]["deps"]["packages"]
     assert packages == [f"org.apache.hadoop:hadoop-aws:{version}"]
 
 
 @pytest.mark.parametrize("name", [*MANIFESTS, "../ray-aws.yaml"])
-def test_no_manifest_holds_a_secret(name: str) -> None:
+def test_no_manifest_contains_a_secret(name: str) -> None:
     assert not re.search(r"AKIA[0-9A-Z]{16}|://[^/\s]*:[^/\s]*@", (FOLDER / name).read_text())
-    for document in documents(name):
-        assert document.get("kind") != "Secret"
-        for found in within(document):
+    for content in documents(name):
+        assert content.get("kind") != "Secret"
+        for found in mappings(content):
             named = str(found.get("name", "")).upper()
             if any(word in named for word in ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY")):
                 assert "value" not in found
 
 
 def pods() -> list[tuple[str, Any]]:
-    """Pod templates by the file they stand in; Spark's driver and executor in a pod's words."""
+    """Return (file, pod template) of every pod; Spark's driver and executor in the same form."""
     found = [
         (name, inner)
         for name in MANIFESTS
-        for document in documents(name)
-        for inner in within(document)
+        for content in documents(name)
+        for inner in mappings(content)
         if "containers" in inner
     ]
-    spark = only("sparkapplication.yaml")["spec"]
+    spark = document("sparkapplication.yaml")["spec"]
     for role in (spark["driver"], spark["executor"]):
         container = {key: role[key] for key in ("securityContext",)}
         pod = {"securityContext": role["podSecurityContext"], "containers": [container]}
@@ -175,7 +179,7 @@ def pods() -> list[tuple[str, Any]]:
     return found
 
 
-def test_every_pod_keeps_to_the_restricted_pod_security_standard() -> None:
+def test_every_pod_follows_the_restricted_pod_security_standard() -> None:
     assert len(pods()) == 2 + 3 + 2
     for name, pod in pods():
         context = pod["securityContext"]
@@ -185,14 +189,14 @@ def test_every_pod_keeps_to_the_restricted_pod_security_standard() -> None:
             confined = container["securityContext"]
             assert confined["allowPrivilegeEscalation"] is False, name
             assert confined["capabilities"] == {"drop": ["ALL"]}, name
-    ray = only("raycluster.yaml")["spec"]
+    ray = document("raycluster.yaml")["spec"]
     assert ray["autoscalerOptions"]["securityContext"]["runAsNonRoot"]
     labels = documents("namespace.yaml")[0]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 def test_every_ray_container_has_probes_limits_and_shared_memory() -> None:
-    ray = only("raycluster.yaml")["spec"]
+    ray = document("raycluster.yaml")["spec"]
     for group in (ray["headGroupSpec"], *ray["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
@@ -204,38 +208,40 @@ def test_every_ray_container_has_probes_limits_and_shared_memory() -> None:
         assert set(mounts.values()) == set(volumes)
 
 
-def test_ray_asks_for_the_token_of_a_secret() -> None:
-    options = only("raycluster.yaml")["spec"]["authOptions"]
+def test_ray_takes_its_token_from_a_secret() -> None:
+    options = document("raycluster.yaml")["spec"]["authOptions"]
     assert options == {"mode": "token", "secretName": "mdsrec-ray-token"}
 
 
-def test_the_jobs_commands_run_on_the_experiment_that_is_deployed() -> None:
-    kustomization = only("kustomization.yaml")
+def test_the_jobs_run_the_deployed_experiment() -> None:
+    kustomization = document("kustomization.yaml")
     (generated,) = kustomization["configMapGenerator"]
     assert generated == {"name": "mdsrec-experiment", "files": ["experiment.toml"]}
-    words = shlex.split(only("rayjob.yaml")["spec"]["entrypoint"])
+    words = shlex.split(document("rayjob.yaml")["spec"]["entrypoint"])
     assert words == ["python", "-m", "cluster", "run", EXPERIMENT]
-    spark = only("sparkapplication.yaml")["spec"]
+    spark = document("sparkapplication.yaml")["spec"]
     program = Path(spark["mainApplicationFile"].removeprefix("local:///opt/mdsrec/"))
     assert (ROOT / program).is_file()
     assert spark["arguments"] == [EXPERIMENT]
-    assert spark["sparkConf"]["spark.ui.enabled"] == "true"  # its annotations name the page's port
+    assert (
+        spark["sparkConf"]["spark.ui.enabled"] == "true"
+    )  # its annotations name the port of this page
     etl = load_experiment(FOLDER / "experiment.toml")
-    gpu = only("raycluster.yaml")["spec"]["workerGroupSpecs"][0]
+    gpu = document("raycluster.yaml")["spec"]["workerGroupSpecs"][0]
     assert etl.train.num_workers <= gpu["maxReplicas"] and etl.eval.num_workers <= 8
     for name in ("raycluster.yaml", "sparkapplication.yaml"):
-        mounted = [m for m in within(only(name)) if m.get("mountPath") == "/etc/mdsrec"]
-        sources = [v for v in within(only(name)) if "configMap" in v]
+        mounted = [m for m in mappings(document(name)) if m.get("mountPath") == "/etc/mdsrec"]
+        sources = [v for v in mappings(document(name)) if "configMap" in v]
         assert [m["name"] for m in mounted] == [v["name"] for v in sources] == ["experiment"]
         assert sources[0]["configMap"] == {"name": generated["name"]}
 
 
 def test_kustomize_lists_files_that_exist() -> None:
-    assert all((FOLDER / name).is_file() for name in only("kustomization.yaml")["resources"])
+    assert all((FOLDER / name).is_file() for name in document("kustomization.yaml")["resources"])
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions, continued lines joined."""
+    """Return (name, arguments) of the Dockerfile's instructions, continued lines joined."""
     text = (CLUSTER / "Dockerfile").read_text().replace("\\\n", " ")
     lines = [line.strip() for line in text.splitlines()]
     split = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
@@ -251,7 +257,7 @@ def test_base_images_are_pinned_to_the_same_versions() -> None:
     assert "/python3.11/" in home
 
 
-def test_both_targets_install_by_the_constraints_and_do_not_run_as_root() -> None:
+def test_both_targets_install_with_the_constraints_and_do_not_run_as_root() -> None:
     stages = "".join(f"\n{name} {rest}" for name, rest in instructions()).split("\nFROM ")
     for target, stage in (("cpu", stages[-2]), ("gpu", stages[-1])):
         assert f"AS {target}" in stage and "USER 1000" in stage
@@ -262,7 +268,7 @@ def test_both_targets_install_by_the_constraints_and_do_not_run_as_root() -> Non
     assert "index-url" not in (CLUSTER / "Dockerfile").read_text()
 
 
-def test_the_image_gets_every_package_and_nothing_that_is_not_named() -> None:
+def test_the_image_contains_every_package_and_only_listed_files() -> None:
     first, *others = (CLUSTER / "Dockerfile.dockerignore").read_text().split()
     assert first == "*"
     kept = {line.removeprefix("!") for line in others if line.startswith("!")}

@@ -1,16 +1,16 @@
-"""Each thing that is wrong with a node is a line of its own, with its remedy."""
+"""The preflight reports each failure of a node in one line, with its remedy."""
 
 from dataclasses import replace
 
 import pytest
 
 from cluster import reach
-from cluster.findings import GIB, Node, failures_of
-from cluster.node import PACKAGES, Facts, facts
-from cluster.preflight import look
+from cluster.findings import GIB, Node, node_failures
+from cluster.node import PACKAGES, NodeFacts, collect_facts
+from cluster.preflight import check_cluster
 from mdsrec.config.loading import experiment_from
 
-DRIVER = Facts(
+DRIVER = NodeFacts(
     versions={"python": "3.11.7", **dict.fromkeys(PACKAGES, "1.0")},
     missing=(),
     faiss=("faiss-cpu",),
@@ -22,84 +22,86 @@ DRIVER = Facts(
 )
 
 
-def found(lent=0.0, root="", collective="", **other):
-    node = Node("n", "10.0.0.2", 1.0, lent, replace(DRIVER, **other), "", root, collective)
-    lines = failures_of(node, DRIVER, "/root")
+def failures(offered_gpus=0.0, root="", all_reduce="", **facts):
+    """Return the failures of a node that differs from the driver in `facts`."""
+    node = Node("n", "10.0.0.2", 1.0, offered_gpus, replace(DRIVER, **facts), "", root, all_reduce)
+    lines = node_failures(node, DRIVER, "/root")
     assert all(line.startswith("n (10.0.0.2): ") and "\n" not in line for line in lines)
     return [line.removeprefix("n (10.0.0.2): ") for line in lines]
 
 
 def test_a_node_like_the_driver_has_no_failure():
-    assert found() == []
+    assert failures() == []
 
 
 def test_another_version_and_a_missing_package():
-    assert found(versions={**DRIVER.versions, "torch": "2.0", "python": "3.12.1"}) == [
+    assert failures(versions={**DRIVER.versions, "torch": "2.0", "python": "3.12.1"}) == [
         "python 3.12.1, the driver has 3.11.7: install the same on every node",
         "torch 2.0, the driver has 1.0: install the same on every node",
     ]
-    why = "ModuleNotFoundError: No module named 'faiss'"
-    assert found(versions={**DRIVER.versions, "faiss": why}, missing=("faiss",)) == [
-        f"faiss cannot be imported ({why}): install it there"
+    error = "ModuleNotFoundError: No module named 'faiss'"
+    assert failures(versions={**DRIVER.versions, "faiss": error}, missing=("faiss",)) == [
+        f"faiss cannot be imported ({error}): install it there"
     ]
 
 
-def test_gpus_that_are_lent_are_seen_by_torch_and_by_faiss():
-    assert found(lent=2.0, gpus=2, faiss_gpus=2, faiss=("faiss-gpu",)) == []
-    assert found(lent=2.0, gpus=1) == [
-        "lends 2 GPUs, torch sees 1: check driver and CUDA build of torch",
-        "faiss sees no GPU: install faiss-gpu in place of faiss-cpu",
+def test_gpus_offered_to_ray_must_be_visible_to_torch_and_faiss():
+    assert failures(offered_gpus=2.0, gpus=2, faiss_gpus=2, faiss=("faiss-gpu",)) == []
+    assert failures(offered_gpus=2.0, gpus=1) == [
+        "offers 2 GPUs to Ray, torch sees 1: check the driver and the CUDA build of torch",
+        "faiss sees no GPU: install faiss-gpu instead of faiss-cpu",
     ]
-    [both] = found(faiss=("faiss-cpu", "faiss-gpu"))
+    [both] = failures(faiss=("faiss-cpu", "faiss-gpu"))
     assert both.startswith("faiss-cpu and faiss-gpu are both installed")
 
 
-def test_too_little_room_and_shared_memory():
-    assert found(free={"/root": GIB // 2, "/tmp": 2 * GIB}, shared_memory=64 << 20) == [
+def test_too_little_disk_space_and_shared_memory():
+    assert failures(free={"/root": GIB // 2, "/tmp": 2 * GIB}, shared_memory=64 << 20) == [
         "0.5 GiB free at /root: make room for 1 GiB",
         "/dev/shm has 64 MiB: give the container 512 MiB or more (--shm-size)",
     ]
 
 
-def test_a_private_root_and_a_node_that_others_do_not_reach():
-    assert [line.split(":")[0] for line in found(root="cannot be used", collective="late")] == [
+def test_an_unusable_root_and_a_failed_all_reduce():
+    assert [line.split(":")[0] for line in failures(root="cannot be used", all_reduce="late")] == [
         "root /root cannot be used",
         "no all-reduce with the other nodes (late)",
     ]
 
 
 def test_another_mode_of_authentication():
-    assert found(auth="disabled") == [
-        "RAY_AUTH_MODE is disabled, the driver's is token: set the same"
+    assert failures(auth="disabled") == [
+        "RAY_AUTH_MODE is disabled, the driver's is token: use the same"
     ]
 
 
 def test_a_node_that_does_not_answer_is_one_line():
-    [line] = failures_of(Node("n", "10.0.0.2", 1.0, 0.0, silence="too late"), DRIVER, "/root")
-    assert line == "n (10.0.0.2): did not answer: too late: see its log, or take it out"
+    [line] = node_failures(Node("n", "10.0.0.2", 1.0, 0.0, no_answer="too late"), DRIVER, "/root")
+    assert line == "n (10.0.0.2): did not answer: too late: see its log, or remove the node"
 
 
-def test_a_root_is_shared_if_each_reads_what_the_other_wrote(tmp_path):
+def test_a_root_is_shared_if_driver_and_node_read_each_others_marker(tmp_path):
     shared = reach.SharedRoot(str(tmp_path / "root"))
-    shared.say()
-    assert shared.answer("node") == "" == shared.unheard("node")
-    assert shared.unheard("other") == "does not show what the node wrote there"
-    shared.forget()
+    shared.write_marker()
+    assert shared.check_from_node("node") == "" == shared.check_from_driver("node")
+    assert shared.check_from_driver("other") == "does not show what the node wrote there"
+    shared.delete()
     assert list((tmp_path / "root").iterdir()) == []
-    assert shared.answer("node") == "does not hold what the driver wrote there"
+    assert shared.check_from_node("node") == "does not hold what the driver wrote there"
     (tmp_path / "file").write_text("")
-    assert reach.SharedRoot(str(tmp_path / "file")).answer("node").startswith("cannot be used: ")
+    not_a_folder = reach.SharedRoot(str(tmp_path / "file"))
+    assert not_a_folder.check_from_node("node").startswith("cannot be used: ")
 
 
 def test_facts_of_this_machine():
-    seen = facts("s3://bucket/root")
-    assert seen.missing == () and seen.versions.keys() == {"python", *PACKAGES}
-    assert list(seen.free) == ["/tmp"] and seen.free["/tmp"] > 0 < seen.shared_memory
+    facts = collect_facts("s3://bucket/root")
+    assert facts.missing == () and facts.versions.keys() == {"python", *PACKAGES}
+    assert list(facts.free) == ["/tmp"] and facts.free["/tmp"] > 0 < facts.shared_memory
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_machine_alone_is_its_own_cluster(tmp_path):
+def test_the_preflight_of_a_single_machine(tmp_path):
     experiment = experiment_from(
         {
             "name": "a",
@@ -109,7 +111,7 @@ def test_a_machine_alone_is_its_own_cluster(tmp_path):
         },
         source="test",
     )
-    seen = look(experiment)
-    assert len(seen.nodes) == 1 and seen.table().splitlines()[-1].endswith("yes")
-    assert [line for line in seen.failures if "train.num_workers" in line] == list(seen.failures)
+    found = check_cluster(experiment)
+    assert len(found.nodes) == 1 and found.table().splitlines()[-1].endswith("yes")
+    assert [line for line in found.failures if "train.num_workers" in line] == list(found.failures)
     assert list((tmp_path / "root").iterdir()) == []

@@ -1,4 +1,4 @@
-"""`python -m cluster run` runs the stages as processes, in order, up to the first that fails."""
+"""`python -m cluster run` runs the stages in order, as processes, until one fails."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from cluster.__main__ import main
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.files import write_json
-from mdsrec.table_names import run_uri
+from mdsrec.run_paths import RunPaths
 
 ROOT = Path(__file__).parent.parent
 
 TOML = 'name = "a"\nroot = "ROOT"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
 
 
-class Stages:
-    """Stands for the processes: what was started, and the exit codes they end with."""
+class FakeStages:
+    """Replacement for the processes: records commands and returns the given exit codes."""
 
     def __init__(self, finishes=True, **codes):
         self.codes = codes
@@ -32,7 +32,7 @@ class Stages:
         self.started.append(command)
         if command[2] == "training":
             experiment = load_experiment(command[-2], command[-1:])
-            write_json(f"{run_uri(experiment)}/history.json", {"finished": self.finishes})
+            write_json(RunPaths.of(experiment).history, {"finished": self.finishes})
         return self.codes.get(command[2], 0)
 
 
@@ -43,9 +43,9 @@ def config(tmp_path):
     return str(path)
 
 
-def ran(monkeypatch, words, **behaviour):
-    """The commands that were started, and the exit code."""
-    stages = Stages(**behaviour)
+def run_with_fake_stages(monkeypatch, words, **behavior):
+    """Return the commands that were started, and the exit code."""
+    stages = FakeStages(**behavior)
     monkeypatch.setattr("cluster.run.run_process", stages.run)
     try:
         main(words)
@@ -55,7 +55,7 @@ def ran(monkeypatch, words, **behaviour):
 
 
 def test_every_stage_gets_the_same_configuration(monkeypatch, config, capsys):
-    started, code = ran(monkeypatch, ["run", config, "name=b"])
+    started, code = run_with_fake_stages(monkeypatch, ["run", config, "name=b"])
     assert started == [
         [sys.executable, "-m", stage, config, "name=b"]
         for stage in ("etl", "training", "evaluation")
@@ -66,32 +66,32 @@ def test_every_stage_gets_the_same_configuration(monkeypatch, config, capsys):
     assert last[1].endswith("/data/runs/b/report.html")
 
 
-def test_a_training_that_was_asked_to_stop_is_not_ranked(monkeypatch, config, capsys):
-    started, code = ran(monkeypatch, ["run", config, "name=b"], finishes=False)
+def test_a_training_that_was_stopped_is_not_evaluated(monkeypatch, config, capsys):
+    started, code = run_with_fake_stages(monkeypatch, ["run", config, "name=b"], finishes=False)
     assert [command[2] for command in started] == ["etl", "training"]
     assert code == 0
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command again to continue" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "words", [["--fresh", "CONFIG", "name=b"], ["CONFIG", "--fresh", "name=b"]]
 )
-def test_fresh_is_for_training_alone(monkeypatch, config, words):
+def test_fresh_is_passed_only_to_training(monkeypatch, config, words):
     words = [config if word == "CONFIG" else word for word in words]
-    started, _ = ran(monkeypatch, ["run", *words])
+    started, _ = run_with_fake_stages(monkeypatch, ["run", *words])
     assert [("--fresh" in command) for command in started] == [False, True, False]
     assert all(command[-2:] == [config, "name=b"] for command in started)
 
 
 @pytest.mark.parametrize(("returned", "exit_code"), [(3, 3), (-9, 128 + 9)])
-def test_the_first_stage_that_fails_ends_the_run(monkeypatch, config, capsys, returned, exit_code):
-    started, code = ran(monkeypatch, ["run", config, "name=b"], training=returned)
+def test_the_first_failed_stage_ends_the_run(monkeypatch, config, capsys, returned, exit_code):
+    started, code = run_with_fake_stages(monkeypatch, ["run", config, "name=b"], training=returned)
     assert [command[2] for command in started] == ["etl", "training"]
     assert code == exit_code
     assert f"training failed with exit code {exit_code}" in capsys.readouterr().out
 
 
-def test_a_signal_to_end_reaches_the_stage():
+def test_sigterm_reaches_the_stage():
     sleeper = "import time; print('up', flush=True); time.sleep(60)"
     stage = f"[sys.executable, '-c', {sleeper!r}]"
     runner = f"import sys; from cluster.run import run_process; run_process({stage})"
@@ -100,12 +100,12 @@ def test_a_signal_to_end_reaches_the_stage():
     ) as started:
         assert started.stdout is not None and started.stdout.readline() == b"up\n"
         started.terminate()
-        assert started.wait(timeout=20) == 0  # both are gone, long before the minute
+        assert started.wait(timeout=20) == 0  # both have ended, long before the sleep
         assert started.stdout.read() == b""
 
 
-def test_a_mistake_in_the_configuration_starts_nothing(monkeypatch, config):
-    stages = Stages()
+def test_no_stage_starts_with_a_mistake_in_the_configuration(monkeypatch, config):
+    stages = FakeStages()
     monkeypatch.setattr("cluster.run.run_process", stages.run)
     with pytest.raises(InputError, match="unknown key modle"):
         main(["run", config, "modle.dim=3"])
@@ -116,8 +116,7 @@ def test_a_mistake_in_the_configuration_starts_nothing(monkeypatch, config):
 @pytest.mark.spark
 @pytest.mark.ray
 def test_all_stages_from_raw_files_to_the_report(tmp_path):
-    """And the evaluation finds the validation metrics that training chose its best epoch by."""
-
+    """Also: the evaluation's validation metrics equal those of training's best epoch."""
     write_raw(tmp_path)
     small_toml(tmp_path, "[train]\nmax_epochs = 2\n")
     shown = subprocess.run(

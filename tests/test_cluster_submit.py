@@ -1,4 +1,4 @@
-"""What a job takes along, and what is said of how it ended."""
+"""The files of a submitted job, its log and its exit code."""
 
 import asyncio
 from pathlib import Path
@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.__main__ import main, submit_parser
-from cluster.follow import Log, cause_in, follow
-from cluster.package import pack, requirements
-from cluster.submit import entrypoint, runtime_env, variable
+from cluster.__main__ import main
+from cluster.follow import JobLog, find_cause, follow
+from cluster.package import requirements, write_job_folder
+from cluster.submit import entrypoint, parse_variable, runtime_env
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.packages import PACKAGES
@@ -38,55 +38,55 @@ def config(tmp_path, monkeypatch):
     return "a.toml"
 
 
-def test_a_job_takes_packages_and_its_configuration_and_nothing_else(config, tmp_path):
+def test_a_job_contains_only_packages_and_its_configuration(config, tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
-    pack(folder, config, [])
+    write_job_folder(folder, config, [])
     assert {path.name for path in folder.iterdir()} == {*PACKAGES, "a.toml"}
     assert not list(folder.rglob("__pycache__"))
 
 
-def test_a_job_takes_the_versions_that_it_is_to_install(config, tmp_path):
+def test_a_job_contains_the_constraints_for_its_installation(config, tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
     Path("constraints.txt").write_text("numpy==2.4.6\n")
-    pack(folder, config, [])
+    write_job_folder(folder, config, [])
     assert (folder / "constraints.txt").read_text() == "numpy==2.4.6\n"
 
 
-def test_a_job_reads_the_experiment_that_the_submitter_reads(config, tmp_path, monkeypatch):
+def test_a_job_loads_the_same_experiment_as_the_submitter(config, tmp_path, monkeypatch):
     folder = tmp_path / "job"
     folder.mkdir()
     here = load_experiment(config, ["optim.lr=1e-3", "eval.pictures=photos"])
-    name, *overrides = pack(folder, config, ["optim.lr=1e-3", "eval.pictures=photos"])
+    name, *overrides = write_job_folder(folder, config, ["optim.lr=1e-3", "eval.pictures=photos"])
     monkeypatch.chdir(folder)
     assert load_experiment(name, overrides) == here
     assert load_experiment(name, overrides).root == str(tmp_path / "home" / "tables")
-    assert not any("s3://" in word or "spark" in word for word in overrides)  # say it as it is
+    assert not any("s3://" in word or "spark" in word for word in overrides)  # absolute already
 
 
-def test_every_node_is_looked_at_before_any_work():
+def test_the_preflight_comes_before_the_stages():
     line = entrypoint(["a.toml", "name=b c"], ["etl", "training"])
     assert line == "python -m cluster run a.toml 'name=b c' --stages preflight etl training"
 
 
-def test_packages_are_installed_only_where_asked(config, tmp_path):
+def test_packages_are_installed_only_on_request(config, tmp_path):
     assert not {"pip", "uv"} & runtime_env(str(tmp_path), None, {}).keys()
     with pytest.raises(InputError, match=r"--install needs constraints\.txt in this folder"):
         runtime_env(str(tmp_path), "pip", {})
     Path("constraints.txt").write_text("numpy==2.4.6\n")
-    sent = runtime_env(str(tmp_path), "uv", {"A": "b"})
-    assert sent["uv"] == requirements() and sent["env_vars"]["A"] == "b"
-    assert {"torch", "numpy", "ray[default,train,tune]"} < set(sent["uv"])
-    assert "pytest" not in sent["uv"] and sent["uv"][-1].startswith("-c ${")
+    runtime = runtime_env(str(tmp_path), "uv", {"A": "b"})
+    assert runtime["uv"] == requirements() and runtime["env_vars"]["A"] == "b"
+    assert {"torch", "numpy", "ray[default,train,tune]"} < set(runtime["uv"])
+    assert "pytest" not in runtime["uv"] and runtime["uv"][-1].startswith("-c ${")
 
 
-def test_a_variable_is_given_or_taken_from_here(monkeypatch):
-    monkeypatch.setenv("TAKEN", "x=y")
-    assert variable("GIVEN=1=2") == ("GIVEN", "1=2")
-    assert variable("TAKEN") == ("TAKEN", "x=y")
+def test_a_variable_has_the_given_value_or_that_of_this_environment(monkeypatch):
+    monkeypatch.setenv("INHERITED", "x=y")
+    assert parse_variable("GIVEN=1=2") == ("GIVEN", "1=2")
+    assert parse_variable("INHERITED") == ("INHERITED", "x=y")
     with pytest.raises(InputError, match="--env ABSENT: not set here"):
-        variable("ABSENT")
+        parse_variable("ABSENT")
 
 
 def test_a_mistake_in_the_configuration_is_found_before_anything_is_sent(config):
@@ -94,19 +94,20 @@ def test_a_mistake_in_the_configuration_is_found_before_anything_is_sent(config)
         main(["submit", config, "modle.dim=3", "--address", "http://nowhere:8265"])
 
 
-def test_a_head_that_does_not_answer_is_one_line(config):
-    with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:9: nothing answers: give the head"):
+def test_a_head_that_does_not_answer_is_a_one_line_error(config):
+    with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:9: no answer: give the head"):
         main(["submit", config, "--address", "http://127.0.0.1:9"])
 
 
-def test_stages_are_those_that_there_are(config, capsys):
-    assert submit_parser().parse_args([config, "--address", "x"]).stages == [
-        "etl",
-        "training",
-        "evaluation",
-    ]
+def test_the_stages_by_default_and_an_unknown_one(config, monkeypatch, capsys):
+    submitted = []
+    monkeypatch.setattr("cluster.submit.submit", lambda *given, wait: submitted.append(given))
     with pytest.raises(SystemExit):
-        submit_parser().parse_args([config, "--address", "x", "--stages", "trainig"])
+        main(["submit", config, "--address", "x"])
+    assert submitted == [(config, [], "x", ["etl", "training", "evaluation"], None, {})]
+    with pytest.raises(SystemExit):
+        main(["submit", config, "--address", "x", "--stages", "trainig"])
+    assert len(submitted) == 1
     assert "invalid choice: 'trainig'" in capsys.readouterr().err
 
 
@@ -120,13 +121,13 @@ def test_stages_are_those_that_there_are(config, capsys):
         ("2026-01-01 12:00:00 etl: 3 rows\nErrors are few\n", None),
     ],
 )
-def test_the_cause_is_the_last_line_that_says_one(log, cause):
-    found = cause_in(log)
+def test_the_cause_is_the_last_line_that_names_one(log, cause):
+    found = find_cause(log)
     assert found is None if cause is None else found.startswith(cause)
 
 
-class Flaky:
-    """A job server whose connection breaks after each piece, and begins anew each time."""
+class FlakyClient:
+    """A client whose stream of the log starts again each time, and breaks two characters later."""
 
     def __init__(self, log):
         self.log, self.calls = log, 0
@@ -145,10 +146,10 @@ class Flaky:
         return Details
 
 
-def test_a_log_goes_on_where_the_connection_broke(monkeypatch, capsys):
-    monkeypatch.setattr("cluster.follow.AGAIN", 0)
-    log = Log()
-    asyncio.run(log.show(Flaky("one\ntwo\nthree\n"), "job"))
+def test_a_log_continues_where_the_connection_broke(monkeypatch, capsys):
+    monkeypatch.setattr("cluster.follow.RETRY_INTERVAL", 0)
+    log = JobLog()
+    asyncio.run(log.print_until_end(FlakyClient("one\ntwo\nthree\n"), "job"))
     assert capsys.readouterr().out == "one\ntwo\nthree\n" == log.tail
 
 
@@ -160,21 +161,21 @@ NO_UV = "Failed to set up:\n  WARNING: retrying\n\nERROR: No matching distributi
     [
         (NO_UV, "Failed to set up:\nWARNING: retrying\n", "ERROR: No matching distribution found"),
         ("No room for it.", "", "No room for it."),
-        (None, "", "no reason is known"),
+        (None, "", "no reason given"),
     ],
 )
-def test_a_job_that_never_ran_says_why_in_its_last_line(message, shown, cause, capsys):
+def test_the_last_line_of_a_job_that_never_ran_is_the_reason(message, shown, cause, capsys):
     from ray.job_submission import JobStatus
 
     never_ran = SimpleNamespace(status=JobStatus.FAILED, driver_exit_code=None, message=message)
-    client = SimpleNamespace(get_job_info=lambda _: never_ran, tail_job_logs=nothing)
+    client = SimpleNamespace(get_job_info=lambda _: never_ran, tail_job_logs=no_text)
     assert follow(client, "job", "http://head:8265") == 1
-    said = capsys.readouterr()
-    assert said.out == shown
-    assert said.err.startswith(f"cluster submit: the job did not start: {cause}")
-    assert len(said.err.splitlines()) == 1
+    printed = capsys.readouterr()
+    assert printed.out == shown
+    assert printed.err.startswith(f"cluster submit: the job did not start: {cause}")
+    assert len(printed.err.splitlines()) == 1
 
 
-async def nothing(_job):
+async def no_text(_job):
     for text in ():
         yield text

@@ -1,4 +1,4 @@
-"""docs/cluster.md, followed word by word on three machines and one outside, reaches a report."""
+"""The commands of docs/cluster.md, run on three hosts and one outside, produce a report."""
 
 import re
 import shutil
@@ -15,12 +15,12 @@ NOT_IN_A_CHECKOUT = shutil.ignore_patterns(".*", "artifacts", "data", "__pycache
 
 
 def commands() -> list[tuple[str, str]]:
-    """Where the section says that a block of commands goes, and the block."""
+    """Return (place, commands) of each block of the section."""
     text = (ROOT / "docs" / "cluster.md").read_text().partition(SECTION)[2].partition("\n## ")[0]
     return re.findall(r"^(On [^\n]*):\n\n```\n(.*?)```$", text, re.MULTILINE | re.DOTALL)
 
 
-def test_a_stranger_reaches_a_report(tmp_path: Path) -> None:
+def test_the_commands_of_the_docs_produce_a_report(tmp_path: Path) -> None:
     checkout, home = tmp_path / "mdsrec", tmp_path / "home"
     shutil.copytree(ROOT, checkout, ignore=NOT_IN_A_CHECKOUT)
     (checkout / ".venv").symlink_to(sys.prefix)
@@ -32,11 +32,11 @@ def test_a_stranger_reaches_a_report(tmp_path: Path) -> None:
             "On every other machine": workers,
             "On any machine that reaches the head": [outside],
         }
-        said = ""
+        output = ""
         for place, block in commands():
             for host in places.pop(place):
-                said = host.do("bash", "-e", "-c", block, folder=checkout, seconds=1800)
+                output = host.check_output("bash", "-e", "-c", block, folder=checkout, seconds=1800)
         assert not places
-    report = Path(said.splitlines()[-1].removeprefix("report: "))
+    report = Path(output.splitlines()[-1].removeprefix("report: "))
     assert report.is_relative_to(checkout / "artifacts") and report.stat().st_size > 10_000
     assert {path.name for path in checkout.iterdir() if path.is_dir()} >= {"data", "artifacts"}

@@ -1,0 +1,49 @@
+"""Images of items: which files count as images, and decoding with limits.
+
+Pillow is imported inside the functions, so importing this module stays cheap.
+"""
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
+MAX_PIXELS = 64 << 20
+
+
+class ImageError(Exception):
+    """No usable image. The message is a short reason that a manifest counts misses by."""
+
+
+def open_image(content: bytes) -> "Image.Image":
+    """Return the image in a file's bytes, its pixels not decoded yet.
+
+    Raises ImageError if the format is unknown or the image has more than MAX_PIXELS.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ImageError("not an image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError("too many pixels") from None
+    except Exception:  # decoders raise many kinds
+        raise ImageError("broken image") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError("too many pixels")
+    return image
+
+
+def flatten(image: "Image.Image") -> "Image.Image":
+    """Return the image in RGB, with transparent parts on white."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")
