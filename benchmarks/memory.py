@@ -130,7 +130,7 @@ def _tables(experiment: Experiment, num_items: int) -> ItemTables:
     met = generator.integers(num_items, size=num_items * MET, dtype=np.int32)
     weights = np.full(len(met), 1 / MET, np.float32)
     near = generator.integers(num_items, size=num_items * NEIGHBORS)
-    graph = adjacency(items, np.full(num_items, NEIGHBORS), near, num_items, experiment.mdsrec)
+    graph = adjacency(items, np.full(num_items, NEIGHBORS), near, num_items, NEIGHBORS, True)
     members = membership(items, generator.integers(CENTERS, size=num_items), CENTERS)
     cooccurrence = SparseRows(np.arange(num_items + 1) * MET, met, weights)
     text = ModalityTables(graph, None, members)

@@ -55,7 +55,9 @@ class LargeWorld:
         e = experiment({"modalities": ["text"], "num_layers": 1, **settings})
         items, five = np.arange(X), np.full(X, 5)
         self.near = random.integers(0, X, (X, 5))
-        self.graph = adjacency(items, five, self.near.ravel(), X, e.model)
+        self.graph = adjacency(
+            items, five, self.near.ravel(), X, e.model.num_neighbors, e.model.include_self
+        )
         members = membership(items, items % K, K) if e.model.interest_centers else None
         O = by_row(items, self.near[:, 0], np.ones(X), X)  # noqa: E741
         text = ModalityTables(self.graph, None, members)

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from mdsrec import schema, tables
-from mdsrec.config import Experiment, GraphConfig, MDSRecConfig
+from mdsrec.config import Experiment, GraphConfig
 from mdsrec.errors import InputError
 from mdsrec.normalization import normalized
 from mdsrec.table_names import centers_name, cooccurrence_name, features_name, neighbors_name
 from mdsrec.table_settings import table_settings
 from training.data.sparse import Ints, SparseRows, by_row
-
-PAIRS = ["item", "other", "score"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,12 @@ class ItemTables:
 
 
 def adjacency(
-    items: Ints, lengths: Ints, neighbors: Ints, num_items: int, config: MDSRecConfig
+    items: Ints,
+    lengths: Ints,
+    neighbors: Ints,
+    num_items: int,
+    num_neighbors: int,
+    include_self: bool,
 ) -> SparseRows:
     """Ahat^m (Eq. 5): the first H stored neighbours of an item, itself beside them by
     `include_self`.
@@ -58,10 +61,10 @@ def adjacency(
     entry (no modality, or H = 0 without itself) keeps its own row of E^id.
     """
     position = np.arange(len(neighbors)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    first = position < config.num_neighbors
+    first = position < num_neighbors
     rows, columns = np.repeat(items, lengths)[first], neighbors[first]
     own = np.bincount(rows, minlength=num_items) == 0
-    if config.include_self:
+    if include_self:
         own[items] = True
     rows = np.concatenate([rows, np.flatnonzero(own)])
     columns = np.concatenate([columns, np.flatnonzero(own)])
@@ -76,60 +79,79 @@ def membership(items: Ints, centers: Ints, num_centers: int) -> SparseRows:
     return by_row(centers[order], items[order], 1.0 / counts[centers[order]], num_centers)
 
 
-def load_item_tables(experiment: Experiment) -> ItemTables:
-    """The tables that the ETL made for this experiment.
+def check_item_tables(experiment: Experiment) -> dict[str, str]:
+    """Check every table that the model reads and return the fingerprints by table name.
 
-    InputError names one that is absent or too small, made by other settings, or made from another
-    state of its inputs.
+    Only manifests are read. Raises InputError if a table is missing or too small, was made with
+    other settings, or was made before one of its inputs was rebuilt.
     """
-    root, model, needs = experiment.root, experiment.model, experiment.model.needs
+    manifests = _checked_manifests(experiment)
+    return {name: manifest.fingerprint for name, manifest in manifests.items()}
+
+
+def load_item_tables(experiment: Experiment) -> ItemTables:
+    """Check the tables as `check_item_tables` does, then read those that the model needs."""
+    model, needs = experiment.model, experiment.model.needs
+    manifests = _checked_manifests(experiment)
+    num_items = manifests["items"].rows
+
+    def read(name: str, table_schema: pa.Schema, *columns: str) -> pa.Table:
+        return tables.read_table(tables.table_uri(experiment.root, name), table_schema, [*columns])
+
+    num_train = cooccurrence = None
+    if experiment.train.draws_by_events:
+        num_train = _ints(read("items", schema.ITEMS, "num_train"), "num_train")
+    if needs.cooccurrence:
+        scores = read(cooccurrence_name(experiment), schema.COOCCURRENCE, "item", "other", "score")
+        cooccurrence = _cooccurrence(scores, num_items, experiment.graph)
+    modalities = {}
+    for modality in experiment.modalities:
+        graph = features = members = None
+        if needs.neighbors:
+            name = neighbors_name(experiment, modality)
+            lists = read(name, schema.NEIGHBORS, "item", "neighbors")
+            graph = adjacency(
+                _ints(lists, "item"),
+                *_flattened(lists, "neighbors"),
+                num_items,
+                model.neighbors_read,
+                model.self_is_neighbor,
+            )
+        if needs.features:
+            vectors = read(features_name(modality), schema.FEATURES, "item", "vector")
+            features = _vectors(vectors, num_items)
+        if needs.centers:
+            table = read(centers_name(experiment, modality), schema.CENTERS, "item", "center")
+            pairs = _ints(table, "item"), _ints(table, "center")
+            members = membership(*pairs, model.all_num_centers()[0])
+        modalities[modality] = ModalityTables(graph, features, members)
+    fingerprints = {name: manifest.fingerprint for name, manifest in manifests.items()}
+    return ItemTables(num_items, cooccurrence, modalities, fingerprints, num_train)
+
+
+def _checked_manifests(experiment: Experiment) -> dict[str, tables.Manifest]:
+    """Return the manifests of the tables that the model reads, inputs before what uses them."""
+    model, needs = experiment.model, experiment.model.needs
     settings = table_settings(experiment)
     manifests: dict[str, tables.Manifest] = {}
 
-    def opened(name: str) -> tables.Manifest:
-        uri = tables.table_uri(root, name)
+    def checked(name: str) -> tables.Manifest:
+        uri = tables.table_uri(experiment.root, name)
         manifests[name] = tables.open_table(uri)
         _check_made_for(uri, manifests[name], settings[name], manifests)
         return manifests[name]
 
-    def read(name: str, table_schema: pa.Schema, columns: list[str]) -> pa.Table:
-        opened(name)
-        return tables.read_table(tables.table_uri(root, name), table_schema, columns)
-
-    opened("sequences")
-    num_items = opened("items").rows
-    experiment.train.check_fits(num_items)
-    num_train = None
-    if experiment.train.draws_by_events:
-        num_train = _ints(read("items", schema.ITEMS, ["num_train"]), "num_train")
-    cooccurrence = None
+    checked("sequences")
+    experiment.train.check_fits(checked("items").rows)
     if needs.cooccurrence:
-        scores = read(cooccurrence_name(experiment), schema.COOCCURRENCE, PAIRS)
-        cooccurrence = _cooccurrence(scores, num_items, experiment.graph)
-    modalities = {}
+        checked(cooccurrence_name(experiment))
     for modality in experiment.modalities:
-        model.check_fits(modality, opened(features_name(modality)).rows)
-        graph = raw = members = None
+        model.check_fits(modality, checked(features_name(modality)).rows)
         if needs.neighbors:
-            name = neighbors_name(experiment, modality)
-            lists = read(name, schema.NEIGHBORS, ["item", "neighbors"])
-            flattened = _flattened(lists, "neighbors")
-            graph = adjacency(_ints(lists, "item"), *flattened, num_items, experiment.mdsrec)
-        if needs.features:
-            vectors = read(features_name(modality), schema.FEATURES, ["item", "vector"])
-            raw = _vectors(vectors, num_items)
+            checked(neighbors_name(experiment, modality))
         if needs.centers:
-            table = read(centers_name(experiment, modality), schema.CENTERS, ["item", "center"])
-            pairs = _ints(table, "item"), _ints(table, "center")
-            members = membership(*pairs, model.all_num_centers()[0])
-        modalities[modality] = ModalityTables(graph, raw, members)
-    return ItemTables(
-        num_items,
-        cooccurrence,
-        modalities,
-        {name: manifest.fingerprint for name, manifest in manifests.items()},
-        num_train,
-    )
+            checked(centers_name(experiment, modality))
+    return manifests
 
 
 def _check_made_for(
