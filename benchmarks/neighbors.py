@@ -102,10 +102,10 @@ def ours(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
     before the clock.
     """
     few = Workspace(vectors.experiment_of(Path(experiment.root).parent / FEW))
-    GraphBuilder(few, vectors.MODALITY).neighbors(0.0)
+    GraphBuilder(few, vectors.MODALITY).build_neighbors(0.0)
     space = Workspace(experiment, few.spark)
     began = time.monotonic()
-    manifest = GraphBuilder(space, vectors.MODALITY).neighbors(0.0)
+    manifest = GraphBuilder(space, vectors.MODALITY).build_neighbors(0.0)
     seconds = time.monotonic() - began
     few.close()
     uri = tables.table_uri(experiment.root, neighbors_name(experiment, vectors.MODALITY))

@@ -25,9 +25,9 @@ def build(words: Sequence[str]) -> None:
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
     from etl.run import build_tables
-    from etl.summary import screen
+    from etl.status import build_report
 
-    print(screen(experiment, build_tables(experiment)))
+    print(build_report(experiment, build_tables(experiment)))
     print(f"next: {command_line('training', arguments)}")
 
 
@@ -35,11 +35,11 @@ def status(words: Sequence[str]) -> None:
     """Show the state of the tables of an experiment."""
     arguments = experiment_parser("etl status", STATUS).parse_intermixed_args(words)
     experiment = experiment_of(arguments)
-    from etl.status import STANDS, screen, standings
+    from etl.status import TableState, status_report, table_statuses
 
-    found = standings(experiment)
-    print(screen(experiment, found))
-    complete = all(table.state == STANDS for table in found)
+    statuses = table_statuses(experiment)
+    print(status_report(experiment, statuses))
+    complete = all(table.state == TableState.UP_TO_DATE for table in statuses)
     print(f"next: {command_line('training' if complete else 'etl', arguments)}")
 
 

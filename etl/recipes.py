@@ -1,9 +1,8 @@
-"""What decides the content of each table: its settings and the fingerprints of what it is made
-from.
+"""Recipes of the tables: their settings, and the fingerprints of the inputs they are made from.
 
-A table whose manifest carries the same fingerprint stands as it is. Partitions and memory are
-not part of a recipe: they do not change a table's rows. Rows a file are part of that of
-`sequences`: they bound what training shuffles.
+A table is up to date if its manifest has the fingerprint of its recipe. Partitions and memory are
+not part of a recipe because they do not change the rows. `spark.rows_per_file` is part of the
+recipe of `sequences` because training shuffles within files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,77 +19,83 @@ from mdsrec.tables import Recipe, fingerprint
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The raw files of an experiment; `file` in the tables is a position in these."""
+class RawInputs:
+    """The raw files of an experiment. The column `file` of a table is a position in these."""
 
     reviews: tuple[RawFile, ...]
     metadata: tuple[RawFile, ...]
 
 
-def raw_inputs(experiment: Experiment) -> Inputs:
+def raw_inputs(experiment: Experiment) -> RawInputs:
+    """List the raw files. Raises InputError if one is missing."""
     config = experiment.input
-    return Inputs(tuple(raw_files(config.reviews)), tuple(raw_files(config.metadata)))
+    return RawInputs(tuple(raw_files(config.reviews)), tuple(raw_files(config.metadata)))
 
 
-def recipes(experiment: Experiment, inputs: Inputs) -> dict[str, Recipe]:
-    """A recipe for each table by name, in an order in which they can be built."""
+def recipes(experiment: Experiment, inputs: RawInputs) -> dict[str, Recipe]:
+    """Return the recipe of each table by name, in an order in which they can be built."""
     found: dict[str, Recipe] = {}
     for name, settings in table_settings(experiment).items():
-        found[name] = Recipe(settings, _inputs(name, settings, experiment, inputs, found))
+        found[name] = Recipe(
+            settings, _input_fingerprints(name, settings, experiment, inputs, found)
+        )
     return found
 
 
-def _inputs(
+def _input_fingerprints(
     name: str,
     settings: Mapping[str, Any],
     experiment: Experiment,
-    raw: Inputs,
+    raw: RawInputs,
     found: dict[str, Recipe],
 ) -> dict[str, str]:
-    """Fingerprints of what the table is made from; the tables among them are in `found`."""
+    """Return the fingerprints of a table's inputs. `found` has the recipes of earlier tables."""
     kind, *rest = name.split("/")
     match kind.split(",")[0]:
         case "interactions":
-            return _identities(reviews=raw.reviews)
+            return _file_identities(reviews=raw.reviews)
         case "metadata":
-            return _identities(metadata=raw.metadata)
+            return _file_identities(metadata=raw.metadata)
         case "rejects":
-            return _identities(reviews=raw.reviews, metadata=raw.metadata)
+            return _file_identities(reviews=raw.reviews, metadata=raw.metadata)
         case "sequences":
             full = experiment.sequences.catalogue == "full"
-            return _of(found, "interactions", *(["metadata"] if full else []))
+            return _fingerprints(found, "interactions", *(["metadata"] if full else []))
         case "items":
-            return _of(found, "sequences", "metadata")
+            return _fingerprints(found, "sequences", "metadata")
         case "cooccurrence":
-            return _of(found, "sequences")
+            return _fingerprints(found, "sequences")
         case "features":
-            return _feature_sources(experiment.features[rest[0]]) | _of(found, "items")
+            sources = _feature_sources(experiment.features[rest[0]])
+            return sources | _fingerprints(found, "items")
         case "propagated":
-            return _of(found, features_name(rest[0].split(",")[0]), cooccurrence_name(experiment))
+            features = features_name(rest[0].split(",")[0])
+            return _fingerprints(found, features, cooccurrence_name(experiment))
         case "neighbors":
-            moved = [propagated_name(experiment, rest[0])] if settings["mu"] else []
-            return _of(found, features_name(rest[0]), *moved)
+            propagated = [propagated_name(experiment, rest[0])] if settings["mu"] else []
+            return _fingerprints(found, features_name(rest[0]), *propagated)
         case "centers" | "centroids":
-            return _of(found, features_name(rest[0]))
+            return _fingerprints(found, features_name(rest[0]))
     raise AssertionError(name)
 
 
 def _feature_sources(config: FeatureConfig) -> dict[str, str]:
+    """Return the fingerprints of an encoder and its images, or of the files of vectors."""
     if config.encoder is not None:
         encoder = {"encoder": fingerprint(encoder_identity(config.encoder))}
         if config.images in (None, "url"):
             return encoder
         return encoder | {"images": fingerprint(folder_identity(config.images))}
     files = raw_files([uri for uri in (config.vectors, config.asins) if uri], (".parquet",))
-    return _identities(vectors=files)
+    return _file_identities(vectors=files)
 
 
-def _of(found: dict[str, Recipe], *names: str) -> dict[str, str]:
+def _fingerprints(found: dict[str, Recipe], *names: str) -> dict[str, str]:
     return {name: found[name].fingerprint for name in names}
 
 
-def _identities(**files: Sequence[RawFile]) -> dict[str, str]:
-    """Each file under a name such as reviews.0, by path, size and time of change."""
+def _file_identities(**files: Sequence[RawFile]) -> dict[str, str]:
+    """Return path, size and time of change of each file under a name such as `reviews.0`."""
     return {
         f"{kind}.{number}": file.identity
         for kind, listed in files.items()

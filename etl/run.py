@@ -1,4 +1,4 @@
-"""All tables of an experiment, each built only if it does not stand."""
+"""The build of all tables of an experiment. Tables that are up to date are kept."""
 
 import logging
 import time
@@ -28,70 +28,72 @@ from mdsrec.tables import Manifest
 
 log = logging.getLogger("etl")
 
-Builder = Callable[[], Manifest]
+BuildFunction = Callable[[], Manifest]
 
 
 def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> dict[str, Manifest]:
-    """The manifest of every table of the experiment. Spark starts with the first that has to be
-    built.
+    """Build the tables that are missing or outdated, and return the manifest of every table.
+
+    Without `spark`, a session starts for the first table that has to be built.
     """
     files.check_root(experiment.root)
     space = Workspace(experiment, spark)
     manifests: dict[str, Manifest] = {}
     try:
         with unwrap_worker_errors():
-            manifests |= _stand_or_build(space, _base_builders(space))
-            for name in experiment.modalities:
-                modality = FeatureBuilder(space, name)
-                features = {features_name(name): modality.features}
-                manifests |= _stand_or_build(space, features)
-                modality.check()
-                manifests |= _stand_or_build(space, _derived_builders(space, name))
+            manifests |= _build_outdated(space, _shared_tables(space))
+            for modality in experiment.modalities:
+                builder = FeatureBuilder(space, modality)
+                features = {features_name(modality): builder.build_features}
+                manifests |= _build_outdated(space, features)
+                builder.check_settings()
+                manifests |= _build_outdated(space, _derived_tables(space, modality))
     finally:
         space.close()
     return manifests
 
 
-def _base_builders(space: Workspace) -> dict[str, Builder]:
-    base = CatalogueBuilder(space)
-    builders = {
-        "interactions": base.interactions,
-        "metadata": base.metadata,
-        "rejects": base.rejects,
-        "sequences": base.sequences,
-        "items": base.items,
+def _shared_tables(space: Workspace) -> dict[str, BuildFunction]:
+    builder = CatalogueBuilder(space)
+    return {
+        "interactions": builder.build_interactions,
+        "metadata": builder.build_metadata,
+        "rejects": builder.build_rejects,
+        "sequences": builder.build_sequences,
+        "items": builder.build_items,
+        cooccurrence_name(space.experiment): builder.build_cooccurrence,
     }
-    return builders | {cooccurrence_name(space.experiment): base.cooccurrence}
 
 
-def _derived_builders(space: Workspace, modality: str) -> dict[str, Builder]:
+def _derived_tables(space: Workspace, modality: str) -> dict[str, BuildFunction]:
     experiment = space.experiment
-    graphs, clusters = GraphBuilder(space, modality), CenterBuilder(space, modality)
-    builders: dict[str, Builder] = {}
+    graphs, centers = GraphBuilder(space, modality), CenterBuilder(space, modality)
+    found: dict[str, BuildFunction] = {}
     if any(experiment.mus(modality)):
-        builders[propagated_name(experiment, modality)] = graphs.propagated
+        found[propagated_name(experiment, modality)] = graphs.build_propagated
     for mu in experiment.mus(modality):
-        builders[neighbors_name(experiment, modality, mu)] = partial(graphs.neighbors, mu)
+        found[neighbors_name(experiment, modality, mu)] = partial(graphs.build_neighbors, mu)
     for k in experiment.all_num_centers():
-        builders[centers_name(experiment, modality, k)] = partial(clusters.centers, k)
-        builders[centroids_name(experiment, modality, k)] = partial(clusters.centroids, k)
-    return builders
+        found[centers_name(experiment, modality, k)] = partial(centers.build_centers, k)
+        found[centroids_name(experiment, modality, k)] = partial(centers.build_centroids, k)
+    return found
 
 
-def _stand_or_build(space: Workspace, builders: dict[str, Builder]) -> dict[str, Manifest]:
+def _build_outdated(space: Workspace, functions: dict[str, BuildFunction]) -> dict[str, Manifest]:
+    """Call the functions of the tables that are not up to date, and log each table."""
     manifests = {}
-    for name, build in builders.items():
-        began = time.monotonic()
-        manifest = space.current_manifest(name)
+    for name, build in functions.items():
+        started = time.monotonic()
+        manifest = space.find_table(name)
         if manifest is None:
             log.info("%s: building", name)
-            with task_progress(name, lambda: space.running):
+            with task_progress(name, lambda: space.spark_if_started):
                 manifest = build()
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - started
             figures = {"table": name, "rows": manifest.rows, "seconds": round(seconds, 1)}
-            built = "%s: built, %d rows, %.1f s"
-            log.info(built, name, manifest.rows, seconds, extra={"figures": figures})
+            text = "%s: built, %d rows, %.1f s"
+            log.info(text, name, manifest.rows, seconds, extra={"figures": figures})
         else:
-            log.info("%s: stands, %d rows", name, manifest.rows)
+            log.info("%s: up to date, %d rows", name, manifest.rows)
         manifests[name] = manifest
     return manifests

@@ -1,75 +1,97 @@
-"""How the tables of an experiment stand. Nothing is built and Spark does not start."""
+"""Reports on the tables of an experiment: `etl status`, and the summary at the end of a build."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from etl.recipes import raw_inputs, recipes
-from etl.summary import counters_line
 from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import file_system
 from mdsrec.tables import Manifest, Recipe, fingerprint
+from mdsrec.text import duration, file_size, text_table
 
-STANDS, DIFFERS, DAMAGED, ABSENT = "stands", "differs", "damaged", "absent"
-SHOWN = ("rejected", "users", "items_interacted", "prefixes", "width", "items_without", "recall")
-SHORT = 40  # characters of a value
+STATUS_COUNTERS = (
+    "rejected",
+    "users",
+    "items_interacted",
+    "prefixes",
+    "width",
+    "items_without",
+    "recall",
+)
+MAX_VALUE_LENGTH = 40  # characters of a setting's value; longer values are not shown
+MAX_COUNTERS = 16
+
+
+class TableState(StrEnum):
+    """The states of a table."""
+
+    UP_TO_DATE = "up to date"
+    OUTDATED = "outdated"  # made by another recipe
+    DAMAGED = "damaged"
+    MISSING = "missing"
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A table of the experiment as it is found; `why` says in words what is wrong with it."""
+class TableStatus:
+    """The state of one table; `reason` explains why it is outdated or damaged."""
 
     name: str
-    state: str
-    why: str = ""
+    state: TableState
+    reason: str = ""
     manifest: Manifest | None = None
     age: float | None = None  # seconds
 
     @property
     def size(self) -> int:
+        """Bytes of the table's files."""
         return sum(file.bytes for file in self.manifest.files) if self.manifest else 0
 
 
-def standings(experiment: Experiment) -> list[Standing]:
-    """Every table of the experiment, in an order in which they can be built."""
-    made_by = recipes(experiment, raw_inputs(experiment))
+def table_statuses(experiment: Experiment) -> list[TableStatus]:
+    """Return the status of every table, in an order in which they can be built.
+
+    Nothing is built and Spark does not start.
+    """
     return [
-        _standing(name, tables.table_uri(experiment.root, name), recipe)
-        for name, recipe in made_by.items()
+        _table_status(name, tables.table_uri(experiment.root, name), recipe)
+        for name, recipe in recipes(experiment, raw_inputs(experiment)).items()
     ]
 
 
-def _standing(name: str, uri: str, recipe: Recipe) -> Standing:
+def _table_status(name: str, uri: str, recipe: Recipe) -> TableStatus:
     try:
         manifest = tables.read_manifest(uri)
         if manifest is None:
-            return Standing(name, ABSENT)
+            return TableStatus(name, TableState.MISSING)
         tables.open_table(uri)
     except InputError as error:
-        return Standing(name, DAMAGED, str(error).removeprefix(f"{uri}/"))
-    differing = differences(manifest, recipe)
-    state = DIFFERS if differing else STANDS
-    return Standing(name, state, "; ".join(differing), manifest, _age(uri))
+        return TableStatus(name, TableState.DAMAGED, str(error).removeprefix(f"{uri}/"))
+    changes = recipe_changes(manifest, recipe)
+    state = TableState.OUTDATED if changes else TableState.UP_TO_DATE
+    return TableStatus(name, state, "; ".join(changes), manifest, _age(uri))
 
 
-def differences(manifest: Manifest, recipe: Recipe) -> list[str]:
-    """By what `recipe` would make another table: settings with their values where these are short,
-    inputs.
+def recipe_changes(manifest: Manifest, recipe: Recipe) -> list[str]:
+    """Return the differences between the recipe of a built table and its present recipe.
+
+    A setting is listed with both values if they are short, an input only by name.
     """
-    words = []
-    for key in _unequal(manifest.settings, recipe.settings):
+    changes = []
+    for key in _changed_keys(manifest.settings, recipe.settings):
         was, now = (str(settings.get(key)) for settings in (manifest.settings, recipe.settings))
-        short = max(len(was), len(now)) <= SHORT
-        words.append(f"{key} was {was}, is {now}" if short else f"another {key}")
-    return words + [f"another {name}" for name in _unequal(manifest.inputs, recipe.inputs)]
+        short = max(len(was), len(now)) <= MAX_VALUE_LENGTH
+        changes.append(f"{key} was {was}, is {now}" if short else f"{key} changed")
+    return changes + [f"{name} changed" for name in _changed_keys(manifest.inputs, recipe.inputs)]
 
 
-def _unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    keys = dict.fromkeys([*one, *other])
-    return [key for key in keys if fingerprint(one.get(key)) != fingerprint(other.get(key))]
+def _changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    keys = dict.fromkeys([*before, *now])
+    return [key for key in keys if fingerprint(before.get(key)) != fingerprint(now.get(key))]
 
 
 def _age(uri: str) -> float | None:
@@ -78,42 +100,56 @@ def _age(uri: str) -> float | None:
     return max(time.time() - changed.timestamp(), 0.0) if changed else None
 
 
-def screen(experiment: Experiment, found: Sequence[Standing]) -> str:
-    """A line for each table: state, rows, size on disk, age, and counters or what is wrong."""
-    pad = max(len(table.name) for table in found)
-    lines = [f"Tables under {experiment.root}/dataset"]
-    for table in found:
+def status_report(experiment: Experiment, statuses: Sequence[TableStatus]) -> str:
+    """Return a line for each table: state, rows, size, age, and its counters or the reason."""
+    rows, details = [], []
+    for table in statuses:
         manifest = table.manifest
-        rows = f"{manifest.rows:,}" if manifest else ""
-        size = _bytes(table.size) if manifest else ""
-        age = _duration(table.age) if table.age is not None else ""
-        said = table.why or (_counters(manifest) if manifest else "")
-        lines.append(
-            f"  {table.name:{pad}}  {table.state:7} {rows:>13} {size:>9} {age:>6}  {said}".rstrip()
-        )
-    standing = [table for table in found if table.state == STANDS]
-    total = _bytes(sum(table.size for table in found))
-    count = f"{len(standing)} of {len(found)} stand"
-    return "\n".join([*lines, f"  {'total':{pad}}  {count:21} {total:>9}"])
+        num_rows = f"{manifest.rows:,}" if manifest else ""
+        size = file_size(table.size) if manifest else ""
+        age = duration(table.age) if table.age is not None else ""
+        rows.append([table.name, table.state, num_rows, size, age])
+        details.append(table.reason or (_status_counters(manifest) if manifest else ""))
+    num_current = sum(table.state == TableState.UP_TO_DATE for table in statuses)
+    total = file_size(sum(table.size for table in statuses))
+    rows.append(["total", f"{num_current} of {len(statuses)} up to date", "", total, ""])
+    lines = text_table(["table", "state", "rows", "size", "age"], rows, num_left=2)
+    return _report(experiment, lines, [*details, ""])
 
 
-def _counters(manifest: Manifest) -> str:
-    return counters_line({key: manifest.counters[key] for key in SHOWN if key in manifest.counters})
+def build_report(experiment: Experiment, manifests: Mapping[str, Manifest]) -> str:
+    """Return a line for each table with its rows and counters."""
+    rows = [[name, f"{manifest.rows:,}"] for name, manifest in manifests.items()]
+    details = [counters_text(manifest.counters) for manifest in manifests.values()]
+    return _report(experiment, text_table(["table", "rows"], rows), details)
 
 
-def _bytes(size: int) -> str:
-    """`3.1 MiB`"""
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1000:
-            return f"{amount:.{0 if unit == 'B' else 1}f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
+def _report(experiment: Experiment, table: str, details: Sequence[str]) -> str:
+    """Put a title above a text table, and the details of each row behind it."""
+    lines = table.splitlines()
+    width = max(map(len, lines))
+    rows = [
+        f"  {line:{width}}  {text}".rstrip()
+        for line, text in zip(lines, ["", *details], strict=True)
+    ]
+    return "\n".join([f"Tables under {experiment.root}/dataset", *rows])
 
 
-def _duration(seconds: float) -> str:
-    """`5 min`"""
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _status_counters(manifest: Manifest) -> str:
+    counters = manifest.counters
+    return counters_text({key: counters[key] for key in STATUS_COUNTERS if key in counters})
+
+
+def counters_text(counters: Mapping[str, Any]) -> str:
+    """Return counters as `users 10, items 5`, without zeros."""
+    shown = [
+        f"{key.replace('_', ' ')} {_number(value)}" for key, value in counters.items() if value
+    ]
+    more = len(shown) - MAX_COUNTERS
+    return ", ".join(shown[:MAX_COUNTERS]) + (f", and {more} more" if more > 0 else "")
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -75,7 +75,9 @@ def test_a_line_that_is_no_object_says_so(raw, why):
 
 def test_whole_floats_and_the_last_second_before_2100_are_times():
     for time in (0, 1.4e9, 4_102_444_799):
-        assert review_record("2018", line(REVIEW_2018 | {"unixReviewTime": time}))["time"] == int(time)
+        assert review_record("2018", line(REVIEW_2018 | {"unixReviewTime": time}))["time"] == int(
+            time
+        )
 
 
 def test_metadata_of_2014_are_python_literals():

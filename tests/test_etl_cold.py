@@ -20,7 +20,7 @@ ALL = ("sequences", "items", "cooccurrence")
 def left(spark, histories, cut=None):
     """{user: (asins, train_end, valid_end)} of histories as words, an event a day."""
     from etl.catalogue.cold import drop_cold
-    from etl.catalogue.sequences import dense_ids, sequences
+    from etl.catalogue.sequences import build_sequences, dense_ids
 
     rows = [
         (user, asin, time, 0, 100 * number + time)
@@ -30,7 +30,7 @@ def left(spark, histories, cut=None):
     events = spark.createDataFrame(rows, EVENTS)
     catalogue = dense_ids(events, "asin", "item")
     asin_of = {row["item"]: row.asin for row in catalogue.collect()}
-    found = sequences(drop_cold(events, SHARE, cut), catalogue, cut).collect()
+    found = build_sequences(drop_cold(events, SHARE, cut), catalogue, cut).collect()
     return {
         row.user_id: ("".join(asin_of[i] for i in row["items"]), row.train_end, row.valid_end)
         for row in found
@@ -166,7 +166,7 @@ def test_which_cold_items_a_user_met_changes_no_count_of_training(spark, tmp_pat
 def test_a_share_that_leaves_no_event_is_refused(spark, tmp_path):
     from etl.run import build_tables
 
-    with pytest.raises(InputError, match=r"cold_share = 0\.5 holds out every one of 2 items"):
+    with pytest.raises(InputError, match=r"cold_share = 0\.5 holds out all 2 items"):
         build_tables(experiment(tmp_path, {"u": "bcb"}, cold_share=SHARE), spark)
 
 

@@ -80,7 +80,7 @@ def test_a_folder_stands_for_its_raw_files_by_name(tmp_path):
 def test_a_missing_file_and_a_folder_without_raw_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.json: no such file or folder"):
         raw_files([str(tmp_path / "nowhere.json")])
-    with pytest.raises(InputError, match=r"no file of this folder ends in \.json or"):
+    with pytest.raises(InputError, match=r"no file in this folder ends in \.json or"):
         raw_files([str(tmp_path)])
 
 

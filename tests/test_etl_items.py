@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from etl.catalogue.items import clean, item_text, joined
+from etl.catalogue.items import add_text, clean_text, join_sentences
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
@@ -24,20 +24,20 @@ DAY = 86_400
     ],
 )
 def test_html_and_white_space_are_cleaned(raw, text):
-    assert clean(raw) == text
+    assert clean_text(raw) == text
 
 
 def test_fields_are_joined_as_sentences():
-    assert joined(["Title", "Ends itself!", "last"]) == "Title. Ends itself! last"
-    assert joined(["one"]) == "one"
-    assert joined([]) == ""
+    assert join_sentences(["Title", "Ends itself!", "last"]) == "Title. Ends itself! last"
+    assert join_sentences(["one"]) == "one"
+    assert join_sentences([]) == ""
 
 
 def test_an_item_without_any_field_has_no_text():
     row = {"title": " <b></b> ", "features": None, "description": "d"}
-    assert item_text(row, ("features",))["text"] is None
-    assert item_text(row, ("title",))["title"] is None
-    assert item_text(row, ("title", "features", "description"))["text"] == "d"
+    assert add_text(row, ("features",))["text"] is None
+    assert add_text(row, ("title",))["title"] is None
+    assert add_text(row, ("title", "features", "description"))["text"] == "d"
 
 
 def write_lines(path, records):

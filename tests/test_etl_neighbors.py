@@ -26,7 +26,9 @@ def file_cells(folder, vectors, centroids):
     items = 2 * np.arange(len(vectors))
     pq.write_table(vector_rows(items, vectors), folder / "part.parquet")
     unit = UnitVectors(
-        VectorTable(ItemTable.uncommitted(str(folder), vector_rows(items, vectors).schema), WIDTH), None, 0.0
+        VectorTable(ItemTable.uncommitted(str(folder), vector_rows(items, vectors).schema), WIDTH),
+        None,
+        0.0,
     )
     blocks = [(0, 100), (100, 2 * len(vectors))]
     parts = [part for n in (0, 1) for part in cells._assign_block(unit, blocks, centroids, n)]

@@ -217,7 +217,7 @@ def test_a_changed_setting_rebuilds_only_what_depends_on_it(spark, raw, built, c
     from etl.builders.workspace import Workspace
 
     space = Workspace(experiment(raw, built[0].root, **changes), spark)
-    assert [name for name in space.recipes if space.standing(name) is None] == rebuilt
+    assert [name for name in space.recipes if space.find_table(name) is None] == rebuilt
 
 
 def test_what_stands_is_not_rebuilt_and_several_mu_and_k_are_built_at_once(spark, raw, built):

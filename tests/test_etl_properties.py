@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from etl.catalogue.cold import drop_cold
 from etl.catalogue.interactions import only_k_core
-from etl.catalogue.sequences import dense_ids, sequences
+from etl.catalogue.sequences import build_sequences, dense_ids
 from etl.catalogue.split import TimeCut, time_cut
 from mdsrec.config import SequencesConfig
 
@@ -135,7 +135,7 @@ def test_dense_ids(spark, world):
 @given(worlds)
 def test_leave_one_out(spark, world):
     found = on_partitions(
-        spark, world, lambda events: sequences(events, dense_ids(events, "asin", "item"))
+        spark, world, lambda events: build_sequences(events, dense_ids(events, "asin", "item"))
     )
     assert found == plain_sequences(world, leave_one_out)
 
@@ -151,7 +151,7 @@ def test_global_time(spark, world, percents):
     def step(events):
         cut = time_cut(events, config, "2023")
         assert cut == TimeCut(*expected)
-        return sequences(events, dense_ids(events, "asin", "item"), cut)
+        return build_sequences(events, dense_ids(events, "asin", "item"), cut)
 
     found = on_partitions(spark, world, step)
     assert found == plain_sequences(
@@ -170,7 +170,7 @@ def test_cold_items_neither_train_nor_validate(spark, world, share, test_from):
 
     def step(events):
         catalogue = dense_ids(events, "asin", "item")
-        return sequences(drop_cold(events, share, cut), catalogue, cut)
+        return build_sequences(drop_cold(events, share, cut), catalogue, cut)
 
     def ends(times):
         if cut is None:

@@ -22,8 +22,8 @@ from etl.spark.sizing import (
     driver_cores,
     is_local,
     machine_memory,
-    uncompressed_bytes,
     settings_for,
+    uncompressed_bytes,
 )
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
@@ -75,7 +75,11 @@ def test_what_is_configured_wins():
 
 
 def test_gzip_counts_as_what_it_unpacks_to():
-    assert uncompressed_bytes("s3://b/reviews.json.gz", 100) == 5 * raw_bytes("reviews.json", 100) == 500
+    assert (
+        uncompressed_bytes("s3://b/reviews.json.gz", 100)
+        == 5 * uncompressed_bytes("reviews.json", 100)
+        == 500
+    )
 
 
 @pytest.mark.parametrize(

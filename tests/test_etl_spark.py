@@ -4,8 +4,13 @@ import pytest
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.catalogue.interactions import drop_repeated, only_k_core
-from etl.catalogue.items import catalogue, items
-from etl.catalogue.sequences import dense_ids, only_training_events, sequences, split_counters
+from etl.catalogue.items import build_catalogue, build_items
+from etl.catalogue.sequences import (
+    build_sequences,
+    dense_ids,
+    only_training_events,
+    split_counters,
+)
 from etl.catalogue.split import (
     TimeCut,
     check_targets,
@@ -31,7 +36,7 @@ def frame(spark, rows):
 
 
 def table(events, cut=None):
-    return sequences(events, dense_ids(events, "asin", "item"), cut)
+    return build_sequences(events, dense_ids(events, "asin", "item"), cut)
 
 
 def by_user(spark, rows, cut=None):
@@ -96,9 +101,11 @@ def test_training_events_end_before_the_held_out_ones(spark):
 def test_a_full_catalogue_ranks_bought_and_unbought_items_together(spark):
     events = frame(spark, [("u", "b", 0), ("u", "d", 1)])
     metadata = spark.createDataFrame([("c",), ("b",), ("a",), ("c",)], "asin string")
-    full = {row.asin: row["item"] for row in catalogue(events, metadata, "full").collect()}
+    full = {row.asin: row["item"] for row in build_catalogue(events, metadata, "full").collect()}
     assert full == {"a": 0, "b": 1, "c": 2, "d": 3}
-    bought = {row.asin: row["item"] for row in catalogue(events, metadata, "interacted").collect()}
+    bought = {
+        row.asin: row["item"] for row in build_catalogue(events, metadata, "interacted").collect()
+    }
     assert bought == {"b": 0, "d": 1}
 
 
@@ -139,10 +146,10 @@ def test_a_day_begins_at_midnight_utc_in_the_edition_s_unit(spark, edition, tick
 def test_times_in_milliseconds_are_found_exactly(spark):
     times = [1_500_000_000_000 + 7_919**2 * n % 10**11 for n in range(500)]
     events = frame(spark, [("u", "a", time) for time in times])
-    extent = time_range(events)
-    assert extent == (500, min(times), max(times))
+    times_found = time_range(events)
+    assert times_found == (500, min(times), max(times))
     for rank in (0, 251):
-        assert time_of_rank(events, rank, extent) == sorted(times)[rank]
+        assert time_of_rank(events, rank, times_found) == sorted(times)[rank]
 
 
 def test_targets_that_open_a_sequence_are_counted(spark):
@@ -180,7 +187,7 @@ def test_a_cut_that_leaves_a_part_empty_is_named_with_the_times_there_are(spark,
         check_targets(table(frame(spark, rows), cut), cut, config, "2018")
     message = str(error.value)
     assert "sequences.cut = ['2000-01-01', '2001-01-01']" in message
-    assert f"leaves {empty} no event" in message
+    assert f"no {empty} event follows another event of the same user" in message
     assert "between 1970-01-01T00:00:00Z and 1970-01-04T00:00:00Z" in message
     assert "\n" not in message
 
@@ -193,9 +200,9 @@ def test_what_lies_past_the_cut_never_reaches_what_training_reads(spark):
     ids = dense_ids(frame(spark, rows), "asin", "item")
     metadata = spark.createDataFrame([], from_arrow_schema(METADATA))
     for events in (rows, swapped):
-        training = only_training_events(sequences(frame(spark, events), ids, cut))
+        training = only_training_events(build_sequences(frame(spark, events), ids, cut))
         assert sorted(row["items"] for row in training.collect()) == [[0, 2], [1, 3]]
-        described = items(ids, metadata, training, ["title"]).collect()
+        described = build_items(ids, metadata, training, ["title"]).collect()
         assert {row.asin: row.num_train for row in described} == {
             **dict.fromkeys("abcd", 1),
             "e": 0,

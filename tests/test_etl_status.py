@@ -1,4 +1,4 @@
-"""What `python -m etl status` says of tables that stand, differ, are damaged or absent."""
+"""`python -m etl status` on tables that are up to date, outdated, damaged or missing."""
 
 import subprocess
 import sys
@@ -8,8 +8,7 @@ import pytest
 
 from etl.__main__ import main
 from etl.recipes import raw_inputs, recipes
-from etl.status import ABSENT, DAMAGED, DIFFERS, STANDS, screen, standings
-from etl.summary import counters_line
+from etl.status import TableState, build_report, counters_text, status_report, table_statuses
 from mdsrec import schema, tables
 from mdsrec.config.loading import load_experiment
 
@@ -36,57 +35,76 @@ def config(tmp_path):
 
 
 def write_tables(experiment, names=None, **counters):
-    """One row for each table, under the experiment's own recipe."""
+    """Write one row into each table, under the experiment's own recipe."""
     table = pa.schema({"item": pa.int32()})
-    made_by = recipes(experiment, raw_inputs(experiment))
-    for name in names or made_by:
+    recipe_of = recipes(experiment, raw_inputs(experiment))
+    for name in names or recipe_of:
         batch = pa.RecordBatch.from_pydict({"item": [1]}, schema=table)
         uri = tables.table_uri(experiment.root, name)
-        tables.write_table(uri, [batch], table, made_by[name], counters)
+        tables.write_table(uri, [batch], table, recipe_of[name], counters)
 
 
-def found_by(experiment):
-    return {table.name: table for table in standings(experiment)}
+def status_by_name(experiment):
+    return {table.name: table for table in table_statuses(experiment)}
 
 
 def test_counters_are_short_and_zeros_are_left_out():
     counters = {"users": 1234, "bad_lines": 0, "recall": 0.97, "weight": 2673.15971, "from": "Z"}
-    assert counters_line(counters) == "users 1,234, recall 0.97, weight 2,673.1597, from Z"
+    assert counters_text(counters) == "users 1,234, recall 0.97, weight 2,673.1597, from Z"
 
 
-def test_without_tables_all_are_absent_and_etl_comes_next(config, capsys):
-    assert {table.state for table in standings(load_experiment(config))} == {ABSENT}
+def test_without_tables_all_are_missing_and_etl_comes_next(config, capsys):
+    assert {table.state for table in table_statuses(load_experiment(config))} == {
+        TableState.MISSING
+    }
     main(["status", str(config), "seed=3"])
     assert capsys.readouterr().out.splitlines()[-1] == f"next: python -m etl {config} seed=3"
 
 
-def test_when_all_stand_training_comes_next_and_neighbours_say_their_recall(config, capsys):
+def test_when_all_are_up_to_date_training_comes_next_and_neighbors_show_their_recall(
+    config, capsys
+):
     write_tables(load_experiment(config), recall=0.97)
     main(["status", str(config)])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == f"next: python -m training {config}"
-    neighbours = next(line for line in lines if "neighbors/image" in line)
-    assert neighbours.split()[1:3] == [STANDS, "1"]
-    assert neighbours.endswith("recall 0.97")
-    count = str(len(lines[1:-2]))
-    assert lines[-2].split()[:5] == ["total", count, "of", count, "stand"]
+    title, header, *lines, total, after = capsys.readouterr().out.splitlines()
+    assert title == f"Tables under {config.parent}/root/dataset"
+    assert header.split() == ["table", "state", "rows", "size", "age"]
+    assert after == f"next: python -m training {config}"
+    neighbors = next(line for line in lines if "neighbors/image" in line)
+    assert neighbors.split()[1:5] == ["up", "to", "date", "1"]
+    assert neighbors.endswith("recall 0.97")
+    assert total.split()[:7] == ["total", *f"{len(lines)} of {len(lines)} up to date".split()]
 
 
-def test_another_setting_is_named_with_both_values_and_what_derives_by_its_input(config):
+def test_a_built_table_is_reported_with_its_rows_and_counters(config):
+    experiment = load_experiment(config)
+    write_tables(experiment, ["interactions", "items"], users=1234)
+    uris = {name: tables.table_uri(experiment.root, name) for name in ("interactions", "items")}
+    manifests = {name: tables.open_table(uri) for name, uri in uris.items()}
+    assert build_report(experiment, manifests).splitlines() == [
+        f"Tables under {experiment.root}/dataset",
+        "  table         rows",
+        "  interactions     1  users 1,234",
+        "  items            1  users 1,234",
+    ]
+
+
+def test_a_changed_setting_is_named_with_both_values_and_derived_tables_by_their_input(config):
     write_tables(load_experiment(config))
-    found = found_by(load_experiment(config, ["sequences.k_core=5"]))
-    assert found["sequences"].why == "k_core was 2, is 5"
-    assert found["items"].why == "another sequences"
-    assert found["interactions"].state == STANDS
-    assert {table.state for table in found.values()} == {STANDS, DIFFERS}
+    found = status_by_name(load_experiment(config, ["sequences.k_core=5"]))
+    assert found["sequences"].reason == "k_core was 2, is 5"
+    assert found["items"].reason == "sequences changed"
+    assert found["interactions"].state == TableState.UP_TO_DATE
+    states = {table.state for table in found.values()}
+    assert states == {TableState.UP_TO_DATE, TableState.OUTDATED}
 
 
 def test_a_changed_raw_file_is_named(config):
     write_tables(load_experiment(config))
     (config.parent / "reviews.json").write_text("{}\n{}\n")
-    found = found_by(load_experiment(config))
-    assert found["interactions"].why == "another reviews.0"
-    assert found["metadata"].state == STANDS
+    found = status_by_name(load_experiment(config))
+    assert found["interactions"].reason == "reviews.0 changed"
+    assert found["metadata"].state == TableState.UP_TO_DATE
 
 
 def test_a_missing_file_of_a_table_and_a_broken_manifest_are_damage(config):
@@ -95,22 +113,22 @@ def test_a_missing_file_of_a_table_and_a_broken_manifest_are_damage(config):
     root = config.parent / "root" / "dataset"
     next((root / "items").rglob("*.parquet")).unlink()
     (root / "sequences" / tables.MANIFEST).write_text("{")
-    found = found_by(experiment)
-    damaged = [name for name, table in found.items() if table.state == DAMAGED]
+    found = status_by_name(experiment)
+    damaged = [name for name, table in found.items() if table.state == TableState.DAMAGED]
     assert damaged == ["sequences", "items"]
-    assert "a file of the table is missing" in found["items"].why
-    assert "damaged" in found["sequences"].why
-    assert len(screen(experiment, list(found.values())).splitlines()) == len(found) + 2
+    assert "a file of the table is missing" in found["items"].reason
+    assert "damaged" in found["sequences"].reason
+    assert len(status_report(experiment, list(found.values())).splitlines()) == len(found) + 3
 
 
-def test_another_schema_version_is_told_from_an_absent_table(config, monkeypatch):
+def test_a_table_of_another_schema_version_is_damaged_not_missing(config, monkeypatch):
     experiment = load_experiment(config)
     write_tables(experiment, ["interactions"])
     monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
-    found = standings(experiment)
-    assert (found[0].name, found[0].state) == ("interactions", DAMAGED)
-    assert "schema version" in found[0].why
-    assert {table.state for table in found[1:]} == {ABSENT}
+    found = table_statuses(experiment)
+    assert (found[0].name, found[0].state) == ("interactions", TableState.DAMAGED)
+    assert "schema version" in found[0].reason
+    assert {table.state for table in found[1:]} == {TableState.MISSING}
 
 
 def test_missing_raw_files_are_one_line_and_exit_code_two(config):

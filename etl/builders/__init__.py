@@ -1,1 +1,1 @@
-"""Builders: each makes a group of tables from its inputs, or finds them already built."""
+"""Builders, which write the tables: each class makes a group of them from the same inputs."""

@@ -1,9 +1,10 @@
-"""Builders of the tables that every modality shares: from raw lines to items and O."""
+"""Builder of the tables that all modalities share, from raw lines to items and co-occurrence."""
 
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -23,15 +24,16 @@ from mdsrec.tables import Manifest
 
 
 @dataclass
-class Parsed:
-    """All lines of one kind of raw file, parsed once; `lines` and `reasons` are counted by one
-    pass.
+class ParsedLines:
+    """All lines of the review files or of the metadata files, parsed and persisted.
+
+    `rows` has a row per line. One pass over it counts `lines` and `reasons`.
     """
 
     rows: DataFrame
     files: tuple[RawFile, ...]
-    lines: dict[int, int] = field(default_factory=dict)  # lines of each file
-    reasons: dict[str, int] = field(default_factory=dict)
+    lines: dict[int, int] = field(default_factory=dict)  # number of lines by file
+    reasons: dict[str, int] = field(default_factory=dict)  # number of lines by reason
 
     def __post_init__(self) -> None:
         self.rows.persist()
@@ -44,12 +46,17 @@ class Parsed:
                 self.reasons[row.reason] = self.reasons.get(row.reason, 0) + row.rows
 
     @property
-    def usable(self) -> DataFrame:
+    def usable_rows(self) -> DataFrame:
         return self.rows.where(F.col("reason").isNull()).drop("reason", "raw")
 
     @property
-    def bad(self) -> dict[str, int]:
-        """Lines by the reason for which they are rejected; blank lines are only counted."""
+    def rejected_rows(self) -> DataFrame:
+        """Rows of the table `rejects`, without blank lines."""
+        return self.rows.where(F.col("reason").isNotNull() & (F.col("reason") != amazon.BLANK))
+
+    @property
+    def num_rejected(self) -> dict[str, int]:
+        """Number of rejected lines by reason, without blank lines."""
         return {reason: n for reason, n in self.reasons.items() if reason != amazon.BLANK}
 
     @property
@@ -58,135 +65,149 @@ class Parsed:
             "files": len(self.files),
             "lines": sum(self.lines.values()),
             "blank": self.reasons.get(amazon.BLANK, 0),
-            "rejected": sum(self.bad.values()),
+            "rejected": sum(self.num_rejected.values()),
         }
 
 
 @dataclass
-class Kept:
-    """The interactions that stay, the catalogue (asin, item), and how many went where."""
+class Selection:
+    """The interactions left after repeats and the k-core, and the catalogue (asin, item)."""
 
     events: DataFrame
     catalogue: DataFrame
     num_items: int  # of the catalogue
     counters: dict[str, int]
-    size: EventCounts
+    counts: EventCounts  # of `events`
 
 
 class CatalogueBuilder:
-    """Builds each shared table; what two of them need is computed once."""
+    """Builder of the shared tables. Intermediate results that two of them need are cached."""
 
     def __init__(self, space: Workspace) -> None:
-        _check_catalogue(space)
+        _check_full_catalogue(space)
         self.space = space
+        self.edition = space.experiment.input.edition
         self.rows_per_file = space.experiment.spark.rows_per_file
 
     @cached_property
-    def reviews(self) -> Parsed:
-        files, edition = self.space.inputs.reviews, self.space.experiment.input.edition
+    def reviews(self) -> ParsedLines:
+        files = self.space.inputs.reviews
         lines = raw_lines(self.space.spark, files)
-        parsed = Parsed(amazon.parse_reviews(lines, edition), files)
-        _check_usable(parsed, "review", edition)
+        parsed = ParsedLines(amazon.parse_reviews(lines, self.edition), files)
+        _check_usable(parsed, "review", self.edition)
         return parsed
 
     @cached_property
-    def records(self) -> Parsed:
-        files, edition = self.space.inputs.metadata, self.space.experiment.input.edition
+    def records(self) -> ParsedLines:
+        files = self.space.inputs.metadata
         lines = raw_lines(self.space.spark, files)
-        parsed = Parsed(amazon.parse_metadata(lines, edition), files)
+        parsed = ParsedLines(amazon.parse_metadata(lines, self.edition), files)
         if files:
-            _check_usable(parsed, "metadata record", edition)
+            _check_usable(parsed, "metadata record", self.edition)
         return parsed
 
     @cached_property
-    def kept(self) -> Kept:
+    def selection(self) -> Selection:
         config = self.space.experiment.sequences
         raw = self.space.read("interactions", schema.INTERACTIONS)
         unrepeated = materialize(interactions.drop_repeated(raw, config.repeats))
         before = interactions.count_events(unrepeated)
         events = interactions.only_k_core(unrepeated, config.k_core)
-        size = interactions.count_events(events)
-        interactions.check_not_empty(size, before, config.k_core)
+        after = interactions.count_events(events)
+        interactions.check_not_empty(after, before, config.k_core)
         metadata = self.space.read("metadata", schema.METADATA)
-        catalogue = items.catalogue(events, metadata, config.catalogue)
+        catalogue = items.build_catalogue(events, metadata, config.catalogue)
         num_items = catalogue.count()
         counters = {
             "repeats_dropped": self.space.manifest("interactions").rows - before.events,
-            "k_core_dropped_users": before.users - size.users,
-            "k_core_dropped_items": before.items - size.items,
-            "k_core_dropped_events": before.events - size.events,
-            "users": size.users,
+            "k_core_dropped_users": before.users - after.users,
+            "k_core_dropped_items": before.items - after.items,
+            "k_core_dropped_events": before.events - after.events,
+            "users": after.users,
             "items": num_items,
-            "items_interacted": size.items,
-            "interactions": size.events,
+            "items_interacted": after.items,
+            "interactions": after.events,
         }
-        return Kept(events, catalogue, num_items, counters, size)
+        return Selection(events, catalogue, num_items, counters, after)
 
-    def interactions(self) -> Manifest:
-        cut = table_io.files_by_line(self.reviews.lines, self.rows_per_file)
-        return self._write_parsed("interactions", self.reviews, schema.INTERACTIONS, cut)
+    def build_interactions(self) -> Manifest:
+        return self._write_parsed("interactions", self.reviews, schema.INTERACTIONS)
 
-    def metadata(self) -> Manifest:
-        cut = table_io.files_by_line(self.records.lines, self.rows_per_file)
-        return self._write_parsed("metadata", self.records, schema.METADATA, cut)
+    def build_metadata(self) -> Manifest:
+        return self._write_parsed("metadata", self.records, schema.METADATA)
 
-    def _write_parsed(self, name: str, parsed: Parsed, table: Any, cut: table_io.FileLayout) -> Manifest:
-        return self.space.write(name, parsed.usable, table, ["file", "line"], cut, parsed.counters)
+    def _write_parsed(self, name: str, parsed: ParsedLines, table_schema: pa.Schema) -> Manifest:
+        layout = table_io.files_by_line(parsed.lines, self.rows_per_file)
+        order = ["file", "line"]
+        return self.space.write(
+            name, parsed.usable_rows, table_schema, order, layout, parsed.counters
+        )
 
-    def rejects(self) -> Manifest:
+    def build_rejects(self) -> Manifest:
         kinds = {"reviews": self.reviews, "metadata": self.records}
         sources = sorted({file.uri for parsed in kinds.values() for file in parsed.files})
         lines = dict.fromkeys(range(len(sources)), 0)
         for parsed in kinds.values():
             for file, count in parsed.lines.items():
                 lines[sources.index(parsed.files[file].uri)] = count
-        rows = reduce(DataFrame.unionAll, (_rejected(p, sources) for p in kinds.values()))
-        counters = {f"{kind}: {why}": n for kind, p in kinds.items() for why, n in p.bad.items()}
-        cut = table_io.files_by_line(lines, self.rows_per_file)
-        return self.space.write("rejects", rows, schema.REJECTS, ["file", "line"], cut, counters)
+        rows = reduce(DataFrame.unionAll, (_with_source(p, sources) for p in kinds.values()))
+        counters = {
+            f"{kind}: {reason}": n
+            for kind, parsed in kinds.items()
+            for reason, n in parsed.num_rejected.items()
+        }
+        layout = table_io.files_by_line(lines, self.rows_per_file)
+        return self.space.write("rejects", rows, schema.REJECTS, ["file", "line"], layout, counters)
 
-    def sequences(self) -> Manifest:
-        kept, config = self.kept, self.space.experiment.sequences
-        edition = self.space.experiment.input.edition
-        cut = split.time_cut(kept.events, config, edition)
-        events, size, held_out = self._without_cold(cut)
-        rows = materialize(sequences.sequences(events, kept.catalogue, cut))
-        counters: dict[str, Any] = kept.counters | held_out | sequences.split_counters(rows)
+    def build_sequences(self) -> Manifest:
+        selection, config = self.selection, self.space.experiment.sequences
+        cut = split.time_cut(selection.events, config, self.edition)
+        events, counts, cold_counters = self._drop_cold(cut)
+        rows = materialize(sequences.build_sequences(events, selection.catalogue, cut))
+        counters: dict[str, Any] = selection.counters | cold_counters
+        counters |= sequences.split_counters(rows)
         if cut is not None:
-            split.check_targets(rows, cut, config, edition)
-            counters |= split.cut_counters(cut, edition)
-        files = self.space.files_by_id("user", size.users)
-        return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], files, counters)
+            split.check_targets(rows, cut, config, self.edition)
+            counters |= split.cut_counters(cut, self.edition)
+        layout = self.space.files_by_id("user", counts.users)
+        return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], layout, counters)
 
-    def _without_cold(self, cut: split.TimeCut | None) -> tuple[DataFrame, EventCounts, dict[str, int]]:
-        """The events that sequences are made of, their size, and what was held out of them."""
-        kept, share = self.kept, self.space.experiment.sequences.cold_share
+    def _drop_cold(
+        self, cut: split.TimeCut | None
+    ) -> tuple[DataFrame, EventCounts, dict[str, int]]:
+        """Return the events of the sequences, their counts, and counters of what was held out."""
+        selection, share = self.selection, self.space.experiment.sequences.cold_share
         if share == 0:
-            return kept.events, kept.size, {}
-        events = cold.drop_cold(kept.events, share, cut)
-        size = interactions.count_events(events)
-        cold.check_not_empty(size, kept.size, share)
-        return events, size, cold.counters(events, kept.catalogue, share, size, kept.size)
+            return selection.events, selection.counts, {}
+        events = cold.drop_cold(selection.events, share, cut)
+        counts = interactions.count_events(events)
+        cold.check_not_empty(counts, selection.counts, share)
+        counters = cold.counters(events, selection.catalogue, share, counts, selection.counts)
+        return events, counts, counters
 
-    def items(self) -> Manifest:
-        kept = self.kept
+    def build_items(self) -> Manifest:
+        selection = self.selection
         metadata = self.space.read("metadata", schema.METADATA)
         fields = text_fields(self.space.experiment)
-        rows = materialize(items.items(kept.catalogue, metadata, self.training, fields))
-        counters = items.counters(rows, metadata, kept.events)
-        cut = self.space.files_by_id("item", kept.num_items)
-        return self.space.write("items", rows, schema.ITEMS, ["item"], cut, counters)
+        rows = materialize(
+            items.build_items(selection.catalogue, metadata, self.training_events, fields)
+        )
+        counters = items.counters(rows, metadata, selection.events)
+        layout = self.space.files_by_id("item", selection.num_items)
+        return self.space.write("items", rows, schema.ITEMS, ["item"], layout, counters)
 
     @property
-    def training(self) -> DataFrame:
-        return self.space.read("sequences", schema.SEQUENCES).transform(sequences.only_training_events)
+    def training_events(self) -> DataFrame:
+        """DataFrame(items): the training events of each sequence."""
+        rows = self.space.read("sequences", schema.SEQUENCES)
+        return rows.transform(sequences.only_training_events)
 
-    def cooccurrence(self) -> Manifest:
+    def build_cooccurrence(self) -> Manifest:
         name = cooccurrence_name(self.space.experiment)
         uri, graph = self.space.uri(name), self.space.experiment.graph
         version = tables.new_version(uri)
         rows, counters = cooccurrence.write_cooccurrence(
-            self.training,
+            self.training_events,
             self.space.manifest("sequences").counters["items"],
             Weighting(graph.distance, graph.max_distance),
             version,
@@ -195,31 +216,30 @@ class CatalogueBuilder:
         return tables.commit(uri, version, self.space.recipes[name], rows, counters)
 
 
-def _check_catalogue(space: Workspace) -> None:
+def _check_full_catalogue(space: Workspace) -> None:
     if space.experiment.sequences.catalogue == "full" and not space.inputs.metadata:
         raise InputError(
-            'sequences.catalogue = "full" needs input.metadata, which lists no file: the items '
-            "that nobody interacted with stand there"
+            'sequences.catalogue = "full" needs input.metadata, which lists no file: items '
+            "without interactions come from there"
         )
 
 
-def _rejected(parsed: Parsed, sources: list[str]) -> DataFrame:
-    """Rejected lines with their source; `file` becomes the source's place in `sources`."""
-    rows = parsed.rows.where(F.col("reason").isNotNull() & (F.col("reason") != amazon.BLANK))
-    places = [(n, sources.index(f.uri), f.uri) for n, f in enumerate(parsed.files)]
-    named = rows.sparkSession.createDataFrame(places, "file int, place int, source string")
+def _with_source(parsed: ParsedLines, sources: list[str]) -> DataFrame:
+    """Add `source`, the file's URI, to rejected rows; `file` becomes its position in `sources`."""
+    positions = [(n, sources.index(f.uri), f.uri) for n, f in enumerate(parsed.files)]
+    rows = parsed.rejected_rows
+    columns = "file int, position int, source string"
+    named = rows.sparkSession.createDataFrame(positions, columns)
     return rows.join(F.broadcast(named), "file").select(
-        F.col("place").alias("file"), "line", "source", "reason", "raw"
+        F.col("position").alias("file"), "line", "source", "reason", "raw"
     )
 
 
-def _check_usable(parsed: Parsed, what: str, edition: str) -> None:
+def _check_usable(parsed: ParsedLines, kind: str, edition: str) -> None:
+    """Raise InputError if all lines are unusable, as lines of another edition are."""
     if sum(parsed.reasons.values()) == sum(parsed.lines.values()):
+        most_frequent = max(parsed.reasons, key=lambda reason: parsed.reasons[reason])
         raise InputError(
-            f"{parsed.files[0].uri}: no usable {what} in {parsed.counters['lines']} lines "
-            f"({_most_frequent(parsed.reasons)}): is input.edition = {edition!r} right?"
+            f"{parsed.files[0].uri}: no usable {kind} in {parsed.counters['lines']} lines "
+            f"({most_frequent}): is input.edition = {edition!r} right?"
         )
-
-
-def _most_frequent(reasons: dict[str, int]) -> str:
-    return max(reasons, key=lambda reason: reasons[reason])

@@ -1,4 +1,4 @@
-"""Builders of a modality's interest centres: every k that an experiment asks for, in one pass."""
+"""Builder of a modality's interest centers, for all numbers of centers k of an experiment."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -15,27 +15,31 @@ from mdsrec.arrays import Ints
 from mdsrec.table_names import centers_name, centroids_name, features_name
 from mdsrec.tables import Manifest
 
-SAMPLE_BYTES = 256 << 20  # of the vectors that k-means sees
+SAMPLE_BYTES = 256 << 20  # of the vectors that k-means runs on
 
 
 @dataclass(frozen=True)
 class Clustering:
-    """k centres, none of them empty."""
+    """k centers, each with at least one item."""
 
     centroids: Vectors  # [k, d]
-    moves: dict[int, int]  # items that fill centres which k-means left empty
+    moves: dict[int, int]  # {item: center that k-means left empty}
     sizes: Ints  # [k]
 
 
 class CenterBuilder:
-    """Builds centres and centroids of one modality."""
+    """Builder of the centers and centroids of one modality.
+
+    One pass over the vectors assigns the items for all k.
+    """
 
     def __init__(self, space: Workspace, modality: str) -> None:
         self.space = space
         self.modality = modality
         self.clustering = cache(self._clustering)
 
-    def centers(self, k: int) -> Manifest:
+    def build_centers(self, k: int) -> Manifest:
+        """Write the center of each item."""
         rows = centers.members(self._assigned, k, self.clustering(k).moves)
         return self.space.write(
             centers_name(self.space.experiment, self.modality, k),
@@ -46,7 +50,8 @@ class CenterBuilder:
             self._counters(k),
         )
 
-    def centroids(self, k: int) -> Manifest:
+    def build_centroids(self, k: int) -> Manifest:
+        """Write the centroid of each center."""
         name = centroids_name(self.space.experiment, self.modality, k)
         batch = centers.centroid_rows(self.clustering(k).centroids)
         recipe = self.space.recipes[name]
@@ -58,15 +63,15 @@ class CenterBuilder:
         return self.space.vectors(self.modality)
 
     @property
-    def _vectors_found(self) -> int:
+    def _num_vectors(self) -> int:
         return self.space.manifest(features_name(self.modality)).rows
 
     @cached_property
     def _trained(self) -> dict[int, Vectors]:
-        """Centroids for every k of the experiment, before empty ones are filled."""
-        most = SAMPLE_BYTES // (4 * self._vectors.width)
+        """Centroids by k as k-means found them: some centers may be empty."""
+        max_sample = SAMPLE_BYTES // (4 * self._vectors.width)
         shares = {
-            k: max(k, min(centers.SAMPLE_PER_CENTER * k, most)) / self._vectors_found
+            k: max(k, min(centers.SAMPLE_PER_CENTER * k, max_sample)) / self._num_vectors
             for k in self.space.experiment.all_num_centers()
         }
         items, vectors = sampled(
@@ -80,6 +85,7 @@ class CenterBuilder:
 
     @cached_property
     def _assigned(self) -> DataFrame:
+        """The nearest centroid of each item, for every k."""
         space = self.space
         rows = centers.assigned(
             space.spark, self._vectors, self._trained, self.space.num_items, space.num_tasks
@@ -87,6 +93,7 @@ class CenterBuilder:
         return materialize(rows)
 
     def _clustering(self, k: int) -> Clustering:
+        """Fill each empty center with an item that is far from its own center."""
         centroids, sizes = self._trained[k].copy(), centers.sizes(self._assigned, k)
         if (sizes > 0).all():
             return Clustering(centroids, {}, sizes)
@@ -102,7 +109,7 @@ class CenterBuilder:
     def _counters(self, k: int) -> dict[str, int]:
         sizes = self.clustering(k).sizes
         return {
-            "items": self._vectors_found,
+            "items": self._num_vectors,
             "width": self._vectors.width,
             "smallest": int(sizes.min()),
             "largest": int(sizes.max()),

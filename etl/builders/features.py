@@ -1,4 +1,4 @@
-"""Builder of one modality's features, and what the configuration may ask of them."""
+"""Builder of a modality's features, with the checks of settings that depend on their number."""
 
 from collections.abc import Mapping
 
@@ -13,60 +13,64 @@ from mdsrec.tables import Manifest
 
 
 class FeatureBuilder:
-    """One modality of an experiment."""
+    """Builder of the features of one modality."""
 
-    def __init__(self, space: Workspace, name: str) -> None:
+    def __init__(self, space: Workspace, modality: str) -> None:
         self.space = space
-        self.name = name
-        self.config = space.experiment.features[name]
+        self.modality = modality
+        self.config = space.experiment.features[modality]
+        self.table = features_name(modality)
 
-    def features(self) -> Manifest:
+    def build_features(self) -> Manifest:
         placed = self._placed()
-        num_items, found = self.space.num_items, placed.places.count()
-        if not found:
+        num_items, num_vectors = self.space.num_items, placed.places.count()
+        if not num_vectors:
             raise InputError(
-                f"features.{self.name}: no item has it, of {num_items}{_reasons(placed.counters)}: "
-                "leave the section out"
+                f"features.{self.modality}: none of {num_items} items has a vector"
+                f"{_missed_reasons(placed.counters)}: remove the section"
             )
         counters = {
             "width": placed.width,
-            "items": found,
-            "items_without": num_items - found,
+            "items": num_vectors,
+            "items_without": num_items - num_vectors,
             **placed.counters,
         }
-        name = features_name(self.name)
-        uri = self.space.uri(name)
+        uri = self.space.uri(self.table)
         version = tables.new_version(uri)
         rows_per_file = min(
             self.space.experiment.spark.rows_per_file, FILE_BYTES // (4 * placed.width)
         )
-        cut = table_io.files_by_id("item", num_items, rows_per_file)
-        written = write_vectors(placed, cut, version, self.space.num_tasks)
-        return tables.commit(uri, version, self.space.recipes[name], written, counters)
+        layout = table_io.files_by_id("item", num_items, rows_per_file)
+        rows = write_vectors(placed, layout, version, self.space.num_tasks)
+        return tables.commit(uri, version, self.space.recipes[self.table], rows, counters)
 
     def _placed(self) -> Placed:
+        """Return where the vector of each item is, after encoding if there is an encoder."""
         items = self.space.read("items", schema.ITEMS)
         if self.config.encoder is None:
             catalogue = items.select("asin", "item")
             return vectors.brought(self.space.spark, self.config, catalogue, self.space.num_tasks)
         folder = self.space.uri(encoding.cache_name(self.config))
-        name = features_name(self.name)
-        return encoding.encoded(items, self.config, folder, self.space.num_tasks, name)
+        return encoding.encoded(items, self.config, folder, self.space.num_tasks, self.table)
 
-    def check(self) -> None:
-        """InputError where the configuration asks for more than the modality's items can give."""
-        found = self.space.manifest(features_name(self.name)).rows
-        if found < 2:
-            raise InputError(f"features.{self.name}: one item has it: leave the section out")
-        self.space.experiment.model.check_fits(self.name, found)
-        if max(self.space.experiment.graph.num_centers, default=0) > found:
+    def check_settings(self) -> None:
+        """Raise InputError if a setting needs more items with this modality than there are."""
+        experiment = self.space.experiment
+        num_vectors = self.space.manifest(self.table).rows
+        if num_vectors < 2:
             raise InputError(
-                f"graph.num_centers asks for {max(self.space.experiment.graph.num_centers)}, but "
-                f"{found} items have the modality {self.name}"
+                f"features.{self.modality}: only one item has a vector: remove the section"
+            )
+        experiment.model.check_fits(self.modality, num_vectors)
+        most_centers = max(experiment.graph.num_centers, default=0)
+        if most_centers > num_vectors:
+            raise InputError(
+                f"graph.num_centers = {most_centers}, but only {num_vectors} items have the "
+                f"modality {self.modality}: lower it"
             )
 
 
-def _reasons(counters: Mapping[str, int]) -> str:
-    """` (missed: 404 30, missed: timeout 2)`: why images could not be had."""
-    missed = [f"{why} {n}" for why, n in counters.items() if why.startswith("missed: ")]
+def _missed_reasons(counters: Mapping[str, int]) -> str:
+    """Return the reasons why images are missing, as ` (missed: 404 30, missed: timeout 2)`."""
+    missed = [f"{reason} {n}" for reason, n in counters.items() if reason.startswith("missed: ")]
     return f" ({', '.join(missed)})" if missed else ""

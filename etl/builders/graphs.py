@@ -1,4 +1,4 @@
-"""Builders of a modality's item graph: N(O) E, then the neighbours for each mu (Eq. 3-5)."""
+"""Builder of a modality's item graph: N(O) E, then the neighbors for each mu (Eq. 3-5)."""
 
 import logging
 from functools import partial
@@ -16,21 +16,21 @@ from mdsrec.tables import Manifest
 
 log = logging.getLogger("etl")
 
-SAMPLE_BYTES = 256 << 20  # of the vectors that k-means sees
-FILE_BYTES = 64 << 20  # of the lists in one file: a task holds them to write it
-EXACT_TO = 32_768  # vectors among which an exact search takes seconds
+SAMPLE_BYTES = 256 << 20  # of the vectors that k-means runs on
+FILE_BYTES = 64 << 20  # of the lists in one file: a task holds them in memory to write it
+EXACT_UP_TO = 32_768  # vectors: an exact search among so many takes seconds
 
 
 class GraphBuilder:
-    """Builds the graph tables of one modality."""
+    """Builder of the graph tables of one modality."""
 
     def __init__(self, space: Workspace, modality: str) -> None:
         self.space = space
         self.modality = modality
         self.config = space.experiment.graph
 
-    def propagated(self) -> Manifest:
-        """N(O) E, which serves every mu."""
+    def build_propagated(self) -> Manifest:
+        """Write N(O) E, which is the same for every mu."""
         name = propagated_name(self.space.experiment, self.modality)
         uri, vectors = self.space.uri(name), self.space.vectors(self.modality)
         graph = ItemTable.open(
@@ -43,25 +43,26 @@ class GraphBuilder:
             if self.config.normalize == "symmetric":
                 self._write_spans(product.degrees, scratch)
                 degrees = VectorTable(ItemTable.uncommitted(scratch, schema.FEATURES), 1)
-            between = partial(product.rows, self.config.normalize, degrees)
-            rows = self._write_spans(between, version)
+            rows_between = partial(product.rows, self.config.normalize, degrees)
+            rows = self._write_spans(rows_between, version)
         finally:
             files.delete_folder(scratch)
         counters = {"width": vectors.width, "items": rows}
         return tables.commit(uri, version, self.space.recipes[name], rows, counters)
 
-    def _write_spans(self, between: propagation.BetweenItems, version: str) -> int:
+    def _write_spans(self, rows_between: propagation.BetweenItems, version: str) -> int:
         pairs = self.space.manifest(cooccurrence_name(self.space.experiment)).rows
         span = propagation.span_size(
             self.space.vectors(self.modality).width, pairs, self.space.num_items
         )
         return propagation.write_rows(
-            self.space.spark, between, self.space.num_items, span, version
+            self.space.spark, rows_between, self.space.num_items, span, version
         )
 
-    def neighbors(self, mu: float) -> Manifest:
-        """The H_max nearest of every item that has the modality; InputError where the search finds
-        less than `graph.min_recall` of them.
+    def build_neighbors(self, mu: float) -> Manifest:
+        """Write the H_max nearest neighbors of every item that has the modality.
+
+        Raises InputError if the search finds less than `graph.min_recall` of them.
         """
         name = neighbors_name(self.space.experiment, self.modality, mu)
         uri = self.space.uri(name)
@@ -77,26 +78,27 @@ class GraphBuilder:
         return tables.commit(uri, version, recipe, int(counters["items"]), counters)
 
     def _unit_vectors(self, mu: float) -> UnitVectors:
-        moved = self.space.uri(propagated_name(self.space.experiment, self.modality))
+        propagated = self.space.uri(propagated_name(self.space.experiment, self.modality))
         return UnitVectors(
-            self.space.vectors(self.modality), VectorTable.open(moved) if mu else None, mu
+            self.space.vectors(self.modality), VectorTable.open(propagated) if mu else None, mu
         )
 
     def _write_neighbors(
         self, name: str, vectors: UnitVectors, scratch: str, version: str
     ) -> dict[str, float]:
+        """Search the cells and write the lists below `version`; return the table's counters."""
         space, spark, tasks = self.space, self.space.spark, self.space.num_tasks
-        found = space.manifest(features_name(self.modality)).rows
-        count = min(self.config.max_neighbors, found - 1)
-        wanted = cells.wanted_cells(found)
-        most = max(1, SAMPLE_BYTES // (4 * vectors.width))
-        share = min(most, max(recall.SAMPLE, wanted * cells.SAMPLE_PER_CELL)) / found
+        num_vectors = space.manifest(features_name(self.modality)).rows
+        count = min(self.config.max_neighbors, num_vectors - 1)
+        wanted = cells.wanted_cells(num_vectors)
+        max_sample = max(1, SAMPLE_BYTES // (4 * vectors.width))
+        share = min(max_sample, max(recall.SAMPLE, wanted * cells.SAMPLE_PER_CELL)) / num_vectors
         items, sample = sampled(spark, vectors, self.space.num_items, share, tasks)
         centroids = cells.trained(sample, wanted)
         filed = cells.filed(spark, vectors, self.space.num_items, centroids, scratch, tasks)
-        few = chosen(items, recall.SAMPLE / found)
+        few = chosen(items, recall.SAMPLE / num_vectors)
         truth = recall.exact_neighbors(spark, filed, items[few], sample[few], count, tasks)
-        exact = self.config.search == "exact" or found <= EXACT_TO
+        exact = self.config.search == "exact" or num_vectors <= EXACT_UP_TO
         overlap = len(filed) if exact else self._overlap(name, truth, len(filed))
         rows_per_file = min(space.experiment.spark.rows_per_file, FILE_BYTES // (8 * count))
         width = range_width(self.space.num_items, rows_per_file)
@@ -104,9 +106,9 @@ class GraphBuilder:
         parts = -(-self.space.num_items // width)
         written = write_lists(packed, parts, count, truth, version)
         log.info("%s: recall@%d %.4f on %d items", name, count, written.recall, few.sum())
-        self._check(name, written.recall)
+        self._check_recall(name, written.recall)
         return {
-            "items": found,
+            "items": num_vectors,
             "neighbors": count,
             "cells": len(filed),
             "overlap": overlap,
@@ -115,14 +117,15 @@ class GraphBuilder:
         }
 
     def _overlap(self, name: str, truth: recall.Truth, num_cells: int) -> int:
+        """Return how many of the nearest cells to search for each item."""
         config = self.config
         overlap = recall.chosen_overlap(
             truth, num_cells, config.min_recall, config.max_overlap, name
         )
-        log.info("%s: each item is sought in %d of %d cells", name, overlap, num_cells)
+        log.info("%s: search %d of %d cells per item", name, overlap, num_cells)
         return overlap
 
-    def _check(self, name: str, found: float) -> None:
+    def _check_recall(self, name: str, found: float) -> None:
         if found < self.config.min_recall:
             raise InputError(
                 f"{name}: recall {found:.4f} is below graph.min_recall = {self.config.min_recall}: "

@@ -1,6 +1,4 @@
-"""What the builders of tables share: the experiment, its recipes, a Spark session that starts
-when first asked.
-"""
+"""The state that builders share: the experiment, its recipes and a Spark session started lazily."""
 
 import uuid
 from collections.abc import Mapping
@@ -8,12 +6,13 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
-from etl.recipes import Inputs, raw_inputs, recipes
+from etl.recipes import RawInputs, raw_inputs, recipes
 from etl.spark import table_io
 from etl.spark.session import num_partitions, open_session
 from etl.spark.sizing import uncompressed_bytes
+from etl.spark.table_io import FileLayout
 from etl.spark.vector_table import VectorTable
 from mdsrec import files, tables
 from mdsrec.config import Experiment
@@ -22,43 +21,44 @@ from mdsrec.tables import Manifest, Recipe
 
 
 class Workspace:
-    """One experiment's tables under its root."""
+    """The tables of one experiment under its root."""
 
     def __init__(self, experiment: Experiment, spark: SparkSession | None = None) -> None:
-        """`spark` is a session to use; None starts one when it is needed and `close` stops it."""
+        """Use the session `spark`. With None one starts at its first use, and `close` stops it."""
         self.experiment = experiment
-        self.inputs: Inputs = raw_inputs(experiment)
+        self.inputs: RawInputs = raw_inputs(experiment)
         self.recipes: dict[str, Recipe] = recipes(experiment, self.inputs)
-        self._given = spark
+        self._given_spark = spark
         self._checkpoints = self.uri(f".checkpoints-{uuid.uuid4().hex}")
 
     @cached_property
     def spark(self) -> SparkSession:
-        if self._given is not None:
-            return self._given
+        if self._given_spark is not None:
+            return self._given_spark
         raw = (*self.inputs.reviews, *self.inputs.metadata)
         input_bytes = sum(uncompressed_bytes(file.uri, file.size) for file in raw)
         checkpoints = table_io.spark_uri(self._checkpoints)
         return open_session(self.experiment.spark, input_bytes, checkpoints)
 
     @property
-    def running(self) -> SparkSession | None:
-        """The session, if it has started."""
-        return self.__dict__.get("spark")
+    def spark_if_started(self) -> SparkSession | None:
+        return self.__dict__.get("spark")  # the cache of cached_property
 
     @property
     def num_tasks(self) -> int:
         return num_partitions(self.spark)
 
     def close(self) -> None:
-        if self.running is not None and self._given is None:
-            self.running.stop()
+        """Stop the session and delete its checkpoints, if it was started here."""
+        if self.spark_if_started is not None and self._given_spark is None:
+            self.spark_if_started.stop()
             files.delete_folder(self._checkpoints)
 
     def uri(self, name: str) -> str:
         return tables.table_uri(self.experiment.root, name)
 
-    def current_manifest(self, name: str) -> Manifest | None:
+    def find_table(self, name: str) -> Manifest | None:
+        """Return the table's manifest if the table is up to date and complete."""
         return tables.find_table(self.uri(name), self.recipes[name])
 
     def manifest(self, name: str) -> Manifest:
@@ -69,28 +69,26 @@ class Workspace:
         return self.manifest("items").rows
 
     def vectors(self, modality: str) -> VectorTable:
-        """The modality's features, as tasks read them."""
+        """Return the modality's features in the form that tasks read."""
         return VectorTable.open(self.uri(features_name(modality)))
 
-    def read(self, name: str, table: pa.Schema) -> DataFrame:
-        """The table as a DataFrame."""
-        return table_io.read_table(self.spark, self.uri(name), table)
+    def read(self, name: str, table_schema: pa.Schema) -> DataFrame:
+        return table_io.read_table(self.spark, self.uri(name), table_schema)
 
     def write(
         self,
         name: str,
         frame: DataFrame,
-        table: pa.Schema,
+        table_schema: pa.Schema,
         order: list[str],
-        layout: table_io.FileLayout,
+        layout: FileLayout,
         counters: Mapping[str, Any],
     ) -> Manifest:
-        """Commit `frame`; `cut` is the file of a row and the number of files (table_io.by_range,
-        by_line).
-        """
+        """Write and commit `frame`, sorted by `order`, as the table `name`."""
         recipe = self.recipes[name]
-        return table_io.write_table(frame, self.uri(name), table, recipe, order, layout, counters)
+        uri = self.uri(name)
+        return table_io.write_table(frame, uri, table_schema, recipe, order, layout, counters)
 
-    def files_by_id(self, key: str, num_keys: int) -> table_io.FileLayout:
+    def files_by_id(self, key: str, num_keys: int) -> FileLayout:
         rows_per_file = self.experiment.spark.rows_per_file
         return table_io.files_by_id(key, num_keys, rows_per_file)

@@ -1,1 +1,1 @@
-"""Raw reviews and metadata -> interactions, sequences, items."""
+"""Spark steps from raw reviews and metadata to interactions, sequences and items."""

@@ -1,4 +1,4 @@
-"""The three editions of the Amazon reviews: one raw line -> one record, or the reason why not.
+"""Parsers of the three editions of the Amazon reviews: each raw line gives a record or a reason.
 
 2014: reviews are JSON lines, metadata are Python dict literals. 2018: JSON lines. 2023: JSON lines
 with `parent_asin` and times in milliseconds. Times keep the unit of the edition.
@@ -23,7 +23,7 @@ BLANK = "blank"
 USER = {"2014": "reviewerID", "2018": "reviewerID", "2023": "user_id"}
 ASIN = {"2014": "asin", "2018": "asin", "2023": "parent_asin"}
 TIME = {"2014": "unixReviewTime", "2018": "unixReviewTime", "2023": "timestamp"}
-TICKS_PER_SECOND = {"2014": 1, "2018": 1, "2023": 1000}  # a second in the edition's unit
+TICKS_PER_SECOND = {"2014": 1, "2018": 1, "2023": 1000}  # unit of the edition's times
 FEATURES = {"2014": "feature", "2018": "feature", "2023": "features"}
 CATEGORIES = {"2014": "categories", "2018": "category", "2023": "categories"}
 BRAND = {"2014": "brand", "2018": "brand", "2023": "store"}
@@ -32,22 +32,22 @@ OUTCOME = {"reason": pa.string(), "raw": pa.string()}  # both null for a usable 
 
 
 class UnusableLineError(Exception):
-    """Why a line is rejected; also BLANK."""
+    """The reason why a line has no record; BLANK for a blank line."""
 
 
 def parse_reviews(lines: DataFrame, edition: str) -> DataFrame:
-    """Each line as a row of INTERACTIONS plus (reason, raw); reason is null for a usable line."""
-    return _parsed(lines, INTERACTIONS, partial(review_record, edition))
+    """Return a row of INTERACTIONS plus (reason, raw) for each line; both null if it is usable."""
+    return _parse_lines(lines, INTERACTIONS, partial(review_record, edition))
 
 
 def parse_metadata(lines: DataFrame, edition: str) -> DataFrame:
-    """Each line as a row of METADATA plus (reason, raw); reason is null for a usable line."""
-    return _parsed(lines, METADATA, partial(metadata_record, edition))
+    """Return a row of METADATA plus (reason, raw) for each line; both null if it is usable."""
+    return _parse_lines(lines, METADATA, partial(metadata_record, edition))
 
 
 def review_record(edition: str, raw: bytes) -> Record:
-    """user_id, asin and time of one raw line; UnusableLineError says why there are none."""
-    record = _object(raw, _from_json)
+    """Return user_id, asin and time of one raw line. Raises UnusableLineError with the reason."""
+    record = _load_object(raw, _load_json)
     return {
         "user_id": _required_string(record, USER[edition]),
         "asin": _required_string(record, ASIN[edition]),
@@ -56,9 +56,12 @@ def review_record(edition: str, raw: bytes) -> Record:
 
 
 def metadata_record(edition: str, raw: bytes) -> Record:
-    """The fields of one raw line; an optional field of an odd type counts as absent."""
-    record = _object(raw, _from_literal if edition == "2014" else _from_json)
-    images = _image_2023(record) if edition == "2023" else _image(record)
+    """Return the fields of one raw line. Raises UnusableLineError with the reason.
+
+    An optional field of an unexpected type counts as absent.
+    """
+    record = _load_object(raw, _load_literal if edition == "2014" else _load_json)
+    image_url = _image_url_2023(record) if edition == "2023" else _image_url(record)
     return {
         "asin": _required_string(record, ASIN[edition]),
         "title": _text(record.get("title"), " "),
@@ -66,54 +69,56 @@ def metadata_record(edition: str, raw: bytes) -> Record:
         "description": _text(record.get("description"), "\n"),
         "categories": _text(record.get(CATEGORIES[edition]), ", "),
         "brand": _text(record.get(BRAND[edition]), " "),
-        "image_url": images,
+        "image_url": image_url,
     }
 
 
-def _parsed(lines: DataFrame, table: pa.Schema, parse: Callable[[bytes], Record]) -> DataFrame:
+def _parse_lines(
+    lines: DataFrame, schema: pa.Schema, parse: Callable[[bytes], Record]
+) -> DataFrame:
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    out = pa.schema([*table, *(pa.field(name, kind) for name, kind in OUTCOME.items())])
+    result = pa.schema([*schema, *(pa.field(name, kind) for name, kind in OUTCOME.items())])
 
     def parse_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            rows = [_outcome(row, parse) for row in batch.to_pylist()]
-            yield pa.RecordBatch.from_pylist(rows, schema=out)
+            rows = [_record_or_reason(row, parse) for row in batch.to_pylist()]
+            yield pa.RecordBatch.from_pylist(rows, schema=result)
 
-    return lines.mapInArrow(parse_batches, from_arrow_schema(out))
+    return lines.mapInArrow(parse_batches, from_arrow_schema(result))
 
 
-def _outcome(row: Record, parse: Callable[[bytes], Record]) -> Record:
-    place = {"file": row["file"], "line": row["line"]}
+def _record_or_reason(row: Record, parse: Callable[[bytes], Record]) -> Record:
+    position = {"file": row["file"], "line": row["line"]}
     try:
-        return place | parse(row["raw"])
+        return position | parse(row["raw"])
     except UnusableLineError as unusable:
         raw = row["raw"].decode("utf-8", "replace")
-        return place | {"reason": str(unusable), "raw": raw}
+        return position | {"reason": str(unusable), "raw": raw}
 
 
-def _object(raw: bytes, read: Callable[[str], Any]) -> Record:
+def _load_object(raw: bytes, load: Callable[[str], Any]) -> Record:
     if not raw.strip():
         raise UnusableLineError(BLANK)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise UnusableLineError("not UTF-8") from None
-    record = read(text)
+    record = load(text)
     if not isinstance(record, dict):
         raise UnusableLineError("not an object")
     return record
 
 
-def _from_json(text: str) -> Any:
+def _load_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise UnusableLineError("not JSON") from None
 
 
-def _from_literal(text: str) -> Any:
-    """A Python literal; odd escapes in its strings are the publisher's and stay as they are."""
+def _load_literal(text: str) -> Any:
+    """Evaluate a Python literal. Invalid escapes in its strings, as `\\d`, stay as they are."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -130,7 +135,7 @@ def _required_string(record: Record, field: str) -> str:
         raise UnusableLineError(f"{field} is {_type_name(value)}, not string")
     if not value.strip():
         raise UnusableLineError(f"{field} is empty")
-    if value != _encodable(value):
+    if value != _replace_surrogates(value):
         raise UnusableLineError(f"{field} is not UTF-8")
     return value
 
@@ -155,9 +160,9 @@ def _type_name(value: Any) -> str:
 
 
 def _text(value: Any, separator: str) -> str | None:
-    """A string as it is, lists of strings (of any depth) joined; null when nothing is left."""
+    """Return a string, or the strings of nested lists joined; None if nothing is left."""
     joined = separator.join(part for part in map(str.strip, _strings(value)) if part)
-    return _encodable(joined) or None
+    return _replace_surrogates(joined) or None
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -168,26 +173,26 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(part)
 
 
-def _image(record: Record) -> str | None:
-    """The first image there is: high resolution, then normal (2018), then imUrl (2014)."""
+def _image_url(record: Record) -> str | None:
+    """Return the first URL of: high resolution, normal (2018), imUrl (2014)."""
     for field in ("imageURLHighRes", "imageURL", "imUrl"):
         first = next((url for url in _strings(record.get(field)) if url.strip()), None)
         if first:
-            return _encodable(first.strip())
+            return _replace_surrogates(first.strip())
     return None
 
 
-def _image_2023(record: Record) -> str | None:
-    """The MAIN image, else the first; its largest form."""
+def _image_url_2023(record: Record) -> str | None:
+    """Return the largest size of the MAIN image, otherwise of the first image that has a URL."""
     images = record.get("images")
     usable = [i for i in images if isinstance(i, dict)] if isinstance(images, list) else []
     for image in sorted(usable, key=lambda i: i.get("variant") != "MAIN"):
         for size in ("hi_res", "large", "thumb"):
             if isinstance(url := image.get(size), str) and url.strip():
-                return _encodable(url.strip())
+                return _replace_surrogates(url.strip())
     return None
 
 
-def _encodable(text: str) -> str:
-    """Lone surrogates, which JSON can spell and UTF-8 cannot, become question marks."""
+def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates by question marks: JSON can encode them, UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode("utf-8")

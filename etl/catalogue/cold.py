@@ -1,8 +1,7 @@
-"""Cold items: a share of the catalogue that no training sees, so that one can measure how items
-without training events are ranked.
+"""Cold items: a share of the catalogue that training never sees.
 
-An item is cold by a hash of its asin alone: whatever else the catalogue holds, and for every larger
-share too.
+They measure how well a model ranks items without training events. Whether an item is cold depends
+on a hash of its asin only: not on the other items, and a cold item stays cold at any larger share.
 """
 
 from pyspark.sql import Column, DataFrame, Window
@@ -13,46 +12,48 @@ from etl.catalogue.split import TimeCut
 from etl.spark.session import materialize
 from mdsrec.errors import InputError
 
-HASHES = 2**32  # of CRC-32
+NUM_HASHES = 2**32  # of CRC-32
 
 
 def is_cold(share: float) -> Column:
-    """Whether the item of column `asin` is cold; `settings.COLD_RULE` says it in words."""
-    return F.crc32("asin") < share * HASHES
+    """Return whether the item in column `asin` is cold (table_settings.COLD_RULE)."""
+    return F.crc32("asin") < share * NUM_HASHES
 
 
 def drop_cold(events: DataFrame, share: float, cut: TimeCut | None = None) -> DataFrame:
-    """Events of warm items, and of cold ones those that are test targets.
+    """Drop the events of cold items, except those that are test targets.
 
-    Without a `cut` in time, that is a user's last event, if two events of warm items stay before
-    it: fewer than 3 events train only.
+    With a `cut` in time, test targets are the events from `cut.test_from` on. Without one, it is
+    the user's last event, provided that two events of warm items precede it: fewer than 3 events
+    are training only.
     """
     warm = ~is_cold(share)
     if cut is None:
         user, position = Window.partitionBy("user_id"), F.struct(*EVENT_ORDER)
         is_last = position == F.max(position).over(user)
-        tests = is_last & (F.count_if(warm).over(user) >= 2)
+        is_test = is_last & (F.count_if(warm).over(user) >= 2)
     else:
-        tests = F.col("time") >= cut.test_from
+        is_test = F.col("time") >= cut.test_from
     return materialize(
-        events.withColumn("tests", tests).where(warm | F.col("tests")).drop("tests")
+        events.withColumn("is_test", is_test).where(warm | F.col("is_test")).drop("is_test")
     )
 
 
-def check_not_empty(left: EventCounts, before: EventCounts, share: float) -> None:
-    if left.events == 0:
+def check_not_empty(after: EventCounts, before: EventCounts, share: float) -> None:
+    """Raise InputError if no event is left."""
+    if after.events == 0:
         raise InputError(
-            f"sequences.cold_share = {share} holds out every one of {before.items} items: lower it"
+            f"sequences.cold_share = {share} holds out all {before.items} items: lower it"
         )
 
 
 def counters(
-    events: DataFrame, catalogue: DataFrame, share: float, left: EventCounts, before: EventCounts
+    events: DataFrame, catalogue: DataFrame, share: float, after: EventCounts, before: EventCounts
 ) -> dict[str, int]:
-    """What was held out; `events` are those that `left` counts, `before` counts all."""
+    """Return how much was held out. `events` are those after drop_cold, counted by `after`."""
     return {
         "cold_items": catalogue.where(is_cold(share)).count(),
-        "cold_events_dropped": before.events - left.events,
+        "cold_events_dropped": before.events - after.events,
         "cold_test_events": events.where(is_cold(share)).count(),
-        "cold_users_dropped": before.users - left.users,
+        "cold_users_dropped": before.users - after.users,
     }

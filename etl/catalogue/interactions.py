@@ -1,4 +1,4 @@
-"""Which interactions stay: repeated pairs, then the k-core of users and items."""
+"""Selection of interactions: repeated pairs are dropped, then the k-core of users and items."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from pyspark.sql import functions as F
 from etl.spark.session import materialize
 from mdsrec.errors import InputError
 
-EVENT_ORDER = ("time", "file", "line")  # the order of a user's events
+EVENT_ORDER = ("time", "file", "line")  # of a user's events
 
 
 @dataclass(frozen=True)
 class EventCounts:
-    """Users, items and events of a set of interactions."""
+    """Numbers of users, items and events in a set of interactions."""
 
     users: int
     items: int
@@ -21,6 +21,7 @@ class EventCounts:
 
 
 def count_events(events: DataFrame) -> EventCounts:
+    """Count the users, items and events."""
     row = events.agg(
         F.countDistinct("user_id").alias("users"),
         F.countDistinct("asin").alias("items"),
@@ -31,8 +32,9 @@ def count_events(events: DataFrame) -> EventCounts:
 
 
 def drop_repeated(events: DataFrame, keep: str) -> DataFrame:
-    """One event of each (user, item): the `first` or `last` by (time, file, line); `keep` drops
-    none.
+    """Keep one event of each (user, item): the `first` or `last` in EVENT_ORDER.
+
+    `keep` = "keep" drops none.
     """
     if keep == "keep":
         return events
@@ -42,10 +44,10 @@ def drop_repeated(events: DataFrame, keep: str) -> DataFrame:
 
 
 def only_k_core(events: DataFrame, k: int) -> DataFrame:
-    """The largest set in which every user and every item has at least k events; may be empty.
+    """Keep the largest set in which every user and every item has at least k events.
 
-    Each round is kept, so the plan does not grow; the fixed point is unique, so the order of the
-    rounds does not matter.
+    It may be empty. Each round is materialized, so the query plan does not grow. The result is
+    unique, so the order of the rounds does not matter.
     """
     if k == 1:
         return events
@@ -53,22 +55,23 @@ def only_k_core(events: DataFrame, k: int) -> DataFrame:
     while after != before:
         before = after
         events = materialize(
-            events.transform(_with_at_least, column="user_id", k=k).transform(
-                _with_at_least, column="asin", k=k
+            events.transform(_only_frequent, column="user_id", k=k).transform(
+                _only_frequent, column="asin", k=k
             )
         )
         after = events.count()
     return events
 
 
-def check_not_empty(size: EventCounts, before: EventCounts, k: int) -> None:
-    if size.users == 0:
+def check_not_empty(after: EventCounts, before: EventCounts, k: int) -> None:
+    """Raise InputError if the k-core is empty."""
+    if after.users == 0:
         raise InputError(
             f"no user is left after sequences.k_core = {k}: the input has {before.users} users, "
             f"{before.items} items, {before.events} interactions; lower sequences.k_core"
         )
 
 
-def _with_at_least(events: DataFrame, column: str, k: int) -> DataFrame:
-    enough = events.groupBy(column).count().where(F.col("count") >= k).select(column)
-    return events.join(enough, column, "left_semi")
+def _only_frequent(events: DataFrame, column: str, k: int) -> DataFrame:
+    frequent = events.groupBy(column).count().where(F.col("count") >= k).select(column)
+    return events.join(frequent, column, "left_semi")

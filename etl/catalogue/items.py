@@ -1,6 +1,4 @@
-"""The items table: what is known of each item of the catalogue, and the text that an encoder
-sees.
-"""
+"""The items table: metadata of each item of the catalogue, and the text that an encoder reads."""
 
 import html
 import re
@@ -16,42 +14,46 @@ from etl.spark.session import materialize
 from mdsrec.schema import ITEMS
 
 SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)  # not the < of "3 < 5"
+TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)  # not the "<" of "3 < 5"
 FIELDS = ("title", "features", "description", "categories", "brand")
 
 
-def clean(text: str) -> str:
-    """Entities read, scripts and tags dropped, white space single; Amazon escapes some markup
-    twice.
+def clean_text(text: str) -> str:
+    """Decode HTML entities, drop scripts and tags, and collapse white space.
+
+    It is done twice because Amazon escapes some markup twice.
     """
     for _ in range(2):
         text = TAG.sub(" ", SCRIPT.sub(" ", html.unescape(text)))
     return " ".join(text.split())
 
 
-def joined(parts: Sequence[str]) -> str:
-    """Cleaned parts as sentences: `Title. Description`."""
+def join_sentences(parts: Sequence[str]) -> str:
+    """Join cleaned parts as sentences: `Title. Description`."""
     return " ".join(part if part[-1] in ".!?" else part + "." for part in parts[:-1]) + (
         " " * (len(parts) > 1) + parts[-1] if parts else ""
     )
 
 
-def first_records(metadata: DataFrame) -> DataFrame:
-    """One record per asin: the first in input order."""
+def only_first_records(metadata: DataFrame) -> DataFrame:
+    """Keep one record per asin: the first in input order."""
     fields = [column for column in metadata.columns if column not in ("asin", "file", "line")]
     record = F.min_by(F.struct(*fields), F.struct("file", "line")).alias("record")
     return metadata.groupBy("asin").agg(record).select("asin", "record.*")
 
 
-def items(
+def build_items(
     catalogue: DataFrame, metadata: DataFrame, training: DataFrame, fields: Sequence[str]
 ) -> DataFrame:
-    """Rows of ITEMS: `catalogue` is (asin, item), `training` the training part of the sequences."""
+    """Build the rows of ITEMS from `catalogue` (asin, item), `metadata` and `training` (items).
+
+    The text of an item is joined from `fields`.
+    """
     num_train = (
         training.select(F.explode("items").alias("item")).groupBy("item").count()
     ).withColumnRenamed("count", "num_train")
     return (
-        catalogue.join(first_records(metadata), "asin", "left")
+        catalogue.join(only_first_records(metadata), "asin", "left")
         .join(num_train, "item", "left")
         .withColumn("num_train", F.coalesce("num_train", F.lit(0)))
         .select("item", "asin", *FIELDS, "image_url", "num_train")
@@ -59,9 +61,10 @@ def items(
     )
 
 
-def catalogue(events: DataFrame, metadata: DataFrame, kind: str) -> DataFrame:
-    """DataFrame(asin, item): the items of `events`; `full` adds all others of the metadata, also
-    those that the k-core dropped.
+def build_catalogue(events: DataFrame, metadata: DataFrame, kind: str) -> DataFrame:
+    """Build DataFrame(asin, item) from the items of `events`.
+
+    `kind` = "full" adds all other items of the metadata, also those that the k-core dropped.
     """
     asins = events.select("asin")
     if kind == "full":
@@ -70,7 +73,7 @@ def catalogue(events: DataFrame, metadata: DataFrame, kind: str) -> DataFrame:
 
 
 def counters(item_rows: DataFrame, metadata: DataFrame, events: DataFrame) -> dict[str, int]:
-    """How much of the catalogue is described, and what of the metadata no event speaks of."""
+    """Count the items with and without metadata, and metadata without interactions or repeated."""
     interacted = materialize(events.select("asin").distinct())
     described = materialize(metadata.select("asin").distinct())
     num_interacted, num_described = interacted.count(), described.count()
@@ -92,16 +95,16 @@ def counters(item_rows: DataFrame, metadata: DataFrame, events: DataFrame) -> di
 
 
 def _with_text(rows: DataFrame, fields: tuple[str, ...]) -> DataFrame:
-    def texts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def add_texts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            described = [item_text(row, fields) for row in batch.to_pylist()]
-            yield pa.RecordBatch.from_pylist(described, schema=ITEMS)
+            with_texts = [add_text(row, fields) for row in batch.to_pylist()]
+            yield pa.RecordBatch.from_pylist(with_texts, schema=ITEMS)
 
-    return rows.mapInArrow(texts, from_arrow_schema(ITEMS))
+    return rows.mapInArrow(add_texts, from_arrow_schema(ITEMS))
 
 
-def item_text(row: dict[str, str | None], fields: Sequence[str]) -> dict[str, str | None]:
-    """The row with a clean title, and `text` joined from `fields`; null where nothing is left."""
-    cleaned = {field: clean(row[field] or "") for field in {*fields, "title"}}
+def add_text(row: dict[str, str | None], fields: Sequence[str]) -> dict[str, str | None]:
+    """Return the row with a clean title, and with `text` joined from `fields`; None if empty."""
+    cleaned = {field: clean_text(row[field] or "") for field in {*fields, "title"}}
     parts = [cleaned[field] for field in fields if cleaned[field]]
-    return row | {"title": cleaned["title"] or None, "text": joined(parts) or None}
+    return row | {"title": cleaned["title"] or None, "text": join_sentences(parts) or None}

@@ -1,6 +1,4 @@
-"""Raw files -> numbered lines. Line numbers are counted while a file is read, so (file, line) is
-the input order.
-"""
+"""Raw files as a DataFrame of numbered lines. (file, line) is the input order."""
 
 import codecs
 import gzip
@@ -27,17 +25,20 @@ RAW_LINES = "file int, line long, raw binary"
 
 @dataclass(frozen=True)
 class RawFile:
+    """A file of the raw input, with what identifies its content."""
+
     uri: str
     size: int
     modified: str
 
     @property
     def identity(self) -> str:
+        """Return path, size and time of change, which enter the fingerprints of tables."""
         return f"{self.uri} {self.size} {self.modified}"
 
 
 def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list[RawFile]:
-    """The files in the order given; a folder stands for its files with `suffixes`, by name."""
+    """Return the files in the given order. A folder is replaced by its files with `suffixes`."""
     found: list[RawFile] = []
     for uri in uris:
         filesystem, path = file_system(uri)
@@ -52,7 +53,10 @@ def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list
 
 
 def raw_lines(spark: SparkSession, files: Sequence[RawFile]) -> DataFrame:
-    """DataFrame(file, line, raw): one task reads one file; lines are then spread over all cores."""
+    """Read DataFrame(file, line, raw). One task reads each file, then lines spread over all cores.
+
+    `file` is the position in `files`; lines are counted from 1.
+    """
     rows = [(number, file.uri) for number, file in enumerate(files)]
     return (
         spark.createDataFrame(rows, "file int, uri string")
@@ -63,7 +67,7 @@ def raw_lines(spark: SparkSession, files: Sequence[RawFile]) -> DataFrame:
 
 
 def open_stream(uri: str) -> IO[bytes]:
-    """The file's bytes, decompressed where it starts as gzip does, whatever its name."""
+    """Open a file and decompress it if it starts with gzip's magic number, whatever its name."""
     filesystem, path = file_system(uri)
     stream = io.BufferedReader(filesystem.open_input_stream(path, compression=None), 1 << 20)
     if stream.peek(2)[:2] == GZIP_MAGIC:
@@ -72,7 +76,10 @@ def open_stream(uri: str) -> IO[bytes]:
 
 
 def numbered_lines(uri: str) -> Iterator[tuple[int, bytes]]:
-    """(1-based number, line without its end); InputError for a file that is empty or breaks off."""
+    """Yield (number from 1, line without its end).
+
+    Raises InputError if the file is empty, truncated or corrupt.
+    """
     number = 0
     try:
         with open_stream(uri) as stream:
@@ -129,12 +136,12 @@ def _files_of_folder(
         if info.type == fs.FileType.File and info.base_name.endswith(suffixes)
     ]
     if not infos:
-        raise InputError(f"{uri}: no file of this folder ends in {' or '.join(suffixes)}")
+        raise InputError(f"{uri}: no file in this folder ends in {' or '.join(suffixes)}")
     infos.sort(key=lambda info: info.base_name)
     return [_raw_file(f"{uri.rstrip('/')}/{info.base_name}", info) for info in infos]
 
 
 def _raw_file(uri: str, info: Any) -> RawFile:
     if info.type != fs.FileType.File:
-        raise InputError(f"{uri}: neither a file nor a folder")
+        raise InputError(f"{uri}: not a file and not a folder")
     return RawFile(uri, int(info.size), str(info.mtime_ns or ""))

@@ -1,4 +1,4 @@
-"""Dense ids and one row per user, cut into training, validation and test events."""
+"""Dense ids, and one sequence per user, split into training, validation and test events."""
 
 from itertools import accumulate
 
@@ -13,11 +13,11 @@ ROW_BITS = 33  # monotonically_increasing_id = partition << 33 | row in the part
 
 
 def dense_ids(values: DataFrame, column: str, name: str) -> DataFrame:
-    """DataFrame(column, name): each distinct value's rank in binary order, the same for any
-    partitioning.
+    """Return DataFrame(column, name): the distinct values and their ranks in binary order.
 
-    A range sort, then each partition's offset from the counts: only one number a partition reaches
-    the driver.
+    The values are sorted over all partitions. The id is the row's number in its partition plus the
+    number of rows in the partitions before. So only one count per partition reaches the driver, and
+    the ids do not depend on the partitioning.
     """
     ordered = materialize(values.select(column).distinct().orderBy(column))
     counts = {
@@ -30,8 +30,10 @@ def dense_ids(values: DataFrame, column: str, name: str) -> DataFrame:
     return materialize(ordered.select(column, (offset + row_in_partition).alias(name)))
 
 
-def sequences(events: DataFrame, catalogue: DataFrame, cut: TimeCut | None = None) -> DataFrame:
-    """One row per user in time order, ties by (file, line); `catalogue` is (asin, item).
+def build_sequences(
+    events: DataFrame, catalogue: DataFrame, cut: TimeCut | None = None
+) -> DataFrame:
+    """Build one row per user with events in EVENT_ORDER; `catalogue` is (asin, item).
 
     Without a `cut` in time the split is leave-one-out.
     """
@@ -54,15 +56,17 @@ def sequences(events: DataFrame, catalogue: DataFrame, cut: TimeCut | None = Non
 
 
 def only_training_events(sequence_rows: DataFrame) -> DataFrame:
-    """DataFrame(items): the training part of each sequence. Nothing derived may see more than
-    this.
+    """Return DataFrame(items): the training events of each sequence.
+
+    Tables that training reads are derived from these only.
     """
     return sequence_rows.select(F.slice("items", F.lit(1), F.col("train_end")).alias("items"))
 
 
 def split_counters(sequence_rows: DataFrame) -> dict[str, int]:
-    """Events by split, prefixes to train on, the longest sequence; targets that open a sequence,
-    which nobody can be asked to predict.
+    """Count events by split and training prefixes, and find the longest sequence.
+
+    `targets_without_history` are held-out events that open their sequence: no prefix predicts them.
     """
     length = F.size("items")
     row = sequence_rows.agg(

@@ -1,8 +1,8 @@
-"""Where histories are cut into training, validation and test events.
+"""The split of each user's history into training, validation and test events.
 
-Leave-one-out holds out each user's last two events. A split in time holds out every event from one
-moment on, whoever's it is. Either way repeated pairs and the k-core were settled over all events
-before: they decide which events there are, not what is learnt from them.
+Leave-one-out holds out each user's last two events. A split in time holds out all events from one
+moment on. In both, repeated pairs and the k-core are dropped before the split, over all events:
+they decide which events exist, not what is learned from them.
 """
 
 import math
@@ -19,30 +19,30 @@ from etl.catalogue.amazon import TICKS_PER_SECOND
 from mdsrec.config import SequencesConfig
 from mdsrec.errors import InputError
 
-BUCKET_BITS = 12  # a pass over the events brings a histogram of 2^12 counts to the driver
+BUCKET_BITS = 12  # each pass over the events collects a histogram of 2^12 counts
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class TimeCut:
-    """Events before `valid_from` train, from then on validate, from `test_from` on test."""
+    """The two moments of a split in time, in the edition's unit."""
 
-    valid_from: int
-    test_from: int
+    valid_from: int  # earlier events are training
+    test_from: int  # events from here on are test, those between validation
 
 
 class TimeRange(NamedTuple):
-    """How many events there are; the time of the first and of the last."""
+    """The number of events, and the times of the first and the last one."""
 
-    total: int
+    num_events: int
     first: int
     last: int
 
 
 def split_ends(events: str, cut: TimeCut | None) -> tuple[Column, Column]:
-    """(train_end, valid_end) of a user's `events` in order of time.
+    """Return the columns (train_end, valid_end) for a user's `events` in order of time.
 
-    Leave-one-out, for which `cut` is None, leaves all of fewer than 3 events to training.
+    `cut` = None means leave-one-out, where fewer than 3 events are training only.
     """
     length = F.size(events)
     if cut is None:
@@ -59,43 +59,46 @@ def _num_before(events: str, time: int) -> Column:
 
 
 def time_cut(events: DataFrame, config: SequencesConfig, edition: str) -> TimeCut | None:
-    """Where `sequences.cut` falls among the events; None under leave-one-out."""
+    """Return the moments of `sequences.cut`; None for leave-one-out.
+
+    A date means its midnight in UTC. A share means the time of the event with that rank.
+    """
     if config.cut is None:
         return None
     first, second = config.cut
     if isinstance(first, str) and isinstance(second, str):
         return TimeCut(_midnight(first, edition), _midnight(second, edition))
     assert isinstance(first, float) and isinstance(second, float)
-    extent = time_range(events)
-    ranks = (rank_of_share(share, extent.total) for share in (first, second))
-    return TimeCut(*(time_of_rank(events, rank, extent) for rank in ranks))
+    times = time_range(events)
+    ranks = (rank_of_share(share, times.num_events) for share in (first, second))
+    return TimeCut(*(time_of_rank(events, rank, times) for rank in ranks))
 
 
-def rank_of_share(share: float, total: int) -> int:
-    """floor(share * total) of the decimal that was written: 0.29 of 100 is 29."""
-    return math.floor(Fraction(repr(share)) * total)
+def rank_of_share(share: float, num_events: int) -> int:
+    """Return floor(share * num_events) in exact decimals: 0.29 of 100 is 29."""
+    return math.floor(Fraction(repr(share)) * num_events)
 
 
-def time_of_rank(events: DataFrame, rank: int, extent: TimeRange) -> int:
-    """The time of the event with this 0-based rank in order of time.
+def time_of_rank(events: DataFrame, rank: int, times: TimeRange) -> int:
+    """Return the time of the event with this rank, counted from 0, in order of time.
 
-    The range of times is narrowed to the bucket of a histogram that holds the rank, until a bucket
-    is one tick: milliseconds of decades take four passes.
+    Each pass counts the events of the range in a histogram and narrows the range to the bucket that
+    holds the rank, until a bucket is one tick. Decades in milliseconds take four passes.
     """
-    _, first, last = extent
+    _, first, last = times
     while first < last:
         bits = max((last - first).bit_length() - BUCKET_BITS, 0)
         inside = events.where(F.col("time").between(first, last))
         bucket = F.shiftright(F.col("time") - first, bits).alias("bucket")
         counts = {row.bucket: row["count"] for row in inside.groupBy(bucket).count().collect()}
-        number, rank = _bucket_at(counts, rank)
+        number, rank = _bucket_of_rank(counts, rank)
         first += number << bits
         last = min(last, first + (1 << bits) - 1)
     return first
 
 
-def _bucket_at(counts: Mapping[int, int], rank: int) -> tuple[int, int]:
-    """The bucket that holds the event of this rank, and its rank there."""
+def _bucket_of_rank(counts: Mapping[int, int], rank: int) -> tuple[int, int]:
+    """Return the bucket that holds the event of this rank, and its rank within the bucket."""
     for bucket in sorted(counts):
         if rank < counts[bucket]:
             return bucket, rank
@@ -104,6 +107,7 @@ def _bucket_at(counts: Mapping[int, int], rank: int) -> tuple[int, int]:
 
 
 def time_range(events: DataFrame) -> TimeRange:
+    """Return the number of events and their first and last time."""
     row = events.agg(F.count("time"), F.min("time"), F.max("time")).first()
     assert row is not None
     return TimeRange(*row)
@@ -112,28 +116,29 @@ def time_range(events: DataFrame) -> TimeRange:
 def check_targets(
     sequence_rows: DataFrame, cut: TimeCut, config: SequencesConfig, edition: str
 ) -> None:
-    """InputError where a part of the split has nothing to predict from what stands before it."""
-    seen = F.greatest("train_end", F.lit(1))
+    """Raise InputError if a part of the split has no event that follows one of the same user."""
+    first_target = F.greatest("train_end", F.lit(1))
     counts = {
         "training": F.sum(F.greatest(F.col("train_end") - 1, F.lit(0))),
-        "validation": F.sum(F.greatest(F.col("valid_end") - seen, F.lit(0))),
+        "validation": F.sum(F.greatest(F.col("valid_end") - first_target, F.lit(0))),
         "test": F.sum(F.size("items") - F.greatest("valid_end", F.lit(1))),
     }
     found = sequence_rows.agg(*(total.alias(part) for part, total in counts.items())).first()
     assert found is not None
     empty = [part for part in counts if not found[part]]
     if empty:
-        extent = time_range(sequence_rows.select(F.explode("times").alias("time")))
-        first, last = iso_time(extent.first, edition), iso_time(extent.last, edition)
+        times = time_range(sequence_rows.select(F.explode("times").alias("time")))
+        moments = (cut.valid_from, cut.test_from, times.first, times.last)
+        valid_from, test_from, first, last = (iso_time(moment, edition) for moment in moments)
         raise InputError(
-            f"sequences.cut = {list(config.cut or ())} cuts at {iso_time(cut.valid_from, edition)} and "
-            f"{iso_time(cut.test_from, edition)}, which leaves {empty[0]} no event that has one of the "
-            f"same user before it; the events lie between {first} and {last}: move the cut"
+            f"sequences.cut = {list(config.cut or ())} cuts at {valid_from} and {test_from}: "
+            f"no {empty[0]} event follows another event of the same user; "
+            f"the events lie between {first} and {last}: move the cut"
         )
 
 
 def cut_counters(cut: TimeCut, edition: str) -> dict[str, Any]:
-    """The moments of the cut, as ISO 8601 writes them and in the edition's unit."""
+    """Return the moments of the cut, in ISO 8601 and in the edition's unit."""
     return {
         "valid_from": iso_time(cut.valid_from, edition),
         "test_from": iso_time(cut.test_from, edition),
@@ -143,7 +148,7 @@ def cut_counters(cut: TimeCut, edition: str) -> dict[str, Any]:
 
 
 def iso_time(time: int, edition: str) -> str:
-    """An edition's time in UTC, as in 2017-01-01T00:00:00Z."""
+    """Return a time of the edition in UTC, as 2017-01-01T00:00:00Z."""
     moment = EPOCH + timedelta(milliseconds=time * 1000 // TICKS_PER_SECOND[edition])
     return moment.isoformat().replace("+00:00", "Z")
 
