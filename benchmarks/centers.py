@@ -19,7 +19,7 @@ from mdsrec.errors import InputError
 from training.data.sequences import SequenceReader, batch_of
 from training.inference import load_trained
 from training.models.base import Batch
-from training.models.mdsrec.items import key_of
+from training.models.mdsrec.items import module_key
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 
@@ -71,7 +71,7 @@ def _facts(
     (P, T), lengths_P = prefixes.items.shape, prefixes.lengths
     x_PTD = tokens[1 + index][prefixes.items] + model.position_embedding[:T]
     seen_PT, c_PKD = torch.arange(T) < lengths_P[:, None], start_KD.expand(P, -1, -1)
-    states = list(plain.states_of(model.encoders[key_of(name)], x_PTD, c_PKD, seen_PT))
+    states = list(plain.states_of(model.encoders[module_key(name)], x_PTD, c_PKD, seen_PT))
     yield from (_spread(centers) for _, centers in states if centers is not None)
     x_PTD, last_PKD = states[-1]
     assert last_PKD is not None

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.layers.transformer import Block, Encoder
+from training.layers.transformer import Block, Encoder, split_heads
 from training.models.base import Batch
-from training.models.mdsrec.centers import plain_nearest, split_heads
-from training.models.mdsrec.items import key_of
+from training.models.mdsrec.centers import plain_center_mixture
+from training.models.mdsrec.interest_block import InterestBlock
+from training.models.mdsrec.items import module_key
 from training.models.mdsrec.model import MDSRec
 
 
@@ -38,7 +39,7 @@ def prefixes_of(batch: Batch, longest: int) -> Prefixes:
 
 def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
     """Loss of each channel, summed over the prefixes -> [C] (Eq. 3-24)."""
-    prefixes, entries = prefixes_of(batch, longest), model.with_entries(batch).entries
+    prefixes, entries = prefixes_of(batch, longest), model.with_sparse_rows(batch).entries
     assert entries is not None
     embedding_XD, tokens, starts = model.items.read(model.item_embedding, batch.items, entries, {})
     graphs = [modality.graph for modality in model.items.modalities.values()]
@@ -54,11 +55,13 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
         start = starts[index]
         c_PKD = None if start is None else start.expand(P, -1, -1)
         x_PTD = tokens[1 + index][prefixes.items] + positions
-        *_, (x_PTD, c_PKD) = states_of(model.encoders[key_of(name)], x_PTD, c_PKD, seen_PT)
+        *_, (x_PTD, c_PKD) = states_of(model.encoders[module_key(name)], x_PTD, c_PKD, seen_PT)
         e_PD = x_PTD[last]
         fused = fused + model.channel_weights[1 + index] * e_PD  # Eq. 17
         if c_PKD is not None:
-            e_PD = e_PD + plain_nearest(c_PKD, e_PD, prefixes.noise[:, index], model.config.tau)
+            e_PD = e_PD + plain_center_mixture(
+                c_PKD, e_PD, prefixes.noise[:, index], model.config.tau
+            )
         graph = graphs[index]
         assert graph is not None
         total.append(_loss(model, e_PD, graph.times(embedding_XD), prefixes.targets))
@@ -97,7 +100,7 @@ def states_of(
 
 def _updated(block: Block, c_PKD: Tensor, x_PTD: Tensor, seen_PT: Tensor) -> Tensor:
     """Eq. 12-15."""
-    assert block.center is not None
+    assert isinstance(block, InterestBlock)
     queries = split_heads(block.query(c_PKD), block.num_heads)
     keys = split_heads(block.key(x_PTD), block.num_heads)
     values = split_heads(block.value(x_PTD), block.num_heads)

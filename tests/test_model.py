@@ -13,9 +13,9 @@ from mdsrec.normalization import normalized
 from training.data.item_tables import ItemTables, ModalityTables, adjacency, membership
 from training.data.sequences import Samples, Step, batch_of, windows_of
 from training.data.sparse import by_row
-from training.models.mdsrec.items import key_of
+from training.inference import padded, user_vectors
+from training.models.mdsrec.items import module_key
 from training.models.mdsrec.model import MDSRec
-from training.users import padded, user_vectors
 
 X, D, K, H = 11, 6, 3, 4
 CPU = torch.device("cpu")
@@ -82,7 +82,10 @@ class World:
             centers = np.arange(len(items)) % K
             lengths = np.array([len(lists[i]) for i in items])
             flat = np.concatenate([np.array(lists[i], dtype=np.int64) for i in items])
-            graph = adjacency(items, lengths, flat, X, e.model) if e.model.item_graph else None
+            graph = None
+            if e.model.item_graph:
+                count, include_self = e.model.num_neighbors, e.model.include_self
+                graph = adjacency(items, lengths, flat, X, count, include_self)
             members = membership(items, centers, K)
             modalities[m] = ModalityTables(
                 graph,
@@ -174,9 +177,9 @@ def test_scores_are_the_oracles(settings: dict[str, Any]) -> None:
     world = World(settings)
     oracle, _ = world.oracle()
     histories = [np.array(s, dtype=np.int32) for s in SEQUENCES]
-    side = world.model.eval().item_side()
-    queries = world.model.user_vectors(*padded(histories, 8), side)
-    channels = torch.einsum("bcd,cxd->bcx", queries, side.vectors)
+    item_vectors = world.model.eval().item_vectors()
+    queries = world.model.user_vectors(*padded(histories, 8), item_vectors)
+    channels = torch.einsum("bcd,cxd->bcx", queries, item_vectors.vectors)
     whole = torch.einsum("bcx,c->bx", channels, world.model.channel_weights)
     for user, history in enumerate(SEQUENCES):
         expected = oracle.logits(history)
@@ -189,9 +192,10 @@ def test_a_history_beyond_max_length_is_its_last_events() -> None:
     world = World({"max_length": 4})
     oracle, _ = world.oracle()
     history = SEQUENCES[2]
-    side = world.model.eval().item_side()
-    query = world.model.user_vectors(*padded([np.array(history, dtype=np.int32)], 4), side)
-    scores = torch.einsum("cd,cxd,c->x", query[0], side.vectors, world.model.channel_weights)
+    model = world.model.eval()
+    items = model.item_vectors()
+    query = model.user_vectors(*padded([np.array(history, dtype=np.int32)], 4), items)
+    scores = torch.einsum("cd,cxd,c->x", query[0], items.vectors, model.channel_weights)
     expected = oracle.logits(history)["all"]
     torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(oracle.logits(history[-4:])["all"], expected)
@@ -200,12 +204,12 @@ def test_a_history_beyond_max_length_is_its_last_events() -> None:
 def test_users_of_any_length_are_encoded_as_if_alone() -> None:
     model = World({}).model.eval()
     histories = [np.arange(n, dtype=np.int32) % X for n in (3, 12, 1, 7, 1, 2, 9, 5, 4, 6, 8)]
-    side = model.item_side()
-    together = user_vectors(model, histories, side)
+    item_vectors = model.item_vectors()
+    together = user_vectors(model, histories, item_vectors)
     for history, vector in zip(histories, together, strict=True):
-        alone = model.user_vectors(*padded([history], 8), side)[0]
+        alone = model.user_vectors(*padded([history], 8), item_vectors)[0]
         torch.testing.assert_close(vector, alone, atol=1e-5, rtol=1e-5)
-    assert user_vectors(model, [], side).shape == (0, 3, D)
+    assert user_vectors(model, [], item_vectors).shape == (0, 3, D)
 
 
 def test_a_prefix_is_blind_to_later_items() -> None:
@@ -221,9 +225,11 @@ def test_a_prefix_is_blind_to_later_items() -> None:
 
 
 def _queries(model: MDSRec, items: Tensor, noise: Tensor) -> Tensor:
-    side = model.item_side()
+    item_vectors = model.item_vectors()
     at = torch.arange(items.shape[1]).expand_as(items)
-    return model.queries(side.tokens(torch.arange(X)), side.centers, items, at, noise)
+    return model.queries(
+        item_vectors.tokens(torch.arange(X)), item_vectors.centers, items, at, noise
+    )
 
 
 def test_items_that_training_hides_leave_their_positions_alone() -> None:
@@ -244,7 +250,7 @@ def test_a_share_of_the_items_is_hidden_in_every_channel_alike() -> None:
     settings = {"item_mask": 0.3, "interest_centers": False, "mu_id": 0.0, "num_neighbors": 0}
     model = World(settings).model.train()
     for name in HAS:
-        model.encoders[key_of(name)].load_state_dict(model.encoders["id"].state_dict())
+        model.encoders[module_key(name)].load_state_dict(model.encoders["id"].state_dict())
     items, noise = torch.randint(0, X, (300, 8)), torch.zeros(300, 8, 2, K)
     queries = _queries(model, items, noise)
     fused, text, image = queries.unbind(dim=2)
@@ -263,7 +269,7 @@ def test_delta_of_one_half_is_no_noise() -> None:
     queries = _queries(world.model.eval(), items, half)
     lengths = torch.tensor([len(s) for s in SEQUENCES])
     last = [queries[user, n - 2] for user, n in enumerate(lengths)]
-    whole = world.model.user_vectors(items, lengths - 1, world.model.item_side())
+    whole = world.model.user_vectors(items, lengths - 1, world.model.item_vectors())
     torch.testing.assert_close(torch.stack(last), whole)
 
 

@@ -18,10 +18,10 @@ from mdsrec.config.models import sections
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader, batch_of
 from training.distributed import engine as ds
+from training.inference import padded, user_vectors
 from training.models.base import Model
 from training.models.registry import build_model
 from training.step import negatives_of, noise_of, share_of, take_step
-from training.users import padded, user_vectors
 
 CPU = torch.device("cpu")
 MODELS = tuple(sections())
@@ -65,12 +65,12 @@ def scores_of(model: Model, histories: list[Any]) -> Tensor:
     """The whole scores [B, X], each history by itself."""
     model.eval()
     with torch.no_grad():
-        side = model.item_side()
+        item_vectors = model.item_vectors()
         arrays = [np.array(history, dtype=np.int32) for history in histories]
         longest = model.config.max_length
-        found = [model.user_vectors(*padded([one], longest), side)[0] for one in arrays]
+        found = [model.user_vectors(*padded([one], longest), item_vectors)[0] for one in arrays]
         return torch.einsum(
-            "bcd,cxd,c->bx", torch.stack(found), side.vectors, model.channel_weights
+            "bcd,cxd,c->bx", torch.stack(found), item_vectors.vectors, model.channel_weights
         )
 
 
@@ -111,9 +111,12 @@ def test_training_loses_what_ranking_each_prefix_alone_would(
 def test_users_of_any_length_are_encoded_as_if_alone(root: Path, name: str) -> None:
     model = felt(experiment_of(root, name)).eval()
     histories = [np.arange(3, 3 + n, dtype=np.int32) for n in (3, 12, 1, 7, 1, 2, 9, 5, 4, 6, 8)]
-    side = model.item_side()
+    item_vectors = model.item_vectors()
     together = torch.einsum(
-        "bcd,cxd,c->bx", user_vectors(model, histories, side), side.vectors, model.channel_weights
+        "bcd,cxd,c->bx",
+        user_vectors(model, histories, item_vectors),
+        item_vectors.vectors,
+        model.channel_weights,
     )
     torch.testing.assert_close(together, scores_of(model, histories), atol=1e-4, rtol=1e-4)
 

@@ -268,7 +268,7 @@ def test_bert4rec_loses_what_it_hides_and_sees_the_rest(
     experiment = experiment_of(root, "bert4rec", model=model_keys)
     model, step = felt(experiment), next(SequenceReader(experiment).steps(0))
     assert isinstance(model, BERT4Rec)
-    drawn = model.draw(step.samples.num_prefixes, torch.Generator().manual_seed(0))
+    drawn = model.draw_noise(step.samples.num_prefixes, torch.Generator().manual_seed(0))
     found = model(batch_of(step, 0, 1, drawn, CPU))
     parameters = {key: value.detach().double() for key, value in model.named_parameters()}
     m = Plain(parameters, experiment, load_item_tables(experiment))
@@ -299,7 +299,7 @@ def test_bert4rec_hides_the_share_that_it_is_told(root: Path) -> None:
     for mask_share, last_share, expected in ((0.3, 0.0, 0.3), (0.3, 0.999, 1 / 20)):
         keys = {"mask_share": mask_share, "last_share": last_share}
         model = felt(experiment_of(root, "bert4rec", model=keys))
-        weights = model.draw(counts, torch.Generator().manual_seed(0))[:, 0]
+        weights = model.draw_noise(counts, torch.Generator().manual_seed(0))[:, 0]
         assert float((weights > 0).float().mean()) == pytest.approx(expected, abs=0.02)
         assert float(weights.sum()) == pytest.approx(counts.sum())
         assert weights[weights > 0].unique().numel() == 1

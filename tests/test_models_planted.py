@@ -66,7 +66,7 @@ def trained(
     model.train()
     torch.manual_seed(0)  # of dropout
     for _ in range(steps):
-        noise = model.draw(samples.num_prefixes, generator)
+        noise = model.draw_noise(samples.num_prefixes, generator)
         negatives = model.sampler.draw(step.targets, seed=0) if model.sampler else None
         loss = model(batch_of(step, 0, 1, noise, CPU, negatives)).sum() / step.num_prefixes
         optimizer.zero_grad()

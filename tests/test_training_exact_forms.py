@@ -12,8 +12,8 @@ from training.layers import losses
 from training.layers.dropout import dropout, kept
 from training.layers.in_blocks import in_blocks
 from training.layers.losses import Channel, item_softmax, plain_item_softmax
-from training.layers.transformer import Block
 from training.models.mdsrec import centers
+from training.models.mdsrec.interest_block import InterestBlock
 
 X, D = 11, 6
 CPU = torch.device("cpu")
@@ -123,7 +123,10 @@ def test_blocks_change_neither_values_nor_gradients(size: int, keep: bool) -> No
 def test_the_nearest_centres_are_mixed_as_written(with_noise: bool) -> None:
     c, e = parameter(7, 3, D), parameter(7, D)
     noise = torch.randn(7, 3, dtype=torch.float64) if with_noise else None
-    found, expected = centers.nearest(c, e, noise, 0.3), centers.plain_nearest(c, e, noise, 0.3)
+    found, expected = (
+        centers.center_mixture(c, e, noise, 0.3),
+        centers.plain_center_mixture(c, e, noise, 0.3),
+    )
     assert_same((found,), (expected,))
     assert_same(gradients(found.sin().sum(), c, e), gradients(expected.sin().sum(), c, e))
 
@@ -132,27 +135,30 @@ def test_projections_absorbed_by_tokens_or_applied_to_centres_are_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = MDSRecConfig(dim=D, num_heads=2, inner_dim=4)
-    block = Block(config, has_centers=True).double()
+    block = InterestBlock(config).double()
     for bias in (block.query.bias, block.output.bias):
         torch.nn.init.normal_(bias)
     x, c = parameter(3, 4, D), parameter(3, 5, D)
     results = []
     for absorbed in (True, False):
-        monkeypatch.setattr("training.layers.transformer.absorbs", lambda *shape, a=absorbed: a)
+        monkeypatch.setattr(
+            "training.models.mdsrec.interest_block.absorption_is_cheaper",
+            lambda *shape, a=absorbed: a,
+        )
         _, layer = block(x, None)
-        assert layer is not None and (layer.projection is None) == absorbed
+        assert (layer.projection is None) == absorbed
         weights = torch.softmax(layer.scores(c).view(3, 5, 2, 4), dim=-1).flatten(2)
-        updated = layer.mixed(weights)
+        updated = layer.outputs(weights)
         inputs = x, c, block.query.weight, block.query.bias, block.output.weight, block.output.bias
         results.append((updated, *gradients(updated.sin().sum(), *inputs)))
     assert_same(*results)
 
 
 def test_absorption_is_chosen_where_it_costs_less() -> None:
-    assert centers.absorbs(num_heads=2, length=50, dim=300)
-    assert centers.absorbs(num_heads=2, length=300, dim=300)
-    assert not centers.absorbs(num_heads=2, length=301, dim=300)
-    assert not centers.absorbs(num_heads=8, length=50, dim=64)
+    assert centers.absorption_is_cheaper(num_heads=2, length=50, dim=300)
+    assert centers.absorption_is_cheaper(num_heads=2, length=300, dim=300)
+    assert not centers.absorption_is_cheaper(num_heads=2, length=301, dim=300)
+    assert not centers.absorption_is_cheaper(num_heads=8, length=50, dim=64)
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:

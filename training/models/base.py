@@ -32,8 +32,8 @@ class Batch(NamedTuple):
     scored_entries: dict[str, Entries] | None = None  # those of the scored items
 
 
-class Side(Protocol):
-    """What the weights alone decide, the same for every user; a model adds what else it needs."""
+class ItemVectors(Protocol):
+    """Item vectors for ranking, the same for every user. A model adds what else its users need."""
 
     @property
     def vectors(self) -> Tensor: ...  # [C, X, D], what each channel scores against
@@ -64,14 +64,14 @@ class Model(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def draw(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
+    def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
         """What is random of a global step, whoever computes it -> [prefixes, ...], in their order.
 
         `num_prefixes` are those of each of its samples.
         """
         return torch.empty(int(num_prefixes.sum()), 0)
 
-    def with_entries(self, batch: Batch) -> Batch:
+    def with_sparse_rows(self, batch: Batch) -> Batch:
         """The batch with what can be made before the weights are known."""
         return batch
 
@@ -82,10 +82,10 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
-    def item_side(self) -> Any:
-        """A `Side`; without gradient."""
+    def item_vectors(self) -> Any:
+        """Return the model's `ItemVectors`, without gradient."""
         raise NotImplementedError
 
-    def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: Any) -> Tensor:
+    def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, item_vectors: Any) -> Tensor:
         """The whole sequences' representations, nothing drawn -> [B, C, D]."""
         raise NotImplementedError

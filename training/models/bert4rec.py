@@ -24,7 +24,7 @@ from training.data.item_tables import ItemTables
 from training.data.sparse import Ints
 from training.layers.transformer import NORM_EPS, Encoder
 from training.models.base import Batch
-from training.models.next_item import NextItem, Side
+from training.models.next_item import NextItem, NextItemVectors
 
 
 class BERT4Rec(NextItem):
@@ -33,13 +33,12 @@ class BERT4Rec(NextItem):
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
         config = self.config
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
         self.item_bias = None
         if not config.scores_cosines:
             self.item_bias = nn.Parameter(torch.empty(tables.num_items))
         self.mask_embedding = nn.Parameter(torch.empty(1, config.dim))
         self.position_embedding = nn.Parameter(torch.empty(config.max_length + 1, config.dim))
-        self.encoder = Encoder(config, has_centers=False)
+        self.encoder = Encoder(config)
         self.output = nn.Sequential(
             nn.Linear(config.dim, config.dim),
             nn.GELU(),
@@ -57,10 +56,9 @@ class BERT4Rec(NextItem):
         return torch.cat([found, bias[:, None]], dim=1)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        embedding = self.item_embedding
-        return (embedding if items is None else F.embedding(items, embedding),)
+        return (self.embedded(items),)
 
-    def draw(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
+    def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
         """0 where a target is not hidden, else the weight of its loss -> [prefixes, 1].
 
         The weights are equal and sum to the step's prefixes, so its objective is the mean over what
@@ -79,8 +77,8 @@ class BERT4Rec(NextItem):
     def forward(self, batch: Batch) -> Tensor:
         weights_P = batch.noise.flatten(0, 1)[batch.prefixes, 0]
         chosen = weights_P > 0
-        events, lengths_B, place = _events(batch)
-        row, at = (index[chosen] for index in place)
+        events, lengths_B, cells = _events(batch)
+        row, at = (index[chosen] for index in cells)
         hidden = torch.zeros_like(events, dtype=torch.bool)
         hidden[row, at] = True
         queries = self._encoded(self.item_embedding, events, hidden, lengths_B)[row, at]
@@ -89,11 +87,14 @@ class BERT4Rec(NextItem):
         weight = weights_P.sum() / chosen.sum().clamp(min=1)
         return weight * self.loss(queries, batch.targets[chosen], scored)
 
-    def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: Side) -> Tensor:
+    def user_vectors(
+        self, items_BT: Tensor, lengths_B: Tensor, item_vectors: NextItemVectors
+    ) -> Tensor:
         events = F.pad(items_BT, (0, 1))
-        hidden = torch.arange(events.shape[1], device=events.device) == lengths_B[:, None]
-        at_B1 = lengths_B[:, None]
-        return self.scaled(self._encoded(side.tokens[0], events, hidden, lengths_B + 1, at_B1))
+        next_B1 = lengths_B[:, None]
+        hidden = torch.arange(events.shape[1], device=events.device) == next_B1
+        [tokens_XD] = item_vectors.tokens
+        return self.scaled(self._encoded(tokens_XD, events, hidden, lengths_B + 1, next_B1))
 
     def _encoded(
         self,
@@ -101,7 +102,7 @@ class BERT4Rec(NextItem):
         events_BT: Tensor,
         hidden_BT: Tensor,
         lengths_B: Tensor,
-        at_BQ: Tensor | None = None,
+        positions_BQ: Tensor | None = None,
     ) -> Tensor:
         """What each position (none: all) predicts [B, Q, D or D + 1], from the first `lengths`
         events but those that are hidden.
@@ -111,7 +112,7 @@ class BERT4Rec(NextItem):
         x_BTD = F.embedding(events_BT, tokens_XD)
         x_BTD = torch.where(hidden_BT[..., None], self.mask_embedding, x_BTD)
         x_BTD = x_BTD + self.position_embedding[: len(at_T)]
-        x_BQD, _ = self.encoder(x_BTD, None, visible, at_BQ)
+        x_BQD = self.encoder(x_BTD, visible, positions_BQ)
         predicted: Tensor = self.output(x_BQD)
         return predicted if self.item_bias is None else F.pad(predicted, (0, 1), value=1.0)
 

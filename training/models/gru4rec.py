@@ -7,7 +7,6 @@ Departs from the original: the softmax over items takes the place of the TOP1 an
 an item scores by the embedding that it enters with, as in RecBole's form.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +24,6 @@ class GRU4Rec(NextItem):
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
         config = self.config
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
         self.gru = gru(config.dim, config.hidden_dim, config.num_layers)
         self.output = nn.Linear(config.hidden_dim, config.dim)
 
@@ -33,11 +31,8 @@ class GRU4Rec(NextItem):
         super().initialize(seed)
         initialize_recurrent(self, seed)
 
-    def vectors(self, items: Tensor | None) -> Tensor:
-        return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
-
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        x_BTD = dropout(F.embedding(place_BT, tokens[0]), self.config.dropout, self.training)
+    def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
+        x_BTD = dropout(F.embedding(index_BT, tokens[0]), self.config.dropout, self.training)
         hidden_BTH, _ = self.gru(x_BTD)
         queries_BTD: Tensor = self.output(hidden_BTH)
         return queries_BTD

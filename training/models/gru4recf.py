@@ -28,7 +28,6 @@ class GRU4RecF(NextItem):
         super().__init__(experiment, tables)
         config = self.config
         dim, hidden_dim, num_layers = config.dim, config.hidden_dim, config.num_layers
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, dim))
         self.features = Features(tables, dim)
         self.item_gru = gru(dim, hidden_dim, num_layers)
         self.feature_gru = gru(len(tables.modalities) * dim, hidden_dim, num_layers)
@@ -38,14 +37,11 @@ class GRU4RecF(NextItem):
         super().initialize(seed)
         initialize_recurrent(self, seed)
 
-    def vectors(self, items: Tensor | None) -> Tensor:
-        return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
-
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
         return self.vectors(items), self.features(items).flatten(1)
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        of_items, of_features = (F.embedding(place_BT, table) for table in tokens)
+    def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
+        of_items, of_features = (F.embedding(index_BT, table) for table in tokens)
         h_BTH, _ = self.item_gru(dropout(of_items, self.config.dropout, self.training))
         g_BTH, _ = self.feature_gru(of_features)
         queries_BTD: Tensor = self.output(torch.cat([h_BTH, g_BTH], dim=-1))

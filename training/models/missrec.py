@@ -28,8 +28,7 @@ from training.data.item_tables import ItemTables, ModalityTables
 from training.layers.dropout import dropout
 from training.layers.features import whitened
 from training.layers.modality import Modality
-from training.layers.transformer import NORM_EPS, Encoder
-from training.models.mdsrec.centers import split_heads
+from training.layers.transformer import NORM_EPS, Encoder, split_heads
 from training.models.next_item import NextItem
 
 NO_INTEREST = -1
@@ -44,7 +43,6 @@ class MISSRec(NextItem):
         self.unit = False  # a mean of vectors of length 1
         config, modalities = self.config, tables.modalities.values()
         half = config.model_copy(update={"num_layers": config.num_layers // 2})
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
         self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.no_interest = nn.Parameter(torch.empty(1, config.dim))
         self.fusion = nn.Parameter(torch.empty(tables.num_items, len(modalities)))
@@ -54,7 +52,7 @@ class MISSRec(NextItem):
         )
         self.interests: Tensor  # [X, M], the cluster of each item
         self.register_buffer("interests", _interests(tables), persistent=False)
-        self.encoder = Encoder(half, has_centers=False)
+        self.encoder = Encoder(half)
         self.decoder = Decoder(half)
 
     def vectors(self, items: Tensor | None) -> Tensor:
@@ -64,12 +62,12 @@ class MISSRec(NextItem):
         adapted_nMD = F.normalize(self._adapted(items), dim=-1)
         of_modalities = (weights_nM[..., None] * adapted_nMD).sum(dim=1)
         num_modalities = weights_nM.shape[1]
-        of_id = F.normalize(self._embedding(items), dim=-1)
+        of_id = F.normalize(self.embedded(items), dim=-1)
         return (of_id + num_modalities * of_modalities) / (1 + num_modalities)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
         """v + E [n, D]; the vectors [n, M, D] and the numbers [n, M] of the items' interests."""
-        own = self._embedding(items) + self._adapted(items).sum(dim=1)
+        own = self.embedded(items) + self._adapted(items).sum(dim=1)
         numbers = self._interests_of(items)
         found = []
         for adaptor, number_n in zip(self.adaptors, numbers.unbind(dim=1), strict=True):
@@ -78,14 +76,14 @@ class MISSRec(NextItem):
             found.append(centers_KD[number_n])
         return own, torch.stack(found, dim=1), numbers
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        own = F.embedding(place_BT, tokens[0])
-        interests = F.embedding(place_BT, tokens[1].flatten(1)).view(
+    def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
+        own = F.embedding(index_BT, tokens[0])
+        interests = F.embedding(index_BT, tokens[1].flatten(1)).view(
             *own.shape[:2], -1, own.shape[2]
         )
-        numbers = tokens[2][place_BT]
+        numbers = tokens[2][index_BT]
         B, T, M = numbers.shape
-        at_T = torch.arange(T, device=place_BT.device)
+        at_T = torch.arange(T, device=index_BT.device)
         at_S = at_T.repeat_interleave(M)  # of each interest, T M of them
         first_BS = _is_first(numbers).flatten(1)
         seen_BTS = first_BS[:, None] & (at_S <= at_T[:, None])
@@ -93,13 +91,10 @@ class MISSRec(NextItem):
         # Whoever has no interest yet looks at a vector that says so.
         memory = torch.cat([self.no_interest.expand(B, 1, -1), interests.flatten(1, 2)], dim=1)
         seen_BSS = F.pad(F.pad(seen_BSS, (0, 0, 1, 0)), (1, 0), value=True)
-        memory, _ = self.encoder(memory, None, seen_BSS[:, None])
+        memory = self.encoder(memory, seen_BSS[:, None])
         x_BTD = own + self.position_embedding[:T]
         decoded: Tensor = self.decoder(x_BTD, memory, F.pad(seen_BTS, (1, 0), value=True)[:, None])
         return decoded
-
-    def _embedding(self, items: Tensor | None) -> Tensor:
-        return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
 
     def _adapted(self, items: Tensor | None) -> Tensor:
         """The items' vectors of every modality -> [n, M, D]."""

@@ -32,22 +32,18 @@ class MMMLP(NextItem):
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
         config, dim, num_streams = self.config, self.config.dim, 1 + len(tables.modalities)
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, dim))
         self.features = Features(tables, dim)
         self.mixers = nn.ModuleList(Mixer(config) for _ in range(num_streams))
         self.norm = nn.LayerNorm(num_streams * dim, eps=NORM_EPS)
         self.together = nn.Linear(num_streams * dim, dim)
         self.last_norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
-    def vectors(self, items: Tensor | None) -> Tensor:
-        return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
-
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
         return self.vectors(items), *self.features(items).unbind(dim=1)
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
+    def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
         streams = zip(self.mixers, tokens, strict=True)
-        mixed = [mixer(F.embedding(place_BT, table)) for mixer, table in streams]
+        mixed = [mixer(F.embedding(index_BT, table)) for mixer, table in streams]
         queries_BTD: Tensor = self.last_norm(self.together(self.norm(torch.cat(mixed, dim=-1))))
         return queries_BTD
 

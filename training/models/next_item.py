@@ -1,54 +1,70 @@
 """Models of one channel that predict the item after every prefix in one causal pass.
 
-B users, T positions, P prefixes, X items, n of them, D width.
+B users, T positions, Q of them computed, P prefixes, X items, n of them, D width.
 
-Such a model says what items are scored by, what sequences are made of, and how a sequence becomes
-queries; the rest, from the loss to ranking, is here.
+Such a model defines the vectors that items are scored by, the tokens that sequences are made of,
+and how a sequence becomes queries. The rest, from the loss to ranking, is here.
 """
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdsrec.config import Experiment
+from mdsrec.config import Experiment, TransformerConfig
 from training.data.item_tables import ItemTables
 from training.data.negatives import Scored
 from training.layers.losses import Channel, item_softmax
 from training.layers.sampled_softmax import sampled_softmax
-from training.layers.transformer import taken
+from training.layers.transformer import Encoder, gather_positions
 from training.models.base import Batch, Model
 
 
-class Side(NamedTuple):
+class NextItemVectors(NamedTuple):
+    """`ItemVectors` of a model of one channel."""
+
     vectors: Tensor  # [1, X, D]
-    tokens: tuple[Tensor, ...]  # [X, ...] each, what sequences are made of
+    tokens: tuple[Tensor, ...]  # [X, ...] each, as `NextItem.tokens` returns them
 
 
 class NextItem(Model):
+    """A model whose item scores are inner products of one query per prefix with item vectors."""
+
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
-        self.unit = self.config.scores_cosines  # whether items score by their vectors at length 1
+        self.unit = self.config.scores_cosines  # whether item vectors are scaled to length 1
+        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, self.config.dim))  # E
         self.set_channels({"fused": 1.0})
 
+    def embedded(self, items: Tensor | None) -> Tensor:
+        """Return the rows of E of the items (None: all) -> [n, D]."""
+        embedding = self.item_embedding
+        return embedding if items is None else F.embedding(items, embedding)
+
     def vectors(self, items: Tensor | None) -> Tensor:
-        """What the items (none: all) are scored by -> [n, D]."""
-        raise NotImplementedError
+        """Return the vectors that score the items (None: all) -> [n, D]; E unless overridden."""
+        return self.embedded(items)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        """What the items are in a sequence -> tensors of the model's own, [n, ...] each."""
+        """Return what stands for the items in a sequence, [n, ...] each; as many as needed."""
         return (self.vectors(items),)
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        """Of every prefix [B, T, D], blind to what comes after it; `place` are rows of `tokens`."""
+    def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
+        """Return the query of every prefix [B, T, D], which no later item may change.
+
+        The item at a position is row `index_BT` of each of `tokens`.
+        """
         raise NotImplementedError
 
-    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
-        """Of the prefixes that end at positions `at` [B, Q, D]; for a model that can spare some of
-        the others' work.
+    def queries_at(
+        self, tokens: tuple[Tensor, ...], index_BT: Tensor, positions_BQ: Tensor
+    ) -> Tensor:
+        """Return the queries of the prefixes that end at `positions_BQ` -> [B, Q, D].
+
+        Override it where the other positions can be left out of the computation.
         """
-        return taken(self.queries(tokens, place_BT), at_BQ)
+        return gather_positions(self.queries(tokens, index_BT), positions_BQ)
 
     def forward(self, batch: Batch) -> Tensor:
         tokens = self.tokens(batch.items.to(batch.place.device))
@@ -57,7 +73,7 @@ class NextItem(Model):
         return self.loss(queries_PD, batch.targets, batch.scored)
 
     def loss(self, queries_PD: Tensor, targets_P: Tensor, scored: Scored | None) -> Tensor:
-        """Cross-entropy, summed over the prefixes -> [1]."""
+        """Return the cross-entropy, summed over the prefixes -> [1]."""
         queries_CPD = self.scaled(queries_PD)[None]
         if scored is None:
             tables = [self.vectors(None)]
@@ -67,30 +83,57 @@ class NextItem(Model):
         return sampled_softmax(queries_CPD, [vectors], scored)
 
     @torch.no_grad()
-    def item_side(self) -> Side:
+    def item_vectors(self) -> NextItemVectors:
         vectors = self.vectors(None)
         unit = F.normalize(vectors, dim=-1) if self.unit else vectors
-        return Side(unit[None], self.tokens(None))
+        return NextItemVectors(unit[None], self.tokens(None))
 
-    def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: Side) -> Tensor:
-        return self.scaled(self.queries_at(side.tokens, items_BT, lengths_B[:, None] - 1))
+    def user_vectors(
+        self, items_BT: Tensor, lengths_B: Tensor, item_vectors: NextItemVectors
+    ) -> Tensor:
+        return self.scaled(self.queries_at(item_vectors.tokens, items_BT, lengths_B[:, None] - 1))
 
     def scaled(self, queries: Tensor) -> Tensor:
-        """The queries, so that their inner products with `Side.vectors` are the scores."""
+        """Scale the queries so that inner products with the item vectors are the scores."""
         if not self.config.scores_cosines:
             return queries
         return F.normalize(queries, dim=-1) / self.config.temperature
 
 
-class Encoded(NextItem):
-    """A model whose last layer can be made at some positions alone."""
+class CausalTransformer(NextItem):
+    """A model that encodes token + P of every position by causal Transformer blocks.
 
-    def encoded(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None) -> Tensor:
-        """As `queries_at` [B, Q, D]; with none, as `queries`."""
-        raise NotImplementedError
+    The last block can compute only the positions that are needed. A subclass sets `encoder` after
+    the modules that come before it, as weights are drawn in the order of registration.
+    """
 
-    def queries(self, tokens: tuple[Tensor, ...], place_BT: Tensor) -> Tensor:
-        return self.encoded(tokens, place_BT, None)
+    config: TransformerConfig
+    encoder: Encoder
 
-    def queries_at(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor) -> Tensor:
-        return self.encoded(tokens, place_BT, at_BQ)
+    def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
+        super().__init__(experiment, tables)
+        config = self.config
+        self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))  # P
+
+    def with_positions(self, tokens_nD: Tensor, index_BT: Tensor) -> Tensor:
+        """Return token + P of every position -> [B, T, D]."""
+        return F.embedding(index_BT, tokens_nD) + self.position_embedding[: index_BT.shape[1]]
+
+    def encoded(
+        self, tokens: tuple[Tensor, ...], index_BT: Tensor, positions_BQ: Tensor | None
+    ) -> Tensor:
+        """Return the queries of the prefixes that end at `positions_BQ` -> [B, Q, D].
+
+        None means all positions.
+        """
+        x_BTD = self.with_positions(tokens[0], index_BT)
+        queries_BQD: Tensor = self.encoder(x_BTD, positions_BQ=positions_BQ)
+        return queries_BQD
+
+    def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
+        return self.encoded(tokens, index_BT, None)
+
+    def queries_at(
+        self, tokens: tuple[Tensor, ...], index_BT: Tensor, positions_BQ: Tensor
+    ) -> Tensor:
+        return self.encoded(tokens, index_BT, positions_BQ)

@@ -9,36 +9,25 @@ embeds categories; an item without it has zeros there. For the rest see sasrec.p
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mdsrec.config import Experiment
 from mdsrec.config.models import SASRecFConfig
 from training.data.item_tables import ItemTables
 from training.layers.features import Features
 from training.layers.transformer import Encoder
-from training.models.next_item import Encoded
+from training.models.next_item import CausalTransformer
 
 
-class SASRecF(Encoded):
+class SASRecF(CausalTransformer):
     config: SASRecFConfig
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
         config = self.config
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
-        self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.features = Features(tables, config.dim)
         self.together = nn.Linear((1 + len(tables.modalities)) * config.dim, config.dim)
-        self.encoder = Encoder(config, has_centers=False)
-
-    def vectors(self, items: Tensor | None) -> Tensor:
-        return self.item_embedding if items is None else F.embedding(items, self.item_embedding)
+        self.encoder = Encoder(config)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
         beside = torch.cat([self.vectors(items), self.features(items).flatten(1)], dim=1)
         return (self.together(beside),)
-
-    def encoded(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None) -> Tensor:
-        x_BTD = F.embedding(place_BT, tokens[0]) + self.position_embedding[: place_BT.shape[1]]
-        queries_BQD: Tensor = self.encoder(x_BTD, at_BQ=at_BQ)[0]
-        return queries_BQD

@@ -13,7 +13,6 @@ modality, summed (the original has text alone: modalities = ["text"]).
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mdsrec.config import Experiment
 from mdsrec.config.models import UniSRecConfig
@@ -21,33 +20,25 @@ from training.data.item_tables import ItemTables
 from training.layers.dropout import dropout
 from training.layers.features import whitened
 from training.layers.transformer import Encoder
-from training.models.next_item import Encoded
+from training.models.next_item import CausalTransformer
 
 
-class UniSRec(Encoded):
+class UniSRec(CausalTransformer):
     config: UniSRecConfig
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
         config = self.config
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
-        self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.adaptors = nn.ModuleList(
             Adaptor(of_modality.features, config) for of_modality in tables.modalities.values()
         )
-        self.encoder = Encoder(config, has_centers=False)
+        self.encoder = Encoder(config)
 
     def vectors(self, items: Tensor | None) -> Tensor:
-        embedding = self.item_embedding
-        found = embedding if items is None else F.embedding(items, embedding)
+        vectors = self.embedded(items)
         for adaptor in self.adaptors:
-            found = found + adaptor(items)
-        return found
-
-    def encoded(self, tokens: tuple[Tensor, ...], place_BT: Tensor, at_BQ: Tensor | None) -> Tensor:
-        x_BTD = F.embedding(place_BT, tokens[0]) + self.position_embedding[: place_BT.shape[1]]
-        queries_BQD: Tensor = self.encoder(x_BTD, at_BQ=at_BQ)[0]
-        return queries_BQD
+            vectors = vectors + adaptor(items)
+        return vectors
 
 
 class Adaptor(nn.Module):

@@ -1,11 +1,13 @@
-"""Interest centres of every prefix, and what they add to it (Eq. 12-16, 18-19).
+"""Interest centers of every prefix, and what they add to its representation (Eq. 12-16, 18-19).
 
-b users, T positions, P prefixes a user, K centres, D width, N heads, d = D / N.
+b users, T positions, P prefixes of a user, K centers, D width, N heads, d = D / N. A row of centers
+is written c: K rows for c^0, which all prefixes share, and P K rows after the first layer.
 
-A centre looks at the tokens of one prefix alone, so every prefix has centres of its own: P K
-vectors a user beside T tokens. Nothing nonlinear stands between a token's value and the sigma of
-Eq. 15, so U, W1 and W2 may be applied to the tokens instead of the centres, and Q likewise to the
-keys. Where tokens and heads are many, projecting the centres is cheaper; a layer says which.
+A center attends only to the tokens of its own prefix, so every prefix has its own centers: P K
+vectors per user beside T tokens. Between the value of a token and the sigma of Eq. 15 all is
+linear. So U W1 W2 can be applied to the values instead of the centers, and Q to the keys: the
+projections are then absorbed. Where there are many tokens and heads it is cheaper to project the
+centers. `absorption_is_cheaper` decides.
 """
 
 from functools import partial
@@ -17,32 +19,38 @@ from torch.nn import functional as F
 
 from training.device import working_set
 from training.layers.in_blocks import in_blocks
+from training.layers.transformer import split_heads
 
-KEPT_BYTES = 64 << 20  # of the centres of all layers that the backward pass need not make again
+SAVED_BYTES = 64 << 20  # of all centers: up to this size they are kept for the backward pass
 
 
-class Projection(NamedTuple):
-    """What is applied to every centre."""
+class CenterProjection(NamedTuple):
+    """Weights that are applied to every center."""
 
-    query: Tensor  # [D, D], Q over sqrt(d)
+    query: Tensor  # [D, D], Q
     query_bias: Tensor  # [D]
     output: Tensor  # [D, D], U W1 W2
     output_bias: Tensor  # [D]
 
 
-class Layer(NamedTuple):
-    """What the tokens of a layer offer to the centres.
+class CenterAttention(NamedTuple):
+    """Attention of the centers to the tokens of one layer (Eq. 12-15)."""
 
-    The first layer has no keys: all prefixes share c^0, and `shift` holds its scores [b, K, N T].
-    """
-
-    projection: Projection | None  # none: absorbed into the tokens
-    keys: Tensor | None  # [b, N, T, d]; absorbed [b, N T, D], keys times Q; over sqrt(d)
-    shift: Tensor | None  # absorbed [b, 1, N T], keys times the bias of Q over sqrt(d)
-    values: Tensor  # [b, N, T, d]; absorbed [b, N T + 1, D], values times U W1 W2, then its biases
+    # None means absorbed: then `keys` are already multiplied by Q, and `values` by U W1 W2.
+    projection: CenterProjection | None
+    # Divided by sqrt(d): [b, N, T, d]; absorbed: [b, N T, D]. None in the first layer.
+    keys: Tensor | None
+    # Absorbed: keys times the bias of Q, the same for all centers, [b, 1, N T].
+    # In the first layer: the scores of c^0, [b, K, N T].
+    shift: Tensor | None
+    # [b, N, T, d]; absorbed: [b, N T + 1, D], where the last row holds the biases.
+    values: Tensor
 
     def scores(self, centers: Tensor | None) -> Tensor:
-        """Of centres [b, c, D] -> [b, c, N T]; none in the first layer."""
+        """Return the scores of centers [b, c, D] before the softmax of Eq. 12 -> [b, c, N T].
+
+        None means c^0, in the first layer.
+        """
         if centers is None or self.keys is None:
             assert centers is None and self.shift is not None
             return self.shift
@@ -53,85 +61,91 @@ class Layer(NamedTuple):
         by_head = split_heads(queries, self.keys.shape[1])
         return times_transposed(by_head, self.keys).transpose(1, 2).flatten(2)
 
-    def mixed(self, weights: Tensor) -> Tensor:
-        """Eq. 13-15 before sigma, for attention weights [b, c, N T] -> [b, c, D]."""
+    def outputs(self, weights: Tensor) -> Tensor:
+        """Return Eq. 13-15 before sigma for attention weights [b, c, N T] -> [b, c, D]."""
         if self.projection is None:
             return F.pad(weights, (0, 1), value=1.0) @ self.values
         g = (split_heads(weights, self.values.shape[1]) @ self.values).transpose(1, 2).flatten(2)
         return g @ self.projection.output + self.projection.output_bias
 
 
-class Prefixes(NamedTuple):
-    """What is asked of the centres."""
+class PrefixStates(NamedTuple):
+    """Prefixes whose centers are computed."""
 
-    e: Tensor  # [b, P, D]
+    e: Tensor  # [b, P, D], e^m
     visible: Tensor  # bool [b, P, T], the tokens of each prefix
-    noise: Tensor | None  # [b, P, K], logit(delta), delta ~ U(0, 1); none equals delta = 1/2
-    kept: list[Tensor]  # of each layer [b, P K, N T], times the attention weights (dropout)
+    noise: Tensor | None  # [b, P, K], logit(delta), delta ~ U(0, 1); None means delta = 1/2
+    dropout_masks: list[Tensor]  # of the attention weights [b, P K, N T] in each layer; [] for none
 
 
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """[b, n, N d] -> [b, N, n, d]"""
-    return x.view(*x.shape[:-1], num_heads, -1).transpose(1, 2)
-
-
-def absorbs(num_heads: int, length: int, dim: int) -> bool:
-    """Whether absorbed projections cost less: N T D a centre, against D^2 + T D."""
+def absorption_is_cheaper(num_heads: int, length: int, dim: int) -> bool:
+    """Return whether absorbed projections cost less: N T D per center instead of D^2 + T D."""
     return num_heads * length <= dim + length
 
 
-def center_mixture(num_centers: int, layers: list[Layer], prefixes: Prefixes, tau: float) -> Tensor:
-    """gamma c^L, what the nearest centres add to each prefix -> [b, P, D] (Eq. 12-19)."""
+def prefix_interests(
+    num_centers: int, layers: list[CenterAttention], prefixes: PrefixStates, tau: float
+) -> Tensor:
+    """Return gamma c^L, which Eq. 18 adds to each prefix -> [b, P, D] (Eq. 12-19)."""
     assert layers[0].shift is not None
     widest = max(prefixes.e.shape[-1], layers[0].shift.shape[-1])  # D, or N T attention weights
     bytes_a_user = prefixes.e[0, :, 0].numel() * num_centers * widest * prefixes.e.element_size()
     size = max(1, working_set(prefixes.e) // bytes_a_user)
-    keep = bytes_a_user * len(prefixes.e) * len(layers) <= KEPT_BYTES
+    keep = bytes_a_user * len(prefixes.e) * len(layers) <= SAVED_BYTES
     projections = [layer.projection for layer in layers]
     split = prefixes, [layer._replace(projection=None) for layer in layers]
     with torch.autocast(prefixes.e.device.type, enabled=False):
-        return in_blocks(partial(_mixture, num_centers, tau), size, keep, projections, split)
+        return in_blocks(
+            partial(_interests_of_users, num_centers, tau), size, keep, projections, split
+        )
 
 
-def _mixture(
+def _interests_of_users(
     K: int,
     tau: float,
-    projections: list[Projection | None],
-    split: tuple[Prefixes, list[Layer]],
+    projections: list[CenterProjection | None],
+    split: tuple[PrefixStates, list[CenterAttention]],
 ) -> Tensor:
-    (e, visible, noise, kept), tokens = split
+    """Compute `prefix_interests` for a block of users."""
+    (e, visible, noise, dropout_masks), layers = split
     (b, P, D), T = e.shape, visible.shape[-1]
     centers: Tensor | None = None
-    for index, (projection, offered) in enumerate(zip(projections, tokens, strict=True)):
-        layer = offered._replace(projection=projection)
+    for index, (projection, tokens) in enumerate(zip(projections, layers, strict=True)):
+        layer = tokens._replace(projection=projection)
         scores = layer.scores(centers)
         scores = scores.view(b, scores.shape[1] // K, K, -1, T).masked_fill(
             ~visible[:, :, None, None], -torch.inf
         )
         weights = torch.softmax(scores, dim=-1).flatten(3).flatten(1, 2)  # Eq. 12
-        if kept:
-            weights = weights * kept[index]
-        centers = F.gelu(layer.mixed(weights))  # Eq. 15
+        if dropout_masks:
+            weights = weights * dropout_masks[index]
+        centers = F.gelu(layer.outputs(weights))  # Eq. 15
     assert centers is not None
-    of_prefix = None if noise is None else noise.reshape(b * P, K)
-    return nearest(centers.reshape(b * P, K, D), e.reshape(b * P, D), of_prefix, tau).view(b, P, D)
+    noise_PK = None if noise is None else noise.reshape(b * P, K)
+    c_PKD, e_PD = centers.reshape(b * P, K, D), e.reshape(b * P, D)
+    return center_mixture(c_PKD, e_PD, noise_PK, tau).view(b, P, D)
 
 
-def plain_nearest(c_PKD: Tensor, e_PD: Tensor, noise_PK: Tensor | None, tau: float) -> Tensor:
-    """gamma c of Eq. 18-19 as it is written -> [P, D]."""
+def plain_center_mixture(
+    c_PKD: Tensor, e_PD: Tensor, noise_PK: Tensor | None, tau: float
+) -> Tensor:
+    """Return gamma c, the weighted sum of each prefix's centers -> [P, D] (Eq. 18-19).
+
+    gamma = softmax((c . e + noise) / tau).
+    """
     logits = torch.einsum("pd,pkd->pk", e_PD, c_PKD)
     logits = logits if noise_PK is None else logits + noise_PK
     return torch.einsum("pk,pkd->pd", torch.softmax(logits / tau, dim=-1), c_PKD)
 
 
-def nearest(c_PKD: Tensor, e_PD: Tensor, noise_PK: Tensor | None, tau: float) -> Tensor:
-    """`plain_nearest` in a third of its time on a CPU."""
-    result: Tensor = _Nearest.apply(c_PKD, e_PD, noise_PK, tau)  # type: ignore[no-untyped-call]
+def center_mixture(c_PKD: Tensor, e_PD: Tensor, noise_PK: Tensor | None, tau: float) -> Tensor:
+    """Compute `plain_center_mixture` in a third of its time on a CPU."""
+    result: Tensor = _CenterMixture.apply(c_PKD, e_PD, noise_PK, tau)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Nearest(torch.autograd.Function):
-    """Sums of products in place of matrix products with a single row or column."""
+class _CenterMixture(torch.autograd.Function):
+    """Sums of products instead of matrix products with a single row or column, which are slow."""
 
     @staticmethod
     def forward(ctx: Any, c_PKD: Tensor, e_PD: Tensor, noise_PK: Tensor | None, tau: float) -> Any:
@@ -154,7 +168,7 @@ class _Nearest(torch.autograd.Function):
 
 
 def times_transposed(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right^T; its backward pass, unlike that of `@`, multiplies whole rows alone."""
+    """Return left @ right^T. Its backward pass, unlike that of `@`, multiplies only whole rows."""
     result: Tensor = _TimesTransposed.apply(left, right)  # type: ignore[no-untyped-call]
     return result
 

@@ -20,7 +20,7 @@ from training.layers.modality import Modality
 ROWS = 8192  # smoothed together
 
 
-class ItemSide(NamedTuple):
+class MDSRecItemVectors(NamedTuple):
     """What the weights alone decide, the same for every user."""
 
     vectors: Tensor  # [C, X, D]: E^id, then Ehat^m, what each channel scores against (Eq. 20-21)
@@ -36,7 +36,7 @@ class ItemSide(NamedTuple):
         return [self.smoothed[items], *vectors_CnD]
 
 
-class Items(nn.Module):
+class ItemRepresentations(nn.Module):
     """The constants of the model, and the maps of modalities without a graph. E^id is handed in."""
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
@@ -47,14 +47,14 @@ class Items(nn.Module):
         self.cooccurrence = tables.cooccurrence
         self.constants = nn.ModuleDict(
             {
-                key_of(name): Modality(tables.modalities[name], config.dim, tables.num_items)
+                module_key(name): Modality(tables.modalities[name], config.dim, tables.num_items)
                 for name in self.names
             }
         )
 
     @property
     def modalities(self) -> dict[str, Modality]:
-        return {name: cast(Modality, self.constants[key_of(name)]) for name in self.names}
+        return {name: cast(Modality, self.constants[module_key(name)]) for name in self.names}
 
     def entries(self, items: Tensor, device: torch.device) -> dict[str, Entries]:
         """The rows that items [n] of a batch, in the host's memory, are read by."""
@@ -129,7 +129,7 @@ class Items(nn.Module):
         return [F.normalize(v, dim=-1) for v in vectors] if self.unit else vectors
 
     @torch.no_grad()
-    def side(self, embedding_XD: Tensor) -> ItemSide:
+    def item_vectors(self, embedding_XD: Tensor) -> MDSRecItemVectors:
         num_items, modalities = len(embedding_XD), self.modalities.values()
         smoothed = torch.empty_like(embedding_XD)
         for first in range(0, num_items, ROWS):
@@ -154,13 +154,13 @@ class Items(nn.Module):
         if self.unit:
             lengths = vectors_CXD.norm(dim=-1, keepdim=True).clamp_min_(EPS)
             vectors_CXD /= lengths
-        return ItemSide(vectors_CXD, lengths, smoothed, centers)
+        return MDSRecItemVectors(vectors_CXD, lengths, smoothed, centers)
 
     def _smoothed(self, own: Tensor, near: Tensor) -> Tensor:
         """Ebar^id = mu N(O) E^id + E^id (Eq. 3)."""
         return own + self.mu_id * near
 
 
-def key_of(modality: str) -> str:
+def module_key(modality: str) -> str:
     """A name that no attribute of a module dictionary bears."""
     return f"modality_{modality}"

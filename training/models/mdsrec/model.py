@@ -16,8 +16,9 @@ from training.layers.losses import item_softmax
 from training.layers.sampled_softmax import sampled_softmax
 from training.layers.transformer import Encoder
 from training.models.base import Batch, Model
-from training.models.mdsrec.centers import Prefixes, center_mixture
-from training.models.mdsrec.items import Items, ItemSide, key_of
+from training.models.mdsrec.centers import PrefixStates, prefix_interests
+from training.models.mdsrec.interest_block import InterestEncoder
+from training.models.mdsrec.items import ItemRepresentations, MDSRecItemVectors, module_key
 
 
 class MDSRec(Model):
@@ -31,14 +32,15 @@ class MDSRec(Model):
         # forward alone.
         self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
         self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
-        self.items = Items(experiment, tables)
-        self.encoders = nn.ModuleDict({"id": Encoder(config, has_centers=False)})
+        self.items = ItemRepresentations(experiment, tables)
+        self.encoders = nn.ModuleDict({"id": Encoder(config)})
+        encoder = InterestEncoder if config.interest_centers else Encoder
         for name in self.modalities:
-            self.encoders[key_of(name)] = Encoder(config, config.interest_centers)
+            self.encoders[module_key(name)] = encoder(config)
         rho = {name: experiment.rho(name) for name in self.modalities}
         self.set_channels({"fused": 1.0, **rho})
 
-    def draw(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
+    def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
         """logit(delta) of Eq. 19 -> [prefixes, |M|, K]."""
         shape = int(num_prefixes.sum()), len(self.modalities), self.config.num_centers
         return torch.rand(shape, generator=generator).logit(eps=1e-6)
@@ -48,7 +50,7 @@ class MDSRec(Model):
 
         The objective is `channel_weights @ forward(batch)` over the number of prefixes.
         """
-        batch = self.with_entries(batch) if batch.entries is None else batch
+        batch = self.with_sparse_rows(batch) if batch.entries is None else batch
         assert batch.entries is not None
         mapped = self.items.mapped() if batch.scored is None else {}
         embedding_XD, tokens, centers = self.items.read(
@@ -65,7 +67,7 @@ class MDSRec(Model):
         sources = self.items.channels(embedding_XD, mapped)
         return item_softmax(queries_CPD, batch.targets, *sources, self.config.scores_cosines)
 
-    def with_entries(self, batch: Batch) -> Batch:
+    def with_sparse_rows(self, batch: Batch) -> Batch:
         """The batch with the rows of the sparse matrices that it is read by; needs no weights."""
         device = batch.place.device
         batch = batch._replace(entries=self.items.entries(batch.items, device))
@@ -74,71 +76,78 @@ class MDSRec(Model):
         scored = self.items.scored_entries(batch.scored.items, device)
         return batch._replace(scored_entries=scored)
 
-    def item_side(self) -> ItemSide:
-        return self.items.side(self.item_embedding)
+    def item_vectors(self) -> MDSRecItemVectors:
+        return self.items.item_vectors(self.item_embedding)
 
-    def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, side: ItemSide) -> Tensor:
-        """The whole sequences' representations, without noise -> [B, C, D]."""
-        at_B1 = lengths_B[:, None] - 1
-        place_BT = torch.arange(items_BT.numel(), device=items_BT.device).view_as(items_BT)
-        tokens = side.tokens(items_BT.flatten())
-        return self.queries(tokens, side.centers, place_BT, at_B1, None)[:, 0]
+    def user_vectors(
+        self, items_BT: Tensor, lengths_B: Tensor, item_vectors: MDSRecItemVectors
+    ) -> Tensor:
+        ends_B1 = lengths_B[:, None] - 1
+        index_BT = torch.arange(items_BT.numel(), device=items_BT.device).view_as(items_BT)
+        tokens = item_vectors.tokens(items_BT.flatten())
+        return self.queries(tokens, item_vectors.centers, index_BT, ends_B1, None)[:, 0]
 
     def queries(
         self,
         tokens: list[Tensor],
         centers: list[Tensor | None],
-        place_BT: Tensor,
-        at_BP: Tensor | None,
+        index_BT: Tensor,
+        ends_BP: Tensor | None,
         noise: Tensor | None,
     ) -> Tensor:
-        """e_s and etilde^m of the prefixes that end at positions `at_BP`, or all -> [B, P, C, D].
+        """Return e_s and etilde^m of the prefixes that end at `ends_BP` -> [B, P, C, D].
 
-        `place_BT` are rows of each channel's `tokens`; `noise` is [B, P, |M|, K].
+        None means all prefixes. `index_BT` are rows of each channel's `tokens`, `centers` holds c^0
+        of each modality, `noise` [B, P, |M|, K] is logit(delta) of Eq. 19; None: delta = 1/2.
         """
-        positions_TD = self.position_embedding[: place_BT.shape[1]]
-        hidden_BT1 = self._hidden(place_BT, tokens[0])
-        x_BTD = _placed(tokens[0], place_BT, hidden_BT1) + positions_TD  # Eq. 7
-        fused_BPD, _ = self.encoders["id"](x_BTD, at_BQ=at_BP)
+        positions_TD = self.position_embedding[: index_BT.shape[1]]
+        hidden_BT1 = self._hidden(index_BT, tokens[0])
+        x_BTD = _embedded(tokens[0], index_BT, hidden_BT1) + positions_TD  # Eq. 7
+        fused_BPD = self.encoders["id"](x_BTD, positions_BQ=ends_BP)
         queries = []
-        for index, name in enumerate(self.modalities):
-            x_BTD = _placed(tokens[1 + index], place_BT, hidden_BT1) + positions_TD  # Eq. 9
-            c_KD = centers[index]
-            e_BPD, layers = self.encoders[key_of(name)](x_BTD, c_KD, at_BQ=at_BP)
-            fused_BPD = fused_BPD + self.channel_weights[1 + index] * e_BPD  # Eq. 17
+        for m, name in enumerate(self.modalities):
+            x_BTD = _embedded(tokens[1 + m], index_BT, hidden_BT1) + positions_TD  # Eq. 9
+            encoder, c_KD = self.encoders[module_key(name)], centers[m]
+            if c_KD is None:
+                e_BPD, layers = encoder(x_BTD, positions_BQ=ends_BP), []
+            else:
+                e_BPD, layers = encoder(x_BTD, c_KD, ends_BP)
+            fused_BPD = fused_BPD + self.channel_weights[1 + m] * e_BPD  # Eq. 17
             if c_KD is not None:
-                of_modality = None if noise is None else noise[:, :, index]
-                asked = self._prefixes(e_BPD, at_BP, place_BT, len(c_KD), of_modality)
-                e_BPD = e_BPD + center_mixture(len(c_KD), layers, asked, self.config.tau)  # Eq. 18
+                noise_BPK = None if noise is None else noise[:, :, m]
+                states = self._prefix_states(e_BPD, ends_BP, index_BT, len(c_KD), noise_BPK)
+                interests = prefix_interests(len(c_KD), layers, states, self.config.tau)
+                e_BPD = e_BPD + interests  # Eq. 18
             queries.append(e_BPD)
         queries_BPCD = torch.stack([fused_BPD, *queries], dim=2)
         if self.config.scores_cosines:
             return F.normalize(queries_BPCD, dim=-1) / self.config.temperature
         return queries_BPCD
 
-    def _hidden(self, place_BT: Tensor, like: Tensor) -> Tensor | None:
-        """Where training hides an item, in every channel."""
-        p, shape = self.config.item_mask, (*place_BT.shape, 1)
+    def _hidden(self, index_BT: Tensor, like: Tensor) -> Tensor | None:
+        """Draw the positions whose item training hides in every channel -> bool [B, T, 1]."""
+        p, shape = self.config.item_mask, (*index_BT.shape, 1)
         return kept(shape, p, like) == 0 if self.training and p else None
 
-    def _prefixes(
+    def _prefix_states(
         self,
         e_BPD: Tensor,
-        at_BP: Tensor | None,
-        place_BT: Tensor,
+        ends_BP: Tensor | None,
+        index_BT: Tensor,
         K: int,
         noise_BPK: Tensor | None,
-    ) -> Prefixes:
-        T, p = place_BT.shape[1], self.config.dropout
-        at_T = torch.arange(T, device=place_BT.device)
-        at_BP = at_T.expand_as(place_BT) if at_BP is None else at_BP
-        visible_BPT = at_T <= at_BP[..., None]
-        B, P = at_BP.shape
+    ) -> PrefixStates:
+        T, p = index_BT.shape[1], self.config.dropout
+        positions_T = torch.arange(T, device=index_BT.device)
+        ends_BP = positions_T.expand_as(index_BT) if ends_BP is None else ends_BP
+        visible_BPT = positions_T <= ends_BP[..., None]
+        B, P = ends_BP.shape
         shape, layers = (B, P * K, self.config.num_heads * T), range(self.config.num_layers)
         masks = [kept(shape, p, e_BPD) for _ in layers] if self.training and p else []
-        return Prefixes(e_BPD, visible_BPT, noise_BPK, masks)
+        return PrefixStates(e_BPD, visible_BPT, noise_BPK, masks)
 
 
-def _placed(tokens_nD: Tensor, place_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:
-    x_BTD = F.embedding(place_BT, tokens_nD)
+def _embedded(tokens_nD: Tensor, index_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:
+    """Look up the token of each position; a hidden one is zero -> [B, T, D]."""
+    x_BTD = F.embedding(index_BT, tokens_nD)
     return x_BTD if hidden_BT1 is None else x_BTD.masked_fill(hidden_BT1, 0.0)
