@@ -67,7 +67,7 @@ def test_all_stages_as_a_job_give_the_metrics_of_one_machine(
 
     plain = ["--working-dir", ".", "--", "python", "-m", "training", str(folder / "small.toml")]
     output = outside.check_output("ray", "job", "submit", "--address", ADDRESS, *plain)
-    assert f"{run}  (done before)" in output
+    assert f"{run}  (trained before)" in output
 
 
 def metrics(run: Path) -> dict[str, float]:

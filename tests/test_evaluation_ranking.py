@@ -1,4 +1,4 @@
-"""Shards, batches and the popularity floor."""
+"""Shards, batches, and ranking by popularity."""
 
 from collections import Counter
 
@@ -7,17 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.ranking import Popularity, rank_targets, seen_pairs
-from evaluation.shards import shards_of
+from evaluation.baselines import Popularity
+from evaluation.pool import user_shards
+from evaluation.ranking import rank_targets, seen_pairs
 from mdsrec.config import EvalConfig
 from training.data.sequences import Target
 
 
 class Constant:
-    """A model to which every user and every item is the same."""
+    """A model that gives all users and all items the same vector."""
 
     channels = ("all", "fused", "text")
-    weights = torch.tensor([1.0, 1.0])
+    channel_weights = torch.tensor([1.0, 1.0])
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -32,7 +33,7 @@ def targets_of(users, num_items):
     return [Target(u, split, u % num_items, history) for u in users for split in ("valid", "test")]
 
 
-def ranked(users, num_items, **changes):
+def rank_rows(users, num_items, **changes):
     return rank_targets(
         Constant(),
         torch.ones(2, num_items, 3),
@@ -43,8 +44,8 @@ def ranked(users, num_items, **changes):
 
 
 @given(st.integers(0, 200), st.integers(1, 5))
-def test_every_user_stands_in_exactly_one_shard(num_users, user_batch):
-    shards = shards_of(num_users, user_batch)
+def test_every_user_is_in_exactly_one_shard(num_users, user_batch):
+    shards = user_shards(num_users, user_batch)
     covered = Counter(user for _, first, last in shards for user in range(first, last))
     assert covered == Counter(range(num_users))
     assert [shard.number for shard in shards] == list(range(len(shards)))
@@ -52,9 +53,9 @@ def test_every_user_stands_in_exactly_one_shard(num_users, user_batch):
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
-def test_popularity_ranks_equal_counting_them(num_train):
+def test_popularity_ranks_by_number_of_training_events(num_train):
     counts = np.array(num_train, dtype=np.int64)
-    better, ties = Popularity(counts).count(np.arange(len(counts)), None)
+    better, ties = Popularity(counts).better_and_ties(np.arange(len(counts)), None)
     for item, own in enumerate(num_train):
         assert better[item] == sum(other > own for other in num_train)
         assert ties[item] == sum(other == own for other in num_train) - 1
@@ -64,17 +65,18 @@ def test_popularity_ranks_equal_counting_them(num_train):
     st.lists(st.integers(0, 4), min_size=3, max_size=9),
     st.lists(st.lists(st.integers(0, 2), max_size=4), min_size=3, max_size=3),
 )
-def test_popularity_leaves_out_what_was_seen_but_the_target(num_train, histories):
-    counts, seen = np.array(num_train, dtype=np.int64), seen_pairs(list(map(np.array, histories)))
-    better, ties = Popularity(counts).count(np.arange(3), seen)
+def test_popularity_does_not_count_seen_items_except_the_target(num_train, histories):
+    counts = np.array(num_train, dtype=np.int64)
+    seen = seen_pairs(list(map(np.array, histories)))
+    better, ties = Popularity(counts).better_and_ties(np.arange(3), seen)
     for target, history in enumerate(histories):
         others = [n for i, n in enumerate(num_train) if i != target and i not in history]
         assert better[target] == sum(n > num_train[target] for n in others)
         assert ties[target] == sum(n == num_train[target] for n in others)
 
 
-def test_what_a_user_had_does_not_compete_where_that_is_asked_for():
-    rows = ranked([0, 1, 5], num_items=7, exclude_seen=True)  # all of them had item 0
+def test_seen_items_are_not_ranked_if_exclude_seen_is_set():
+    rows = rank_rows([0, 1, 5], num_items=7, exclude_seen=True)  # every user has seen item 0
     for row in rows:
         if row["channel"] != "popularity":
             assert row["ties"] == (6 if row["target"] == 0 else 5)
@@ -83,14 +85,14 @@ def test_what_a_user_had_does_not_compete_where_that_is_asked_for():
 
 
 def test_a_constant_model_ties_with_every_other_item():
-    for row in ranked(users=[0, 1, 5], num_items=7):
+    for row in rank_rows(users=[0, 1, 5], num_items=7):
         if row["channel"] != "popularity":
             assert (row["better"], row["ties"], row["rank"]) == (0, 6, 1 + 6 / 2)
 
 
-def test_rows_come_by_user_split_and_channel():
+def test_rows_are_ordered_by_user_split_and_channel():
     channels = ("all", "fused", "text", "popularity")
-    assert [(r["user"], r["split"], r["channel"]) for r in ranked([3, 4], num_items=7)] == [
+    assert [(r["user"], r["split"], r["channel"]) for r in rank_rows([3, 4], num_items=7)] == [
         (user, split, channel)
         for user in (3, 4)
         for split in ("valid", "test")
@@ -98,7 +100,7 @@ def test_rows_come_by_user_split_and_channel():
     ]
 
 
-def test_batches_are_ranges_of_users_whatever_users_have_targets():
+def test_batches_are_fixed_ranges_of_users_even_if_some_have_no_targets():
     scorer = Constant()
     targets = targets_of([0, 3, 4, 5, 9], num_items=7)
     settings = EvalConfig(user_batch=2, item_block=4)
@@ -107,4 +109,4 @@ def test_batches_are_ranges_of_users_whatever_users_have_targets():
 
 
 def test_without_targets_there_are_no_rows():
-    assert ranked([], num_items=7) == []
+    assert rank_rows([], num_items=7) == []

@@ -1,6 +1,5 @@
 """Workers, ZeRO stages and interruptions change where training runs, never what it computes."""
 
-import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from mdsrec.config.loading import experiment_from
 from training.data.item_tables import load_item_tables
 from training.data.sequences import EpochPosition, SequenceReader, Step, batch_of
 from training.distributed import engine as ds
-from training.loop import train
+from training.inference import padded
 from training.models.mdsrec.model import MDSRec
 from training.progress import Progress
 from training.step import noise_of, share_of, take_step
-from training.users import padded
 from training.validation import validate
 
 CPU = torch.device("cpu")
@@ -44,20 +42,6 @@ def losses_of_steps(resolved: dict[str, Any], num_steps: int) -> Tensor:
             losses.append(loss.double() / step.num_prefixes)
         epoch += 1
     return torch.stack(losses[:num_steps])
-
-
-def trained(resolved: dict[str, Any], stop: int = -1) -> list[Any]:
-    """Metrics of each epoch of a training that dies after `stop` of them."""
-    seen: list[Any] = []
-
-    def report(metrics: dict[str, float]) -> None:
-        seen.append([metrics["loss"], metrics["ndcg@10"]])
-        if len(seen) == stop:
-            raise InterruptedError
-
-    with contextlib.suppress(InterruptedError):
-        train(experiment_from(resolved, source="test"), CPU, report)
-    return seen
 
 
 def small(root: Path, stage: int = 0, **sections: Any) -> Experiment:
@@ -137,14 +121,14 @@ def test_validation_ranks_each_validation_event_once_without_dropout(
     experiment = small(root, model={"dropout": 0.5})
     model = MDSRec(experiment, load_item_tables(experiment)).eval()
     model.initialize(0)
-    side = model.item_side()
+    item_vectors = model.item_vectors()
     ndcg, hits, count = 0.0, 0, 0
     for row in read_sequences(experiment):
         if row["valid_end"] == row["train_end"]:
             continue
         history = np.array(row["items"][: row["train_end"]], dtype=np.int32)
-        query = model.user_vectors(*padded([history], experiment.model.max_length), side)
-        scores = torch.einsum("cd,cxd,c->x", query[0], side.vectors, model.channel_weights)
+        query = model.user_vectors(*padded([history], experiment.model.max_length), item_vectors)
+        scores = torch.einsum("cd,cxd,c->x", query[0], item_vectors.vectors, model.channel_weights)
         rank = 1 + int((scores > scores[row["items"][row["train_end"]]]).sum())
         count, hits = count + 1, hits + (rank <= 10)
         ndcg += 1 / math.log2(1 + rank) if rank <= 10 else 0.0
@@ -162,10 +146,10 @@ def test_training_ends_after_patience_epochs_without_a_better_one(root: Path) ->
     experiment = small(root, train={"patience": 2, "max_epochs": 9})
     progress = Progress()
     for number, ndcg in enumerate([0.1, 0.3, 0.2, 0.3]):
-        assert not progress.finished(experiment)
-        progress.add({"ndcg@10": ndcg})
+        assert not progress.is_finished(experiment)
+        progress.finish_epoch({"ndcg@10": ndcg})
         assert progress.best_epoch == [0, 1, 1, 1][number]
-    assert progress.finished(experiment)
+    assert progress.is_finished(experiment)
 
 
 def test_deepspeed_is_told_its_stage_and_never_clips_unasked(root: Path) -> None:

@@ -1,1 +1,1 @@
-"""MDSRec, the models beside it, and their training on Ray Train with DeepSpeed."""
+"""MDSRec, its baselines, and their training on Ray Train with DeepSpeed."""

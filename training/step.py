@@ -1,12 +1,12 @@
-"""One optimizer step on a rank's slice of a global step.
+"""One optimizer step on a rank's share of a global step.
 
-Everything random is drawn from (seed, epoch, step), so a resumed run repeats what it would have
-done, and what a model draws for a prefix (the noise of Eq. 19) is the same, whichever rank holds
+Random numbers are seeded with (seed, epoch, step). So a resumed run draws the same numbers as one
+without interruption, and the noise of a prefix (Eq. 19) does not depend on the rank that computes
 it.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,73 +16,81 @@ from torch.utils._pytree import tree_map_only
 from mdsrec.config import Experiment
 from training.data.negatives import Negatives
 from training.data.sequences import Step, batch_of
+from training.distributed.engine_protocol import Engine
 from training.models.base import Batch, Model
 
 HOST = torch.device("cpu")
 DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers
 
+EpochAndStep = tuple[int, int]
+
 
 class Share(NamedTuple):
-    """A rank's share of a global step, in the parts that it computes one after the other."""
+    """A rank's share of a global step, cut into `train.accumulation` batches."""
 
-    position: tuple[int, int]  # epoch, step
+    epoch_and_step: EpochAndStep
     num_prefixes: int  # of the whole step
-    parts: list[Batch]
+    batches: list[Batch]
 
 
 def share_of(
     model: Model,
     experiment: Experiment,
     step: Step,
-    position: tuple[int, int],
+    epoch_and_step: EpochAndStep,
     device: torch.device,
 ) -> Share:
-    """All of a step that can be made before the weights of the step before are known, in the host's
-    memory, from where `device` can copy it while it computes.
+    """Prepare this rank's share of a step.
+
+    It does not depend on the weights, so it can be prepared while earlier steps are computed. For a
+    GPU it is in pinned host memory, which the GPU copies while it computes.
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     num_parts = experiment.train.accumulation
-    noise = noise_of(model, experiment, step, position)
-    negatives = negatives_of(model, experiment, step, position)
-    places = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
-    parts = [model.with_entries(batch_of(step, *p, noise, HOST, negatives)) for p in places]
+    noise = noise_of(model, experiment, step, epoch_and_step)
+    negatives = negatives_of(model, experiment, step, epoch_and_step)
+    slices = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
+    batches = [model.with_sparse_rows(batch_of(step, *s, noise, HOST, negatives)) for s in slices]
     if device.type == "cuda":
-        parts = tree_map_only(Tensor, lambda t: t if t.is_cuda else t.pin_memory(), parts)
-    return Share(position, step.num_prefixes, parts)
+        batches = tree_map_only(Tensor, lambda t: t if t.is_cuda else t.pin_memory(), batches)
+    return Share(epoch_and_step, step.num_prefixes, batches)
 
 
-def take_step(engine: Any, experiment: Experiment, share: Share) -> Tensor:
-    """One optimizer step on a global step -> this rank's loss of each channel, summed over its
-    prefixes.
+def take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Tensor:
+    """Take one optimizer step on a global step. Collective.
+
+    Returns this rank's loss of each channel, summed over its prefixes [C].
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    torch.manual_seed(_seed(experiment, *share.position, DROPOUT, rank))
+    torch.manual_seed(_seed(experiment, *share.epoch_and_step, DROPOUT, rank))
     total = torch.zeros_like(engine.module.channel_weights)
-    moved = partial(Tensor.to, device=total.device, non_blocking=True)
-    for part in share.parts:
-        losses: Tensor = engine(tree_map_only(Tensor, moved, part))
-        # DeepSpeed sums gradients over the parts and averages them over the ranks; the objective is
-        # the mean over the step's prefixes.
+    to_device = partial(Tensor.to, device=total.device, non_blocking=True)
+    for batch in share.batches:
+        losses: Tensor = engine(tree_map_only(Tensor, to_device, batch))
+        # The objective is the mean over the step's prefixes. DeepSpeed sums gradients over the
+        # batches and averages them over the ranks.
         loss = engine.module.channel_weights @ losses * world_size / share.num_prefixes
         engine.backward(loss, scale_wrt_gas=False)
-        engine.step()  # of the optimizer after the last part alone
+        engine.step()  # the optimizer's step comes only after the last batch
         total += losses.detach()
     return total
 
 
-def noise_of(model: Model, experiment: Experiment, step: Step, position: tuple[int, int]) -> Tensor:
-    """What the model draws for the prefixes of a step, in order -> [prefixes, ...]."""
-    generator = torch.Generator().manual_seed(_seed(experiment, *position, NOISE))
-    return model.draw(step.samples.num_prefixes, generator)
+def noise_of(
+    model: Model, experiment: Experiment, step: Step, epoch_and_step: EpochAndStep
+) -> Tensor:
+    """Return the noise that the model draws for the prefixes of a step [prefixes, ...]."""
+    generator = torch.Generator().manual_seed(_seed(experiment, *epoch_and_step, NOISE))
+    return model.draw_noise(step.samples.num_prefixes, generator)
 
 
 def negatives_of(
-    model: Model, experiment: Experiment, step: Step, position: tuple[int, int]
+    model: Model, experiment: Experiment, step: Step, epoch_and_step: EpochAndStep
 ) -> Negatives | None:
-    """What every prefix of a step is set against; None in the full loss."""
+    """Draw the negatives that all prefixes of a step share; None for the full loss."""
     if model.sampler is None:
         return None
-    return model.sampler.draw(step.targets, _seed(experiment, *position, NEGATIVES))
+    return model.sampler.draw(step.targets, _seed(experiment, *epoch_and_step, NEGATIVES))
 
 
 def _seed(experiment: Experiment, *stream: int) -> int:

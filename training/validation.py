@@ -1,6 +1,4 @@
-"""Validation between epochs: every validation target ranked once, by one of the ranks."""
-
-from typing import Any
+"""Validation after an epoch: the ranks share the users, and each target is ranked once."""
 
 import torch
 from torch import distributed
@@ -9,33 +7,40 @@ from mdsrec import metrics
 from mdsrec.config import Experiment
 from training.data.sequences import SequenceReader
 from training.distributed import engine as ds
+from training.distributed.engine_protocol import Engine
+from training.inference import user_vectors
 from training.layers.scoring import count_channels
 from training.models.base import Model
-from training.users import user_vectors
 
 VALIDATION_METRICS = ("ndcg@10", "recall@10")
 
 
 @torch.no_grad()
 def validate(
-    engine: Any, experiment: Experiment, reader: SequenceReader, device: torch.device
+    engine: Engine[Model],
+    experiment: Experiment,
+    reader: SequenceReader,
+    device: torch.device,
 ) -> dict[str, float]:
-    """Metrics of the whole score over every validation target."""
+    """Return the mean metrics of the whole score over all validation targets. Collective."""
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     size = experiment.eval.user_batch
     sums = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64)
     engine.eval()
-    with ds.gathered(engine):
-        model: Model = engine.module
-        side = model.item_side()
+    with ds.gather_parameters(engine):
+        model = engine.module
+        item_vectors = model.item_vectors()
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size
             targets = reader.targets(first, first + size, "valid")
-            queries = user_vectors(model, [t.history for t in targets], side)
+            queries = user_vectors(model, [t.history for t in targets], item_vectors)
             if targets:
-                wanted = torch.tensor([t.target for t in targets], device=device)
                 better, ties = count_channels(
-                    queries, side.vectors, model.channel_weights, wanted, experiment.eval.item_block
+                    queries,
+                    item_vectors.vectors,
+                    model.channel_weights,
+                    torch.tensor([t.target for t in targets], device=device),
+                    experiment.eval.item_block,
                 )
                 counts = better[:, 0].cpu().numpy(), ties[:, 0].cpu().numpy()
                 sums += torch.tensor(

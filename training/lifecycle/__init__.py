@@ -1,1 +1,1 @@
-"""The life of a run: its identity, the lease of its driver, stop requests and signals."""
+"""The life of a run: its identity, its lease, stop requests and signals."""

@@ -1,4 +1,4 @@
-"""A run's name is its identity: one configuration, one data set."""
+"""The identity of a run: its name belongs to one configuration and one data set."""
 
 from typing import Any
 
@@ -6,39 +6,41 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
-from mdsrec.table_names import run_uri
+from mdsrec.run_paths import RunPaths
 
-REMEDY = "choose another name, or train it anew with --fresh"
+REMEDY = "choose another name, or train it again with --fresh"
 
 
 def claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
-    """Make the run's folder this experiment's, on tables of these fingerprints, or refuse."""
-    run = run_uri(experiment)
+    """Store the configuration and the fingerprints of the tables in the run folder.
+
+    InputError as in `check_claim`.
+    """
+    paths = RunPaths.of(experiment)
     check_claim(experiment, fingerprints)
-    files.write_json(f"{run}/dataset.json", fingerprints)
-    files.write_json(f"{run}/config.json", experiment.resolved())
+    files.write_json(paths.dataset, fingerprints)
+    files.write_json(paths.config, experiment.resolved())
 
 
 def check_claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
-    """InputError if the run of this name has another configuration, or other tables."""
-    run = run_uri(experiment)
-    if files.read_bytes(f"{run}/config.json") is None:
+    """Raise InputError if the run of this name has another configuration or other tables."""
+    paths = RunPaths.of(experiment)
+    if files.read_bytes(paths.config) is None:
         return
     check_identity(experiment)
-    known = files.read_json(f"{run}/dataset.json")
-    changed = sorted(name for name in fingerprints if fingerprints[name] != known.get(name))
+    stored = files.read_json(paths.dataset)
+    changed = sorted(name for name in fingerprints if fingerprints[name] != stored.get(name))
     if changed:
         raise InputError(
-            f"run {experiment.name}: its data set changed under it ({', '.join(changed)}): {REMEDY}"
+            f"run {experiment.name}: its data set has changed ({', '.join(changed)}): {REMEDY}"
         )
 
 
 def check_identity(experiment: Experiment) -> None:
-    """InputError naming the keys at which the run of this name has another configuration."""
-    uri = f"{run_uri(experiment)}/config.json"
-    content = files.read_json(uri)
-    standing = experiment_from(content, source=uri).identity()
-    changed = sorted(_differences(standing, experiment.identity()))
+    """Raise InputError that names the keys in which the run of this name differs."""
+    uri = RunPaths.of(experiment).config
+    stored = experiment_from(files.read_json(uri), source=uri).identity()
+    changed = sorted(_changed_keys(stored, experiment.identity()))
     if changed:
         raise InputError(
             f"run {experiment.name} has another configuration ({', '.join(changed)} changed): "
@@ -46,12 +48,14 @@ def check_identity(experiment: Experiment) -> None:
         )
 
 
-def _differences(left: Any, right: Any, key: str = "") -> set[str]:
-    """Dotted keys at which two nested mappings differ."""
+def _changed_keys(left: Any, right: Any, key: str = "") -> set[str]:
+    """Return the dotted keys at which two nested dicts differ."""
     if isinstance(left, dict) and isinstance(right, dict):
         return {
-            found
+            changed
             for name in left.keys() | right.keys()
-            for found in _differences(left.get(name), right.get(name), f"{key}.{name}".lstrip("."))
+            for changed in _changed_keys(
+                left.get(name), right.get(name), f"{key}.{name}".lstrip(".")
+            )
         }
     return set() if left == right else {key}

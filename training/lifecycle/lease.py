@@ -1,13 +1,15 @@
-"""One writer a run: of two drivers that would train the same run, the second is refused.
+"""The lease of a run: one driver trains it at a time.
 
-The one that writes leaves its name beside the run's folder and counts there as long as it lives.
-Who finds another's name watches it: a count that moves is a writer's, one that stands still was
-left by a driver that died. No clocks are compared. A driver that was suspended for so long that
-another took over finds the other's name, and its workers end without a write. So do all but one of
-those that began at the same moment on storage too slow to tell them apart at the start.
+The driver keeps a heartbeat file `<run>.writer` with its id and a counter, which it increases
+every `HEARTBEAT_SECONDS`. A second driver watches the counter for `EXPIRY_SECONDS`. If it moves,
+the second driver is refused. If it does not, the first one is dead, and the second takes over the
+lease. Clocks of different hosts are never compared.
 
-A driver numbers its attempts, for the workers of the one before may live: cut off from the driver,
-not from storage. They find the higher number, and end without a write too.
+`Attempt` is a fencing token. Workers check it against the heartbeat file before they write. So the
+workers of a driver that was suspended, and lost the lease meanwhile, end without a write. The same
+holds for drivers that start together on storage too slow for `SETTLE_SECONDS`: all but one find
+another id in the file. The number in the token rises with every attempt of the same driver, since
+workers of an earlier attempt may be cut off from the driver but still reach storage.
 """
 
 import logging
@@ -22,127 +24,129 @@ from typing import Any, NamedTuple
 
 from mdsrec import files
 from mdsrec.errors import InputError
-from training.lifecycle.stopping import OUT_OF_REACH
+from mdsrec.run_paths import RunPaths
 
 log = logging.getLogger("training")
 
-BEAT = 3.0  # seconds between counts
-SILENT = 30.0  # seconds after which a count that stands still was left behind
-SETTLE = 0.5  # seconds in which a driver that started at the same moment has written too
+HEARTBEAT_SECONDS = 3.0
+EXPIRY_SECONDS = 30.0  # without a heartbeat, after which a lease is free
+SETTLE_SECONDS = 0.5  # time for a driver that started at the same moment to write its heartbeat too
 
-Sign = dict[str, Any]
+Heartbeat = dict[str, Any]
+"""Content of the heartbeat file: host, pid, token (the driver's id), attempt, count."""
 
 
 class Attempt(NamedTuple):
-    """What the workers of one attempt write for."""
+    """The fencing token of one attempt to train a run."""
 
     driver: str
     number: int
 
 
-class Writer:
-    """A driver's sign beside the run."""
+class RunLease:
+    """The lease of a run, as its driver holds it."""
 
     def __init__(self, run: str) -> None:
         self._run, self._count = run, 0
-        self._turn = threading.Lock()
-        self._who: Sign = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._lock = threading.Lock()
+        self._process: Heartbeat = {"host": socket.gethostname(), "pid": os.getpid()}
         self._attempt = Attempt(uuid.uuid4().hex, 0)
 
-    def other(self) -> Sign | None:
-        """The sign of another driver that writes the run."""
+    def other_holder(self) -> Heartbeat | None:
+        """Return the heartbeat of another driver that holds the lease, or None."""
         found = _read(self._run)
         return found if found and found["token"] != self._attempt.driver else None
 
-    def sign(self) -> None:
+    def write(self) -> None:
+        """Write the heartbeat file."""
         driver, number = self._attempt
-        sign = {**self._who, "token": driver, "attempt": number, "count": self._count}
-        files.write_json(writer_uri(self._run), sign)
+        content = {**self._process, "token": driver, "attempt": number, "count": self._count}
+        files.write_json(RunPaths(self._run).lease, content)
 
     def begin_attempt(self) -> Attempt:
-        """One more; those before are told as soon as storage can be reached."""
-        with self._turn, suppress(*OUT_OF_REACH):
+        """Return the token of a new attempt.
+
+        From the next heartbeat that reaches storage on, tokens of earlier attempts are superseded.
+        """
+        with self._lock, suppress(*files.STORAGE_ERRORS):
             self._attempt = self._attempt._replace(number=self._attempt.number + 1)
-            if not self.other():
-                self.sign()
+            if not self.other_holder():
+                self.write()
         return self._attempt
 
-    def beat(self, ended: threading.Event) -> None:
-        """Count until the end, or until another driver took over."""
-        while not ended.wait(BEAT):
-            with self._turn, suppress(*OUT_OF_REACH):  # storage may be back at the next beat
-                if self.other():
+    def heartbeat(self, ended: threading.Event) -> None:
+        """Increase the counter until `ended` is set or another driver holds the lease."""
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with self._lock, suppress(*files.STORAGE_ERRORS):  # storage may be back at the next one
+                if self.other_holder():
                     return
                 self._count += 1
-                self.sign()
+                self.write()
 
 
 @contextmanager
-def only_writer(run: str, takes_over: bool = False) -> Iterator[Writer]:
-    """While inside, no other driver trains `run`; one that does when this `takes_over` gives way.
+def run_lease(run: str, takes_over: bool = False) -> Iterator[RunLease]:
+    """Hold the lease of `run`, so that no other driver trains it.
 
-    InputError names the driver that trains it already.
+    With `takes_over` the lease is taken from a driver that is alive; that one ends without a write.
+    Otherwise InputError names the driver that holds it.
     """
     if not takes_over:
-        _wait_for_silence(run)
-    writer = Writer(run)
-    writer.sign()
-    time.sleep(SETTLE)
-    if other := writer.other():
-        raise InputError(refusal(run, other))
+        _wait_until_free(run)
+    lease = RunLease(run)
+    lease.write()
+    time.sleep(SETTLE_SECONDS)
+    if other := lease.other_holder():
+        raise InputError(_refusal(run, other))
     ended = threading.Event()
-    beating = threading.Thread(target=writer.beat, args=(ended,), name="writer", daemon=True)
-    beating.start()
+    thread = threading.Thread(target=lease.heartbeat, args=(ended,), name="heartbeat", daemon=True)
+    thread.start()
     try:
-        yield writer
+        yield lease
     finally:
         ended.set()
-        beating.join()
-        with suppress(*OUT_OF_REACH):
-            if not writer.other():
-                filesystem, path = files.file_system(writer_uri(run))
-                filesystem.delete_file(path)
+        thread.join()
+        with suppress(*files.STORAGE_ERRORS):
+            if not lease.other_holder():
+                files.delete_file(RunPaths(run).lease)
 
 
-def writer_uri(run: str) -> str:
-    return f"{run}.writer"
-
-
-def is_given_up(run: str, attempt: Attempt) -> bool:
-    """Whether another driver, or a later attempt of the same one, writes the run."""
+def is_superseded(run: str, attempt: Attempt) -> bool:
+    """Return True if another driver, or a later attempt of the same one, holds the lease."""
     found = _read(run)
     if not found:
         return False
     return bool(found["token"] != attempt.driver or found["attempt"] > attempt.number)
 
 
-def refusal(run: str, writer: Sign) -> str:
-    return (
-        f"{run}: process {writer['pid']} on {writer['host']} trains it: wait for it, end it by a "
-        f"file {run}/stop, or choose another name"
-    )
-
-
-def _wait_for_silence(run: str) -> None:
-    """Until nobody writes the run; InputError if somebody does."""
-    found = _read(run)
-    if found is None:
+def _wait_until_free(run: str) -> None:
+    """Wait until no driver holds the lease. InputError if one is alive."""
+    first = _read(run)
+    if first is None:
         return
-    log.info("%s", f"{writer_uri(run)} is there: waiting {SILENT:g} s to see whether it moves")
-    deadline = time.monotonic() + SILENT
+    uri = RunPaths(run).lease
+    log.info("%s", f"{uri} exists: waiting {EXPIRY_SECONDS:g} s to see if its driver is alive")
+    deadline = time.monotonic() + EXPIRY_SECONDS
     while time.monotonic() < deadline:
-        time.sleep(BEAT / 10)
+        time.sleep(HEARTBEAT_SECONDS / 10)
         now = _read(run)
         if now is None:
             return
-        if now != found:
-            raise InputError(refusal(run, now))
+        if now != first:
+            raise InputError(_refusal(run, now))
 
 
-def _read(run: str) -> Sign | None:
-    """None where nobody's sign is, or a torn one."""
+def _refusal(run: str, holder: Heartbeat) -> str:
+    return (
+        f"{run}: process {holder['pid']} on {holder['host']} is training it: wait for it, stop it "
+        f"by creating the file {RunPaths(run).stop}, or choose another name"
+    )
+
+
+def _read(run: str) -> Heartbeat | None:
+    """Return the content of the heartbeat file, or None if it is absent or incomplete."""
     try:
-        found: Sign = files.read_json(writer_uri(run))
+        found: Heartbeat = files.read_json(RunPaths(run).lease)
     except ValueError:
         return None
     return found if "token" in found else None

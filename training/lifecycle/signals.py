@@ -1,37 +1,62 @@
-"""What interrupts the steps of an epoch; every rank hears it after the same step."""
+"""Signals that interrupt the steps of an epoch, on the side of the workers.
 
+The ranks combine their signals after every step, so all of them act after the same step.
+"""
+
+import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from training.lifecycle.lease import Attempt, is_given_up
-from training.lifecycle.stopping import OUT_OF_REACH, is_asked, node_leaves
+from mdsrec.files import STORAGE_ERRORS
+from training.lifecycle.lease import Attempt, is_superseded
+from training.lifecycle.stopping import is_stop_requested
 
-LOOK_EVERY = 1.0  # seconds between looks for the file that asks to stop
-LINE_EVERY = 30.0  # seconds between lines inside an epoch
+STORAGE_SECONDS = 1.0  # between checks of the stop file and of the lease
+LOG_SECONDS = 30.0  # between progress lines within an epoch
+
+_got_sigterm = threading.Event()
 
 
-class Calls(NamedTuple):
-    line: bool  # say how far the epoch is
-    save: bool
-    leave: bool  # save and start again: a worker's node goes
-    stop: bool  # save and end
-    lost: bool  # end, and write nothing: this attempt was given up
+def catch_sigterm() -> None:
+    """Install a handler that records the first SIGTERM for `sigterm_received`.
+
+    A second SIGTERM gets the handler that was installed before. Call this in the main thread.
+    """
+    previous = signal.getsignal(signal.SIGTERM)
+
+    def handle(*_: Any) -> None:
+        _got_sigterm.set()
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def sigterm_received() -> bool:
+    """Return True if this process got a SIGTERM after `catch_sigterm`."""
+    return _got_sigterm.is_set()
+
+
+class Signals(NamedTuple):
+    """Signals raised after a step, by one rank or by any of them."""
+
+    log: bool = False  # a progress line is due
+    save: bool = False  # a checkpoint is due
+    leave: bool = False  # a worker's node will go: save, and start again without it
+    stop: bool = False  # a stop is requested: save and end
+    superseded: bool = False  # another attempt holds the lease: end without a write
 
     @property
     def end(self) -> bool:
         return self.leave or self.stop
 
 
-NOTHING = Calls(False, False, False, False, False)
+class SignalSource:
+    """The signals that this rank raises. Only rank 0 checks the clock and the files of the run.
 
-
-class Clock:
-    """What this rank calls for; time and what stands in the run's storage are rank 0's to look at.
-
-    `attempt` is what this rank writes for, none where no other could write the run.
+    `attempt` is the fencing token of this training; None if no other driver can train the run.
     """
 
     def __init__(
@@ -39,45 +64,45 @@ class Clock:
         run: str,
         rank: int,
         checkpoint_minutes: float,
-        leaves: Callable[[], bool] = node_leaves,
+        is_leaving: Callable[[], bool] = sigterm_received,
         attempt: Attempt | None = None,
     ) -> None:
         self._run, self._is_first, self._attempt = run, rank == 0, attempt
-        self._save_every = 60 * checkpoint_minutes
-        self._leaves = leaves
-        self._said = self._saved = time.monotonic()
-        self._stop, self._lost = threading.Event(), threading.Event()
+        self._save_seconds = 60 * checkpoint_minutes
+        self._is_leaving = is_leaving
+        self._last_line = self._last_save = time.monotonic()
+        self._stop, self._superseded = threading.Event(), threading.Event()
         if self._is_first:
-            threading.Thread(target=self._keep_looking, name="stop", daemon=True).start()
+            threading.Thread(target=self._watch_storage, name="signals", daemon=True).start()
 
-    def _keep_looking(self) -> None:
-        while not self._stop.is_set() and not self._lost.is_set():
-            self.look()
-            time.sleep(LOOK_EVERY)
+    def _watch_storage(self) -> None:
+        while not self._stop.is_set() and not self._superseded.is_set():
+            self.check_storage()
+            time.sleep(STORAGE_SECONDS)
 
-    def look(self) -> None:
-        """What the run's storage says now, on rank 0."""
+    def check_storage(self) -> None:
+        """Check the lease and the stop file now, on rank 0."""
         if not self._is_first:
             return
-        # Storage that is out of reach may be back when this looks again.
-        with suppress(*OUT_OF_REACH):
-            if self._attempt is not None and is_given_up(self._run, self._attempt):
-                self._lost.set()
-            elif is_asked(self._run):
+        with suppress(*STORAGE_ERRORS):  # storage may be back at the next check
+            if self._attempt is not None and is_superseded(self._run, self._attempt):
+                self._superseded.set()
+            elif is_stop_requested(self._run):
                 self._stop.set()
 
-    def calls(self) -> Calls:
+    def current(self) -> Signals:
+        """Return the signals that this rank raises now."""
         now, first = time.monotonic(), self._is_first
-        return Calls(
-            line=first and now - self._said >= LINE_EVERY,
-            save=first and now - self._saved >= self._save_every,
-            leave=self._leaves(),
+        return Signals(
+            log=first and now - self._last_line >= LOG_SECONDS,
+            save=first and now - self._last_save >= self._save_seconds,
+            leave=self._is_leaving(),
             stop=self._stop.is_set(),
-            lost=self._lost.is_set(),
+            superseded=self._superseded.is_set(),
         )
 
-    def said(self) -> None:
-        self._said = time.monotonic()
+    def restart_log_timer(self) -> None:
+        self._last_line = time.monotonic()
 
-    def saved(self) -> None:
-        self._saved = time.monotonic()
+    def restart_save_timer(self) -> None:
+        self._last_save = time.monotonic()

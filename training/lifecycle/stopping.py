@@ -1,8 +1,8 @@
-"""Who may ask a training to stop.
+"""Stop requests, on the side of the driver and of users.
 
-The run's folder is what all nodes share, so a file in it asks: the driver puts it there on SIGTERM
-or when its minutes are over, a user by `touch <run>/stop`. A worker whose own process gets SIGTERM
-(its node leaves) keeps that for the next step.
+A stop request is a file in the run folder, because all nodes share that folder. The driver writes
+it on SIGTERM and at the end of `--minutes`; a user can write it with `touch <run>/stop`. Rank 0
+watches for it (see `signals.py`).
 """
 
 import logging
@@ -10,121 +10,97 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from mdsrec import files
-from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
 
 log = logging.getLogger("training")
 
-SIGTERM = "SIGTERM"
-OUT_OF_REACH = (OSError, pa.ArrowException, InputError)  # what storage raises
-TRY_EVERY = 1.0  # seconds
-SAME_SIGTERM = 1.0  # seconds in which a process and its parent are told the same
+SIGTERM = "SIGTERM"  # a reason
+RETRY_SECONDS = 1.0  # between two attempts to write the stop file
+DUPLICATE_SECONDS = 1.0  # a second SIGTERM this soon is the first one, forwarded by the parent
 
 
 @dataclass
-class Asked:
-    """Why the driver asked its training to stop; empty if it did not."""
+class StopRequest:
+    """The reason why the driver requested a stop; empty if it did not."""
 
     reason: str = ""
 
 
 @contextmanager
-def asking(run: str, minutes: float | None = None) -> Iterator[Asked]:
-    """While inside, SIGTERM and the end of the minutes ask the training of `run` to stop; a second
-    SIGTERM does what it did before.
+def stop_on_request(run: str, minutes: float | None = None) -> Iterator[StopRequest]:
+    """Stop the training of `run` at the first SIGTERM and after so many minutes.
+
+    Both write the stop file; the workers then save and end. A second SIGTERM gets the handler that
+    was installed before. A stop file of an earlier training is deleted.
     """
-    asked = Asked()
-    _forget(run)
+    request = StopRequest()
+    _delete_stop_file(run)
 
-    def ask(reason: str) -> None:
-        if not asked.reason:
-            asked.reason = reason
-            log.info("%s: asking the workers to save and stop", reason)
-            threading.Thread(target=_put, args=(run,), name="ask", daemon=True).start()
+    def stop(reason: str) -> None:
+        if not request.reason:
+            request.reason = reason
+            log.info("%s: requesting the workers to save and stop", reason)
+            threading.Thread(target=_write_stop_file, args=(run,), name="stop", daemon=True).start()
 
-    clock = threading.Timer(60 * (minutes or 0), ask, [f"--minutes {minutes or 0:g}"])
-    clock.daemon = True
+    timer = threading.Timer(60 * (minutes or 0), stop, [f"--minutes {minutes or 0:g}"])
+    timer.daemon = True
     if minutes is not None:
-        clock.start()
+        timer.start()
     try:
-        with _at_first_sigterm(lambda: ask(SIGTERM)):
-            yield asked
+        with _on_first_sigterm(lambda: stop(SIGTERM)):
+            yield request
     finally:
-        clock.cancel()
-        _forget(run)
+        timer.cancel()
+        _delete_stop_file(run)
 
 
 @contextmanager
-def _at_first_sigterm(action: Any) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # no signal arrives here
+def _on_first_sigterm(action: Callable[[], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # cannot install a handler
         yield
         return
-    former, heard = signal.getsignal(signal.SIGTERM), 0.0
+    previous, first_time = signal.getsignal(signal.SIGTERM), 0.0
 
-    def act(*_: Any) -> None:
-        nonlocal heard
-        if not heard:
-            heard = time.monotonic()
+    def handle(*_: Any) -> None:
+        nonlocal first_time
+        if not first_time:
+            first_time = time.monotonic()
             action()
-        elif time.monotonic() - heard > SAME_SIGTERM:
-            signal.signal(signal.SIGTERM, former)
+        elif time.monotonic() - first_time > DUPLICATE_SECONDS:
+            signal.signal(signal.SIGTERM, previous)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, act)
+    signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def stop_uri(run: str) -> str:
-    return f"{run}/stop"
-
-
-def is_asked(run: str) -> bool:
-    filesystem, path = files.file_system(stop_uri(run))
+def is_stop_requested(run: str) -> bool:
+    """Return True if the run folder has a stop file."""
+    filesystem, path = files.file_system(RunPaths(run).stop)
     return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
 
-def _put(run: str) -> None:
-    """Storage that is out of reach may be back the next time."""
+def _write_stop_file(run: str) -> None:
+    """Write the stop file; while storage cannot be reached, try again."""
     while True:
-        with suppress(*OUT_OF_REACH):
-            files.write_bytes(stop_uri(run), b"")
+        with suppress(*files.STORAGE_ERRORS):
+            files.write_bytes(RunPaths(run).stop, b"")
             return
-        time.sleep(TRY_EVERY)
+        time.sleep(RETRY_SECONDS)
 
 
-def _forget(run: str) -> None:
-    if is_asked(run):
-        filesystem, path = files.file_system(stop_uri(run))
+def _delete_stop_file(run: str) -> None:
+    if is_stop_requested(run):
+        filesystem, path = files.file_system(RunPaths(run).stop)
         filesystem.delete_file(path)
-
-
-_leaving = threading.Event()
-
-
-def keep_sigterm() -> None:
-    """From now on the first SIGTERM of this process is kept for `node_leaves`, and the second does
-    what it did before. For the main thread alone.
-    """
-    former = signal.getsignal(signal.SIGTERM)
-
-    def keep(*_: Any) -> None:
-        _leaving.set()
-        signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
-
-    signal.signal(signal.SIGTERM, keep)
-
-
-def node_leaves() -> bool:
-    """Whether this process was told to end."""
-    return _leaving.is_set()
