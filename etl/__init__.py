@@ -1,1 +1,1 @@
-"""Raw reviews, metadata and vectors -> the tables of mdsrec.schema (Spark)."""
+"""The ETL: Spark jobs that turn raw reviews, metadata and vectors into tables."""

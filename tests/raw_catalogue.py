@@ -1,8 +1,8 @@
-"""An experiment on a small raw catalogue, for tests that start stages as their users do."""
+"""An experiment on a small raw catalogue, for tests that run the stages as commands."""
 
 from pathlib import Path
 
-from etl.synthetic.__main__ import write_catalogue
+from etl.synthetic.catalogue import write_catalogue
 
 TOML = """
 name = "small"
@@ -25,12 +25,15 @@ num_centers = 4
 
 
 def write_raw(folder: Path, users: int = 300, items: int = 100) -> None:
-    """The files that `small_toml(folder)` reads."""
+    """Write the input files of the experiment `small_toml(folder)`."""
     write_catalogue(folder / "raw", users, items, seed=0)
 
 
 def small_toml(folder: Path, more: str) -> str:
-    """Path of the experiment. `more` goes on in [model], then with sections of its own."""
+    """Write the experiment and return its path.
+
+    `more` continues the section [model]; further sections may follow.
+    """
     path = folder / "small.toml"
     path.write_text(TOML.format(folder=folder) + more)
     return str(path)

@@ -1,4 +1,4 @@
-"""One raw line -> one record or a reason, for the three editions. No Spark."""
+"""Parsing of raw lines in the three editions: a record or a reason. No Spark."""
 
 import json
 
@@ -28,12 +28,12 @@ def reason(edition: str, raw: bytes) -> str:
         ("2023", REVIEW_2023, 1_400_000_000_123),
     ],
 )
-def test_a_review_keeps_user_item_and_the_editions_time(edition, record, time):
+def test_a_review_keeps_user_item_and_time_in_the_edition_s_unit(edition, record, time):
     assert review_record(edition, line(record)) == {"user_id": "A1", "asin": "B1", "time": time}
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "expected"),
     [
         ({"asin": None}, "asin is null, not string"),
         ({"asin": 7}, "asin is number, not string"),
@@ -47,8 +47,8 @@ def test_a_review_keeps_user_item_and_the_editions_time(edition, record, time):
         ({"unixReviewTime": 1_400_000_000_123}, "time after 2100"),
     ],
 )
-def test_a_wrong_field_is_named_with_what_was_found(change, why):
-    assert reason("2018", line(REVIEW_2018 | change)) == why
+def test_a_wrong_field_is_named_with_the_type_or_value_found(change, expected):
+    assert reason("2018", line(REVIEW_2018 | change)) == expected
 
 
 @pytest.mark.parametrize("field", ["reviewerID", "asin", "unixReviewTime"])
@@ -58,7 +58,7 @@ def test_a_missing_field_is_named(field):
 
 
 @pytest.mark.parametrize(
-    ("raw", "why"),
+    ("raw", "expected"),
     [
         (b"", "blank"),
         (b"  ", "blank"),
@@ -69,8 +69,8 @@ def test_a_missing_field_is_named(field):
         (b'"\xff"', "not UTF-8"),
     ],
 )
-def test_a_line_that_is_no_object_says_so(raw, why):
-    assert reason("2018", raw) == why
+def test_a_line_without_an_object_is_rejected_with_its_reason(raw, expected):
+    assert reason("2018", raw) == expected
 
 
 def test_whole_floats_and_the_last_second_before_2100_are_times():
@@ -118,13 +118,13 @@ def test_metadata_of_2018_join_lists_and_prefer_the_high_resolution_image():
     }
 
 
-def test_metadata_of_2023_take_the_main_image_and_the_parent_asin():
+def test_metadata_of_2023_use_the_main_image_and_the_parent_asin():
     images = [{"large": "http://a", "variant": "PT01"}, {"thumb": "http://b", "variant": "MAIN"}]
     found = metadata_record("2023", line({"parent_asin": "B1", "store": "S", "images": images}))
     assert (found["asin"], found["brand"], found["image_url"]) == ("B1", "S", "http://b")
 
 
-def test_a_metadata_record_needs_an_asin_only():
+def test_a_metadata_record_needs_only_an_asin():
     assert metadata_record("2018", line({"asin": "B1", "title": 3}))["title"] is None
     with pytest.raises(UnusableLineError, match="missing asin"):
         metadata_record("2018", line({"title": "T"}))

@@ -1,4 +1,4 @@
-"""Items held out of all training, on worlds that are worked out by hand."""
+"""Cold items, which training never sees, on small histories worked out by hand."""
 
 import json
 
@@ -13,12 +13,15 @@ from mdsrec.table_settings import table_settings
 
 EVENTS = "user_id string, asin string, time long, file int, line long"
 SHARE = 0.5
-WARM = "ade"  # by CRC-32, which makes b, c and g cold
+WARM = "ade"  # b, c and g are cold by their CRC-32
 ALL = ("sequences", "items", "cooccurrence")
 
 
-def left(spark, histories, cut=None):
-    """{user: (asins, train_end, valid_end)} of histories as words, an event a day."""
+def sequences_without_cold(spark, histories, cut=None):
+    """Return {user: (asins, train_end, valid_end)}.
+
+    A history is a word: a letter is an item, with one event per day.
+    """
     from etl.catalogue.cold import drop_cold
     from etl.catalogue.sequences import build_sequences, dense_ids
 
@@ -38,8 +41,8 @@ def left(spark, histories, cut=None):
 
 
 @pytest.mark.spark
-def test_of_cold_items_only_the_last_event_stays_where_it_tests(spark):
-    found = left(
+def test_of_cold_items_only_an_event_that_is_a_test_target_is_kept(spark):
+    found = sequences_without_cold(
         spark,
         {
             "cold last": "adeb",
@@ -62,10 +65,10 @@ def test_of_cold_items_only_the_last_event_stays_where_it_tests(spark):
 
 @pytest.mark.spark
 def test_a_user_with_fewer_than_three_events_left_trains_on_warm_ones_only(spark):
-    found = left(
+    found = sequences_without_cold(
         spark,
         {
-            "cold last": "abc",  # with a and c left, c would have to train
+            "cold last": "abc",  # if a and c were kept, c would be a training event
             "warm last": "abd",
             "short": "ab",
             "one": "a",
@@ -81,17 +84,17 @@ def test_a_user_with_fewer_than_three_events_left_trains_on_warm_ones_only(spark
 
 
 @pytest.mark.spark
-def test_after_a_cut_in_time_every_event_stays(spark):
+def test_from_the_test_cut_on_every_event_is_kept(spark):
     from etl.catalogue.split import TimeCut
 
     histories = {"u": "abdcegbd", "late": "ccccccbc", "early": "bc"}
-    found = left(spark, histories, TimeCut(valid_from=3, test_from=5))
-    # a d | e | g b d of "u"; the validation event c is dropped with b
+    found = sequences_without_cold(spark, histories, TimeCut(valid_from=3, test_from=5))
+    # "u" keeps a d | e | g b d: c is cold and a validation event, so it is dropped, as b is
     assert found == {"u": ("adegbd", 2, 3), "late": ("cbc", 0, 0)}
 
 
-def experiment(folder, histories, **keys):
-    """The tables of histories as words, an event a day."""
+def experiment_on(folder, histories, **keys):
+    """Return an experiment on `histories`, words as above."""
     reviews = folder / "reviews.json"
     reviews.write_text(
         "".join(
@@ -109,13 +112,13 @@ def experiment(folder, histories, **keys):
     return experiment_from(content, "test")
 
 
-def read(of, name):
+def read(experiment, name):
     table_schema = {
         "sequences": schema.SEQUENCES,
         "items": schema.ITEMS,
         "cooccurrence": schema.COOCCURRENCE,
     }[name]
-    return tables.read_table(tables.table_uri(of.root, name), table_schema)
+    return tables.read_table(tables.table_uri(experiment.root, name), table_schema)
 
 
 HISTORIES = {"u": "abdceg", "v": "adcb", "w": "deade", "x": "bcc"}
@@ -123,23 +126,26 @@ HISTORIES = {"u": "abdceg", "v": "adcb", "w": "deade", "x": "bcc"}
 
 @pytest.fixture(scope="module")
 def built(spark, tmp_path_factory):
-    """(experiment, manifests) of HISTORIES, built once."""
+    """Build HISTORIES once; return (experiment, manifests)."""
     from etl.run import build_tables
 
-    of = experiment(tmp_path_factory.mktemp("cold"), HISTORIES, cold_share=SHARE)
-    return of, build_tables(of, spark)
+    experiment = experiment_on(tmp_path_factory.mktemp("cold"), HISTORIES, cold_share=SHARE)
+    return experiment, build_tables(experiment, spark)
 
 
 @pytest.mark.spark
-def test_cold_items_keep_their_place_and_leave_no_trace_in_training(built):
-    of, manifests = built
-    # a d | e | g of u, a | d | b of v, d e a | d | e of w; x is gone
-    items = {row["asin"]: (row["item"], row["num_train"]) for row in read(of, "items").to_pylist()}
+def test_cold_items_keep_their_ids_and_are_not_in_any_training_data(built):
+    experiment, manifests = built
+    # u: a d | e | g, v: a | d | b, w: d e a | d | e, x is dropped
+    items = {
+        row["asin"]: (row["item"], row["num_train"])
+        for row in read(experiment, "items").to_pylist()
+    }
     assert items == {"a": (0, 3), "b": (1, 0), "c": (2, 0), "d": (3, 2), "e": (4, 1), "g": (5, 0)}
     warm = {items[asin][0] for asin in WARM}
-    o = read(of, "cooccurrence").to_pydict()
+    o = read(experiment, "cooccurrence").to_pydict()
     assert {*o["item"], *o["other"]} == warm
-    for row in read(of, "sequences").to_pylist():
+    for row in read(experiment, "sequences").to_pylist():
         assert warm.issuperset(row["items"][: row["valid_end"]])
     counters = manifests["sequences"].counters
     assert (counters["users"], counters["items"], counters["interactions"]) == (4, 6, 6 + 4 + 5 + 3)
@@ -152,10 +158,10 @@ def test_cold_items_keep_their_place_and_leave_no_trace_in_training(built):
 
 
 @pytest.mark.spark
-def test_which_cold_items_a_user_met_changes_no_count_of_training(spark, tmp_path, built):
+def test_training_tables_do_not_depend_on_the_cold_items_in_the_histories(spark, tmp_path, built):
     from etl.run import build_tables
 
-    others = experiment(tmp_path, HISTORIES | {"u": "cgadeb", "v": "badg"}, cold_share=SHARE)
+    others = experiment_on(tmp_path, HISTORIES | {"u": "cgadeb", "v": "badg"}, cold_share=SHARE)
     build_tables(others, spark)
     for name in ("cooccurrence", "items"):
         assert read(others, name) == read(built[0], name)
@@ -163,33 +169,33 @@ def test_which_cold_items_a_user_met_changes_no_count_of_training(spark, tmp_pat
 
 
 @pytest.mark.spark
-def test_a_share_that_leaves_no_event_is_refused(spark, tmp_path):
+def test_a_share_that_leaves_no_event_is_an_input_error(spark, tmp_path):
     from etl.run import build_tables
 
     with pytest.raises(InputError, match=r"cold_share = 0\.5 holds out all 2 items"):
-        build_tables(experiment(tmp_path, {"u": "bcb"}, cold_share=SHARE), spark)
+        build_tables(experiment_on(tmp_path, {"u": "bcb"}, cold_share=SHARE), spark)
 
 
-def test_without_cold_items_tables_and_their_fingerprints_are_those_of_before(tmp_path):
-    of = experiment(tmp_path, HISTORIES)
+def test_the_cold_share_enters_settings_and_fingerprints_only_if_it_is_not_zero(tmp_path):
+    experiment = experiment_on(tmp_path, HISTORIES)
 
     def fingerprints(share):
-        sequences = of.sequences.model_copy(update={"cold_share": share})
-        changed = of.model_copy(update={"sequences": sequences})
-        made_by = recipes(changed, raw_inputs(changed))
-        return [made_by[name].fingerprint for name in ALL]
+        sequences = experiment.sequences.model_copy(update={"cold_share": share})
+        changed = experiment.model_copy(update={"sequences": sequences})
+        recipe_of = recipes(changed, raw_inputs(changed))
+        return [recipe_of[name].fingerprint for name in ALL]
 
-    settings = table_settings(of)["sequences"]
+    settings = table_settings(experiment)["sequences"]
     assert not any(key.startswith("cold") for key in settings)
     assert settings.keys() > SequencesConfig.model_fields.keys() - {"cold_share"}
     for found in zip(fingerprints(0.0), fingerprints(0.25), fingerprints(SHARE), strict=True):
         assert len(set(found)) == 3
 
 
-def test_a_run_that_knows_no_cold_share_is_the_run_without_one(tmp_path):
-    of = experiment(tmp_path, HISTORIES)
-    older = of.resolved()
+def test_a_run_from_before_cold_share_existed_is_the_same_run_without_cold_items(tmp_path):
+    experiment = experiment_on(tmp_path, HISTORIES)
+    older = experiment.resolved()
     del older["sequences"]["cold_share"]
-    assert experiment_from(older, "config.json").identity() == of.identity()
-    cold = experiment(tmp_path, HISTORIES, cold_share=SHARE)
+    assert experiment_from(older, "config.json").identity() == experiment.identity()
+    cold = experiment_on(tmp_path, HISTORIES, cold_share=SHARE)
     assert experiment_from(older, "config.json").identity() != cold.identity()

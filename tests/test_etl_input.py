@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names the file, what was found and what to do."""
+"""Mistakes in the input: the error is one line with the file, what was found and what to do."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from placed import written
+from vectors_by_item import vectors_by_item
 
 from etl.catalogue.raw import numbered_lines, raw_files
 from etl.features.encoders import model_location
@@ -36,7 +36,7 @@ def write_lines(path, records):
 
 
 def experiment(tmp_path, **sections):
-    """Four users x four items in a plain file, one modality of vectors for three items."""
+    """Return an experiment on REVIEWS, with vectors for three of the four items."""
     reviews = write_lines(tmp_path / "reviews.json", REVIEWS)
     vectors = write_vectors(tmp_path / "v.parquet", ["B0", "B1", "B2"], np.eye(3))
     content = {
@@ -62,7 +62,7 @@ def run_etl(*arguments):
     )
 
 
-def test_lines_are_counted_in_plain_and_gzip_whatever_the_name(tmp_path):
+def test_lines_are_counted_in_plain_and_gzip_files_whatever_their_name(tmp_path):
     plain, packed = tmp_path / "a.json", tmp_path / "b.json"
     plain.write_bytes(b"x\r\n\ny")
     packed.write_bytes(gzip.compress(b"x\n\ny\n"))
@@ -70,7 +70,7 @@ def test_lines_are_counted_in_plain_and_gzip_whatever_the_name(tmp_path):
     assert list(numbered_lines(str(plain))) == list(numbered_lines(str(packed))) == expected
 
 
-def test_a_folder_stands_for_its_raw_files_by_name(tmp_path):
+def test_a_folder_means_its_raw_files_in_order_of_name(tmp_path):
     for name in ("b.json.gz", "a.jsonl", "readme.txt", "c.jsonl.gz"):
         (tmp_path / name).write_text("{}\n")
     names = [file.uri.rsplit("/", 1)[1] for file in raw_files([str(tmp_path)])]
@@ -92,7 +92,7 @@ def test_an_empty_file_is_an_error(tmp_path, content):
 
 
 def broken_gzip(path, keep, flip=False):
-    """A gzip of 20,000 lines cut to a part of its bytes, or with some bytes wrong."""
+    """Write a gzip of 20,000 lines, truncated to the share `keep` or with wrong bytes there."""
     lines = np.random.default_rng(0).integers(10**9, size=20_000)
     packed = bytearray(gzip.compress("".join(f"{n}\n" for n in lines).encode()))
     middle = int(len(packed) * keep)
@@ -105,20 +105,22 @@ def broken_gzip(path, keep, flip=False):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_truncated_or_corrupt_gzip_names_the_file_and_the_line_reached(tmp_path, flip):
+def test_a_truncated_or_corrupt_gzip_is_an_error_with_the_file_and_the_last_line_read(
+    tmp_path, flip
+):
     uri = broken_gzip(tmp_path / "t.json.gz", 0.5, flip)
     with pytest.raises(InputError, match=r"t\.json\.gz: truncated or corrupt gzip after line \d+"):
         list(numbered_lines(uri))
 
 
-def test_an_encoder_is_a_folder_or_a_package_that_carries_a_model_or_a_name(tmp_path):
+def test_an_encoder_is_a_folder_or_a_name_and_a_missing_folder_is_an_error(tmp_path):
     assert model_location(str(tmp_path)) == str(tmp_path)
     assert model_location("someone/some-model") == "someone/some-model"
     with pytest.raises(InputError, match="no such folder"):
         model_location("./nowhere")
 
 
-def test_the_command_answers_help_without_spark_and_mistakes_with_one_line(tmp_path):
+def test_the_command_prints_its_help_and_every_mistake_as_one_line(tmp_path):
     done = run_etl("--help")
     assert done.returncode == 0
     config = tmp_path / "x.toml"
@@ -138,7 +140,7 @@ def test_the_command_answers_help_without_spark_and_mistakes_with_one_line(tmp_p
 
 
 @pytest.mark.spark
-def test_a_corrupt_file_met_by_a_worker_is_one_line(spark, tmp_path):
+def test_a_corrupt_file_read_in_a_worker_is_one_line(spark, tmp_path):
     from etl.run import build_tables
 
     broken = broken_gzip(tmp_path / "t.json.gz", 0.5)
@@ -149,23 +151,23 @@ def test_a_corrupt_file_met_by_a_worker_is_one_line(spark, tmp_path):
 
 
 @pytest.mark.spark
-def test_reviews_alone_make_tables_of_items_that_nothing_describes(spark, tmp_path):
+def test_reviews_without_metadata_give_items_without_title_and_text(spark, tmp_path):
     from etl.run import build_tables
 
-    alone = experiment(tmp_path, model={"modalities": []}, sequences={"k_core": 4})
-    manifests = build_tables(alone, spark)
+    without_metadata = experiment(tmp_path, model={"modalities": []}, sequences={"k_core": 4})
+    manifests = build_tables(without_metadata, spark)
     assert list(manifests)[:3] == ["interactions", "metadata", "rejects"]
     assert [manifests[name].rows for name in ("interactions", "metadata", "rejects")] == [16, 0, 0]
     counters = manifests["items"].counters
     assert (counters["items"], counters["items_without_metadata"]) == (4, 4)
     assert (counters["items_with_title"], counters["items_with_text"]) == (0, 0)
-    # every user holds B0 B1 in training: one pair a user, both ways
+    # every user has B0 and B1 in training: one pair per user, in both directions
     assert manifests["cooccurrence"].rows == 2
     assert manifests["cooccurrence"].counters["pairs"] == 4
 
 
 @pytest.mark.spark
-def test_reviews_of_another_edition_are_not_silently_empty(spark, tmp_path):
+def test_reviews_of_another_edition_are_an_error_not_an_empty_table(spark, tmp_path):
     from etl.run import build_tables
 
     reviews = write_lines(tmp_path / "r.json", REVIEWS)
@@ -187,39 +189,39 @@ def test_reviews_of_another_edition_are_not_silently_empty(spark, tmp_path):
         ([], [], "no vectors"),
     ],
 )
-def test_wrong_vectors_are_named_by_asin(spark, tmp_path, asins, rows, words):
+def test_a_wrong_vector_is_an_error_with_its_asin(spark, tmp_path, asins, rows, words):
     with pytest.raises(InputError) as error:
-        brought(spark, write_vectors(tmp_path / "v.parquet", asins, rows))
+        locate(spark, write_vectors(tmp_path / "v.parquet", asins, rows))
     assert words in one_line(error)
 
 
-def brought(spark, vectors, asins=None):
-    from etl.features.vectors import brought as read
+def locate(spark, vectors, asins=None):
+    from etl.features.vectors import locate_vectors
 
     catalogue = spark.createDataFrame([("B0", 0), ("B1", 1)], "asin string, item int")
-    return read(spark, FeatureConfig(vectors=vectors, asins=asins), catalogue, 2)
+    return locate_vectors(spark, FeatureConfig(vectors=vectors, asins=asins), catalogue, 2)
 
 
 @pytest.mark.spark
-def test_files_of_vectors_that_do_not_fit_are_named(spark, tmp_path):
+def test_unusable_files_of_vectors_are_named(spark, tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        brought(spark, str(tmp_path / "nowhere.parquet"))
+        locate(spark, str(tmp_path / "nowhere.parquet"))
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(InputError, match="not Parquet"):
-        brought(spark, str(tmp_path / "text.parquet"))
+        locate(spark, str(tmp_path / "text.parquet"))
     pq.write_table(pa.table({"asin": ["B0"]}), tmp_path / "c.parquet")
     with pytest.raises(InputError, match="no column vector; there is asin"):
-        brought(spark, str(tmp_path / "c.parquet"))
+        locate(spark, str(tmp_path / "c.parquet"))
     np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float32))
     (tmp_path / "asins.txt").write_text("B0\nB1\n")
     with pytest.raises(InputError, match=r"3 rows, but .*asins\.txt has 2 asins"):
-        brought(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
+        locate(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
 
 
 @pytest.mark.spark
-def test_npy_rows_belong_to_the_lines_of_asins_and_zeros_are_no_vector(spark, tmp_path):
+def test_npy_rows_belong_to_the_lines_of_asins_and_zero_vectors_are_dropped(spark, tmp_path):
     np.save(tmp_path / "v.npy", np.array([[9, 9], [0, 0], [1, 2]], dtype=np.float64))
     (tmp_path / "asins.txt").write_text("Z\nB0\nB1\n")
-    placed = brought(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
-    assert {i: v.tolist() for i, v in written(placed, tmp_path).items()} == {1: [1.0, 2.0]}
-    assert placed.counters == {"unknown_asins": 1, "zero_vectors": 1}
+    located = locate(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
+    assert {i: v.tolist() for i, v in vectors_by_item(located, tmp_path).items()} == {1: [1.0, 2.0]}
+    assert located.counters == {"unknown_asins": 1, "zero_vectors": 1}

@@ -1,4 +1,4 @@
-"""Which items there are, and what an encoder sees of each."""
+"""The items of the catalogue, and the text that an encoder reads."""
 
 import json
 
@@ -23,7 +23,7 @@ DAY = 86_400
         ("<img src='x'>", ""),
     ],
 )
-def test_html_and_white_space_are_cleaned(raw, text):
+def test_html_is_removed_and_white_space_collapsed(raw, text):
     assert clean_text(raw) == text
 
 
@@ -46,8 +46,9 @@ def write_lines(path, records):
 
 
 def experiment(folder, described):
-    """A full catalogue of b and d, met on days 0 to 3 by two users, of e, met once, and of the
-    asins `described`.
+    """Return an experiment with a full catalogue: interactions, and metadata of `described`.
+
+    Two users interact with b and d on days 0 to 3, one user once with e.
     """
     histories = {"u": "bdbd", "v": "dbdb", "w": "e"}
     reviews = [
@@ -76,7 +77,9 @@ def experiment(folder, described):
 
 
 @pytest.mark.spark
-def test_a_full_catalogue_holds_what_nobody_met_and_what_the_k_core_dropped(spark, tmp_path):
+def test_a_full_catalogue_has_items_without_interactions_and_items_outside_the_k_core(
+    spark, tmp_path
+):
     from etl.run import build_tables
 
     full = experiment(tmp_path, described="acdea")
@@ -90,16 +93,18 @@ def test_a_full_catalogue_holds_what_nobody_met_and_what_the_k_core_dropped(spar
         "e": (4, 0),
     }
     counters = manifests["items"].counters
-    assert (counters["items"], counters["items_interacted"]) == (5, 2)  # b and d are met
+    assert (counters["items"], counters["items_interacted"]) == (5, 2)  # b and d
     assert counters["items_without_metadata"] == 1  # b
-    assert counters["metadata_without_interactions"] == 3  # a, c, and e, which the 2-core drops
+    assert (
+        counters["metadata_without_interactions"] == 3
+    )  # a, c, and e, which is outside the 2-core
     assert counters["metadata_duplicates"] == 1  # a
     counters = manifests["sequences"].counters
     assert (counters["items"], counters["items_interacted"]) == (5, 2)
     assert (counters["train"], counters["valid"], counters["test"]) == (4, 2, 2)
     assert counters["valid_from"] == "1970-01-03T00:00:00Z"
     assert counters["test_from_time"] == 3 * DAY
-    assert manifests["cooccurrence"].rows == 2  # b with d and d with b
+    assert manifests["cooccurrence"].rows == 2  # (b, d) and (d, b)
 
 
 def test_a_full_catalogue_without_metadata_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Spark finds a Java by itself."""
+"""The search for a Java that Spark can run on."""
 
 import subprocess
 
@@ -9,7 +9,7 @@ from mdsrec.errors import InputError
 
 
 def fake_java(folder, version):
-    """A bin/java that says its version, and echoes any other arguments."""
+    """Write a bin/java that prints its version, and otherwise its arguments."""
     path = folder / "bin" / "java"
     path.parent.mkdir(parents=True)
     path.write_text(
@@ -28,7 +28,7 @@ def test_the_major_version_is_read(tmp_path, version, major):
     assert java.major_version(fake_java(tmp_path, version)) == major
 
 
-def test_the_shim_drops_one_flag_and_keeps_the_other_arguments_whole(tmp_path, monkeypatch):
+def test_the_shim_drops_one_flag_and_keeps_the_other_arguments(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "jdk", "21.0.1").parent.parent))
     shim = java.java_home() / "bin" / "java"
@@ -39,7 +39,7 @@ def test_the_shim_drops_one_flag_and_keeps_the_other_arguments_whole(tmp_path, m
     assert java.java_home() == shim.parent.parent  # no shim over a shim
 
 
-def test_a_java_that_is_too_old_is_passed_over_and_then_named(tmp_path, monkeypatch):
+def test_a_java_that_is_too_old_is_skipped_and_named_in_the_error(tmp_path, monkeypatch):
     old = fake_java(tmp_path / "old", "11.0.2")
     monkeypatch.setattr(java, "candidates", lambda: iter([old, tmp_path / "none"]))
     with pytest.raises(InputError, match=r"Java 17 or newer \(.*Java 11; .*does not run\)"):

@@ -1,4 +1,4 @@
-"""A job killed by SIGKILL in any stage and called again leaves the tables of one never killed."""
+"""A job killed in any stage and started again writes the same tables as one never killed."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl.synthetic.__main__ import write_catalogue
+from etl.synthetic.catalogue import write_catalogue
 from mdsrec import tables
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -67,9 +67,9 @@ def raw(tmp_path_factory):
 @pytest.fixture(scope="module")
 def never_killed(raw, tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
-    ended = start(raw, root)
-    output = ended.communicate()[0]
-    assert ended.returncode == 0, output
+    job = start(raw, root)
+    output = job.communicate()[0]
+    assert job.returncode == 0, output
     return root
 
 
@@ -87,7 +87,7 @@ def start(raw, root):
 
 
 def kill_in(stage, raw, root):
-    """Start the job and kill all its processes as soon as it says that it builds `stage`."""
+    """Start the job and kill all its processes as soon as it logs that it builds `stage`."""
     job = start(raw, root)
     for line in job.stdout:
         if line.rstrip().endswith(f"{stage}: building"):
@@ -109,7 +109,7 @@ def assert_same_tables(root, expected):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_in_a_stage_and_called_again(raw, never_killed, tmp_path, stage):
+def test_a_job_killed_in_a_stage_is_completed_by_the_next_one(raw, never_killed, tmp_path, stage):
     kill_in(stage, raw, tmp_path)
     manifest = Path(tables.table_uri(str(tmp_path / "tables"), stage)) / tables.MANIFEST
     assert not manifest.exists()
@@ -117,12 +117,14 @@ def test_killed_in_a_stage_and_called_again(raw, never_killed, tmp_path, stage):
     output = again.communicate()[0]
     assert again.returncode == 0, output
     for done in STAGES[: STAGES.index(stage)]:
-        assert f"{done}: stands" in output
+        assert f"{done}: up to date" in output
     assert f"{stage}: building" in output
     assert_same_tables(tmp_path, never_killed)
 
 
-def test_killed_in_every_stage_one_after_the_other(raw, never_killed, tmp_path):
+def test_jobs_killed_in_every_stage_in_turn_are_completed_by_the_next_one(
+    raw, never_killed, tmp_path
+):
     for stage in STAGES:
         kill_in(stage, raw, tmp_path)
     again = start(raw, tmp_path)

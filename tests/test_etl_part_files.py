@@ -1,4 +1,4 @@
-"""Files that tasks write themselves."""
+"""Part files, which tasks write themselves."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ write_part_file(sys.argv[1], "part-00000", rows)
 """
 
 
-def test_a_part_reads_as_it_was_written(tmp_path):
+def test_a_part_file_reads_back_as_it_was_written(tmp_path):
     write_part_file(f"{tmp_path}/version", "part-00003-000", TABLE, ascending=("item",))
     path = tmp_path / "version" / "part-00003-000.parquet"
     assert pq.read_table(path).equals(TABLE)
@@ -30,7 +30,7 @@ def test_a_part_reads_as_it_was_written(tmp_path):
     assert (column.compression, "DELTA_BINARY_PACKED" in column.encodings) == ("ZSTD", True)
 
 
-def test_floats_of_lists_are_split_by_byte_and_integers_are_not(tmp_path):
+def test_lists_of_floats_are_byte_stream_split_and_integers_are_not(tmp_path):
     rows = pa.table({"item": pa.array([0, 1], pa.int32()), "vector": [[0.5, 1.0], [0.25, 2.0]]})
     write_part_file(str(tmp_path), "part-00000", rows)
     path = tmp_path / "part-00000.parquet"
@@ -40,7 +40,7 @@ def test_floats_of_lists_are_split_by_byte_and_integers_are_not(tmp_path):
     assert split == [False, True]
 
 
-def test_an_interrupted_write_leaves_no_part(tmp_path):
+def test_an_interrupted_write_leaves_no_part_file(tmp_path):
     ended = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
         capture_output=True,
@@ -51,7 +51,7 @@ def test_an_interrupted_write_leaves_no_part(tmp_path):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_a_task_that_is_tried_again_writes_the_same_file(tmp_path):
+def test_a_retried_task_writes_the_same_file(tmp_path):
     write_part_file(str(tmp_path), "part-00000", TABLE)
     first = (tmp_path / "part-00000.parquet").read_bytes()
     write_part_file(str(tmp_path), "part-00000", TABLE)

@@ -1,4 +1,4 @@
-"""The whole stage on a small synthetic catalogue, with vectors in place of an encoder."""
+"""The whole ETL on a small synthetic catalogue, with given vectors instead of an encoder."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from etl.synthetic.__main__ import write_catalogue
+from etl.synthetic.catalogue import write_catalogue
 from mdsrec import files, schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
@@ -57,12 +57,12 @@ def experiment(raw, root, **changes):
 
 @pytest.fixture(scope="module")
 def built(spark, raw, tmp_path_factory):
-    """(experiment, manifests) of the catalogue, built once."""
+    """Build the catalogue once; return (experiment, manifests)."""
     from etl.run import build_tables
 
-    built = experiment(raw, tmp_path_factory.mktemp("root"))
+    first = experiment(raw, tmp_path_factory.mktemp("root"))
     spark.conf.set("spark.sql.shuffle.partitions", 1)
-    return built, build_tables(built, spark)
+    return first, build_tables(first, spark)
 
 
 def table(experiment, name):
@@ -135,8 +135,8 @@ def test_held_out_items_never_reach_a_table_that_training_reads(spark, raw, buil
     permuted = iter(np.random.default_rng(0).permutation(held_out).tolist())
     for row in rows:
         row["items"] = [
-            item if place < row["train_end"] else next(permuted)
-            for place, item in enumerate(row["items"])
+            item if position < row["train_end"] else next(permuted)
+            for position, item in enumerate(row["items"])
         ]
     assert rows != table(first, "sequences").to_pylist()
     other = experiment(raw, tmp_path / "root")
@@ -144,13 +144,13 @@ def test_held_out_items_never_reach_a_table_that_training_reads(spark, raw, buil
     derived = [name for name in manifests if name.split("/")[0] not in RAW_TABLES]
     for name in derived:
         files.delete_folder(tables.table_uri(other.root, name))
-    standing = manifests["sequences"]
+    original = manifests["sequences"]
     tables.write_table(
         tables.table_uri(other.root, "sequences"),
         pa.Table.from_pylist(rows, schema.SEQUENCES).to_batches(),
         schema.SEQUENCES,
-        tables.Recipe(standing.settings, standing.inputs),
-        standing.counters,
+        tables.Recipe(original.settings, original.inputs),
+        original.counters,
     )
     build_tables(other, spark)
     assert len(derived) > 4
@@ -158,20 +158,20 @@ def test_held_out_items_never_reach_a_table_that_training_reads(spark, raw, buil
         assert table(other, name).equals(table(first, name)), name
 
 
-def test_neighbours_are_a_prefix_ordered_list_without_the_item_itself(built):
+def test_neighbors_are_sorted_by_similarity_and_exclude_the_item_itself(built):
     first, manifests = built
-    having = set(table(first, "features/image").column("item").to_pylist())
+    with_vector = set(table(first, "features/image").column("item").to_pylist())
     assert manifests["features/image"].counters["items_without"] > 0
     rows = table(first, "neighbors/image/mu=0.2").to_pylist()
-    assert {row["item"] for row in rows} == having
+    assert {row["item"] for row in rows} == with_vector
     for row in rows:
-        assert len(row["neighbors"]) == min(12, len(having) - 1)
+        assert len(row["neighbors"]) == min(12, len(with_vector) - 1)
         assert row["item"] not in row["neighbors"]
-        assert set(row["neighbors"]) <= having
+        assert set(row["neighbors"]) <= with_vector
         assert row["similarities"] == sorted(row["similarities"], reverse=True)
 
 
-def test_nothing_of_the_input_vanishes_uncounted(built, raw):
+def test_every_input_line_and_event_is_counted(built, raw):
     first, manifests = built
     counters = manifests["interactions"].counters
     assert counters["lines"] == (
@@ -186,12 +186,12 @@ def test_nothing_of_the_input_vanishes_uncounted(built, raw):
     reject = table(first, "rejects").to_pylist()[0]
     assert (reject["source"], reject["line"]) == (str(raw / "metadata.json.gz"), 11)
     assert reject["raw"] == '{"reviewerID": "A1", "asin": '
-    kept = manifests["sequences"].counters
+    events = manifests["sequences"].counters
     assert manifests["interactions"].rows == (
-        kept["interactions"] + kept["k_core_dropped_events"] + kept["repeats_dropped"]
+        events["interactions"] + events["k_core_dropped_events"] + events["repeats_dropped"]
     )
-    assert kept["repeats_dropped"] > 0
-    assert kept["train"] + kept["valid"] + kept["test"] == kept["interactions"]
+    assert events["repeats_dropped"] > 0
+    assert events["train"] + events["valid"] + events["test"] == events["interactions"]
     items = manifests["items"].counters
     assert items["metadata_duplicates"] > 0
     assert "A later record" not in table(first, "items").column("title").to_pylist()
@@ -220,11 +220,13 @@ def test_a_changed_setting_rebuilds_only_what_depends_on_it(spark, raw, built, c
     assert [name for name in space.recipes if space.find_table(name) is None] == rebuilt
 
 
-def test_what_stands_is_not_rebuilt_and_several_mu_and_k_are_built_at_once(spark, raw, built):
+def test_up_to_date_tables_are_not_rebuilt_and_several_mu_and_k_are_built_in_one_run(
+    spark, raw, built
+):
     from etl.run import build_tables
 
     first, manifests = built
-    assert build_tables(first) == manifests  # no session given: none is started for this
+    assert build_tables(first) == manifests  # without a session: none is started
     graph = {"max_neighbors": 12, "normalize": "symmetric", "mu": [0.0, 1.5], "num_centers": [2, 6]}
     found = build_tables(experiment(raw, first.root, graph=graph), spark)
     for mu in ("0.2", "0", "1.5"):
@@ -244,7 +246,7 @@ def test_what_stands_is_not_rebuilt_and_several_mu_and_k_are_built_at_once(spark
         ({"model": {"num_centers": 51}}, "items have the modality image: set it to"),
     ],
 )
-def test_a_setting_that_the_data_cannot_give_is_named(spark, raw, built, changes, words):
+def test_a_setting_that_needs_more_data_than_there_is_is_named(spark, raw, built, changes, words):
     from etl.run import build_tables
 
     with pytest.raises(InputError, match=words) as error:
@@ -252,7 +254,7 @@ def test_a_setting_that_the_data_cannot_give_is_named(spark, raw, built, changes
     assert "\n" not in str(error.value)
 
 
-def test_the_synthetic_catalogue_is_the_same_bytes_for_a_seed(raw, tmp_path):
+def test_the_synthetic_catalogue_has_the_same_bytes_for_the_same_seed(raw, tmp_path):
     write_catalogue(tmp_path, num_users=80, num_items=50, seed=1)
     for name in ("reviews.json.gz", "metadata.json.gz", "image.parquet"):
         assert (tmp_path / name).read_bytes() == (raw / name).read_bytes()

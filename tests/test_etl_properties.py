@@ -1,5 +1,6 @@
-"""Steps that decide which events there are and who sees them, against plain Python on random
-worlds, for several partitionings.
+"""Steps that select and split events, compared with plain Python on random events.
+
+Each step runs on several partitionings, which must give the same rows.
 """
 
 import math
@@ -25,22 +26,21 @@ PARTITIONS = (1, 3, 8)
 USERS, ITEMS = ("u", "U", "ü", "10", "9"), ("a", "B", "é", "z", "aa")
 
 few = settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
-event = st.tuples(  # user, item, time, file: few, so much is repeated
+event = st.tuples(  # user, item, time, file: few values, so many repeats and ties
     st.sampled_from(USERS),
     st.sampled_from(ITEMS),
     st.integers(0, 6) | st.integers(0, 2**20),
     st.integers(0, 1),
 )
 
-
-worlds = st.lists(event, min_size=12, max_size=40).map(
+event_lists = st.lists(event, min_size=12, max_size=40).map(
     lambda events: [(*fields, line) for line, fields in enumerate(events, start=1)]
 )
 
 
 @contextmanager
-def partitioned(spark, count):
-    """Shuffles of exactly `count` partitions."""
+def shuffle_partitions(spark, count):
+    """Shuffle into exactly `count` partitions."""
     keys = ("spark.sql.shuffle.partitions", "spark.sql.adaptive.enabled")
     before = {key: spark.conf.get(key) for key in keys}
     spark.conf.set(keys[0], count)
@@ -52,19 +52,19 @@ def partitioned(spark, count):
             spark.conf.set(key, value)
 
 
-def on_partitions(spark, world, step):
-    """step(events) -> sorted rows, which are the same for any partitioning."""
+def run_on_partitionings(spark, rows, step):
+    """Return the sorted rows of step(events), after checking that all partitionings agree."""
     found = []
     for count in PARTITIONS:
-        with partitioned(spark, count):
-            events = spark.createDataFrame(world, EVENTS).repartition(count)
+        with shuffle_partitions(spark, count):
+            events = spark.createDataFrame(rows, EVENTS).repartition(count)
             found.append(sorted(map(tuple, step(events).collect())))
     assert found[0] == found[1] == found[2]
     return found[0]
 
 
 def plain_k_core(events, k):
-    """Events whose user and item keep k events, by removing until nothing changes."""
+    """Return the events of the k-core: drop rare users and items until nothing changes."""
     while True:
         users = Counter(user for user, *_ in events)
         items = Counter(item for _, item, *_ in events)
@@ -79,8 +79,9 @@ def plain_ids(values):
 
 
 def plain_sequences(events, ends, items=None):
-    """Rows of `sequences`; `ends` says (train_end, valid_end) of a user's times, `items` the
-    catalogue's ids.
+    """Return the rows of the table `sequences`.
+
+    `ends` returns (train_end, valid_end) for a user's times; `items` has the ids of a catalogue.
     """
     users, items = plain_ids(e[0] for e in events), items or plain_ids(e[1] for e in events)
     rows = []
@@ -95,8 +96,8 @@ def is_cold(item, share):
     return zlib.crc32(item.encode()) < share * 2**32
 
 
-def plain_warm(events, share, test_from):
-    """Events without the cold ones that are no test target; `test_from` None = leave-one-out."""
+def plain_without_cold(events, share, test_from):
+    """Drop cold events that are not test targets; `test_from` None means leave-one-out."""
     left = []
     for user in {user for user, *_ in events}:
         own = sorted((e for e in events if e[0] == user), key=lambda event: event[2:])
@@ -116,35 +117,37 @@ def leave_one_out(times):
 
 
 @few
-@given(worlds, st.integers(2, 3))
-def test_k_core(spark, world, k):
-    found = on_partitions(
-        spark, world, lambda events: only_k_core(events, k).select("user_id", "asin", "line")
+@given(event_lists, st.integers(2, 3))
+def test_k_core_equals_plain_python(spark, rows, k):
+    found = run_on_partitionings(
+        spark, rows, lambda events: only_k_core(events, k).select("user_id", "asin", "line")
     )
-    assert found == sorted((user, item, line) for user, item, _, _, line in plain_k_core(world, k))
+    assert found == sorted((user, item, line) for user, item, _, _, line in plain_k_core(rows, k))
 
 
 @few
-@given(worlds)
-def test_dense_ids(spark, world):
-    found = on_partitions(spark, world, lambda events: dense_ids(events, "asin", "item"))
-    assert dict(found) == plain_ids(item for _, item, *_ in world)
+@given(event_lists)
+def test_dense_ids_are_ranks_in_binary_order(spark, rows):
+    found = run_on_partitionings(spark, rows, lambda events: dense_ids(events, "asin", "item"))
+    assert dict(found) == plain_ids(item for _, item, *_ in rows)
 
 
 @few
-@given(worlds)
-def test_leave_one_out(spark, world):
-    found = on_partitions(
-        spark, world, lambda events: build_sequences(events, dense_ids(events, "asin", "item"))
+@given(event_lists)
+def test_leave_one_out_equals_plain_python(spark, rows):
+    found = run_on_partitionings(
+        spark, rows, lambda events: build_sequences(events, dense_ids(events, "asin", "item"))
     )
-    assert found == plain_sequences(world, leave_one_out)
+    assert found == plain_sequences(rows, leave_one_out)
 
 
 @few
-@given(worlds, st.tuples(st.integers(1, 98), st.integers(1, 98)).filter(lambda p: p[0] != p[1]))
-def test_global_time(spark, world, percents):
+@given(
+    event_lists, st.tuples(st.integers(1, 98), st.integers(1, 98)).filter(lambda p: p[0] != p[1])
+)
+def test_a_split_in_time_equals_plain_python(spark, rows, percents):
     shares = tuple(percent / 100 for percent in sorted(percents))
-    times = sorted(time for _, _, time, *_ in world)
+    times = sorted(time for _, _, time, *_ in rows)
     expected = [times[math.floor(Fraction(p, 100) * len(times))] for p in sorted(percents)]
     config = SequencesConfig(split="global_time", cut=shares)
 
@@ -153,19 +156,19 @@ def test_global_time(spark, world, percents):
         assert cut == TimeCut(*expected)
         return build_sequences(events, dense_ids(events, "asin", "item"), cut)
 
-    found = on_partitions(spark, world, step)
+    found = run_on_partitionings(spark, rows, step)
     assert found == plain_sequences(
-        world, lambda own: tuple(sum(time < moment for time in own) for moment in expected)
+        rows, lambda own: tuple(sum(time < moment for time in own) for moment in expected)
     )
 
 
 @few
-@given(worlds, st.sampled_from([0.0, 0.3, 0.6]), st.none() | st.integers(1, 6))
-def test_cold_items_neither_train_nor_validate(spark, world, share, test_from):
+@given(event_lists, st.sampled_from([0.0, 0.3, 0.6]), st.none() | st.integers(1, 6))
+def test_cold_items_are_neither_training_nor_validation_events(spark, rows, share, test_from):
     cut = None if test_from is None else TimeCut(test_from - 1, test_from)
-    items = plain_ids(item for _, item, *_ in world)
+    items = plain_ids(item for _, item, *_ in rows)
     cold = {number for item, number in items.items() if is_cold(item, share)}
-    left = plain_warm(world, share, test_from)
+    left = plain_without_cold(rows, share, test_from)
     assume(left)
 
     def step(events):
@@ -177,7 +180,7 @@ def test_cold_items_neither_train_nor_validate(spark, world, share, test_from):
             return leave_one_out(times)
         return tuple(sum(time < moment for time in times) for moment in (test_from - 1, test_from))
 
-    found = on_partitions(spark, world, step)
+    found = run_on_partitionings(spark, rows, step)
     assert found == plain_sequences(left, ends, items)
     for _, _, events, _, _, valid_end in found:
         assert cold.isdisjoint(events[:valid_end])

@@ -1,4 +1,4 @@
-"""What Spark is given for an input and a machine, how frames are kept, what long steps report."""
+"""The Spark session: its size, materialized frames, readable errors and progress of long steps."""
 
 import logging
 import os
@@ -34,18 +34,18 @@ DEFAULT = SparkConfig()
 
 
 def memory_of(settings):
-    """Bytes of a driver memory in Spark's words."""
+    """Return the driver memory in bytes; Spark writes it as `600m` or `2g`."""
     amount, unit = re.fullmatch(r"(\d+)([mg])", settings[DRIVER_MEMORY]).groups()
     return int(amount) << {"m": 20, "g": 30}[unit]
 
 
-def test_a_small_input_takes_one_gibibyte_and_four_partitions_a_core():
+def test_a_small_input_needs_one_gibibyte_and_four_partitions_per_core():
     found = settings_for(DEFAULT, input_bytes=10 << 20, cores=8, memory=64 * GIB)
     assert memory_of(found) == GIB + (10 << 20) // 8 // (1 << 20) * (1 << 20)
     assert found[PARTITIONS] == "32"
 
 
-def test_a_large_input_takes_what_the_cores_hold_at_a_time_and_no_more():
+def test_memory_for_a_large_input_grows_with_the_cores_only():
     large, larger = (
         settings_for(DEFAULT, input_bytes=size * GIB, cores=4, memory=64 * GIB)
         for size in (100, 1000)
@@ -54,18 +54,20 @@ def test_a_large_input_takes_what_the_cores_hold_at_a_time_and_no_more():
     assert int(large[PARTITIONS]) == 100 * GIB // (128 << 20)
 
 
-def test_a_million_items_with_twenty_million_reviews_fit_a_small_machine():
+def test_a_million_items_with_twenty_million_reviews_fit_on_a_small_machine():
     found = settings_for(DEFAULT, input_bytes=6 * GIB, cores=2, memory=8 * GIB)
     assert memory_of(found) <= 2 * GIB
 
 
-@pytest.mark.parametrize(("memory", "taken"), [(3 * GIB, 1.5 * GIB), (GIB // 2, GIB // 2)])
-def test_half_of_the_machine_is_left_unless_spark_could_not_start(memory, taken):
+@pytest.mark.parametrize(("memory", "driver_memory"), [(3 * GIB, 1.5 * GIB), (GIB // 2, GIB // 2)])
+def test_the_driver_takes_half_of_the_memory_at_most_unless_it_could_not_start(
+    memory, driver_memory
+):
     found = settings_for(DEFAULT, input_bytes=100 * GIB, cores=16, memory=memory)
-    assert memory_of(found) == taken
+    assert memory_of(found) == driver_memory
 
 
-def test_what_is_configured_wins():
+def test_configured_values_override_derived_ones():
     config = SparkConfig(driver_memory="3g", partitions=7)
     found = settings_for(config, input_bytes=GIB, cores=2, memory=8 * GIB)
     assert (found[DRIVER_MEMORY], found[PARTITIONS]) == ("3g", "7")
@@ -74,7 +76,7 @@ def test_what_is_configured_wins():
     assert (found[DRIVER_MEMORY], found["spark.x"]) == ("5g", "y")
 
 
-def test_gzip_counts_as_what_it_unpacks_to():
+def test_a_gzip_file_counts_with_its_uncompressed_size():
     assert (
         uncompressed_bytes("s3://b/reviews.json.gz", 100)
         == 5 * uncompressed_bytes("reviews.json", 100)
@@ -92,17 +94,17 @@ def test_gzip_counts_as_what_it_unpacks_to():
         ("spark://head:7077", False, 1),
     ],
 )
-def test_which_masters_compute_in_the_driver(master, local, cores):
+def test_local_masters_run_tasks_in_the_driver(master, local, cores):
     assert (is_local(master), driver_cores(master)) == (local, cores)
 
 
-def test_all_cores_are_those_of_the_machine(monkeypatch):
+def test_a_star_means_all_cores_of_the_machine(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 12)
     assert driver_cores("local[*]") == 12
 
 
 @pytest.mark.parametrize("limit", ["max", str(256 << 20)])
-def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, limit):
+def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(sizing, "CONTAINER_LIMIT", tmp_path / "memory.max")
     whole = machine_memory()
     (tmp_path / "memory.max").write_text(limit + "\n")
@@ -118,7 +120,7 @@ def test_a_local_session_needs_no_folder_for_checkpoints(spark, tmp_path):
 
 @pytest.fixture
 def checkpoint_folder(spark, tmp_path):
-    """The folder in which the session keeps checkpoints, for one test."""
+    """Set a checkpoint folder for one test."""
     spark.sparkContext.setCheckpointDir(f"file://{tmp_path}")
     yield tmp_path
     java = spark.sparkContext._jvm
@@ -126,35 +128,35 @@ def checkpoint_folder(spark, tmp_path):
 
 
 @pytest.mark.spark
-def test_frames_are_kept_in_files_where_there_is_a_folder_for_them(spark, checkpoint_folder):
-    kept = materialize(spark.range(5))
+def test_frames_are_materialized_in_files_if_there_is_a_checkpoint_folder(spark, checkpoint_folder):
+    frame = materialize(spark.range(5))
     files = [path for path in checkpoint_folder.rglob("part-*") if path.is_file()]
     assert files
-    assert sorted(row.id for row in kept.collect()) == [0, 1, 2, 3, 4]
+    assert sorted(row.id for row in frame.collect()) == [0, 1, 2, 3, 4]
 
 
-LOST = """
+KILL_EXECUTORS = """
 import os, signal, sys
 from pathlib import Path
 from etl.spark.session import materialize
-from etl.workspace import Workspace
-from mdsrec.loading import load_experiment
+from etl.builders.workspace import Workspace
+from mdsrec.config.loading import load_experiment
 
 space = Workspace(load_experiment(sys.argv[1], ["spark.master=local-cluster[2,1,1024]"]))
-kept = materialize(space.spark.range(1000, numPartitions=4))
+frame = materialize(space.spark.range(1000, numPartitions=4))
 executors = 0
 for process in Path("/proc").glob("[0-9]*"):
     words = (process / "cmdline").read_bytes() if (process / "cmdline").exists() else b""
     if b"ExecutorBackend" in words and space.spark.sparkContext.applicationId.encode() in words:
         os.kill(int(process.name), signal.SIGKILL)
         executors += 1
-print(executors, kept.count(), len(list(Path(sys.argv[2]).glob("dataset/.checkpoints-*"))))
+print(executors, frame.count(), len(list(Path(sys.argv[2]).glob("dataset/.checkpoints-*"))))
 space.close()
 """
 
 
 @pytest.mark.slow
-def test_on_a_cluster_frames_outlive_their_executors_and_leave_nothing_behind(tmp_path):
+def test_on_a_cluster_frames_outlive_their_executors_and_close_deletes_them(tmp_path):
     (tmp_path / "reviews.json").write_text("{}\n")
     config = tmp_path / "x.toml"
     config.write_text(
@@ -162,7 +164,7 @@ def test_on_a_cluster_frames_outlive_their_executors_and_leave_nothing_behind(tm
         f'[input]\nedition = "2018"\nreviews = ["{tmp_path}/reviews.json"]\n'
     )
     done = subprocess.run(
-        [sys.executable, "-c", LOST, str(config), f"{tmp_path}/root"],
+        [sys.executable, "-c", KILL_EXECUTORS, str(config), f"{tmp_path}/root"],
         capture_output=True,
         text=True,
         check=True,
@@ -189,8 +191,7 @@ spark.stop()
 
 
 @pytest.mark.spark
-def test_under_spark_submit_master_and_memory_are_its_own(tmp_path):
-    """And its properties hold where the experiment sets none."""
+def test_under_spark_submit_its_master_and_memory_and_unset_properties_are_used(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(SUBMITTED)
     given = {PARTITIONS: "3", "spark.ours.first": "theirs", "spark.theirs": "theirs"}
@@ -216,16 +217,16 @@ def test_under_spark_submit_master_and_memory_are_its_own(tmp_path):
     ]
 
 
-def test_a_worker_of_another_python_is_one_line():
+def test_a_worker_with_another_python_version_is_an_error_of_one_line():
     versions = {"worker_version": "3.9", "driver_version": "3.11"}
     error = PySparkRuntimeError(errorClass="PYTHON_VERSION_MISMATCH", messageParameters=versions)
-    said = r"\(Python in worker has different version: 3.9 than that in driver: 3.11\)"
-    with pytest.raises(InputError, match=said), unwrap_worker_errors():
+    text = r"\(Python in worker has different version: 3.9 than that in driver: 3.11\)"
+    with pytest.raises(InputError, match=text), unwrap_worker_errors():
         raise error
 
 
 @pytest.mark.spark
-def test_frames_are_computed_once(spark):
+def test_a_materialized_frame_is_computed_once(spark):
     runs = spark.sparkContext.accumulator(0)
 
     def counted(batches):
@@ -233,13 +234,13 @@ def test_frames_are_computed_once(spark):
             runs.add(batch.num_rows)
             yield batch
 
-    kept = materialize(spark.range(5).mapInArrow(counted, "id long"))
-    assert kept.count() == len(kept.collect()) == 5
+    frame = materialize(spark.range(5).mapInArrow(counted, "id long"))
+    assert frame.count() == len(frame.collect()) == 5
     assert runs.value == 5
 
 
 @pytest.mark.spark
-def test_adaptive_execution_leaves_partitions_by_id_as_they_are(spark):
+def test_adaptive_execution_does_not_change_partitions_by_id(spark):
     from pyspark.sql import functions as F
 
     assert spark.conf.get("spark.sql.adaptive.enabled") == "true"
@@ -258,7 +259,7 @@ def slow_step(spark):
 
 
 @pytest.mark.spark
-def test_a_long_step_says_how_many_of_its_tasks_are_done(spark, caplog, monkeypatch):
+def test_a_long_step_logs_how_many_of_its_tasks_are_done(spark, caplog, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     with caplog.at_level(logging.INFO, "etl"), task_progress("items", lambda: spark, every=0.1):
         slow_step(spark)
@@ -268,7 +269,7 @@ def test_a_long_step_says_how_many_of_its_tasks_are_done(spark, caplog, monkeypa
 
 
 @pytest.mark.spark
-def test_a_short_step_and_a_terminal_see_no_report(spark, caplog, monkeypatch):
+def test_nothing_is_logged_for_a_short_step_or_on_a_terminal(spark, caplog, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     with caplog.at_level(logging.INFO, "etl"):
         with task_progress("items", lambda: spark):
@@ -279,17 +280,17 @@ def test_a_short_step_and_a_terminal_see_no_report(spark, caplog, monkeypatch):
     assert caplog.messages == []
 
 
-def test_a_step_without_spark_is_not_spoken_of(caplog, monkeypatch):
+def test_nothing_is_logged_without_a_session(caplog, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     with caplog.at_level(logging.INFO, "etl"), task_progress("items", lambda: None, every=0.01):
         time.sleep(0.1)
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize(("address", "expected"), [("1", 1), ("5", 5 % 4), (None, 0)])
-def test_a_task_takes_the_gpu_that_spark_lends_it(monkeypatch, address, expected):
-    lent = {"gpu": SimpleNamespace(addresses=[address])} if address else {}
-    context = SimpleNamespace(resources=lambda: lent, partitionId=lambda: 8)
+@pytest.mark.parametrize(("address", "expected"), [("1", 1), ("5", 5 % 4), (None, 8 % 4)])
+def test_a_task_uses_the_gpu_that_spark_assigned_to_it(monkeypatch, address, expected):
+    assigned = {"gpu": SimpleNamespace(addresses=[address])} if address else {}
+    context = SimpleNamespace(resources=lambda: assigned, partitionId=lambda: 8)
     monkeypatch.setattr(gpu.TaskContext, "get", lambda: context)
     gpu._first_partition_of_process.cache_clear()
     assert gpu.gpu_of_task(4) == expected

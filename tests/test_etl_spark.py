@@ -1,4 +1,4 @@
-"""The steps on DataFrames, on tiny literal worlds."""
+"""The Spark steps from events to sequences, on small literal inputs."""
 
 import pytest
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -30,7 +30,7 @@ EVENTS = "user_id string, asin string, time long, file int, line long"
 
 
 def frame(spark, rows):
-    """Events from (user, item, time), in input order."""
+    """Return events from (user, item, time) in input order."""
     numbered = [(u, i, t, 0, line) for line, (u, i, t) in enumerate(rows, start=1)]
     return spark.createDataFrame(numbered, EVENTS)
 
@@ -47,8 +47,8 @@ def pairs(events):
     return sorted((row.user_id, row.asin) for row in events.collect())
 
 
-def test_k_core_goes_on_until_users_and_items_both_hold(spark):
-    # c keeps 2 events only while user 3 is there, who keeps 2 only while d is there
+def test_k_core_repeats_until_users_and_items_both_have_k_events(spark):
+    # d has 1 event; without d, user 3 has 1; without user 3, c has 1
     rows = [("1", "a", 0), ("1", "b", 0), ("2", "a", 0), ("2", "b", 0), ("1", "c", 0)]
     rows += [("3", "c", 0), ("3", "d", 0)]
     found = pairs(only_k_core(frame(spark, rows), 2))
@@ -58,19 +58,19 @@ def test_k_core_goes_on_until_users_and_items_both_hold(spark):
 @pytest.mark.parametrize(
     ("keep", "times"), [("first", [1, 2]), ("last", [2, 5]), ("keep", [1, 2, 5])]
 )
-def test_which_of_a_repeated_pair_stays(spark, keep, times):
+def test_a_repeated_pair_keeps_its_first_or_last_or_every_event(spark, keep, times):
     rows = [("u", "a", 5), ("u", "b", 2), ("u", "a", 1)]
     found = drop_repeated(frame(spark, rows), keep)
     assert sorted(row.time for row in found.collect()) == times
 
 
-def test_of_two_equal_times_the_first_line_is_first(spark):
+def test_at_equal_times_the_first_line_is_first(spark):
     rows = [("u", "a", 1), ("u", "a", 1)]
     assert [r.line for r in drop_repeated(frame(spark, rows), "first").collect()] == [1]
     assert [r.line for r in drop_repeated(frame(spark, rows), "last").collect()] == [2]
 
 
-def test_ids_are_ranks_in_binary_order_and_ties_stand_in_input_order(spark):
+def test_ids_are_ranks_in_binary_order_and_ties_keep_input_order(spark):
     rows = [("u", "é", 7), ("u", "b", 7), ("u", "Z", 7), ("u", "a", 3)]
     # binary order: Z < a < b < é
     row = by_user(spark, rows)["u"]
@@ -83,7 +83,7 @@ def test_last_item_is_test_and_the_one_before_is_validation(spark):
     assert (found["u"].train_end, found["u"].valid_end) == (5 - 2, 5 - 1)
 
 
-def test_a_user_with_fewer_than_three_events_only_trains(spark):
+def test_fewer_than_three_events_are_training_only(spark):
     rows = [("one", "a", 0), ("two", "a", 0), ("two", "b", 1)]
     rows += [("three", "a", 0), ("three", "b", 1), ("three", "c", 2)]
     found = by_user(spark, rows)
@@ -98,18 +98,18 @@ def test_training_events_end_before_the_held_out_ones(spark):
     assert sorted(row["items"] for row in found.collect()) == [[0], [0, 1]]
 
 
-def test_a_full_catalogue_ranks_bought_and_unbought_items_together(spark):
+def test_a_full_catalogue_numbers_items_with_and_without_events_together(spark):
     events = frame(spark, [("u", "b", 0), ("u", "d", 1)])
     metadata = spark.createDataFrame([("c",), ("b",), ("a",), ("c",)], "asin string")
     full = {row.asin: row["item"] for row in build_catalogue(events, metadata, "full").collect()}
     assert full == {"a": 0, "b": 1, "c": 2, "d": 3}
-    bought = {
+    interacted = {
         row.asin: row["item"] for row in build_catalogue(events, metadata, "interacted").collect()
     }
-    assert bought == {"b": 0, "d": 1}
+    assert interacted == {"b": 0, "d": 1}
 
 
-def test_a_cut_in_time_holds_out_every_event_from_then_on(spark):
+def test_a_cut_in_time_holds_out_all_events_from_then_on(spark):
     rows = [("early", "a", 1), ("early", "b", 2)]
     rows += [("all", "a", 1), ("all", "b", 4), ("all", "c", 5), ("all", "d", 6), ("all", "e", 7)]
     rows += [("late", "a", 7), ("late", "b", 9)]
@@ -122,7 +122,7 @@ def test_a_cut_in_time_holds_out_every_event_from_then_on(spark):
     ("shares", "moments"),
     [((0.5, 0.9), (3, 9)), ((0.29, 0.3), (2, 3)), ((0.01, 0.99), (1, 9)), ((0.4, 0.6), (3, 3))],
 )
-def test_a_share_falls_on_the_time_of_the_event_of_that_rank(spark, shares, moments):
+def test_a_share_cuts_at_the_time_of_the_event_with_that_rank(spark, shares, moments):
     events = frame(spark, [("u", "a", t) for t in (9, 1, 1, 3, 3, 3, 3, 9, 2, 9)])
     # ranks        0  1  2  3  4  5  6  7  8  9
     # by time      1  1  2  3  3  3  3  9  9  9
@@ -130,20 +130,20 @@ def test_a_share_falls_on_the_time_of_the_event_of_that_rank(spark, shares, mome
     assert time_cut(events, config, "2018") == TimeCut(*moments)
 
 
-def test_a_share_is_the_decimal_that_was_written():
+def test_a_share_is_an_exact_decimal():
     assert 0.29 * 100 < 29
     assert rank_of_share(0.29, 100) == 29
 
 
 @pytest.mark.parametrize(("edition", "ticks"), [("2014", 1), ("2018", 1), ("2023", 1000)])
-def test_a_day_begins_at_midnight_utc_in_the_edition_s_unit(spark, edition, ticks):
+def test_a_date_means_midnight_utc_in_the_edition_s_unit(spark, edition, ticks):
     config = SequencesConfig(split="global_time", cut=("2017-01-01", "2018-01-01"))
     cut = time_cut(frame(spark, [("u", "a", 0)]), config, edition)
     assert cut == TimeCut(1_483_228_800 * ticks, 1_514_764_800 * ticks)
     assert cut_counters(cut, edition)["valid_from"] == "2017-01-01T00:00:00Z"
 
 
-def test_times_in_milliseconds_are_found_exactly(spark):
+def test_the_time_of_a_rank_is_exact_in_milliseconds(spark):
     times = [1_500_000_000_000 + 7_919**2 * n % 10**11 for n in range(500)]
     events = frame(spark, [("u", "a", time) for time in times])
     times_found = time_range(events)
@@ -180,7 +180,7 @@ def test_targets_that_open_a_sequence_are_counted(spark):
         (TimeCut(2 * 86_400, 5 * 86_400), "test"),
     ],
 )
-def test_a_cut_that_leaves_a_part_empty_is_named_with_the_times_there_are(spark, cut, empty):
+def test_a_cut_that_leaves_a_part_empty_is_an_error_with_the_range_of_times(spark, cut, empty):
     rows = [("u", item, day * 86_400) for day, item in enumerate("abcd")] + [("v", "a", 0)]
     config = SequencesConfig(split="global_time", cut=("2000-01-01", "2001-01-01"))
     with pytest.raises(InputError) as error:
@@ -192,7 +192,7 @@ def test_a_cut_that_leaves_a_part_empty_is_named_with_the_times_there_are(spark,
     assert "\n" not in message
 
 
-def test_what_lies_past_the_cut_never_reaches_what_training_reads(spark):
+def test_events_after_the_cut_never_reach_training_events_or_item_counts(spark):
     rows = [("uv"[time % 2], item, time) for time, item in enumerate("abcdeabc")]
     cut = TimeCut(valid_from=4, test_from=6)
     swapped = [(u, {"e": "c", "a": "b"}.get(i, "a") if t >= 4 else i, t) for u, i, t in rows]

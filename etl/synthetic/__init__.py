@@ -1,1 +1,1 @@
-"""A small synthetic catalog in the raw format of edition 2018."""
+"""A small synthetic catalogue in the raw format of edition 2018."""

@@ -1,12 +1,12 @@
-"""Words of the synthetic catalogue: topics far enough apart that a sentence encoder tells them
-from each other.
-"""
+"""Words of the synthetic catalogue. Topics differ enough for a text encoder to separate them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Topic:
+    """A text topic with its nouns and phrases."""
+
     name: str
     kinds: tuple[str, ...]  # four nouns
     words: tuple[str, ...]  # six phrases
