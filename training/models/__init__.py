@@ -1,1 +1,1 @@
-"""One file a model: its paper, its equations, and where this code departs from the original."""
+"""Models: each file names its paper, its equations and where it departs from the original."""

@@ -1,35 +1,24 @@
-"""What training, validation, ranking and export ask of a model; they know none by its name.
+"""Model: the interface that training, validation, ranking and export use.
 
-A user is one vector a channel, an item too, and a channel's score is their inner product. So the
-softmax over items, exact ranking and export are the same for every model.
+A model gives one vector per channel for a user and for an item. Their inner product is the score of
+the channel. So the softmax over items, exact ranking and export are the same for every model, and
+none of them refers to a model by name.
 
 B users, T positions, P prefixes, C channels, X items, n of them in a batch, D width.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from mdsrec.arrays import Ints
 from mdsrec.config import Experiment, ModelConfig
+from training.data.batch import Batch
 from training.data.item_tables import ItemTables
-from training.data.negatives import Sampler, Scored, sampler_of
-from training.data.sparse import Entries, Ints
+from training.data.negatives import Sampler, build_sampler
 
 INIT_STD = 0.02
-
-
-class Batch(NamedTuple):
-    """A rank's part of a global step. Sequences are padded at their end."""
-
-    items: Tensor  # int64 [n], the distinct items, in the host's memory
-    place: Tensor  # int64 [B, T], the inputs as places in `items`
-    prefixes: Tensor  # int64 [P], places in [B T] of the inputs whose prefix counts
-    targets: Tensor  # int64 [P], the event after each prefix
-    noise: Tensor  # [B, T, ...], what the model draws for each prefix
-    scored: Scored | None = None  # what the sampled loss scores; None: every item
-    entries: dict[str, Entries] | None = None  # the rows that `items` are read by; none: not yet
-    scored_entries: dict[str, Entries] | None = None  # those of the scored items
 
 
 class ItemVectors(Protocol):
@@ -40,23 +29,28 @@ class ItemVectors(Protocol):
 
 
 class Model(nn.Module):
-    """The interface. A parameter that is no submodule's is used in `forward` alone (ZeRO-3)."""
+    """Base class of all models.
+
+    Under ZeRO-3 a parameter has its full size only while `forward` of the module that owns it runs.
+    So parameters of a submodule are used only by calling that submodule.
+    """
 
     channels: tuple[str, ...]
-    channel_weights: Tensor  # [C], of each channel in the whole score and in the objective
+    channel_weights: Tensor  # [C], weights of the channels in the whole score and in the objective
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__()
         self.config: ModelConfig = experiment.model
-        self.sampler: Sampler | None = sampler_of(experiment.train, tables)
+        self.sampler: Sampler | None = build_sampler(experiment.train, tables)
 
     def set_channels(self, weights: dict[str, float]) -> None:
+        """Set the names of the channels and their weights."""
         self.channels = tuple(weights)
         weights_C = torch.tensor(list(weights.values()))
         self.register_buffer("channel_weights", weights_C, persistent=False)
 
     def initialize(self, seed: int) -> None:
-        """normal(0, .02) for every matrix, zero biases, from `seed` alone."""
+        """Draw every matrix from normal(0, 0.02) and set biases to zero. Depends only on `seed`."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
@@ -65,27 +59,34 @@ class Model(nn.Module):
                 nn.init.zeros_(parameter)
 
     def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
-        """What is random of a global step, whoever computes it -> [prefixes, ...], in their order.
+        """Draw the random numbers of every prefix of a global step -> [prefixes, ...], in order.
 
-        `num_prefixes` are those of each of its samples.
+        Every rank draws all of them, so the noise of a prefix does not depend on the rank that
+        computes it. `num_prefixes` holds the number of prefixes of each sample of the step.
         """
         return torch.empty(int(num_prefixes.sum()), 0)
 
     def with_sparse_rows(self, batch: Batch) -> Batch:
-        """The batch with what can be made before the weights are known."""
+        """Return the batch with the sparse rows that the model reads. Needs no weights.
+
+        So a background thread can call it for the next step.
+        """
         return batch
 
     def forward(self, batch: Batch) -> Tensor:
-        """Loss of each channel, summed over the batch's counted prefixes -> [C].
+        """Return the loss of each channel, summed over the prefixes of the batch -> [C].
 
-        The objective is `channel_weights @ forward(batch)` over the step's number of prefixes.
+        The objective is `channel_weights @ forward(batch)` over the number of prefixes of the step.
         """
         raise NotImplementedError
 
     def item_vectors(self) -> Any:
-        """Return the model's `ItemVectors`, without gradient."""
+        """Return the `ItemVectors` of the model, without gradient."""
         raise NotImplementedError
 
     def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, item_vectors: Any) -> Tensor:
-        """The whole sequences' representations, nothing drawn -> [B, C, D]."""
+        """Return the representations of whole sequences, without noise -> [B, C, D].
+
+        `items_BT` is padded at the end; `item_vectors` is what the method `item_vectors` returned.
+        """
         raise NotImplementedError

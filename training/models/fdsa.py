@@ -1,13 +1,13 @@
 """FDSA: Zhang et al., Feature-level Deeper Self-Attention Network for Sequential Recommendation,
 IJCAI 2019.
 
-f_i = sum_m alpha_im F_m, alpha_i = softmax over m of w . ReLU(W F_m + b) (Eq. 2-4); one stack of
-causal blocks over E[S_u] + P and one over f[S_u] + P (Eq. 5-11); score = LayerNorm(W [h_t; g_t] +
-b) . E_i (Eq. 12-13).
+f_i = sum_m alpha_im F_m, where alpha_i is the softmax over m of w . ReLU(W F_m + b) (Eq. 2-4). One
+stack of causal blocks reads E[S_u] + P and another f[S_u] + P (Eq. 5-11). score =
+LayerNorm(W [h_t; g_t] + b) . E_i (Eq. 12-13).
 
-Departs from the original: a feature is a modality's vector, mapped linearly to D (zeros where an
-item has none); the blocks are SASRec's here (post-norm, GELU, P shared by both stacks as in
-RecBole), each stack with norms of its own; the loss is the softmax over items.
+Departs from the original: a feature is the vector of a modality, mapped linearly to D (zeros for an
+item without it); the blocks are those of SASRec here (post-norm, GELU), each stack has its own
+weights and norms, and both share P as in RecBole; the loss is the softmax over items.
 """
 
 import torch
@@ -38,7 +38,7 @@ class FDSA(CausalTransformer):
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
         features_nMD = self.features(items)
         alpha_nM1 = torch.softmax(self.attention(features_nMD), dim=1)
-        return self.vectors(items), (alpha_nM1 * features_nMD).sum(dim=1)
+        return self.embedded(items), (alpha_nM1 * features_nMD).sum(dim=1)
 
     def encoded(
         self, tokens: tuple[Tensor, ...], index_BT: Tensor, positions_BQ: Tensor | None

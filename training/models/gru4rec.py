@@ -1,10 +1,10 @@
 """GRU4Rec: Hidasi et al., Session-based Recommendations with Recurrent Neural Networks, ICLR 2016
-(arXiv 1511.06939); its items embedded and its sequences of a user's events as in Tan et al., 2016.
+(arXiv 1511.06939), with item embeddings and sequences of a user's events as in Tan et al., 2016.
 
 h_t = GRU(dropout(E[S_u])) (Eq. 1-4), and score = (W h_t + b) . E_i.
 
-Departs from the original: the softmax over items takes the place of the TOP1 and BPR losses, and
-an item scores by the embedding that it enters with, as in RecBole's form.
+Departs from the original: the loss is the softmax over items instead of TOP1 or BPR, and input and
+output share the item embedding, as in RecBole.
 """
 
 from torch import Tensor, nn

@@ -1,11 +1,11 @@
 """GRU4RecF: Hidasi et al., Parallel Recurrent Neural Network Architectures for Feature-rich
-Session-based Recommendations, RecSys 2016; the parallel form, as RecBole has it.
+Session-based Recommendations, RecSys 2016; the parallel architecture, as in RecBole.
 
 h_t = GRU(dropout(E[S_u])), g_t = GRU'(F[S_u]), and score = (W [h_t; g_t] + b) . E_i.
 
-Departs from the original: both are trained at once and not in turns; the loss is the softmax over
-items; features are the modalities' vectors, each mapped linearly to D and set side by side, zeros
-where an item has none.
+Departs from the original: both networks are trained together instead of in turns; the loss is the
+softmax over items; F is the concatenation of the vectors of all modalities, each mapped linearly to
+D (zeros for an item without it).
 """
 
 import torch
@@ -38,11 +38,11 @@ class GRU4RecF(NextItem):
         initialize_recurrent(self, seed)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        return self.vectors(items), self.features(items).flatten(1)
+        return self.embedded(items), self.features(items).flatten(1)
 
     def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
-        of_items, of_features = (F.embedding(index_BT, table) for table in tokens)
-        h_BTH, _ = self.item_gru(dropout(of_items, self.config.dropout, self.training))
-        g_BTH, _ = self.feature_gru(of_features)
+        items_BTD, features_BTF = (F.embedding(index_BT, table) for table in tokens)
+        h_BTH, _ = self.item_gru(dropout(items_BTD, self.config.dropout, self.training))
+        g_BTH, _ = self.feature_gru(features_BTF)
         queries_BTD: Tensor = self.output(torch.cat([h_BTH, g_BTH], dim=-1))
         return queries_BTD

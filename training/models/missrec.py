@@ -1,17 +1,20 @@
 """MISSRec: Wang et al., MISSRec: Pre-training and Transferring Multi-modal Interest-aware Sequence
-Representation for Recommendation, ACM MM 2023 (arXiv 2308.11175); without the pre-training.
+Representation for Recommendation, ACM MM 2023 (arXiv 2308.11175), without the pre-training.
 
-An interest is a cluster of a modality's items, its vector the mean of theirs, adapted. An encoder
-reads the distinct interests of a sequence (Eq. 4-5), a decoder the items v + E + P, each looking at
-the items before it and at the interests (Eq. 6-8). score = cos(x_t, .) / temperature with an item's
-id and modalities, (id + M sum_m w_m modality_m) / (1 + M), w learned (Eq. 11-13).
+An interest is a cluster of the items of one modality. Its vector is the mean of their adapted
+vectors v. An encoder reads the distinct interests of a sequence (Eq. 4-5). A decoder reads the
+items v + E + P and attends to earlier items and to the interests (Eq. 6-8). score = cos(x_t, .) /
+temperature with the id and the modalities of an item, (id + M sum_m w_m modality_m) / (1 + M) with
+learned w (Eq. 11-13).
 
-Departs from the original: interests are the k-means clusters of each modality that the tables hold,
-not DPC-kNN over both, and follow the adaptors in every step, not every epoch; an interest sees the
-interests of the items before it, so that one pass gives every prefix; the fusion weighs an item's
-modalities by weights of the item (their `dynamic_instance`) that do not look at the user, as a
-score is an inner product here; vectors are whitened; the orthogonality term, of weight 1e-4, is
-left out.
+Departs from the original: interests are the k-means clusters of each modality in the tables instead
+of DPC-kNN clusters over both, and they follow the adaptors in every step instead of every epoch; an
+interest attends only to interests of the same or earlier items, so that one pass gives every
+prefix; the fusion has learned weights per item (the original's `dynamic_instance`) that do not
+depend on the user, because a score is an inner product here; input vectors are whitened; the
+orthogonality term, of weight 1e-4, is left out.
+
+B users, T positions, S interests of a user and one more, X items, n of them, M modalities, D width.
 """
 
 from dataclasses import replace
@@ -26,13 +29,13 @@ from mdsrec.config import Experiment
 from mdsrec.config.models import MISSRecConfig
 from training.data.item_tables import ItemTables, ModalityTables
 from training.layers.dropout import dropout
-from training.layers.features import whitened
+from training.layers.features import whiten
 from training.layers.modality import Modality
 from training.layers.transformer import NORM_EPS, Encoder, split_heads
 from training.models.next_item import NextItem
 
 NO_INTEREST = -1
-LEAST = -1e4  # before a softmax: nothing of it
+MASKED = -1e4  # logit whose softmax weight is zero
 
 
 class MISSRec(NextItem):
@@ -40,72 +43,74 @@ class MISSRec(NextItem):
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
-        self.unit = False  # a mean of vectors of length 1
+        self.unit = False  # `vectors` already returns means of vectors of length 1
         config, modalities = self.config, tables.modalities.values()
         half = config.model_copy(update={"num_layers": config.num_layers // 2})
         self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.no_interest = nn.Parameter(torch.empty(1, config.dim))
         self.fusion = nn.Parameter(torch.empty(tables.num_items, len(modalities)))
         self.adaptors = nn.ModuleList(
-            Modality(_whitened(of_modality), config.dim, tables.num_items)
-            for of_modality in modalities
+            Modality(_with_whitened_features(modality), config.dim, tables.num_items)
+            for modality in modalities
         )
-        self.interests: Tensor  # [X, M], the cluster of each item
-        self.register_buffer("interests", _interests(tables), persistent=False)
+        self.interest_XM: Tensor
+        self.register_buffer("interest_XM", _interests_of_items(tables), persistent=False)
         self.encoder = Encoder(half)
         self.decoder = Decoder(half)
 
     def vectors(self, items: Tensor | None) -> Tensor:
         fusion_nM = self.fusion if items is None else self.fusion[items]
-        absent_nM = self._interests_of(items) == NO_INTEREST
-        weights_nM = torch.softmax(fusion_nM.masked_fill(absent_nM, LEAST), dim=1)
+        absent_nM = self._interests(items) == NO_INTEREST
+        weights_nM = torch.softmax(fusion_nM.masked_fill(absent_nM, MASKED), dim=1)
         adapted_nMD = F.normalize(self._adapted(items), dim=-1)
-        of_modalities = (weights_nM[..., None] * adapted_nMD).sum(dim=1)
-        num_modalities = weights_nM.shape[1]
-        of_id = F.normalize(self.embedded(items), dim=-1)
-        return (of_id + num_modalities * of_modalities) / (1 + num_modalities)
+        modalities_nD = (weights_nM[..., None] * adapted_nMD).sum(dim=1)
+        M = weights_nM.shape[1]
+        id_nD = F.normalize(self.embedded(items), dim=-1)
+        return (id_nD + M * modalities_nD) / (1 + M)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        """v + E [n, D]; the vectors [n, M, D] and the numbers [n, M] of the items' interests."""
-        own = self.embedded(items) + self._adapted(items).sum(dim=1)
-        numbers = self._interests_of(items)
-        found = []
-        for adaptor, number_n in zip(self.adaptors, numbers.unbind(dim=1), strict=True):
+        """Return v + E [n, D], and the vectors [n, M, D] and numbers [n, M] of the interests."""
+        items_nD = self.embedded(items) + self._adapted(items).sum(dim=1)
+        number_nM = self._interests(items)
+        vectors = []
+        for adaptor, number_n in zip(self.adaptors, number_nM.unbind(dim=1), strict=True):
             centers_KD = cast(Modality, adaptor).mapped_centers()
             assert centers_KD is not None
-            found.append(centers_KD[number_n])
-        return own, torch.stack(found, dim=1), numbers
+            vectors.append(centers_KD[number_n])
+        return items_nD, torch.stack(vectors, dim=1), number_nM
 
     def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
-        own = F.embedding(index_BT, tokens[0])
-        interests = F.embedding(index_BT, tokens[1].flatten(1)).view(
-            *own.shape[:2], -1, own.shape[2]
-        )
-        numbers = tokens[2][index_BT]
-        B, T, M = numbers.shape
-        at_T = torch.arange(T, device=index_BT.device)
-        at_S = at_T.repeat_interleave(M)  # of each interest, T M of them
-        first_BS = _is_first(numbers).flatten(1)
-        seen_BTS = first_BS[:, None] & (at_S <= at_T[:, None])
-        seen_BSS = first_BS[:, None] & (at_S <= at_S[:, None])
-        # Whoever has no interest yet looks at a vector that says so.
-        memory = torch.cat([self.no_interest.expand(B, 1, -1), interests.flatten(1, 2)], dim=1)
+        items_nD, vectors_nMD, number_nM = tokens
+        items_BTD = F.embedding(index_BT, items_nD)
+        B, T, D = items_BTD.shape
+        interests_BTMD = F.embedding(index_BT, vectors_nMD.flatten(1)).view(B, T, -1, D)
+        number_BTM = number_nM[index_BT]
+        M = number_BTM.shape[2]
+        positions_T = torch.arange(T, device=index_BT.device)
+        positions_S = positions_T.repeat_interleave(M)  # of each interest
+        first_BS = _is_first(number_BTM).flatten(1)
+        seen_BTS = first_BS[:, None] & (positions_S <= positions_T[:, None])
+        seen_BSS = first_BS[:, None] & (positions_S <= positions_S[:, None])
+        # Position 0 of the memory is seen by all, so a prefix without an interest sees something.
+        no_interest = self.no_interest.expand(B, 1, -1)
+        memory_BSD = torch.cat([no_interest, interests_BTMD.flatten(1, 2)], dim=1)
         seen_BSS = F.pad(F.pad(seen_BSS, (0, 0, 1, 0)), (1, 0), value=True)
-        memory = self.encoder(memory, seen_BSS[:, None])
-        x_BTD = own + self.position_embedding[:T]
-        decoded: Tensor = self.decoder(x_BTD, memory, F.pad(seen_BTS, (1, 0), value=True)[:, None])
+        seen_BTS = F.pad(seen_BTS, (1, 0), value=True)
+        memory_BSD = self.encoder(memory_BSD, seen_BSS[:, None])
+        x_BTD = items_BTD + self.position_embedding[:T]
+        decoded: Tensor = self.decoder(x_BTD, memory_BSD, seen_BTS[:, None])
         return decoded
 
     def _adapted(self, items: Tensor | None) -> Tensor:
-        """The items' vectors of every modality -> [n, M, D]."""
+        """Return v, the adapted vectors of every modality -> [n, M, D]."""
         return torch.stack([adaptor(items) for adaptor in self.adaptors], dim=1)
 
-    def _interests_of(self, items: Tensor | None) -> Tensor:
-        return self.interests if items is None else self.interests[items]
+    def _interests(self, items: Tensor | None) -> Tensor:
+        return self.interest_XM if items is None else self.interest_XM[items]
 
 
 class Decoder(nn.Module):
-    """Post-norm layers over the items, as torch's TransformerDecoder has them."""
+    """Post-norm layers over the items, in the form of torch's TransformerDecoder."""
 
     def __init__(self, config: MISSRecConfig) -> None:
         super().__init__()
@@ -121,6 +126,8 @@ class Decoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the interests, and a feed-forward network."""
+
     def __init__(self, config: MISSRecConfig) -> None:
         super().__init__()
         dim = config.dim
@@ -130,7 +137,10 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=NORM_EPS) for _ in range(3))
 
     def forward(self, x_BTD: Tensor, memory_BSD: Tensor, seen: Tensor) -> Tensor:
-        """Each position looks at those before it, then at what it has `seen` of the memory."""
+        """Return the items after this layer [B, T, D].
+
+        `seen`, bool [B, 1, T, S], marks the interests of the memory that each position attends to.
+        """
         x_BTD = self._added(0, x_BTD, self.own(x_BTD, x_BTD, None))
         x_BTD = self._added(1, x_BTD, self.interests(x_BTD, memory_BSD, seen))
         return self._added(2, x_BTD, self.outer(F.gelu(self.inner(x_BTD))))
@@ -141,6 +151,8 @@ class DecoderLayer(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head attention with linear queries, keys, values and output."""
+
     def __init__(self, config: MISSRecConfig) -> None:
         super().__init__()
         dim = config.dim
@@ -149,7 +161,7 @@ class Attention(nn.Module):
         self.value, self.output = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
     def forward(self, x_BTD: Tensor, memory_BSD: Tensor, seen: Tensor | None) -> Tensor:
-        """Causal where nothing says what is seen, bool [B, 1, T, S]."""
+        """Attend to the memory positions that are `seen`, bool [B, 1, T, S]. None means causal."""
         attended = F.scaled_dot_product_attention(
             split_heads(self.query(x_BTD), self.num_heads),
             split_heads(self.key(memory_BSD), self.num_heads),
@@ -162,26 +174,26 @@ class Attention(nn.Module):
         return mixed
 
 
-def _is_first(numbers_BTM: Tensor) -> Tensor:
-    """Whether an item's interest is one that no item before it has -> bool [B, T, M]."""
-    T = numbers_BTM.shape[1]
-    before_TT = torch.ones(T, T, dtype=torch.bool, device=numbers_BTM.device).tril(-1)
-    same_BTTM = numbers_BTM[:, :, None] == numbers_BTM[:, None]
-    again = (same_BTTM & before_TT[..., None]).any(dim=2)
-    return ~again & (numbers_BTM != NO_INTEREST)
+def _is_first(number_BTM: Tensor) -> Tensor:
+    """Mark the interests that no earlier item of the sequence has -> bool [B, T, M]."""
+    T = number_BTM.shape[1]
+    earlier_TT = torch.ones(T, T, dtype=torch.bool, device=number_BTM.device).tril(-1)
+    same_BTTM = number_BTM[:, :, None] == number_BTM[:, None]
+    repeated_BTM = (same_BTTM & earlier_TT[..., None]).any(dim=2)
+    return ~repeated_BTM & (number_BTM != NO_INTEREST)
 
 
-def _whitened(tables: ModalityTables) -> ModalityTables:
+def _with_whitened_features(tables: ModalityTables) -> ModalityTables:
     assert tables.features is not None
-    return replace(tables, features=whitened(tables.features))
+    return replace(tables, features=whiten(tables.features))
 
 
-def _interests(tables: ItemTables) -> Tensor:
-    """The cluster of each item in each modality -> int64 [X, M]."""
-    found = torch.full((tables.num_items, len(tables.modalities)), NO_INTEREST)
-    for index, of_modality in enumerate(tables.modalities.values()):
-        members = of_modality.membership
+def _interests_of_items(tables: ItemTables) -> Tensor:
+    """Return the cluster of each item in each modality -> int64 [X, M]."""
+    interest_XM = torch.full((tables.num_items, len(tables.modalities)), NO_INTEREST)
+    for m, modality in enumerate(tables.modalities.values()):
+        members = modality.membership
         assert members is not None
         cluster = np.repeat(np.arange(members.num_rows), np.diff(members.starts))
-        found[members.columns, index] = torch.from_numpy(cluster)
-    return found
+        interest_XM[members.columns, m] = torch.from_numpy(cluster)
+    return interest_XM

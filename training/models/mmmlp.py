@@ -1,14 +1,14 @@
 """MMMLP: Liang et al., MMMLP: Multi-modal Multilayer Perceptron for Sequential Recommendations,
 WWW 2023.
 
-A sequence of ids and one of each modality go through layers that mix positions, then channels:
-x + W2 GELU(W1 LayerNorm(x)), along T and along D (Eq. 5-6); what they come to is fused, LayerNorm(W
-LayerNorm([x^id; x^1; ...; x^M]) + b), and scores by its inner product with E_i.
+The sequence of ids and that of each modality pass through layers that mix positions, then channels:
+x + W2 GELU(W1 LayerNorm(x)), first along T, then along D (Eq. 5-6). Their outputs are fused by
+LayerNorm(W LayerNorm([x^id; x^1; ...; x^M]) + b), and score = its inner product with E_i.
 
-Departs from the original: position t mixes the positions up to t alone, and so do its four hidden
-units, so that one pass gives every prefix (theirs has one prefix a row, its end padded); every
-layer has weights of its own; a modality enters as its encoder's vector, mapped linearly to D, where
-theirs trains an MLP-Mixer on image patches.
+Departs from the original: position t and its four hidden units mix only the positions up to t, so
+that one pass gives every prefix (the original has one padded row per prefix); every layer has its
+own weights; a modality enters as the vector of an encoder, mapped linearly to D, where the original
+trains an MLP-Mixer on image patches.
 """
 
 import torch
@@ -23,7 +23,7 @@ from training.layers.features import Features
 from training.layers.transformer import NORM_EPS
 from training.models.next_item import NextItem
 
-EXPANSION = 4  # hidden units a position, and a channel
+EXPANSION = 4  # hidden units per position, and per channel
 
 
 class MMMLP(NextItem):
@@ -39,7 +39,7 @@ class MMMLP(NextItem):
         self.last_norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        return self.vectors(items), *self.features(items).unbind(dim=1)
+        return self.embedded(items), *self.features(items).unbind(dim=1)
 
     def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
         streams = zip(self.mixers, tokens, strict=True)
@@ -49,15 +49,15 @@ class MMMLP(NextItem):
 
 
 class Mixer(nn.Module):
-    """One stream's layers."""
+    """Layers of one stream: the ids or a modality."""
 
     def __init__(self, config: MMMLPConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.layers = nn.ModuleList()
         for _ in range(config.num_layers):
-            self.layers.append(Positions(config))
-            self.layers.append(Channels(config))
+            self.layers.append(PositionMixing(config))
+            self.layers.append(ChannelMixing(config))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_BTD = self.norm(x_BTD)
@@ -66,17 +66,21 @@ class Mixer(nn.Module):
         return x_BTD
 
 
-class Positions(nn.Module):
-    """W2 GELU(W1 LayerNorm(x) + b1) + b2 along T, both causal: lower triangles of blocks."""
+class PositionMixing(nn.Module):
+    """W2 GELU(W1 LayerNorm(x) + b1) + b2 along T.
+
+    W1 and W2 are masked to be causal: position t reads only positions up to t.
+    """
 
     def __init__(self, config: MMMLPConfig) -> None:
         super().__init__()
         longest = config.max_length
         self.dropout = config.dropout
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
-        self.inner = nn.Parameter(torch.empty(longest, EXPANSION, longest))  # W1 of s, j and t <= s
+        # W1[s, j, t] and W2[t, s, j] for hidden unit j of position s; only t <= s and s <= t count.
+        self.inner = nn.Parameter(torch.empty(longest, EXPANSION, longest))
         self.inner_bias = nn.Parameter(torch.empty(longest * EXPANSION))
-        self.outer = nn.Parameter(torch.empty(longest, longest, EXPANSION))  # W2 of t, s <= t and j
+        self.outer = nn.Parameter(torch.empty(longest, longest, EXPANSION))
         self.outer_bias = nn.Parameter(torch.empty(longest))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -90,8 +94,8 @@ class Positions(nn.Module):
         return dropout(mixed, self.dropout, self.training)
 
 
-class Channels(nn.Module):
-    """The same along D, position by position."""
+class ChannelMixing(nn.Module):
+    """W2 GELU(W1 LayerNorm(x) + b1) + b2 along D, for each position on its own."""
 
     def __init__(self, config: MMMLPConfig) -> None:
         super().__init__()

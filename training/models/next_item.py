@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment, TransformerConfig
+from training.data.batch import Batch
 from training.data.item_tables import ItemTables
-from training.data.negatives import Scored
-from training.layers.losses import Channel, item_softmax
-from training.layers.sampled_softmax import sampled_softmax
+from training.data.negatives import ScoredItems
+from training.layers.losses import Channel, full_softmax_loss
+from training.layers.sampled_softmax import sampled_softmax_loss
 from training.layers.transformer import Encoder, gather_positions
-from training.models.base import Batch, Model
+from training.models.base import Model
 
 
 class NextItemVectors(NamedTuple):
@@ -67,20 +68,20 @@ class NextItem(Model):
         return gather_positions(self.queries(tokens, index_BT), positions_BQ)
 
     def forward(self, batch: Batch) -> Tensor:
-        tokens = self.tokens(batch.items.to(batch.place.device))
-        queries_BTD = self.queries(tokens, batch.place)
+        tokens = self.tokens(batch.items.to(batch.item_index.device))
+        queries_BTD = self.queries(tokens, batch.item_index)
         queries_PD = queries_BTD.flatten(0, 1).index_select(0, batch.prefixes)
         return self.loss(queries_PD, batch.targets, batch.scored)
 
-    def loss(self, queries_PD: Tensor, targets_P: Tensor, scored: Scored | None) -> Tensor:
+    def loss(self, queries_PD: Tensor, targets_P: Tensor, scored: ScoredItems | None) -> Tensor:
         """Return the cross-entropy, summed over the prefixes -> [1]."""
         queries_CPD = self.scaled(queries_PD)[None]
         if scored is None:
             tables = [self.vectors(None)]
-            return item_softmax(queries_CPD, targets_P, [Channel(0, None)], tables, self.unit)
+            return full_softmax_loss(queries_CPD, targets_P, [Channel(0, None)], tables, self.unit)
         vectors = self.vectors(scored.items.to(queries_PD.device))
         vectors = F.normalize(vectors, dim=-1) if self.unit else vectors
-        return sampled_softmax(queries_CPD, [vectors], scored)
+        return sampled_softmax_loss(queries_CPD, [vectors], scored)
 
     @torch.no_grad()
     def item_vectors(self) -> NextItemVectors:

@@ -1,4 +1,4 @@
-"""The models by name. A new model is a file, a line below and a section in the configuration."""
+"""Models by name. A new model is a file, a line below and a section in mdsrec/config/models.py."""
 
 from importlib import import_module
 
@@ -18,11 +18,11 @@ MODELS = {
     "mmmlp": "training.models.mmmlp:MMMLP",
     "missrec": "training.models.missrec:MISSRec",
 }
-"""Module and class of each `model.name`; only the chosen one is imported."""
+"""Module and class of each `model.name`. Only the chosen one is imported."""
 
 
 def build_model(experiment: Experiment, tables: ItemTables) -> Model:
-    """Build the model that `model.name` chooses, with uninitialized weights."""
+    """Build the model named `model.name`, with uninitialized weights."""
     module, _, name = MODELS[experiment.model.name].partition(":")
     model: Model = getattr(import_module(module), name)(experiment, tables)
     return model

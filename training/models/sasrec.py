@@ -3,9 +3,9 @@
 x^0 = dropout(LayerNorm(E[S_u] + P)) (Eq. 1), L causal blocks of attention and feed-forward (Eq.
 2-7), and score = x^L_t . E_i (Eq. 8).
 
-Departs from the original as its common PyTorch form does: post-norm with GELU instead of pre-norm
-with ReLU, E not scaled by sqrt(D); and the loss is the softmax over items, not binary
-cross-entropy with one negative.
+Departs from the original: post-norm with GELU instead of pre-norm with ReLU, and E is not scaled by
+sqrt(D), as in the common PyTorch implementations; the loss is the softmax over items instead of
+binary cross-entropy with one negative.
 """
 
 from mdsrec.config import Experiment

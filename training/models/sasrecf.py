@@ -1,10 +1,10 @@
-"""SASRecF: SASRec whose items enter as their embedding beside their features, the form in which
-RecBole (CIKM 2021, arXiv 2011.01731) has it.
+"""SASRecF: SASRec whose input is the item embedding concatenated with item features, as in
+RecBole (CIKM 2021, arXiv 2011.01731).
 
 x^0 = dropout(LayerNorm(W [E; F_1; ...; F_M] + b + P)), then as SASRec; score = x^L_t . E_i.
 
-Departs from the original: a feature is a modality's vector, mapped linearly to D, where RecBole
-embeds categories; an item without it has zeros there. For the rest see sasrec.py.
+Departs from the original: a feature is the vector of a modality, mapped linearly to D (zeros for an
+item without it), where RecBole embeds categories. sasrec.py lists the other differences.
 """
 
 import torch
@@ -29,5 +29,5 @@ class SASRecF(CausalTransformer):
         self.encoder = Encoder(config)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        beside = torch.cat([self.vectors(items), self.features(items).flatten(1)], dim=1)
-        return (self.together(beside),)
+        with_features = torch.cat([self.embedded(items), self.features(items).flatten(1)], dim=1)
+        return (self.together(with_features),)

@@ -1,14 +1,14 @@
 """UniSRec: Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems,
-KDD 2022 (arXiv 2206.05941); trained on one data set, transductive: text and ids.
+KDD 2022 (arXiv 2206.05941); the transductive setting (text and ids), trained on one data set.
 
 An item is v_i = E_i + sum_e g_e (x_i - b_e) W_e, g = softmax(x_i W_g): parametric whitening (Eq.
 2) by a mixture of experts (Eq. 3-4). Sequences of v + P go through SASRec's blocks (Eq. 5-6), and
 score = cos(x^L_t, v_i) / temperature (Eq. 12).
 
-Departs from the original: no pre-training on other data sets; the vectors that enter are whitened
-by their own mean and covariance first, as vectors of unit length would start the adaptor near
-zero; the gate has no noise, and the experts share the dropped coordinates; an adaptor for each
-modality, summed (the original has text alone: modalities = ["text"]).
+Departs from the original: no pre-training on other data sets; input vectors are first whitened by
+their own mean and covariance, because vectors of unit length would start the adaptor near zero; the
+gate has no noise, and the experts share one dropout mask; each modality has an adaptor, and their
+outputs are summed (the original reads only text: modalities = ["text"]).
 """
 
 import torch
@@ -18,7 +18,7 @@ from mdsrec.config import Experiment
 from mdsrec.config.models import UniSRecConfig
 from training.data.item_tables import ItemTables
 from training.layers.dropout import dropout
-from training.layers.features import whitened
+from training.layers.features import whiten
 from training.layers.transformer import Encoder
 from training.models.next_item import CausalTransformer
 
@@ -30,7 +30,7 @@ class UniSRec(CausalTransformer):
         super().__init__(experiment, tables)
         config = self.config
         self.adaptors = nn.ModuleList(
-            Adaptor(of_modality.features, config) for of_modality in tables.modalities.values()
+            Adaptor(modality.features, config) for modality in tables.modalities.values()
         )
         self.encoder = Encoder(config)
 
@@ -42,7 +42,7 @@ class UniSRec(CausalTransformer):
 
 
 class Adaptor(nn.Module):
-    """Experts that each whiten a modality's vectors, mixed by a gate."""
+    """Mixture of experts that map the vectors of one modality to D (Eq. 2-4)."""
 
     vectors: Tensor
     present: Tensor
@@ -52,14 +52,17 @@ class Adaptor(nn.Module):
         assert vectors_XF is not None
         width, num_experts = vectors_XF.shape[1], config.num_experts
         self.dropout = config.adaptor_dropout
-        self.register_buffer("vectors", whitened(vectors_XF), persistent=False)
+        self.register_buffer("vectors", whiten(vectors_XF), persistent=False)
         self.register_buffer("present", (vectors_XF != 0).any(1, keepdim=True), persistent=False)
         self.gate = nn.Linear(width, num_experts, bias=False)
         self.center = nn.Parameter(torch.empty(num_experts, width))  # b_e
         self.expert = nn.Parameter(torch.empty(num_experts, width, config.dim))  # W_e
 
     def forward(self, items: Tensor | None) -> Tensor:
-        """Of the items (none: all) -> [n, D], zeros where one has no vector."""
+        """Return the mapped vectors of the items (None: all) -> [n, D].
+
+        An item without a vector has zeros.
+        """
         x_nF = self.vectors if items is None else self.vectors[items]
         present = self.present if items is None else self.present[items]
         gates_nE = torch.softmax(self.gate(x_nF), dim=1)

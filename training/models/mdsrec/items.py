@@ -1,6 +1,6 @@
-"""What the tables say of items, and its products with E^id: Eq. 3, 6, 11, 20 and 21.
+"""Item representations: products of the item tables with E^id (Eq. 3, 6, 11, 20 and 21).
 
-C = 1 + |M| channels (fused, then each modality), X items, n of them in a batch, D width, K centres.
+C = 1 + |M| channels (fused, then each modality), X items, n of them, D width, K centers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,23 @@ from torch.nn import functional as F
 
 from mdsrec.config import Experiment
 from training.data.item_tables import ItemTables
-from training.data.sparse import Entries, identity, read
+from training.data.sparse import Entries, identity, multiply_all
 from training.layers.losses import EPS, Channel
 from training.layers.modality import Modality
 
-ROWS = 8192  # smoothed together
+ROWS = 8192  # items whose vectors are computed at once for ranking
 
 
 class MDSRecItemVectors(NamedTuple):
-    """What the weights alone decide, the same for every user."""
+    """`ItemVectors` of MDSRec."""
 
-    vectors: Tensor  # [C, X, D]: E^id, then Ehat^m, what each channel scores against (Eq. 20-21)
-    lengths: Tensor | None  # [C, X, 1], what they were divided by
+    vectors: Tensor  # [C, X, D], E^id, then Ehat^m; of length 1 where scores are cosines
+    lengths: Tensor | None  # [C, X, 1], the lengths by which they were divided
     smoothed: Tensor  # [X, D], Ebar^id
     centers: list[Tensor | None]  # c^0 of each modality, [K, D]
 
     def tokens(self, items: Tensor) -> list[Tensor]:
-        """Ebar^id of the items, then Ehat^m, what sequences are made of -> [n, D] each."""
+        """Return Ebar^id of the items, then Ehat^m of each modality -> [n, D] each."""
         vectors_CnD = self.vectors[1:, items]
         if self.lengths is not None:
             vectors_CnD = vectors_CnD * self.lengths[1:, items]
@@ -37,7 +37,11 @@ class MDSRecItemVectors(NamedTuple):
 
 
 class ItemRepresentations(nn.Module):
-    """The constants of the model, and the maps of modalities without a graph. E^id is handed in."""
+    """Constant item tables, and the linear maps of raw features where there is no graph.
+
+    E^id is an argument of the methods, because under ZeRO-3 only the module that owns a parameter
+    can read it.
+    """
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__()
@@ -57,110 +61,118 @@ class ItemRepresentations(nn.Module):
         return {name: cast(Modality, self.constants[module_key(name)]) for name in self.names}
 
     def entries(self, items: Tensor, device: torch.device) -> dict[str, Entries]:
-        """The rows that items [n] of a batch, in the host's memory, are read by."""
+        """Select the sparse rows that give the tokens of items [n], and c^0.
+
+        `items` are in host memory.
+        """
         rows = items.numpy()
-        wanted = {
+        selected = {
             "own": identity(items.to(device)),
             "near": self.cooccurrence.select(rows, device),
         }
         for name, modality in self.modalities.items():
             if modality.graph is not None:
-                wanted[f"tokens of {name}"] = modality.graph.matrix.select(rows, device)
+                selected[f"tokens of {name}"] = modality.graph.matrix.select(rows, device)
                 if modality.centers is not None:
-                    wanted[f"centers of {name}"] = modality.centers.all()
-        return wanted
+                    selected[f"centers of {name}"] = modality.centers.all()
+        return selected
 
     def scored_entries(self, items: Tensor, device: torch.device) -> dict[str, Entries]:
-        """The rows that items which are scored are read by."""
+        """Select the sparse rows that give the vectors of scored items."""
         graphs = {name: m.graph for name, m in self.modalities.items() if m.graph is not None}
-        chosen = {n: graph.matrix.select(items.numpy(), device) for n, graph in graphs.items()}
-        return {"id": identity(items.to(device)), **chosen}
+        selected = {n: graph.matrix.select(items.numpy(), device) for n, graph in graphs.items()}
+        return {"id": identity(items.to(device)), **selected}
 
-    def mapped(self) -> dict[str, Tensor]:
-        """All items' features [X, D], mapped, of the modalities without a graph."""
+    def mapped_features(self) -> dict[str, Tensor]:
+        """Return the mapped features of all items [X, D] of each modality without a graph."""
         return {name: m() for name, m in self.modalities.items() if m.graph is None}
 
-    def read(
+    def sequence_inputs(
         self,
         embedding_XD: Tensor,
         items: Tensor,
         entries: dict[str, Entries],
         mapped: Mapping[str, Tensor],
     ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
-        """E^id, each channel's tokens of the items [n, D], and c^0 of each modality [K, D].
+        """Return E^id, the tokens of the items [n, D] per channel, and c^0 [K, D] per modality.
 
-        Every sparse product of the step with E^id but those of its scored items is taken here,
-        once. `mapped` is empty where items are not all scored.
+        All sparse products of a step with E^id happen here, except those of sampled scored items.
+        `mapped` is what `mapped_features` returned, or empty where not all items are scored.
         """
-        embedding_XD, found = read(embedding_XD, entries)
-        tokens, centers = [self._smoothed(found["own"], found["near"])], []
+        embedding_XD, products = multiply_all(embedding_XD, entries)
+        tokens, centers = [self._smoothed(products["own"], products["near"])], []
         for name, modality in self.modalities.items():
             if modality.graph is not None:
-                tokens.append(found[f"tokens of {name}"])
-                centers.append(found.get(f"centers of {name}"))
+                tokens.append(products[f"tokens of {name}"])
+                centers.append(products.get(f"centers of {name}"))
             else:
-                place = items.to(embedding_XD.device)
-                tokens.append(mapped[name][place] if name in mapped else modality(place))
+                index = items.to(embedding_XD.device)
+                tokens.append(mapped[name][index] if name in mapped else modality(index))
                 centers.append(modality.mapped_centers())
         return embedding_XD, tokens, centers
 
     def channels(
         self, embedding_XD: Tensor, mapped: Mapping[str, Tensor]
     ) -> tuple[list[Channel], list[Tensor]]:
-        """Where each channel's vectors of all items come from, and the tables they come from."""
-        found, tables = [Channel(0, None)], [embedding_XD]
+        """Return the channels of the full softmax and the tables that their vectors come from."""
+        channels, tables = [Channel(0, None)], [embedding_XD]
         for name, modality in self.modalities.items():
-            found.append(Channel(len(tables) if name in mapped else 0, modality.graph))
+            channels.append(Channel(len(tables) if name in mapped else 0, modality.graph))
             tables += [mapped[name]] if name in mapped else []
-        return found, tables
+        return channels, tables
 
     def scored_vectors(
         self, embedding_XD: Tensor, items: Tensor, entries: dict[str, Entries]
     ) -> Sequence[Tensor]:
-        """What each channel scores the items by (Eq. 20-21), [n, D] each.
+        """Return the vectors that each channel scores the items by -> [n, D] each (Eq. 20-21).
 
-        `embedding_XD` is as `read` returned it, and has no other use.
+        `embedding_XD` is the one that `sequence_inputs` returned, and is not used elsewhere.
         """
-        _, found = read(embedding_XD, entries)
-        place = items.to(embedding_XD.device)
-        vectors = [found["id"]]
+        _, products = multiply_all(embedding_XD, entries)
+        index = items.to(embedding_XD.device)
+        vectors = [products["id"]]
         for name, modality in self.modalities.items():
-            vectors.append(found[name] if name in found else modality(place))
+            vectors.append(products[name] if name in products else modality(index))
         return [F.normalize(v, dim=-1) for v in vectors] if self.unit else vectors
 
     @torch.no_grad()
     def item_vectors(self, embedding_XD: Tensor) -> MDSRecItemVectors:
+        """Return vectors, tokens and c^0 for ranking, in blocks of items."""
         num_items, modalities = len(embedding_XD), self.modalities.values()
-        smoothed = torch.empty_like(embedding_XD)
-        for first in range(0, num_items, ROWS):
-            own = embedding_XD[first : first + ROWS]
-            rows = np.arange(first, first + len(own))
-            near = self.cooccurrence.select(rows, own.device).times(embedding_XD)
-            smoothed[first : first + ROWS] = self._smoothed(own, near)
         vectors_CXD = embedding_XD.new_empty(1 + len(modalities), *embedding_XD.shape)
         vectors_CXD[0] = embedding_XD
         centers: list[Tensor | None] = []
-        for of_items_XD, modality in zip(vectors_CXD[1:], modalities, strict=True):
+        for vectors_XD, modality in zip(vectors_CXD[1:], modalities, strict=True):
             if modality.graph is None:
-                of_items_XD.copy_(modality())
+                vectors_XD.copy_(modality())
                 centers.append(modality.mapped_centers())
                 continue
             for first in range(0, num_items, ROWS):
                 entries = modality.graph.between(first, min(first + ROWS, num_items))
-                of_items_XD[first : first + ROWS] = entries.times(embedding_XD)  # Eq. 6
+                vectors_XD[first : first + ROWS] = entries.times(embedding_XD)  # Eq. 6
             start = modality.centers
             centers.append(None if start is None else start.times(embedding_XD))
         lengths = None
         if self.unit:
             lengths = vectors_CXD.norm(dim=-1, keepdim=True).clamp_min_(EPS)
             vectors_CXD /= lengths
-        return MDSRecItemVectors(vectors_CXD, lengths, smoothed, centers)
+        return MDSRecItemVectors(vectors_CXD, lengths, self._all_smoothed(embedding_XD), centers)
+
+    def _all_smoothed(self, embedding_XD: Tensor) -> Tensor:
+        """Return Ebar^id of all items [X, D]."""
+        smoothed_XD = torch.empty_like(embedding_XD)
+        for first in range(0, len(embedding_XD), ROWS):
+            own = embedding_XD[first : first + ROWS]
+            rows = np.arange(first, first + len(own))
+            near = self.cooccurrence.select(rows, own.device).times(embedding_XD)
+            smoothed_XD[first : first + ROWS] = self._smoothed(own, near)
+        return smoothed_XD
 
     def _smoothed(self, own: Tensor, near: Tensor) -> Tensor:
-        """Ebar^id = mu N(O) E^id + E^id (Eq. 3)."""
+        """Return Ebar^id = mu N(O) E^id + E^id (Eq. 3)."""
         return own + self.mu_id * near
 
 
 def module_key(modality: str) -> str:
-    """A name that no attribute of a module dictionary bears."""
+    """Return a key for a ModuleDict. A bare modality name could equal one of its attributes."""
     return f"modality_{modality}"

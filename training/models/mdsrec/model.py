@@ -1,35 +1,37 @@
 """MDSRec (arXiv 2412.08103): Eq. 7-9 and 17-24, for any number of modalities.
 
 B users, T positions, P prefixes, C = 1 + |M| channels (fused, then each modality), X items, n of
-them in a batch, D width, K centres.
+them in a batch, D width, K centers.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdsrec.arrays import Ints
 from mdsrec.config import Experiment, MDSRecConfig
+from training.data.batch import Batch
 from training.data.item_tables import ItemTables
-from training.data.sparse import Ints
-from training.layers.dropout import kept
-from training.layers.losses import item_softmax
-from training.layers.sampled_softmax import sampled_softmax
+from training.layers.dropout import dropout_mask
+from training.layers.losses import full_softmax_loss
+from training.layers.sampled_softmax import sampled_softmax_loss
 from training.layers.transformer import Encoder
-from training.models.base import Batch, Model
+from training.models.base import Model
 from training.models.mdsrec.centers import PrefixStates, prefix_interests
 from training.models.mdsrec.interest_block import InterestEncoder
 from training.models.mdsrec.items import ItemRepresentations, MDSRecItemVectors, module_key
 
 
 class MDSRec(Model):
+    """One Transformer over ids and one per modality, with item graphs and interest centers."""
+
     config: MDSRecConfig
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
         config = self.config
         self.modalities = experiment.modalities
-        # Owned here and not by a submodule: under ZeRO-3 a parameter has a size in its owner's
-        # forward alone.
+        # Owned here, not by a submodule: under ZeRO-3 only the forward of the owner can read them.
         self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
         self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.items = ItemRepresentations(experiment, tables)
@@ -41,35 +43,31 @@ class MDSRec(Model):
         self.set_channels({"fused": 1.0, **rho})
 
     def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
-        """logit(delta) of Eq. 19 -> [prefixes, |M|, K]."""
+        """Draw logit(delta) of Eq. 19 -> [prefixes, |M|, K]."""
         shape = int(num_prefixes.sum()), len(self.modalities), self.config.num_centers
         return torch.rand(shape, generator=generator).logit(eps=1e-6)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Loss of each channel, summed over the batch's counted prefixes -> [C] (Eq. 23-24).
-
-        The objective is `channel_weights @ forward(batch)` over the number of prefixes.
-        """
+        """Return the loss of each channel, summed over its prefixes -> [C] (Eq. 23-24)."""
         batch = self.with_sparse_rows(batch) if batch.entries is None else batch
         assert batch.entries is not None
-        mapped = self.items.mapped() if batch.scored is None else {}
-        embedding_XD, tokens, centers = self.items.read(
+        mapped = self.items.mapped_features() if batch.scored is None else {}
+        embedding_XD, tokens, centers = self.items.sequence_inputs(
             self.item_embedding, batch.items, batch.entries, mapped
         )
-        queries_BTCD = self.queries(tokens, centers, batch.place, None, batch.noise)
+        queries_BTCD = self.queries(tokens, centers, batch.item_index, None, batch.noise)
         queries_CPD = queries_BTCD.flatten(0, 1).index_select(0, batch.prefixes).transpose(0, 1)
         if batch.scored is not None:
             assert batch.scored_entries is not None
             vectors = self.items.scored_vectors(
                 embedding_XD, batch.scored.items, batch.scored_entries
             )
-            return sampled_softmax(queries_CPD, vectors, batch.scored)
+            return sampled_softmax_loss(queries_CPD, vectors, batch.scored)
         sources = self.items.channels(embedding_XD, mapped)
-        return item_softmax(queries_CPD, batch.targets, *sources, self.config.scores_cosines)
+        return full_softmax_loss(queries_CPD, batch.targets, *sources, self.config.scores_cosines)
 
     def with_sparse_rows(self, batch: Batch) -> Batch:
-        """The batch with the rows of the sparse matrices that it is read by; needs no weights."""
-        device = batch.place.device
+        device = batch.item_index.device
         batch = batch._replace(entries=self.items.entries(batch.items, device))
         if batch.scored is None:
             return batch
@@ -97,8 +95,9 @@ class MDSRec(Model):
     ) -> Tensor:
         """Return e_s and etilde^m of the prefixes that end at `ends_BP` -> [B, P, C, D].
 
-        None means all prefixes. `index_BT` are rows of each channel's `tokens`, `centers` holds c^0
-        of each modality, `noise` [B, P, |M|, K] is logit(delta) of Eq. 19; None: delta = 1/2.
+        None means all prefixes. The item at a position is row `index_BT` of the `tokens` of each
+        channel. `centers` holds c^0 of each modality. `noise` [B, P, |M|, K] is logit(delta) of Eq.
+        19, and None means delta = 1/2.
         """
         positions_TD = self.position_embedding[: index_BT.shape[1]]
         hidden_BT1 = self._hidden(index_BT, tokens[0])
@@ -127,7 +126,7 @@ class MDSRec(Model):
     def _hidden(self, index_BT: Tensor, like: Tensor) -> Tensor | None:
         """Draw the positions whose item training hides in every channel -> bool [B, T, 1]."""
         p, shape = self.config.item_mask, (*index_BT.shape, 1)
-        return kept(shape, p, like) == 0 if self.training and p else None
+        return dropout_mask(shape, p, like) == 0 if self.training and p else None
 
     def _prefix_states(
         self,
@@ -143,11 +142,11 @@ class MDSRec(Model):
         visible_BPT = positions_T <= ends_BP[..., None]
         B, P = ends_BP.shape
         shape, layers = (B, P * K, self.config.num_heads * T), range(self.config.num_layers)
-        masks = [kept(shape, p, e_BPD) for _ in layers] if self.training and p else []
+        masks = [dropout_mask(shape, p, e_BPD) for _ in layers] if self.training and p else []
         return PrefixStates(e_BPD, visible_BPT, noise_BPK, masks)
 
 
 def _embedded(tokens_nD: Tensor, index_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:
-    """Look up the token of each position; a hidden one is zero -> [B, T, D]."""
+    """Look up the token of each position -> [B, T, D]. A hidden one is zero."""
     x_BTD = F.embedding(index_BT, tokens_nD)
     return x_BTD if hidden_BT1 is None else x_BTD.masked_fill(hidden_BT1, 0.0)
