@@ -1,5 +1,5 @@
-"""A checkpoint is whole or refused by what is wrong with it, on any storage, and a rank that cannot
-write one keeps no other waiting.
+"""A checkpoint is complete, or refused with its damage named, on any storage; a rank that cannot
+write one does not make the others wait.
 """
 
 import errno
@@ -18,64 +18,65 @@ from pyarrow import fs
 from torch import distributed
 
 from mdsrec import files
-from training.checkpoints.manifest import damage_of
-from training.checkpoints.store import Checkpoints, OwnFolder, local_copy
-from training.distributed.control import Ranks
+from training.checkpoints.manifest import find_damage
+from training.checkpoints.store import CheckpointStore, StagingFolder, local_copy
+from training.distributed.control import ControlGroup
 
 
-def write_part(uri: str, ranks: Any, write: Callable[[Path], None]) -> None:
-    own = OwnFolder(uri)
-    own.make()
-    own.fill(ranks, write)
-    own.remove()
+def write_one_rank(uri: str, rank: int, world_size: int, write: Callable[[Path], None]) -> None:
+    group: Any = SimpleNamespace(rank=rank, world_size=world_size)
+    staging = StagingFolder(uri)
+    staging.create()
+    staging.write_and_publish(group, write)
+    staging.remove()
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Path:
-    """A checkpoint of two ranks."""
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of two ranks, each of which wrote one file of 100 bytes."""
 
     def write(folder: Path) -> None:
         (folder / "engine").mkdir()
         (folder / "engine" / f"part-{os.urandom(2).hex()}").write_bytes(bytes(100))
 
     for rank in range(2):
-        write_part(str(tmp_path / "c"), SimpleNamespace(rank=rank, world_size=2), write)
-    assert damage_of(str(tmp_path / "c")) is None
+        write_one_rank(str(tmp_path / "c"), rank, 2, write)
+    assert find_damage(str(tmp_path / "c")) is None
     return tmp_path / "c"
 
 
 @pytest.mark.parametrize(
-    ("action", "said"),
+    ("damage", "message"),
     [
         (lambda file: file.write_bytes(bytes(99)), "has 99 bytes, 100 were written"),
         (lambda file: file.write_bytes(b"1" * 100), "has the checksum"),
         (lambda file: file.unlink(), "is missing"),
         (lambda file: (file.parents[1] / "manifest-1.json").unlink(), "was never complete"),
-        (lambda file: (file.parents[1] / "manifest-1.json").write_text("{"), "is no manifest"),
+        (lambda file: (file.parents[1] / "manifest-1.json").write_text("{"), "is not a manifest"),
     ],
 )
-def test_what_is_wrong_with_a_checkpoint_is_named(
-    written: Path, action: Callable[[Path], Any], said: str
+def test_the_damage_of_a_checkpoint_is_named(
+    checkpoint: Path, damage: Callable[[Path], Any], message: str
 ) -> None:
-    for file in sorted(written.glob("engine/*"))[1:]:
-        action(file)
-    assert said in str(damage_of(str(written)))
+    for file in sorted(checkpoint.glob("engine/*"))[1:]:
+        damage(file)
+    assert message in str(find_damage(str(checkpoint)))
 
 
-@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("damaged_rank", [0, 1])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_that_share_the_look_find_what_is_wrong_with_any_part(
-    written: Path, part: int, world_size: int
+def test_ranks_that_share_the_verification_find_damage_in_any_file(
+    checkpoint: Path, damaged_rank: int, world_size: int
 ) -> None:
-    manifest = json.loads((written / f"manifest-{part}.json").read_text())
-    file = written / manifest["files"][0]["path"]
+    manifest = json.loads((checkpoint / f"manifest-{damaged_rank}.json").read_text())
+    file = checkpoint / manifest["files"][0]["path"]
     file.write_bytes(b"1" * 100)
-    looks = [damage_of(str(written), rank, world_size) for rank in range(world_size)]
-    (found,) = [damage for damage in looks if damage is not None]
-    assert str(file) in found
+    found = [find_damage(str(checkpoint), rank, world_size) for rank in range(world_size)]
+    (damage,) = [each for each in found if each is not None]
+    assert str(file) in damage
 
 
-def test_a_checkpoint_on_storage_that_is_no_local_folder_is_whole(
+def test_a_checkpoint_on_remote_storage_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
@@ -85,36 +86,39 @@ def test_a_checkpoint_on_storage_that_is_no_local_folder_is_whole(
         (folder / "engine").mkdir()
         (folder / "engine" / "part").write_bytes(b"weights")
 
-    write_part("s3://b/c", SimpleNamespace(rank=0, world_size=1), write)
-    assert damage_of("s3://b/c") is None
+    write_one_rank("s3://b/c", 0, 1, write)
+    assert find_damage("s3://b/c") is None
     with local_copy("s3://b/c") as folder:
         assert (folder / "engine" / "part").read_bytes() == b"weights"
         assert not folder.is_relative_to(tmp_path)
     assert not folder.exists()
 
 
-def without_room(folder: str) -> Any:
-    """What two ranks are told, and in what time, where the second cannot make its own folder."""
-    checkpoints = Checkpoints(folder, Ranks(timeout_minutes=1))
-    make = tempfile.TemporaryDirectory
+def save_with_a_full_disk(folder: str) -> Any:
+    """Save twice; in the first save rank 1 cannot create its staging folder.
 
-    def full(*_: Any, **__: Any) -> Any:
+    Return the results of both saves and the seconds that the first took.
+    """
+    store = CheckpointStore(folder, ControlGroup(timeout_minutes=1))
+    create = tempfile.TemporaryDirectory
+
+    def fail(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if distributed.get_rank() == 1:
-        tempfile.TemporaryDirectory = full  # type: ignore[assignment, misc]
-    began = time.monotonic()
-    told = [checkpoints.save("a", lambda own: distributed.barrier())]
-    seconds = time.monotonic() - began
-    tempfile.TemporaryDirectory = make  # type: ignore[misc]
-    told.append(checkpoints.save("b", lambda own: distributed.barrier()))
-    return [told, seconds]
+        tempfile.TemporaryDirectory = fail  # type: ignore[assignment, misc]
+    started = time.monotonic()
+    results = [store.save("a", lambda staging: distributed.barrier())]
+    seconds = time.monotonic() - started
+    tempfile.TemporaryDirectory = create  # type: ignore[misc]
+    results.append(store.save("b", lambda staging: distributed.barrier()))
+    return [results, seconds]
 
 
-def test_a_rank_without_a_folder_keeps_no_other_waiting(tmp_path: Path) -> None:
-    (first, _), (second, seconds) = on_ranks(2, without_room, str(tmp_path))
+def test_a_rank_without_a_staging_folder_does_not_make_the_others_wait(tmp_path: Path) -> None:
+    (first, _), (second, seconds) = on_ranks(2, save_with_a_full_disk, str(tmp_path))
     assert first[0] is not None and "No space left" in second[0]
     assert seconds < 30
     assert first[1] is None and second[1] is None
-    assert damage_of(str(tmp_path / "checkpoints" / "b")) is None
+    assert find_damage(str(tmp_path / "checkpoints" / "b")) is None
     assert not (tmp_path / "checkpoints" / "a").exists()

@@ -1,10 +1,12 @@
-"""ZeRO stages, workers, parts of a step and offloading change where training runs, never what it
-computes; a checkpoint goes on with any of them.
+"""ZeRO stages, workers, accumulation and offloading never change the losses, and a checkpoint can
+be resumed with any of them.
 
-The model is one that plain torch trains in a few lines; nothing in it divides by 2 or 3.
+The model is small enough for plain torch to train it in a few lines. No size in it is a multiple of
+2 or 3.
 """
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,29 @@ from mdsrec.config import Experiment, OptimConfig
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from training.checkpoints.format import load_checkpoint, save_checkpoint
+from training.checkpoints.weights import gather_weights_file
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
 from training.device import check_precision, has_bf16
 from training.distributed import engine as ds
-from training.distributed.schedule import FINAL, rate_factor
-from training.distributed.zero_state import whole
+from training.distributed.engine_protocol import Engine
+from training.distributed.schedule import FINAL, rate_factor, schedule_after, schedule_of
+from training.distributed.zero_state import full_state
+from training.layers.transformer import Block
 from training.models.mdsrec.model import MDSRec
+from training.models.registry import build_model
 from training.step import share_of, take_step
 
 CPU = torch.device("cpu")
 STAGES = (0, 1, 2, 3)
 STEPS, FEW_STEPS = 50, 15
-SAMPLES = 5  # in a step; two ranks that cut their share in three have parts without any
+SAMPLES = 5  # in a step; with two ranks and three parts each, some parts have none
 CLIP = 0.5
 SCHEDULE: dict[str, Any] = {"warmup_steps": 4, "decay": "cosine", "decay_steps": 20}
 
 
 class Regression(nn.Module):
-    """Squared errors of a linear map of items' vectors, summed."""
+    """The summed squared error of a linear map of item vectors."""
 
     def __init__(self, num_items: int = 11) -> None:
         super().__init__()
@@ -59,7 +65,7 @@ def samples_of(step: int) -> tuple[Tensor, Tensor]:
 
 
 def plain_losses(num_steps: int, optim: dict[str, Any] | None = None) -> list[float]:
-    """What torch alone computes, step by step."""
+    """Return the loss of every step of plain torch."""
     model, config = Regression(), OptimConfig(**optim or {})
     adam = torch.optim.Adam(model.parameters())
     losses = []
@@ -78,7 +84,8 @@ def experiment_of(stage: int, optim: dict[str, Any] | None = None, **train: Any)
     return small_experiment(Path("/"), train=train, optim={"lr": 0.01, **(optim or {})})
 
 
-Job = tuple[dict[str, Any], int, int, str, str]  # resolved, steps [first, last), load, save
+Job = tuple[dict[str, Any], int, int, str, str]
+"""Resolved experiment, first step, last step + 1, checkpoint to load, checkpoint to save."""
 
 
 def job(experiment: Experiment, first: int, last: int, load: object = "", save: object = "") -> Job:
@@ -86,23 +93,23 @@ def job(experiment: Experiment, first: int, last: int, load: object = "", save: 
 
 
 def losses_of_jobs(jobs: list[Job]) -> list[list[float]]:
-    """This rank's part of the losses of each job's steps."""
-    found = []
+    """Return this rank's part of the losses of each job's steps."""
+    losses = []
     for resolved, first, last, source, target in jobs:
         experiment = experiment_from(resolved, source="test")
         engine = ds.initialize(Regression(), experiment, CPU)
         if source:
             assert load_checkpoint(engine, Path(source)) == {"next": first}
         parts = experiment.train.accumulation
-        found.append([loss_of_step(engine, step, parts) for step in range(first, last)])
+        losses.append([take_plain_step(engine, step, parts) for step in range(first, last)])
         if target:
             Path(target).mkdir(exist_ok=True)
             save_checkpoint(engine, Path(target), {"next": last})
-    return found
+    return losses
 
 
-def loss_of_step(engine: Any, step: int, parts: int) -> float:
-    """This rank's part of a step's loss, once the step is taken as `take_step` takes it."""
+def take_plain_step(engine: Engine[nn.Module], step: int, parts: int) -> float:
+    """Take a step as `take_step` does, and return this rank's part of its loss."""
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     items, targets = samples_of(step)
     total = 0.0
@@ -115,8 +122,8 @@ def loss_of_step(engine: Any, step: int, parts: int) -> float:
     return total
 
 
-def added(ranks: list[list[list[float]]]) -> list[list[float]]:
-    """The ranks' parts of each job's losses, summed."""
+def sum_over_ranks(ranks: list[list[list[float]]]) -> list[list[float]]:
+    """Return the losses of each job from the parts of all ranks."""
     return [
         [sum(parts) for parts in zip(*of_ranks, strict=True)]
         for of_ranks in zip(*ranks, strict=True)
@@ -130,13 +137,14 @@ VARIANTS = {
     **{f"offload, accumulation {s}": experiment_of(s, **OFFLOADED, accumulation=3) for s in (1, 2)},
     "all offloaded, accumulation 3": experiment_of(3, offload="all", accumulation=3),
 }
-WITH_GRADIENTS = {
+GRADIENT_VARIANTS = {
     **{f"clipping {s}": experiment_of(s, {"gradient_clipping": CLIP}) for s in STAGES},
     **VARIANTS,
 }
 BF16 = experiment_of(2, precision="bf16" if has_bf16(CPU) else "fp32")
 FIRST, SECOND = 15, 30  # steps at which the number of workers changes
-MOVES = [(0, 0), (1, 1), (2, 2), (3, 3), (0, 3), (3, 2), (2, 1)]  # stages: of 2 and 1, of 3 workers
+MOVES = [(0, 0), (1, 1), (2, 2), (3, 3), (0, 3), (3, 2), (2, 1)]
+"""Pairs of a ZeRO stage on two workers and then on one, and a stage on three in between."""
 Losses = dict[Any, list[float]]
 
 
@@ -147,7 +155,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_ranks(folder: Path) -> Losses:
-    """Losses on two workers: by stage, by variant, by move, and by the stage that was resumed."""
+    """Losses on two workers, by stage, by variant, by move, and by stage after a resume."""
     jobs = {stage: job(experiment_of(stage, SCHEDULE), 0, STEPS) for stage in STAGES}
     jobs |= {name: job(variant, 0, FEW_STEPS) for name, variant in VARIANTS.items()}
     jobs |= {
@@ -159,13 +167,13 @@ def two_ranks(folder: Path) -> Losses:
         for s in STAGES
     }
     ranks = on_ranks(2, losses_of_jobs, list(jobs.values()))
-    assert ranks[0][0] != pytest.approx(ranks[1][0])  # they hold different samples
-    return dict(zip(jobs, added(ranks), strict=True))
+    assert ranks[0][0] != pytest.approx(ranks[1][0])  # the ranks hold different samples
+    return dict(zip(jobs, sum_over_ranks(ranks), strict=True))
 
 
 @pytest.fixture(scope="module")
 def moved(folder: Path, two_ranks: Losses) -> Losses:
-    """Losses of two workers, then three, then one; and in bfloat16."""
+    """Losses of each move, on two workers, then three, then one; and those in bfloat16."""
     second = [
         job(
             experiment_of(b, SCHEDULE),
@@ -179,70 +187,72 @@ def moved(folder: Path, two_ranks: Losses) -> Losses:
     third = [
         job(experiment_of(a, SCHEDULE), SECOND, STEPS, folder / f"{a}-{b} second") for a, b in MOVES
     ]
-    middles = added(on_ranks(3, losses_of_jobs, second))
-    *ends, bf16 = added(on_ranks(1, losses_of_jobs, [*third, job(BF16, 0, FEW_STEPS)]))
+    middles = sum_over_ranks(on_ranks(3, losses_of_jobs, second))
+    *ends, bf16 = sum_over_ranks(on_ranks(1, losses_of_jobs, [*third, job(BF16, 0, FEW_STEPS)]))
     legs = zip(MOVES, middles, ends, strict=True)
     return {"bf16": bf16} | {move: two_ranks[move] + m + end for move, m, end in legs}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_workers_with_different_data_lose_what_plain_torch_loses(
+def test_two_workers_with_different_data_have_the_losses_of_plain_torch(
     two_ranks: Losses, stage: int
 ) -> None:
     assert two_ranks[stage] == pytest.approx(plain_losses(STEPS, SCHEDULE), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_parts_of_a_step_and_offload_lose_what_plain_torch_loses(
+def test_accumulation_and_offloading_have_the_losses_of_plain_torch(
     two_ranks: Losses, name: str
 ) -> None:
     assert two_ranks[name] == pytest.approx(plain_losses(FEW_STEPS), abs=1e-4)
 
 
 @pytest.mark.parametrize("move", MOVES)
-def test_two_then_three_then_one_workers_lose_what_plain_torch_loses(
+def test_two_then_three_then_one_workers_have_the_losses_of_plain_torch(
     moved: Losses, move: tuple[int, int]
 ) -> None:
     assert moved[move] == pytest.approx(plain_losses(STEPS, SCHEDULE), abs=1e-4)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_resumed_on_as_many_workers_every_loss_has_the_same_bits(
+def test_losses_after_a_resume_on_as_many_workers_have_the_same_bits(
     two_ranks: Losses, stage: int
 ) -> None:
     assert two_ranks[(stage, stage)] + two_ranks[f"resumed {stage}"] == two_ranks[stage]
 
 
 def facts_of_engines(folder: str) -> dict[str, Any]:
-    """On two ranks: what a checkpoint restores, what is clipped, what is refused."""
+    """Return, on each of two ranks, what the tests below check about engines and checkpoints."""
     rank = distributed.get_rank()
     saved = Path(folder) / "2-2 first"
     zero3 = ds.initialize(Regression(), experiment_of(3, SCHEDULE), CPU)
     load_checkpoint(zero3, saved)
     zero0 = ds.initialize(Regression(), experiment_of(0), CPU)
     load_checkpoint(zero0, saved)
-    other = ds.initialize(Regression(num_items=12), experiment_of(3), CPU)
-    absent = Path(folder) / ("absent" if rank else ".")
+    other_model = ds.initialize(Regression(num_items=12), experiment_of(3), CPU)
+    missing_on_rank_1 = Path(folder) / ("missing" if rank else ".")
+    metadata = {"dataset": "d"}
     return {
         "rate": zero3.get_lr()[0],
-        "weights": [ds.whole_weights(engine, {"dataset": "d"}) for engine in (zero0, zero3)],
-        "model": refusal(lambda: load_checkpoint(other, saved)),
-        "torn": refusal(lambda: load_checkpoint(zero3, saved.with_name("torn"))),
-        "full": refusal(lambda: save_checkpoint(zero3, absent, {})),
-        "gradients": {name: first_gradient(e) for name, e in WITH_GRADIENTS.items()},
+        "weights": [gather_weights_file(engine, metadata) for engine in (zero0, zero3)],
+        "other model": error_of(lambda: load_checkpoint(other_model, saved)),
+        "torn": error_of(lambda: load_checkpoint(zero3, saved.with_name("torn"))),
+        "unwritable": error_of(lambda: save_checkpoint(zero3, missing_on_rank_1, {})),
+        "gradients": {name: first_gradient(e) for name, e in GRADIENT_VARIANTS.items()},
     }
 
 
 def first_gradient(experiment: Experiment) -> Tensor:
-    """What Adam is given in the first step: its first moment is a tenth of it. Adam's own step
-    hides the gradient's scale.
+    """Return the gradient of the first step: ten times Adam's first moment after it.
+
+    The weights do not show it, because Adam's step does not depend on the gradient's scale.
     """
     engine = ds.initialize(Regression(), experiment, CPU)
-    loss_of_step(engine, 0, experiment.train.accumulation)
-    return torch.cat([10 * whole(engine, p, "exp_avg") for p in engine.module.parameters()])
+    take_plain_step(engine, 0, experiment.train.accumulation)
+    return torch.cat([10 * full_state(engine, p, "exp_avg") for p in engine.module.parameters()])
 
 
-def refusal(action: Any) -> str:
+def error_of(action: Any) -> str:
     try:
         action()
     except (InputError, OSError) as error:
@@ -261,20 +271,20 @@ def facts(folder: Path, two_ranks: Losses) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_resumed_run_is_where_its_schedule_was(facts: list[dict[str, Any]]) -> None:
+def test_a_resumed_run_continues_its_schedule(facts: list[dict[str, Any]]) -> None:
     rate = 0.01 * rate_factor(OptimConfig(**SCHEDULE), FIRST)
     assert [rank["rate"] for rank in facts] == [rate, rate]
 
 
-def test_whole_weights_are_the_same_file_under_every_stage(facts: list[dict[str, Any]]) -> None:
+def test_the_weights_file_is_the_same_at_every_stage(facts: list[dict[str, Any]]) -> None:
     assert facts[0]["weights"][0] == facts[0]["weights"][1]
-    assert facts[1]["weights"] == [None, None]  # rank 0 alone holds them
+    assert facts[1]["weights"] == [None, None]  # only rank 0 has it
     shapes = {name: tuple(t.shape) for name, t in load(facts[0]["weights"][0]).items()}
     assert shapes == {"table": (11, 5), "map.weight": (3, 5), "map.bias": (3,)}
 
 
-@pytest.mark.parametrize("name", WITH_GRADIENTS)
-def test_adam_is_given_the_global_gradient_clipped_as_torch_clips_it(
+@pytest.mark.parametrize("name", GRADIENT_VARIANTS)
+def test_adam_gets_the_global_gradient_clipped_as_torch_clips_it(
     facts: list[dict[str, Any]], name: str
 ) -> None:
     model = Regression()
@@ -286,22 +296,24 @@ def test_adam_is_given_the_global_gradient_clipped_as_torch_clips_it(
         torch.testing.assert_close(rank["gradients"][name], gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_a_torn_part_is_refused_by_every_rank(facts: list[dict[str, Any]]) -> None:
+def test_a_torn_file_is_refused_by_every_rank(facts: list[dict[str, Any]]) -> None:
     for rank in facts:
-        assert "torn: not a whole checkpoint" in rank["torn"]
+        assert "torn: not a complete checkpoint" in rank["torn"]
 
 
-def test_another_models_checkpoint_is_refused(facts: list[dict[str, Any]]) -> None:
+def test_a_checkpoint_of_another_model_is_refused(facts: list[dict[str, Any]]) -> None:
     for rank in facts:
-        assert "its parameters are another model's" in rank["model"]
+        assert "the checkpoint has the parameters of another model" in rank["other model"]
 
 
-def test_a_rank_that_cannot_write_keeps_no_other_waiting(facts: list[dict[str, Any]]) -> None:
-    assert facts[0]["full"] == ""
-    assert facts[1]["full"].startswith("FileNotFoundError")
+def test_a_rank_that_cannot_write_does_not_make_the_others_wait(
+    facts: list[dict[str, Any]],
+) -> None:
+    assert facts[0]["unwritable"] == ""
+    assert facts[1]["unwritable"].startswith("FileNotFoundError")
 
 
-def test_the_rate_rises_in_its_first_steps_and_falls_to_its_end() -> None:
+def test_the_rate_rises_in_the_warmup_and_falls_to_its_final_value() -> None:
     def factors(steps: list[int], **optim: Any) -> list[float]:
         return [rate_factor(OptimConfig(**optim), step) for step in steps]
 
@@ -309,59 +321,83 @@ def test_the_rate_rises_in_its_first_steps_and_falls_to_its_end() -> None:
     assert factors([0, 1, 2, 3, 4, 999], warmup_steps=4) == [1 / 4, 2 / 4, 3 / 4, 1, 1, 1]
     half = (1 + FINAL) / 2
     for decay in ("linear", "cosine"):
-        at = factors([4, 12, 20, 999], warmup_steps=4, decay=decay, decay_steps=20)
-        assert at == pytest.approx([1, half, FINAL, FINAL])
+        values = factors([4, 12, 20, 999], warmup_steps=4, decay=decay, decay_steps=20)
+        assert values == pytest.approx([1, half, FINAL, FINAL])
     (quarter,) = factors([5], decay="linear", decay_steps=20)
     assert quarter == pytest.approx(FINAL + (1 - FINAL) * 3 / 4)
     (quarter,) = factors([5], decay="cosine", decay_steps=20)
     assert quarter == pytest.approx(FINAL + (1 - FINAL) * (1 + math.cos(math.pi / 4)) / 2)
 
 
+def test_a_schedule_resumed_after_n_steps_has_the_rates_of_one_that_took_them() -> None:
+    config = OptimConfig(lr=0.003, **SCHEDULE)
+
+    def new_adam() -> torch.optim.Adam:
+        return torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=config.lr)
+
+    adam = new_adam()
+    schedule = schedule_of(adam, config)
+    for step in range(25):
+        resumed = new_adam()
+        schedule_after(schedule_of(resumed, config), step)
+        rates = [group["lr"] for optimizer in (adam, resumed) for group in optimizer.param_groups]
+        assert rates == [config.lr * rate_factor(config, step)] * 2
+        adam.step()
+        schedule.step()
+
+
 @pytest.mark.parametrize(
     ("stage", "optim", "train", "message"),
     [
-        (0, {}, {"offload": "optimizer"}, "offload optimizer needs zero_stage 1 or more; it is 0"),
-        (2, {}, {"offload": "all"}, "offload all needs zero_stage 3 or more; it is 2"),
-        (0, {"decay": "linear"}, {}, "decay linear needs decay_steps above warmup_steps, 0"),
+        (
+            0,
+            {},
+            {"offload": "optimizer"},
+            "offload optimizer needs zero_stage 1 or more; zero_stage is 0",
+        ),
+        (2, {}, {"offload": "all"}, "offload all needs zero_stage 3 or more; zero_stage is 2"),
+        (0, {"decay": "linear"}, {}, "decay linear needs decay_steps above warmup_steps = 0"),
         (0, {"decay_steps": 9}, {}, "decay_steps 9 needs a decay"),
     ],
 )
-def test_what_cannot_be_combined_is_refused(
+def test_settings_that_exclude_each_other_are_refused(
     stage: int, optim: dict[str, Any], train: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         experiment_of(stage, optim, **train)
 
 
-def test_offload_stays_out_of_deepspeeds_configuration_unless_asked_for() -> None:
-    def zero(stage: int, **train: Any) -> set[str]:
+def test_deepspeeds_configuration_has_offloading_only_if_it_is_set() -> None:
+    def offload_keys(stage: int, **train: Any) -> set[str]:
         config = ds.deepspeed_config(experiment_of(stage, **train))
         return {key for key in config["zero_optimization"] if key.startswith("offload")}
 
-    assert zero(3) == set()
-    assert zero(1, offload="optimizer") == {"offload_optimizer"}
-    assert zero(3, offload="all") == {"offload_optimizer", "offload_param"}
+    assert offload_keys(3) == set()
+    assert offload_keys(1, offload="optimizer") == {"offload_optimizer"}
+    assert offload_keys(3, offload="all") == {"offload_optimizer", "offload_param"}
 
 
-def test_bf16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_refused_on_a_device_that_would_emulate_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     bf16 = experiment_of(2, precision="bf16")
-    with pytest.raises(InputError, match=r"cpu of this machine has no bfloat16 .*train\.precision"):
+    with pytest.raises(InputError, match=r"the cpu of this machine has no bfloat16 instructions"):
         check_precision(bf16, CPU)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     check_precision(bf16, CPU)
 
 
-@pytest.mark.skipif(BF16.train.precision == "fp32", reason="this CPU computes no bfloat16")
-def test_bf16_trains_near_float32_where_the_device_has_it(moved: Losses) -> None:
+@pytest.mark.skipif(BF16.train.precision == "fp32", reason="this CPU has no bfloat16 instructions")
+def test_bf16_trains_near_float32_on_a_device_that_has_it(moved: Losses) -> None:
     assert moved["bf16"] == pytest.approx(plain_losses(FEW_STEPS), rel=2e-2)
     assert moved["bf16"] != pytest.approx(plain_losses(FEW_STEPS), rel=1e-5)
 
 
-def first_steps(settings: list[dict[str, Any]]) -> list[list[Tensor]]:
-    """MDSRec's losses in the first step of an epoch, the gradient it takes, and the losses then."""
+def first_steps(experiments: list[dict[str, Any]]) -> list[list[Tensor]]:
+    """Return MDSRec's losses in the first step, the gradient of that step, and the losses after."""
     found = []
-    for resolved in settings:
+    for resolved in experiments:
         experiment = experiment_from(resolved, source="test")
         model = MDSRec(experiment, load_item_tables(experiment))
         model.initialize(experiment.seed)
@@ -369,16 +405,54 @@ def first_steps(settings: list[dict[str, Any]]) -> list[list[Tensor]]:
         first, second, *_ = SequenceReader(experiment).steps(0)
         shares = [share_of(model, experiment, step, (0, 0), CPU) for step in (first, second)]
         before = take_step(engine, experiment, shares[0])
-        gradient = 10 * whole(engine, model.item_embedding, "exp_avg")
+        gradient = 10 * full_state(engine, model.item_embedding, "exp_avg")
         found.append([before, gradient, take_step(engine, experiment, shares[1])])
     return found
 
 
-def test_a_step_in_three_parts_is_the_step_in_one(tmp_path: Path) -> None:
+def test_a_step_in_three_parts_equals_the_step_in_one(tmp_path: Path) -> None:
     in_one = small_experiment(tmp_path)
     write_dataset(in_one)
     in_three = small_experiment(tmp_path, train={"accumulation": 3})
     ((one, three),) = on_ranks(1, first_steps, [in_one.resolved(), in_three.resolved()])
     assert one[1].abs().max() > 1e-3
-    for found, wanted in zip(three, one, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    for found, expected in zip(three, one, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def leaves_and_blocks(experiments: list[dict[str, Any]]) -> list[list[list[str]]]:
+    """Return the names of each model's ZeRO-3 leaves, and those of its transformer blocks."""
+    from deepspeed.utils import get_z3_leaf_modules
+
+    names = []
+    for resolved in experiments:
+        experiment = experiment_from(resolved, source="test")
+        model = build_model(experiment, load_item_tables(experiment))
+        engine = ds.initialize(model, experiment, CPU)
+        leaves = get_z3_leaf_modules(engine.module)
+        named = list(engine.module.named_modules())
+        names.append(
+            [
+                [name for name, module in named if any(module is leaf for leaf in leaves)],
+                [name for name, module in named if isinstance(module, Block)],
+            ]
+        )
+    return names
+
+
+def test_every_transformer_block_is_a_leaf_of_zero_3(tmp_path: Path) -> None:
+    for leaf in ds.LEAVES:
+        module, _, name = leaf.rpartition(".")
+        assert issubclass(getattr(import_module(module), name), Block)
+    mdsrec = small_experiment(tmp_path, train={"zero_stage": 3})
+    write_dataset(mdsrec)
+    sizes = mdsrec.resolved()["model"]
+    shared = {key: sizes[key] for key in ("dim", "max_length", "dropout")}
+    own: dict[str, dict[str, int]] = {"missrec": {"num_centers": sizes["num_centers"]}}
+    experiments = [mdsrec.resolved()]
+    for name in ("sasrec", "bert4rec", "sasrecf", "fdsa", "unisrec", "missrec"):
+        model = {"name": name, **shared, **own.get(name, {})}
+        experiments.append({**mdsrec.resolved(), "model": model})
+    (names,) = on_ranks(1, leaves_and_blocks, experiments)
+    for leaves, blocks in names:
+        assert leaves == blocks != []
