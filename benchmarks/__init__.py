@@ -1,1 +1,1 @@
-"""Benchmarks: each prints a table whose readings were taken in processes of their own."""
+"""Benchmarks, each a command that prints a Markdown table. A reading is a process of its own."""

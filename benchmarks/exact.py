@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import markdown
-from evaluation.ranking import Popularity, rank_targets
+from evaluation.baselines import Popularity
+from evaluation.ranking import rank_targets
 from mdsrec import metrics, schema, table_names, tables
 from mdsrec.command import experiment_of, experiment_parser, run_command
 from mdsrec.config import Experiment
 from training.data.sequences import SequenceReader, Target
-from training.inference import Trained, load_trained
+from training.inference import TrainedModel, load_trained
 
 PROG = "benchmarks.exact"
 TOGETHER = 256  # targets
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(_lists(uri))
 
 
-def _by_argsort(trained: Trained, targets: Sequence[Target]) -> Ints:
+def _by_argsort(trained: TrainedModel, targets: Sequence[Target]) -> Ints:
     """Items above each target in every channel, row by row of the ranks table."""
     items = trained.item_vectors().double()
     found = [np.empty((0, 1 + len(items)), dtype=np.int64)]
@@ -58,14 +59,16 @@ def _by_argsort(trained: Trained, targets: Sequence[Target]) -> Ints:
         batch = targets[first : first + TOGETHER]
         queries = trained.user_vectors([target.history for target in batch]).double()
         channels = torch.einsum("bcd,cxd->bcx", queries, items)
-        whole = torch.einsum("bcx,c->bx", channels, trained.weights.double())
+        whole = torch.einsum("bcx,c->bx", channels, trained.channel_weights.double())
         order = torch.cat([whole[:, None], channels], dim=1).argsort(dim=2, descending=True)
         own = torch.tensor([target.target for target in batch])
         found.append((order == own[:, None, None]).nonzero()[:, 2].view(len(batch), -1).numpy())
     return np.concatenate(found).ravel()
 
 
-def _by_other_sizes(experiment: Experiment, trained: Trained, targets: Sequence[Target]) -> Ints:
+def _by_other_sizes(
+    experiment: Experiment, trained: TrainedModel, targets: Sequence[Target]
+) -> Ints:
     settings = experiment.eval.model_copy(update=OTHER_SIZES)
     floor = Popularity(np.zeros(trained.num_items, dtype=np.int64))
     ranks = rank_targets(trained, trained.item_vectors(), floor, targets, settings)

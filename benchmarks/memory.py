@@ -18,9 +18,10 @@ import torch
 from benchmarks.measure import GIB, answer, markdown, measured
 from mdsrec.command import run_command
 from mdsrec.config import Experiment
+from training.data.batch import batch_of
 from training.data.item_tables import ItemTables, ModalityTables, adjacency, membership
-from training.data.sequences import Samples, Step, batch_of
-from training.data.sparse import DeviceRows, SparseRows
+from training.data.sparse import DeviceMatrix, SparseMatrix
+from training.data.windows import Samples, Step
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 
@@ -132,13 +133,13 @@ def _tables(experiment: Experiment, num_items: int) -> ItemTables:
     near = generator.integers(num_items, size=num_items * NEIGHBORS)
     graph = adjacency(items, np.full(num_items, NEIGHBORS), near, num_items, NEIGHBORS, True)
     members = membership(items, generator.integers(CENTERS, size=num_items), CENTERS)
-    cooccurrence = SparseRows(np.arange(num_items + 1) * MET, met, weights)
+    cooccurrence = SparseMatrix(np.arange(num_items + 1) * MET, met, weights)
     text = ModalityTables(graph, None, members)
     return ItemTables(num_items, cooccurrence, {"text": text}, {})
 
 
 def _graph_bytes(model: MDSRec) -> int:
-    matrices = [m for m in model.modules() if isinstance(m, DeviceRows)]
+    matrices = [m for m in model.modules() if isinstance(m, DeviceMatrix)]
     return model.items.cooccurrence.nbytes + sum(m.nbytes for m in matrices)
 
 

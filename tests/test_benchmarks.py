@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import restrict
-from benchmarks.catalogue import HOT_ITEMS, Catalogue, write_raw, write_sequences
+from benchmarks.etl.catalogue import HOT_ITEMS, Catalogue, write_raw, write_sequences
 from benchmarks.measure import DONE, measured
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
@@ -60,17 +60,17 @@ def test_raw_files_hold_the_events_of_the_sequences(folder, tmp_path):
 
 
 def test_a_command_is_measured_with_its_answer_or_stopped_past_its_memory(folder):
-    reading = measured("benchmarks.cooccurrence", ["scipy", str(folder)], 4.0, 100)
+    reading = measured("benchmarks.etl.cooccurrence", ["scipy", str(folder)], 4.0, 100)
     lengths = [row["train_end"] for row in rows_of(folder)]
     assert reading.outcome == DONE
     assert reading.answer["pairs"] == sum(length * (length - 1) // 2 for length in lengths)
     assert 30 << 20 < reading.peak_bytes < 4 << 30
-    stopped = measured("benchmarks.cooccurrence", ["scipy", str(folder)], 0.01, 100)
+    stopped = measured("benchmarks.etl.cooccurrence", ["scipy", str(folder)], 0.01, 100)
     assert (stopped.outcome, stopped.answer) == ("stopped: more than 0.01 GiB", {})
 
 
 def test_tables_in_other_files_are_compared_row_by_row(tmp_path, monkeypatch):
-    from benchmarks import cooccurrence
+    from benchmarks.etl import cooccurrence
 
     monkeypatch.setattr(cooccurrence, "COMPARED", 4)
     item, other = np.repeat(np.arange(5, dtype=np.int32), 2), np.tile(np.int32([7, 9]), 5)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from small_dataset import small_experiment, write_dataset
 
-from benchmarks import recbole_metrics, recbole_speed
-from benchmarks.recbole_split import as_sasrec, peer, rows_of, settings_of, write_split
+from benchmarks.recbole import metrics, speed
+from benchmarks.recbole.split import as_sasrec, peer, rows_of, settings_of, write_split
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from, load_experiment
 from mdsrec.errors import InputError
@@ -105,7 +105,7 @@ def test_speeds_are_medians_and_times_the_first():
         "theirs": [{"train": 100.0, "rank": 10.0}] * 3,
         "ours": [{"train": t, "rank": 25.0} for t in (900.0, 1200.0, 5000.0)],
     }
-    *_, theirs, ours = recbole_speed.table(readings).splitlines()
+    *_, theirs, ours = speed.table(readings).splitlines()
     assert theirs == "| theirs | 100 | 1.0 | 10 | 1.0 |"
     assert ours == "| ours | 1,200 | 12.0 | 25 | 2.5 |"
 
@@ -113,7 +113,7 @@ def test_speeds_are_medians_and_times_the_first():
 def test_the_speed_here_is_that_of_training_and_validation_on_the_tables(tmp_path):
     experiment = sasrec(tmp_path / "root")
     write_dataset(small_experiment(tmp_path / "root"))
-    rates = recbole_speed.ours(experiment, steps=4, threads=1)
+    rates = speed.ours(experiment, steps=4, threads=1)
     assert set(rates) == {"train", "rank"}
     assert min(rates.values()) > 0
 
@@ -121,11 +121,11 @@ def test_the_speed_here_is_that_of_training_and_validation_on_the_tables(tmp_pat
 def test_metrics_stand_with_their_deviation_and_the_difference_of_their_means():
     ours = [{"recall@10": 0.11, "mrr@10": 0.5}, {"recall@10": 0.13, "mrr@10": 0.5}]
     theirs = [{"recall@10": 0.10}, {"recall@10": 0.12}]
-    *_, row = recbole_metrics.table(ours, theirs).splitlines()
+    *_, row = metrics.table(ours, theirs).splitlines()
     # Welch: both variances .0002, so the error is sqrt(2 * .0002 / 2) at 2 degrees of freedom,
     # whose 97.5% point is 4.3027.
     assert row == "| recall@10 | 0.1200 ± 0.0141 | 0.1100 ± 0.0141 | +0.0100 [-0.0508, +0.0708] |"
-    *_, row = recbole_metrics.table(ours[:1], theirs[:1]).splitlines()
+    *_, row = metrics.table(ours[:1], theirs[:1]).splitlines()
     assert row == "| recall@10 | 0.1100 | 0.1000 | +0.0100 |"
 
 

@@ -61,8 +61,8 @@ def encode(experiment: Experiment, modality: str, processes: int) -> None:
     config = experiment.features[modality]
     with tempfile.TemporaryDirectory(prefix="mdsrec-benchmark-") as cache:
         watch = Stopwatch()
-        placed = encoding.encoded(items, config, cache, processes * TASKS_A_CORE, modality)
-        answer(items=placed.places.count(), **watch.read())
+        located = encoding.encode_items(items, config, cache, processes * TASKS_A_CORE, modality)
+        answer(items=located.locations.count(), **watch.read())
 
 
 if __name__ == "__main__":

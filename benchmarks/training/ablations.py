@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import markdown
 from evaluation.metrics.bootstrap import difference
-from evaluation.metrics.events import Events, events_of
+from evaluation.metrics.events import Events, read_events
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from tuning.stages import Run, make
+from tuning.stages import RunSpec, train_and_rank
 
 Floats = NDArray[np.float64]
 
@@ -57,16 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     runs = list(_runs(arguments))
-    outcome = make(runs, arguments.jobs)
+    outcome = train_and_rank(runs, arguments.jobs)
     if outcome.failed:
         raise InputError("; ".join(outcome.failed))
     found: dict[str, list[Events]] = {}
     for each in runs:
-        found.setdefault(each.kind, []).append(events_of(each.uri, CUTOFFS))
+        found.setdefault(each.label, []).append(read_events(each.paths.uri, CUTOFFS))
     print(_table(found))
 
 
-def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
+def _runs(arguments: argparse.Namespace) -> Iterator[RunSpec]:
     experiment = load_experiment(arguments.config, arguments.overrides)
     variants = variants_of(experiment)
     chosen = arguments.variants or list(variants)
@@ -75,7 +75,7 @@ def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
     for seed, name in product(range(arguments.seeds), chosen):
         words = "".join(letter if letter.isalnum() else "-" for letter in name)
         identity = [f"name={experiment.name}-{words}-{seed}", f"seed={seed}"]
-        yield Run(name, arguments.config, [*arguments.overrides, *variants[name], *identity])
+        yield RunSpec(name, arguments.config, [*arguments.overrides, *variants[name], *identity])
 
 
 def _table(found: dict[str, list[Events]]) -> str:
@@ -91,9 +91,9 @@ def _table(found: dict[str, list[Events]]) -> str:
                 np.mean([s.values for s in of], axis=0) for of in (seeds, found[WHOLE])
             )
             apart = difference(seeds[0].users, values, of_whole)
-            row += [apart.words(seeds[0].names.index(name)) for name in compared]
+            row += [apart.text(seeds[0].names.index(name)) for name in compared]
         rows.append([*row, *[""] * (len(names) + 3 - len(row))])
-    return markdown(["variant", *names, *(f"{name}, less {WHOLE}'s" for name in compared)], rows)
+    return markdown(["variant", *names, *(f"{name} minus {WHOLE}'s" for name in compared)], rows)
 
 
 def _mean_and_deviation(of_seeds: Floats) -> str:

@@ -16,9 +16,9 @@ from pathlib import Path
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks import recbole_split
 from benchmarks.measure import markdown
-from benchmarks.workers import CPU, joined, prefixes_per_second
+from benchmarks.recbole import split
+from benchmarks.training.workers import CPU, joined, prefixes_per_second
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from training.data.sequences import SequenceReader
@@ -28,7 +28,7 @@ Rates = dict[str, float]  # a second: prefixes that it trains on, users that it 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    recbole_split.add_arguments(parser)
+    split.add_arguments(parser)
     parser.add_argument("--steps", type=int, default=60, help="of training here")
     parser.add_argument("--batches", type=int, default=8, help="of training in RecBole")
     parser.add_argument("--readings", type=int, default=3, help="the median counts")
@@ -36,16 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     config, overrides = arguments.config, arguments.overrides
-    sasrec = load_experiment(config, recbole_split.as_sasrec(config, overrides))
+    sasrec = load_experiment(config, split.as_sasrec(config, overrides))
     whole = load_experiment(config, overrides)
     python, threads = arguments.python, arguments.threads
     with tempfile.TemporaryDirectory() as name:
-        recbole_split.write_split(sasrec, Path(name))
-        settings = recbole_split.settings_of(sasrec, Path(name))
+        split.write_split(sasrec, Path(name))
+        settings = split.settings_of(sasrec, Path(name))
         batches = arguments.batches
         contestants: dict[str, Callable[[], Rates]] = {
             "RecBole's SASRec": partial(
-                recbole_split.peer, python, "speed", settings, threads, batches=batches
+                split.peer, python, "speed", settings, threads, batches=batches
             ),
             "SASRec here": partial(ours, sasrec, arguments.steps, threads),
             f"{whole.model.name} here": partial(ours, whole, arguments.steps, threads),

@@ -12,11 +12,11 @@ from benchmarks.measure import markdown
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import TrainConfig
 from mdsrec.config.loading import load_experiment
+from training.data.batch import Batch, batch_of
 from training.data.item_tables import load_item_tables
-from training.data.negatives import sampler_of
-from training.data.sequences import SequenceReader, batch_of
+from training.data.negatives import build_sampler
+from training.data.sequences import SequenceReader
 from training.inference import load_trained
-from training.models.base import Batch
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     for count in [*arguments.negatives, tables.num_items]:
         config = TrainConfig(loss="sampled", num_negatives=count)
         config.check_fits(tables.num_items)
-        sampler = sampler_of(config, tables)
+        sampler = build_sampler(config, tables)
         assert sampler is not None
         draws = DRAWS if count < tables.num_items else 1
         mean = torch.zeros_like(full)

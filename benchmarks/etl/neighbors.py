@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import vectors
+from benchmarks.etl import vectors
 from benchmarks.measure import DONE, GIB, Reading, answer, markdown, measured
 from etl.builders.graphs import GraphBuilder
 from etl.builders.workspace import Workspace
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
             vectors.write_tables(folder / FEW, vectors.made(FEW_ITEMS, arguments.width))
             for contestant in contestants:
                 words = [contestant, str(folder), *map(str, arguments.hnsw)]
-                reading = measured("benchmarks.neighbors", words, LIMIT_GIB, LIMIT_SECONDS)
+                reading = measured("benchmarks.etl.neighbors", words, LIMIT_GIB, LIMIT_SECONDS)
                 rows.append(_row("repeated" if like else "made", num_items, contestant, reading))
                 print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)
     print(markdown(COLUMNS, rows))

@@ -14,25 +14,24 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks import recbole_split
 from benchmarks.measure import markdown
+from benchmarks.recbole import split
 from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
-from tuning.stages import Run, make
+from tuning.stages import RunSpec, train_and_rank
 
 Metrics = dict[str, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    recbole_split.add_arguments(parser)
+    split.add_arguments(parser)
     parser.add_argument("--seeds", type=int, default=3)
 
 
 def run(arguments: argparse.Namespace) -> None:
     runs = list(_runs(arguments))
-    outcome = make(runs, jobs=1)
+    outcome = train_and_rank(runs, jobs=1)
     if outcome.failed:
         raise InputError("; ".join(outcome.failed))
     theirs = list(_theirs(runs, arguments.python, arguments.threads))
@@ -41,26 +40,26 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{part}\n\n{table([o[part] for o in ours], [t[part] for t in theirs])}\n")
 
 
-def _runs(arguments: argparse.Namespace) -> Iterator[Run]:
-    overrides = recbole_split.as_sasrec(arguments.config, arguments.overrides)
+def _runs(arguments: argparse.Namespace) -> Iterator[RunSpec]:
+    overrides = split.as_sasrec(arguments.config, arguments.overrides)
     name = load_experiment(arguments.config, overrides).name
     for seed in range(arguments.seeds):
         identity = [f"name={name}-sasrec-{seed}", f"seed={seed}"]
-        yield Run("sasrec", arguments.config, [*overrides, *identity])
+        yield RunSpec("sasrec", arguments.config, [*overrides, *identity])
 
 
-def _ours(run: Run) -> dict[str, Metrics]:
-    metrics = RunMetrics.read(RunPaths(run.uri).metrics)
+def _ours(run: RunSpec) -> dict[str, Metrics]:
+    metrics = RunMetrics.read(run.paths.metrics)
     return {part: of_part["all"] for part, of_part in metrics.split.items()}
 
 
-def _theirs(runs: list[Run], python: str, threads: int) -> Iterator[Any]:
+def _theirs(runs: list[RunSpec], python: str, threads: int) -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        recbole_split.write_split(runs[0].experiment, folder)
+        split.write_split(runs[0].experiment, folder)
         for run in runs:
-            settings = recbole_split.settings_of(run.experiment, folder)
-            found = recbole_split.peer(python, "fit", settings, threads)
+            settings = split.settings_of(run.experiment, folder)
+            found = split.peer(python, "fit", settings, threads)
             told = f"RecBole, seed {settings['seed']}: {found['epochs']} epochs"
             print(told, file=sys.stderr, flush=True)
             yield found

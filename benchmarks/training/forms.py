@@ -12,14 +12,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks import plain
 from benchmarks.measure import markdown
+from benchmarks.training import plain
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
+from training.data.batch import Batch, batch_of
 from training.data.item_tables import load_item_tables
-from training.data.sequences import SequenceReader, Step, batch_of
-from training.models.base import Batch
+from training.data.sequences import SequenceReader
+from training.data.windows import Step
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 

@@ -8,10 +8,10 @@ from mdsrec.command import run_command
 
 PROG = "benchmarks.etl"
 MODULES = {
-    "catalogue": "benchmarks.catalogue",
-    "cooccurrence": "benchmarks.cooccurrence",
-    "neighbors": "benchmarks.neighbors",
-    "encoders": "benchmarks.encoders",
+    "catalogue": "benchmarks.etl.catalogue",
+    "cooccurrence": "benchmarks.etl.cooccurrence",
+    "neighbors": "benchmarks.etl.neighbors",
+    "encoders": "benchmarks.etl.encoders",
 }
 
 

@@ -1,6 +1,6 @@
 """SASRec on an experiment's split, as RecBole trains and ranks it.
 
-RecBole needs an environment of its own, whose interpreter `--python` names: `recbole_peer.py` runs
+RecBole needs an environment of its own, whose interpreter `--python` names: `peer.py` runs
 there, on files that hold every prefix of the tables' sequences as a row.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import recbole_peer
+from benchmarks.recbole import peer
 from mdsrec import schema, tables
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
@@ -121,7 +121,7 @@ def settings_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 def peer(python: str, what: str, settings: dict[str, Any], threads: int, **more: int) -> Any:
     """What RecBole answers; InputError with its last line if it fails."""
-    command = [python, "-I", recbole_peer.__file__ or ""]
+    command = [python, "-I", peer.__file__ or ""]
     request = json.dumps({"what": what, "settings": settings, "threads": threads, **more})
     try:
         done = subprocess.run(

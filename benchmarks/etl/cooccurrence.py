@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.catalogue import Catalogue, write_sequences
+from benchmarks.etl.catalogue import Catalogue, write_sequences
 from benchmarks.measure import DONE, GIB, Reading, Stopwatch, answer, markdown, measured
 from etl.catalogue.sequences import only_training_events
 from etl.graph.cooccurrence import write_cooccurrence

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.data.batch import Batch
 from training.layers.transformer import Block, Encoder, split_heads
-from training.models.base import Batch
 from training.models.mdsrec.centers import plain_center_mixture
 from training.models.mdsrec.interest_block import InterestBlock
 from training.models.mdsrec.items import module_key
@@ -30,9 +30,9 @@ class Prefixes(NamedTuple):
 
 
 def prefixes_of(batch: Batch, longest: int) -> Prefixes:
-    T = batch.place.shape[1]
+    T = batch.item_index.shape[1]
     row, end = batch.prefixes // T, batch.prefixes % T
-    place = F.pad(batch.place, (0, longest - T))[row]
+    place = F.pad(batch.item_index, (0, longest - T))[row]
     inside = torch.arange(longest) <= end[:, None]
     return Prefixes(place * inside, end + 1, batch.targets, batch.noise[row, end])
 
@@ -41,7 +41,9 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
     """Loss of each channel, summed over the prefixes -> [C] (Eq. 3-24)."""
     prefixes, entries = prefixes_of(batch, longest), model.with_sparse_rows(batch).entries
     assert entries is not None
-    embedding_XD, tokens, starts = model.items.read(model.item_embedding, batch.items, entries, {})
+    embedding_XD, tokens, starts = model.items.sequence_inputs(
+        model.item_embedding, batch.items, entries, {}
+    )
     graphs = [modality.graph for modality in model.items.modalities.values()]
     P, T = prefixes.items.shape
     last = torch.arange(P), prefixes.lengths - 1

@@ -10,13 +10,13 @@ from mdsrec.command import run_command
 
 PROG = "benchmarks.training"
 MODULES = {
-    "forms": "benchmarks.forms",
-    "workers": "benchmarks.workers",
-    "ablations": "benchmarks.ablations",
-    "sampling": "benchmarks.sampling",
-    "centers": "benchmarks.centers",
-    "recbole-speed": "benchmarks.recbole_speed",
-    "recbole-metrics": "benchmarks.recbole_metrics",
+    "forms": "benchmarks.training.forms",
+    "workers": "benchmarks.training.workers",
+    "ablations": "benchmarks.training.ablations",
+    "sampling": "benchmarks.training.sampling",
+    "centers": "benchmarks.training.centers",
+    "recbole-speed": "benchmarks.recbole.speed",
+    "recbole-metrics": "benchmarks.recbole.metrics",
 }
 
 

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks import plain
 from benchmarks.measure import markdown
+from benchmarks.training import plain
 from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from training.data.sequences import SequenceReader, batch_of
+from training.data.batch import Batch, batch_of
+from training.data.sequences import SequenceReader
 from training.inference import load_trained
-from training.models.base import Batch
 from training.models.mdsrec.items import module_key
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
@@ -64,7 +64,7 @@ def _facts(
 ) -> Iterator[Tensor]:
     """Spread of c^0 ... c^L, what is added, over how many centres -> [P] each."""
     entries = model.items.entries(batch.items, CPU)
-    _, tokens, starts = model.items.read(model.item_embedding, batch.items, entries, {})
+    _, tokens, starts = model.items.sequence_inputs(model.item_embedding, batch.items, entries, {})
     start_KD = starts[index]
     if start_KD is None:
         raise InputError("model.interest_centers = false: the run has no centres")

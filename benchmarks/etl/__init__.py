@@ -1,0 +1,1 @@
+"""Benchmarks of the ETL, and the data that they run on."""

@@ -1,0 +1,1 @@
+"""SASRec of this project beside that of RecBole."""
