@@ -69,9 +69,9 @@ def compare(words: Sequence[str]) -> None:
         "--out", metavar="HTML", help="page to write (default: comparison.html in the first run)"
     )
     arguments = parser.parse_args(words)
-    from evaluation.compare import comparison
+    from evaluation.compare import compare_runs
 
-    print(comparison(arguments.runs, arguments.out))
+    print(compare_runs(arguments.runs, arguments.out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""cases.json: a few test users told in full, what they had, what came next, what was offered.
+"""cases.json: test users in detail, each with history, target and the top items of each channel.
 
-Every run on the same data tells of the same users; a page shows those that tell runs or channels
-apart.
+Every run on the same data holds the same users. A page shows only the users that best show the
+difference between runs or between channels.
 """
 
 import json
@@ -12,17 +12,19 @@ from typing import Self, TypeVar
 from mdsrec import files
 from mdsrec.errors import InputError
 
-TOP = 5  # items that a channel offers
-SHOWN_RUNS = 3  # that a comparison tells apart
+TOP = 5  # top items per channel
+SHOWN_RUNS = 3  # a comparison shows one user for each of the first runs
 
 K = TypeVar("K")
-Pair = tuple[float, float]
+Pair = tuple[float, float]  # rank, rank to compare with
 
 
 @dataclass(frozen=True)
 class Item:
+    """An item as a page shows it."""
+
     asin: str
-    title: str | None  # cut after TITLE characters
+    title: str | None  # at most TITLE characters
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Case:
 
     user: int
     num_events: int  # before the target
-    history: list[int]  # the last of them, oldest first
+    history: list[int]  # the last of these events, oldest first
     target: int
-    neighbors: dict[str, list[int]]  # the target's nearest by modality, most similar first
-    rank: dict[str, float]  # of the target, by channel, as the ranks table has it
-    top: dict[str, list[int]]  # by channel, highest score first
+    neighbors: dict[str, list[int]]  # of the target by modality, most similar first
+    rank: dict[str, float]  # of the target by channel, from the ranks table
+    top: dict[str, list[int]]  # top items by channel, highest score first
 
     def items(self) -> set[int]:
         lists = (self.history, *self.neighbors.values(), *self.top.values())
@@ -44,6 +46,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
+    """All of cases.json."""
+
     ranks: str  # fingerprint of the ranks table
     pictures: str | None  # folder of files ASIN.jpg
     cases: list[Case]  # by user
@@ -54,34 +58,34 @@ class Cases:
 
     @classmethod
     def read(cls, uri: str) -> Self | None:
-        """None where there is no such file."""
+        """Read cases.json, or return None if there is no such file."""
         content = files.read_bytes(uri)
         if content is None:
             return None
         try:
-            found = json.loads(content)
-            found["cases"] = [Case(**case) for case in found["cases"]]
-            found["items"] = {int(item): Item(**it) for item, it in found["items"].items()}
-            return cls(**{field.name: found[field.name] for field in fields(cls)})
+            values = json.loads(content)
+            values["cases"] = [Case(**case) for case in values["cases"]]
+            values["items"] = {int(item): Item(**it) for item, it in values["items"].items()}
+            return cls(**{field.name: values[field.name] for field in fields(cls)})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{uri}: damaged ({error}): evaluate the run again") from None
 
     def by_channel(self) -> list[tuple[str, Case]]:
-        """For each channel alone, the user that sets the whole score most apart from it."""
+        """Return, per single channel, the user for whom it is furthest behind the whole score."""
         channels = list(self.cases[0].top)[1:] if self.cases else []
         pairs = {c: [(case.rank["all"], case.rank[c]) for case in self.cases] for c in channels}
-        return [(channel, self.cases[place]) for channel, place in telling(pairs).items()]
+        return [(channel, self.cases[index]) for channel, index in most_distinctive(pairs).items()]
 
     def asins(self, cases: Iterable[Case]) -> set[str]:
-        """Of all items in some of the cases."""
+        """Return the asins of all items in the given cases."""
         return {self.items[item].asin for case in cases for item in case.items()}
 
 
 @dataclass(frozen=True)
-class Told:
-    """A user whose target one run ranks further up than the others do."""
+class DistinctiveCase:
+    """A user whose target one run ranks higher than the other runs do."""
 
-    run: int  # place of that run among all
+    run: int  # index of that run
     cases: list[Case]  # of the user, by run
     items: dict[int, Item]
 
@@ -90,33 +94,36 @@ class Told:
         return {self.items[item].asin for item in shown}
 
 
-def told_apart(runs: Sequence[Cases | None]) -> list[Told]:
-    """For each of the first runs, the user that sets it most apart from the best of the others;
-    nothing where a run tells of other users, or of none.
+def distinctive_cases(runs: Sequence[Cases | None]) -> list[DistinctiveCase]:
+    """Choose, for each of the first runs, the user with its largest lead over the other runs.
+
+    Returns [] unless all runs have cases of the same users.
     """
-    found = [cases for cases in runs if cases]
-    users = [[case.user for case in cases.cases] for cases in found]
-    if len(found) < len(runs) or any(other != users[0] for other in users):
+    present = [cases for cases in runs if cases]
+    users = [[case.user for case in cases.cases] for cases in present]
+    if len(present) < len(runs) or any(other != users[0] for other in users):
         return []
-    ranks = [[case.rank["all"] for case in cases.cases] for cases in found]
+    ranks = [[case.rank["all"] for case in cases.cases] for cases in present]
     pairs = {}
     for run, own in enumerate(ranks[:SHOWN_RUNS]):
         others = ranks[:run] + ranks[run + 1 :] or ranks
         pairs[run] = list(zip(own, map(min, zip(*others, strict=True)), strict=True))
-    items = {item: it for cases in found for item, it in cases.items.items()}
+    items = {item: it for cases in present for item, it in cases.items.items()}
     return [
-        Told(run, [cases.cases[place] for cases in found], items)
-        for run, place in telling(pairs).items()
+        DistinctiveCase(run, [cases.cases[index] for cases in present], items)
+        for run, index in most_distinctive(pairs).items()
     ]
 
 
-def telling(ranks: Mapping[K, Sequence[Pair]]) -> dict[K, int]:
-    """By key, the place of the pair (rank, other rank) that is furthest apart, among those whose
-    first is within TOP if there are any; the first of equal ones, and no place twice.
+def most_distinctive(ranks: Mapping[K, Sequence[Pair]]) -> dict[K, int]:
+    """Return, per key, the index of the pair (rank, other rank) with the largest other - rank.
+
+    Pairs with rank <= TOP are preferred to all others. Of equal pairs the first is chosen, and no
+    index is chosen twice.
     """
     chosen: dict[K, int] = {}
     for key, pairs in ranks.items():
-        left = [place for place in range(len(pairs)) if place not in chosen.values()]
-        if left:
-            chosen[key] = min(left, key=lambda p: (pairs[p][0] > TOP, pairs[p][0] - pairs[p][1]))
+        free = [index for index in range(len(pairs)) if index not in chosen.values()]
+        if free:
+            chosen[key] = min(free, key=lambda i: (pairs[i][0] > TOP, pairs[i][0] - pairs[i][1]))
     return chosen

@@ -1,94 +1,87 @@
-"""Runs on the same data side by side: a table on the screen, and a page."""
+"""Comparison of runs on the same data: a table on the screen, and a page."""
 
 from collections.abc import Sequence
 
-from evaluation.cases import told_apart
-from evaluation.evaluated_run import FinishedRun, finished_run
+from evaluation.cases import distinctive_cases
+from evaluation.evaluated_run import EvaluatedRun
 from evaluation.metrics.bootstrap import difference
-from evaluation.metrics.events import events_of
+from evaluation.metrics.events import read_events
+from evaluation.ranking import POPULARITY
 from evaluation.report.comparison import ComparisonData, comparison_page
 from evaluation.report.pictures import load_thumbnails
 from evaluation.report.run_report import candidates_text, headline_metrics
 from mdsrec import files
 from mdsrec.config.section import absolute
 from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
+from mdsrec.text import text_table
 
-SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "rule on seen items"}
+# Fields of metrics.json that must be equal, and their names in error texts.
+SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "eval.exclude_seen"}
 PAGE = "comparison.html"
 
 
-def comparison(folders: Sequence[str], out: str | None = None) -> str:
-    """Test metrics of the whole score of each run, and popularity's; how far each run is from the
-    first; where their reports lie, and the page that shows all of it: `out`, or PAGE in the first
-    run's folder.
+def compare_runs(folders: Sequence[str], out: str | None = None) -> str:
+    """Write the comparison page -> test metrics and differences from the first run, as text.
+
+    The page is written to `out`, by default to PAGE in the first folder.
     """
-    runs = [finished_run(absolute(folder).rstrip("/")) for folder in folders]
-    _check_same_terms(runs)
-    compared = _compared(runs)
+    runs = [EvaluatedRun.read(absolute(folder).rstrip("/")) for folder in folders]
+    _check_comparable(runs)
+    data = _comparison_data(runs)
     page = absolute(out) if out else f"{runs[0].uri}/{PAGE}"
-    files.write_bytes(page, comparison_page(compared).encode())
-    reports = [*(f"report  {run.uri}/report.html" for run in runs), f"page    {page}"]
-    apart = [_differences(compared), ""] if len(runs) > 1 else []
+    files.write_bytes(page, comparison_page(data).encode())
     first = runs[0].metrics
     terms = (
         f"{first.targets['test']:,} test events, {first.num_items:,} items, "
         f"each ranked {candidates_text(first)}"
     )
-    return "\n".join([terms, "", _headline(compared), "", *apart, *reports])
+    differences = [_difference_table(data), ""] if len(runs) > 1 else []
+    pages = [*(f"report  {RunPaths(run.uri).report}" for run in runs), f"page    {page}"]
+    return "\n".join([terms, "", _metrics_table(data), "", *differences, *pages])
 
 
-def _check_same_terms(runs: Sequence[FinishedRun]) -> None:
+def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
     first = runs[0]
     for run in runs:
         if not run.metrics.targets["test"]:
-            raise InputError(f"{run.uri}: without test events there is nothing to compare")
-        for key, words in SAME.items():
-            if getattr(run.metrics, key) != getattr(first.metrics, key):
+            raise InputError(f"{run.uri}: there are no test events, so nothing to compare")
+        for field, name in SAME.items():
+            value, expected = getattr(run.metrics, field), getattr(first.metrics, field)
+            if value != expected:
                 raise InputError(
-                    f"{run.uri}: its {words} ({getattr(run.metrics, key)}) differ from "
-                    f"{first.uri}'s ({getattr(first.metrics, key)}): compare runs on equal terms"
+                    f"{run.uri}: its {name} ({value}) differs from {first.uri}'s ({expected}): "
+                    "compare only runs with the same data and the same [eval] section"
                 )
 
 
-def _compared(runs: Sequence[FinishedRun]) -> ComparisonData:
+def _comparison_data(runs: Sequence[EvaluatedRun]) -> ComparisonData:
     cutoffs = tuple(runs[0].metrics.cutoffs)
-    first, *others = (events_of(run.uri, cutoffs) for run in runs)
-    apart = [difference(other.users, other.values, first.values) for other in others]
-    told = told_apart([run.cases for run in runs])
+    first, *others = (read_events(run.uri, cutoffs) for run in runs)
+    differences = [difference(other.users, other.values, first.values) for other in others]
+    cases = distinctive_cases([run.cases for run in runs])
     folder = next((run.cases.pictures for run in runs if run.cases and run.cases.pictures), None)
-    shown = {asin for each in told for asin in each.asins()}
-    return ComparisonData(runs, apart, first.names, told, load_thumbnails(folder, sorted(shown)))
+    asins = {asin for case in cases for asin in case.asins()}
+    pictures = load_thumbnails(folder, sorted(asins))
+    return ComparisonData(runs, differences, first.names, cases, pictures)
 
 
-def _headline(compared: ComparisonData) -> str:
-    rows = [(run.name, run.metrics.split["test"]["all"]) for run in compared.runs]
-    rows.append(("popularity", compared.runs[0].metrics.split["test"]["popularity"]))
-    names = headline_metrics(compared.runs[0].metrics.cutoffs)
+def _metrics_table(data: ComparisonData) -> str:
+    """Return the test metrics of each run, and of popularity."""
+    rows = [(run.name, run.metrics.split["test"]["all"]) for run in data.runs]
+    rows.append((POPULARITY, data.runs[0].metrics.split["test"][POPULARITY]))
+    names = headline_metrics(data.runs[0].metrics.cutoffs)
     return text_table(
         ["run", *names], [[name, *(f"{means[key]:.4f}" for key in names)] for name, means in rows]
     )
 
 
-def _differences(compared: ComparisonData) -> str:
-    """Each run less the first on the same test events: mean, 95% interval, p."""
+def _difference_table(data: ComparisonData) -> str:
+    """Return each run minus the first one on the same test events: mean, 95% interval, p."""
+    metrics = data.main_metrics
+    indices = [data.metric_names.index(name) for name in metrics]
     rows = [
-        [
-            run.name,
-            *(apart.words(compared.metric_names.index(name)) for name in compared.main_metrics),
-        ]
-        for run, apart in zip(compared.runs[1:], compared.differences, strict=True)
+        [run.name, *(each.text(index) for index in indices)]
+        for run, each in zip(data.runs[1:], data.differences, strict=True)
     ]
-    return text_table([f"less {compared.runs[0].name}", *compared.main_metrics], rows)
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell: the first to the left, figures to the right."""
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return text_table([f"minus {data.runs[0].name}", *metrics], rows)

@@ -1,45 +1,52 @@
-"""What an evaluated run left in its folder."""
+"""The files that an evaluated run left in its folder."""
 
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from evaluation.cases import Cases
 from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec import files
 from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class EvaluatedRun:
+    """Metrics, history, configuration and cases of a run."""
+
     uri: str
     metrics: RunMetrics
-    history: dict[str, Any]  # these two are empty where there is no such file
-    config: dict[str, Any]
-    cases: Cases | None  # of the ranks that the metrics are of
+    history: dict[str, Any]  # {} if the file is missing
+    config: dict[str, Any]  # {} if the file is missing
+    cases: Cases | None  # None if the file is missing, or was made from other ranks than `metrics`
 
     @property
     def name(self) -> str:
         return self.metrics.name
 
+    @classmethod
+    def read(cls, uri: str) -> Self:
+        """Read the run folder. Raises InputError if it has no metrics, or if a file is damaged."""
+        paths = RunPaths(uri)
+        metrics = RunMetrics.read(paths.metrics)
+        cases = Cases.read(paths.cases)
+        return cls(
+            uri,
+            metrics,
+            _read_json(paths.history),
+            _read_json(paths.config),
+            cases if cases and cases.ranks == metrics.ranks else None,
+        )
 
-def finished_run(uri: str) -> FinishedRun:
-    """InputError where there are no metrics, or a file is damaged."""
-    metrics = RunMetrics.read(f"{uri}/metrics.json")
-    cases = Cases.read(f"{uri}/cases.json")
-    return FinishedRun(
-        uri,
-        metrics,
-        _json(f"{uri}/history.json") or {},
-        _json(f"{uri}/config.json") or {},
-        cases if cases and cases.ranks == metrics.ranks else None,
-    )
 
+def run_labels(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Return a short label per run: its name, or its folder if two names are equal.
 
-def labels_of(runs: Sequence[FinishedRun]) -> list[str]:
-    """The runs' names, or where two are alike their folders, without the words they share first."""
+    Leading words that all labels share are removed.
+    """
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         names = [run.uri for run in runs]
@@ -49,10 +56,10 @@ def labels_of(runs: Sequence[FinishedRun]) -> list[str]:
     return ["".join(rest) for rest in words]
 
 
-def _json(uri: str) -> dict[str, Any] | None:
-    """None where there is no such file."""
+def _read_json(uri: str) -> dict[str, Any]:
+    """Return the object in a JSON file, or {} if the file is missing."""
     content = files.read_bytes(uri)
     try:
-        return None if content is None else dict(json.loads(content))
+        return {} if content is None else dict(json.loads(content))
     except (ValueError, TypeError) as error:
         raise InputError(f"{uri}: damaged ({error}): run its stage again") from None

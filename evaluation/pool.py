@@ -1,4 +1,9 @@
-"""Shards given out to Ray actors; a lost actor's shard goes to another, under its fixed name."""
+"""Tables made on Ray in shards of users: one Parquet part per shard, written by a pool of actors.
+
+A shard is a fixed range of user ids and its part has a fixed name. Therefore the table has the
+same bytes for any number of workers, a lost worker's shard can be given to another one, and a
+restart continues with the parts that are missing.
+"""
 
 import io
 import logging
@@ -6,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +20,7 @@ import torch
 from pyarrow import fs
 from ray.exceptions import RayActorError
 
-from evaluation.progress import Progress
-from evaluation.shards import Shard, shards_of
+from evaluation.progress import UserProgress
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe
@@ -24,16 +28,32 @@ from training.data.sequences import SequenceReader
 from training.distributed.ray_session import ray_session, uses_gpu
 from training.inference import load_trained
 
+BATCHES_PER_SHARD = 16
 PART = re.compile(r"part-(\d{5,})\.parquet")
-SPARE_ACTORS = 3  # lost actors that a job survives, beyond one for each worker
+SPARE_ACTORS = 3  # a job survives the loss of this many actors plus one per worker
 
 log = logging.getLogger("evaluation")
 
 
-class ShardWorker:
-    """One process with the trained model and all item vectors; what it makes of a shard is `rows`.
+class UserShard(NamedTuple):
+    """Users [first, last): one Parquet part."""
 
-    `options` are the work's own.
+    number: int
+    first: int
+    last: int
+
+
+def user_shards(num_users: int, user_batch: int) -> list[UserShard]:
+    """Divide all users into shards of BATCHES_PER_SHARD batches; the last one may be shorter."""
+    size = BATCHES_PER_SHARD * user_batch
+    starts = range(0, num_users, size)
+    return [UserShard(i, first, min(first + size, num_users)) for i, first in enumerate(starts)]
+
+
+class ShardWorker:
+    """An actor that holds the trained model and all item vectors, and writes one part per shard.
+
+    Subclasses define `rows`. `options` are passed through to them.
     """
 
     def __init__(self, experiment: Experiment, options: Any = None) -> None:
@@ -46,83 +66,91 @@ class ShardWorker:
         self.items = self.trained.item_vectors()
 
     def ready(self) -> int:
-        """Returns once the actor stands."""
+        """Return at once. A result means that the actor has started and loaded the model."""
         return 0
 
-    def rows(self, shard: Shard) -> pa.Table:
+    def rows(self, shard: UserShard) -> pa.Table:
+        """Return the rows of the table for the users of a shard."""
         raise NotImplementedError
 
-    def make(self, shard: Shard, version: str) -> int:
-        """Write the part of `shard` below `version`, all or nothing -> number of its rows."""
+    def write_part(self, shard: UserShard, version: str) -> int:
+        """Write the part of a shard into the folder `version`, atomically -> number of rows."""
         rows, content = self.rows(shard), io.BytesIO()
         pq.write_table(rows, content, compression="zstd")
         files.write_bytes(f"{version}/part-{shard.number:05d}.parquet", content.getvalue())
         return int(rows.num_rows)
 
 
-def made_by_shards(
+def write_table_in_shards(
     experiment: Experiment,
     worker: type[ShardWorker],
     uri: str,
     recipe: Recipe,
-    done: str,
+    verb: str,
     options: Any = None,
 ) -> Manifest:
-    """Let workers on Ray make the table at `uri`, a shard of users at a time, and commit it.
+    """Make the table at `uri` with actors of class `worker`, and commit it.
 
-    Shards that an earlier start of the same recipe made are kept. `done` says in the progress what
-    users are.
+    Parts that an earlier start of the same recipe wrote are kept. `verb` says what is done to
+    users in the progress: ranked, served.
     """
     version = f"{uri}/{recipe.fingerprint[:12]}"
     filesystem, path = files.file_system(version)
     filesystem.create_dir(path, recursive=True)
-    users = SequenceReader(experiment).num_users
-    shards = shards_of(users, experiment.eval.user_batch)
-    rows_of = _standing(version)
-    left = [shard for shard in shards if shard.number not in rows_of]
-    num_left = sum(shard.last - shard.first for shard in left)
-    if num_left < users:
-        log.info(f"{users - num_left:,} of {users:,} users were {done} before")
-    num_workers = min(experiment.eval.num_workers, len(left))
-    with ray_session(), Pool(worker, experiment, num_workers, options) as pool:
-        progress = Progress(num_left, done, experiment.name)
-        for shard, count in pool.make(left, version):
-            rows_of[shard.number] = count
+    num_users = SequenceReader(experiment).num_users
+    shards = user_shards(num_users, experiment.eval.user_batch)
+    num_rows = _rows_of_parts(version)
+    missing = [shard for shard in shards if shard.number not in num_rows]
+    num_missing = sum(shard.last - shard.first for shard in missing)
+    if num_missing < num_users:
+        log.info(f"{num_users - num_missing:,} of {num_users:,} users were {verb} before")
+    num_workers = min(experiment.eval.num_workers, len(missing))
+    with (
+        ray_session(),
+        Pool(worker, experiment, num_workers, options) as pool,
+        UserProgress(num_missing, verb, experiment.name) as progress,
+    ):
+        for shard, count in pool.run(missing, version):
+            num_rows[shard.number] = count
             progress.advance(shard.last - shard.first)
         seconds = progress.seconds
-    counters = {"users": users, "seconds": round(seconds, 3)}
-    return tables.commit(uri, version, recipe, sum(rows_of.values()), counters)
+    counters = {"users": num_users, "seconds": round(seconds, 3)}
+    return tables.commit(uri, version, recipe, sum(num_rows.values()), counters)
 
 
-def _standing(version: str) -> dict[int, int]:
-    """Rows of each part below `version` that is whole, by the number of its shard."""
+def _rows_of_parts(version: str) -> dict[int, int]:
+    """Return the number of rows of each readable part in `version`, by shard number."""
     filesystem, path = files.file_system(version)
-    rows_of = {}
+    num_rows = {}
     for info in filesystem.get_file_info(fs.FileSelector(path)):
         name = PART.fullmatch(info.base_name)
-        with suppress(OSError, pa.ArrowException):
+        with suppress(OSError, pa.ArrowException):  # a truncated part is written again
             if name:
-                rows = pq.read_metadata(info.path, filesystem=filesystem).num_rows
-                rows_of[int(name[1])] = int(rows)
-    return rows_of
+                metadata = pq.read_metadata(info.path, filesystem=filesystem)
+                num_rows[int(name[1])] = int(metadata.num_rows)
+    return num_rows
 
 
 class Pool:
-    """Actors that make shards. A shard is given only to an actor that has started, so a cluster too
-    small for every worker goes on with those it can hold."""
+    """A pool of actors that write parts.
+
+    A shard is given only to an actor that has started. Therefore a cluster that has room for fewer
+    actors than requested still completes the job.
+    """
 
     def __init__(
         self, worker: type[ShardWorker], experiment: Experiment, num_workers: int, options: Any
     ) -> None:
-        self._actor = ray.remote(num_cpus=1, num_gpus=int(uses_gpu(experiment)))(worker)
+        self._actor_class = ray.remote(num_cpus=1, num_gpus=int(uses_gpu(experiment)))(worker)
         self._arguments = experiment, options
         self._losses_left = num_workers + SPARE_ACTORS
-        self._running: dict[Any, tuple[Any, Shard | None]] = {}
+        # Actor and shard of each pending call. The shard is None while the actor starts.
+        self._running: dict[Any, tuple[Any, UserShard | None]] = {}
         for _ in range(num_workers):
-            self._start()
+            self._start_actor()
 
     def __enter__(self) -> Self:
-        """Waits for the first actor, so that what follows is the work alone."""
+        """Wait for the first actor, so that its start is not counted as working time."""
         if self._running:
             ray.wait(list(self._running), num_returns=1)
         return self
@@ -131,36 +159,39 @@ class Pool:
         for actor, _shard in self._running.values():
             ray.kill(actor)
 
-    def make(self, shards: Sequence[Shard], version: str) -> Iterator[tuple[Shard, int]]:
-        """Make every shard once; each shard and its number of rows as it is done."""
-        waiting, left = deque(shards), len(shards)
-        while left:
+    def run(self, shards: Sequence[UserShard], version: str) -> Iterator[tuple[UserShard, int]]:
+        """Write the part of every shard; yield each shard and its number of rows when it is done.
+
+        An actor is killed when no shard is left for it.
+        """
+        waiting, num_left = deque(shards), len(shards)
+        while num_left:
             [finished], _ = ray.wait(list(self._running), num_returns=1)
             actor, shard = self._running.pop(finished)
             try:
                 num_rows = ray.get(finished)
             except RayActorError as error:
-                self._replace(error)
+                self._replace_actor(error)
                 if shard is not None:
                     waiting.appendleft(shard)
                 continue
             if shard is not None:
-                left -= 1
+                num_left -= 1
                 yield shard, num_rows
             if not waiting:
                 ray.kill(actor)
                 continue
             following = waiting.popleft()
-            self._running[actor.make.remote(following, version)] = (actor, following)
+            self._running[actor.write_part.remote(following, version)] = (actor, following)
 
-    def _start(self) -> None:
-        actor = self._actor.remote(*self._arguments)
+    def _start_actor(self) -> None:
+        actor = self._actor_class.remote(*self._arguments)
         self._running[actor.ready.remote()] = (actor, None)
 
-    def _replace(self, error: RayActorError) -> None:
-        """A new actor for one whose process was lost; one that cannot load the run is an error."""
+    def _replace_actor(self, error: RayActorError) -> None:
+        """Start a new actor for a lost one. An actor that failed to load the run is an error."""
         if error.actor_init_failed or not self._losses_left:
             raise error
         self._losses_left -= 1
-        log.warning("a worker was lost, another takes its place")
-        self._start()
+        log.warning("lost a worker process, starting another")
+        self._start_actor()

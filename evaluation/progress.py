@@ -1,27 +1,38 @@
-"""How far work on users is: one moving line on a terminal, a log line each tenth elsewhere, and a
-counter that Ray exports for Prometheus, as ray_mdsrec_users_total.
+"""Progress over users: a tqdm bar on a terminal, otherwise a log line at each tenth.
+
+Ray also exports a counter for Prometheus: ray_mdsrec_users_total.
 """
 
 import logging
-import sys
 import time
+from typing import Self
 
 from ray.util.metrics import Counter
-
-WIDTH = 30
+from tqdm import tqdm
 
 log = logging.getLogger("evaluation")
 
 
-class Progress:
-    def __init__(self, total: int, done: str, run: str) -> None:
-        """`total` users, who are `done` (ranked, served) by a run one after the other."""
-        self._total, self._words = total, done
+class UserProgress:
+    """Number of users that a run has processed; `verb` says how (ranked, served)."""
+
+    def __init__(self, total: int, verb: str, run: str) -> None:
+        self._total, self._verb = total, verb
         self._done = 0
         self._tenths = 0
         self._start = time.monotonic()
-        self._counter = Counter("mdsrec_users", f"Users {done} by a run", ("run", "done"))
-        self._counter.set_default_tags({"run": run, "done": done})
+        self._counter = Counter("mdsrec_users", f"Users {verb} by a run", ("run", "done"))
+        self._counter.set_default_tags({"run": run, "done": verb})
+        # None disables the bar where standard error is not a terminal.
+        self._bar = tqdm(
+            total=total, desc=f"users {verb}", unit=" users", disable=None if total else True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
     @property
     def seconds(self) -> float:
@@ -30,13 +41,9 @@ class Progress:
     def advance(self, users: int) -> None:
         self._done += users
         self._counter.inc(users)
-        pace = f"{self._done / self.seconds:,.0f}/s"
-        line = f"{self._done:,} of {self._total:,} users {self._words}, {pace}"
-        if sys.stderr.isatty():
-            filled = WIDTH * self._done // self._total
-            end = "\n" if self._done == self._total else ""
-            sys.stderr.write(f"\r[{'#' * filled:{WIDTH}}] {line} {end}")
-            sys.stderr.flush()
-        elif 10 * self._done // self._total > self._tenths:
-            self._tenths = 10 * self._done // self._total
-            log.info(line)
+        self._bar.update(users)
+        tenths = 10 * self._done // self._total
+        if self._bar.disable and tenths > self._tenths:
+            self._tenths = tenths
+            pace = f"{self._done / self.seconds:,.0f}/s"
+            log.info(f"{self._done:,} of {self._total:,} users {self._verb}, {pace}")

@@ -1,18 +1,14 @@
-"""The evaluation stage: ranks table, metrics.json, report.html."""
+"""The evaluation stage: ranks table, metrics.json, cases.json and report.html of a run."""
 
-import hashlib
 import shlex
 from collections.abc import Sequence
 
-import torch
-
 from evaluation.case_study import case_study
-from evaluation.compare import text_table
 from evaluation.metrics.coverage import list_metrics
 from evaluation.metrics.run_metrics import RunMetrics
-from evaluation.metrics.slices import slices_of
-from evaluation.metrics.summary import summarise
-from evaluation.pool import made_by_shards
+from evaluation.metrics.slices import read_slicings
+from evaluation.metrics.summary import summarize
+from evaluation.pool import write_table_in_shards
 from evaluation.ranking import POPULARITY, RankWorker
 from evaluation.report.pictures import load_thumbnails
 from evaluation.report.run_report import (
@@ -24,40 +20,46 @@ from evaluation.report.run_report import (
 )
 from mdsrec import files, table_names, tables
 from mdsrec.config import Experiment
+from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
-from training.inference import Trained, load_trained
+from mdsrec.text import text_table
+from training.inference import TrainedModel, load_trained, weights_fingerprint
 
 
-def evaluate(experiment: Experiment, again: str = "python -m cluster run CONFIG") -> str:
-    """Rank, reduce and report a trained run -> what to show of it on one screen.
+def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFIG") -> str:
+    """Rank a trained run and write its metrics, cases and report -> summary for the screen.
 
-    `again` runs all stages of this experiment; the commands that lead on are made from it.
+    `command` runs all stages of this experiment. The suggested next commands are built from it.
     """
-    run = table_names.run_uri(experiment)
+    paths = RunPaths.of(experiment)
     trained = load_trained(experiment)
     recipe = ranks_recipe(experiment, trained)
-    ranks = tables.find_table(f"{run}/ranks", recipe) or rank_all(experiment, recipe)
-    metrics = metrics_of(experiment, trained, ranks)
-    metrics.write(f"{run}/metrics.json")
+    ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, recipe)
+    metrics = compute_metrics(experiment, trained, ranks)
+    metrics.write(paths.metrics)
     cases = case_study(experiment, trained)
-    cases.write(f"{run}/cases.json")
-    told = cases.asins(case for _, case in cases.by_channel())
-    shown = {key: value for key, value in experiment.resolved().items() if key != "spark"}
-    facts = ReportData(
-        config=shown,  # Spark's settings decide nothing here and may hold a store's credentials
+    cases.write(paths.cases)
+    asins = cases.asins(case for _, case in cases.by_channel())
+    # [spark] is left out: it does not affect the results and may hold credentials of a store.
+    config = {key: value for key, value in experiment.resolved().items() if key != "spark"}
+    data = ReportData(
+        config=config,
         metrics=metrics,
-        history=files.read_json(f"{run}/history.json"),
-        manifests=standing_tables(experiment),
-        next_steps=next_steps(experiment, run, again),
+        history=files.read_json(paths.history),
+        manifests=dataset_manifests(experiment),
+        next_steps=next_steps(experiment, command),
         cases=cases,
-        pictures=load_thumbnails(cases.pictures, sorted(told)),
+        pictures=load_thumbnails(cases.pictures, sorted(asins)),
     )
-    files.write_bytes(f"{run}/report.html", report_page(facts).encode())
-    return _screen(metrics, run, facts.next_steps)
+    files.write_bytes(paths.report, report_page(data).encode())
+    return _screen(metrics, paths.report, data.next_steps)
 
 
-def ranks_recipe(experiment: Experiment, trained: Trained) -> Recipe:
-    """What decides the ranks: the data, the weights, and the ranges that scores are computed in."""
+def ranks_recipe(experiment: Experiment, trained: TrainedModel) -> Recipe:
+    """Return everything that decides the ranks: data, weights, batch and block sizes, seen items.
+
+    The sizes are included because they decide how a product is rounded.
+    """
     settings = experiment.eval
     return Recipe(
         settings={
@@ -70,29 +72,19 @@ def ranks_recipe(experiment: Experiment, trained: Trained) -> Recipe:
     )
 
 
-def weights_fingerprint(trained: Trained) -> str:
-    """16 hex digits of the SHA-256 of the model's parameters, in order of their names."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(trained.model.named_parameters()):
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(values.numpy().data)
-    return digest.hexdigest()[:16]
-
-
 def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
     """Rank the held-out events of all users on Ray and commit the ranks table."""
-    uri = f"{table_names.run_uri(experiment)}/ranks"
-    return made_by_shards(experiment, RankWorker, uri, recipe, "ranked")
+    uri = RunPaths.of(experiment).ranks
+    return write_table_in_shards(experiment, RankWorker, uri, recipe, "ranked")
 
 
-def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> RunMetrics:
-    """All of metrics.json."""
-    run = table_names.run_uri(experiment)
+def compute_metrics(experiment: Experiment, trained: TrainedModel, ranks: Manifest) -> RunMetrics:
+    """Reduce the ranks table, and add what identifies the run, its data and its weights."""
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
-    slices = slices_of(experiment.root, experiment.modalities, trained.num_items)
+    slicings = read_slicings(experiment.root, experiment.modalities, trained.num_items)
     channels = (*trained.channels, POPULARITY)
-    of_ranks = summarise(f"{run}/ranks", channels, experiment.eval.cutoffs, slices)
+    uri = RunPaths.of(experiment).ranks
+    rank_metrics = summarize(uri, channels, experiment.eval.cutoffs, slicings)
     return RunMetrics(
         name=experiment.name,
         dataset=sequences.fingerprint,
@@ -102,39 +94,41 @@ def metrics_of(experiment: Experiment, trained: Trained, ranks: Manifest) -> Run
         num_items=trained.num_items,
         cutoffs=list(experiment.eval.cutoffs),
         exclude_seen=experiment.eval.exclude_seen,
-        items_with={m: int((slices[m].kind_of == 0).sum()) for m in experiment.modalities},
+        items_with={m: int((slicings[m].slice_of == 0).sum()) for m in experiment.modalities},
         lists=list_metrics(experiment, ranks.inputs),
-        **vars(of_ranks),
+        **vars(rank_metrics),
     )
 
 
-def standing_tables(experiment: Experiment) -> dict[str, Manifest]:
-    """Manifests of the data set's tables, in the order they are made."""
-    wanted = ["interactions", "metadata", "rejects", "sequences", "items"]
-    wanted.append(table_names.cooccurrence_name(experiment))
+def dataset_manifests(experiment: Experiment) -> dict[str, Manifest]:
+    """Return the manifests of the data set's tables that exist, in the order the ETL makes them."""
+    names = ["interactions", "metadata", "rejects", "sequences", "items"]
+    names.append(table_names.cooccurrence_name(experiment))
     for modality in experiment.modalities:
-        wanted.append(table_names.features_name(modality))
+        names.append(table_names.features_name(modality))
         for mu in experiment.model.mus(modality):
-            wanted.append(table_names.neighbors_name(experiment, modality, mu))
+            names.append(table_names.neighbors_name(experiment, modality, mu))
         for k in experiment.model.all_num_centers():
-            wanted.append(table_names.centers_name(experiment, modality, k))
-    found = {name: tables.read_manifest(tables.table_uri(experiment.root, name)) for name in wanted}
-    return {name: manifest for name, manifest in found.items() if manifest}
+            names.append(table_names.centers_name(experiment, modality, k))
+    manifests = {n: tables.read_manifest(tables.table_uri(experiment.root, n)) for n in names}
+    return {name: manifest for name, manifest in manifests.items() if manifest}
 
 
-def next_steps(experiment: Experiment, run: str, again: str) -> list[str]:
-    """Commands that lead on from here: the run without what sets it apart, and the two compared."""
+def next_steps(experiment: Experiment, command: str) -> list[str]:
+    """Return commands to try next: train a simpler variant of the model, and compare the two."""
+    run = RunPaths.of(experiment).uri
     simpler = experiment.model.simpler if experiment.modalities else None
     if simpler is None:
         return [f"python -m evaluation compare {run} RUN"]
-    other, change = f"{experiment.name}-{simpler[0]}", simpler[1]
+    suffix, override = simpler
+    other = f"{experiment.name}-{suffix}"
     return [
-        f"{again} name={other} {shlex.quote(change)}",
+        f"{command} name={other} {shlex.quote(override)}",
         f"python -m evaluation compare {run} {experiment.root}/runs/{other}",
     ]
 
 
-def _screen(metrics: RunMetrics, run: str, steps: Sequence[str]) -> str:
+def _screen(metrics: RunMetrics, report: str, steps: Sequence[str]) -> str:
     header = ["test", *headline_metrics(metrics.cutoffs)]
     return "\n".join(
         [
@@ -144,7 +138,7 @@ def _screen(metrics: RunMetrics, run: str, steps: Sequence[str]) -> str:
             "",
             text_table(header, channel_rows(metrics)),
             "",
-            f"report  {run}/report.html",
+            f"report  {report}",
             "next    " + "\n        ".join(steps),
         ]
     )

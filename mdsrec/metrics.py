@@ -1,31 +1,30 @@
-"""Ranking metrics as reductions of (better, ties): expectations over a random order of the tied
-items.
+"""Ranking metrics from (better, ties), with ties in expectation over random orders.
 
-A target beaten by `better` items and tied with `ties` others stands with equal chance on each of
-the ranks better + 1 ... better + 1 + ties. So a constant model scores exactly N / X in recall@N.
+`better` items score above the target and `ties` other items score the same, so the target has each
+of the ranks better + 1 ... better + 1 + ties with equal probability. A constant model therefore
+scores exactly N / X in recall@N over X items.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-Counts = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from mdsrec.arrays import Counts, Floats
 
 
 def recall(better: Counts, ties: Counts, n: int) -> Floats:
-    """Chance that each target is among the first n -> [targets]."""
+    """Return the probability that each target is in the top n -> [targets]."""
     return np.clip((n - better) / (ties + 1), 0.0, 1.0)
 
 
 def ndcg(better: Counts, ties: Counts, n: int) -> Floats:
-    """Expected 1 / log2(1 + rank), 0 beyond rank n -> [targets]; the ideal value of one target is
-    1.
+    """Return the expected 1 / log2(1 + rank), 0 beyond rank n -> [targets].
+
+    The ideal DCG of one target is 1, so DCG and NDCG are equal.
     """
     return _expected_gain(1 / np.log2(2 + np.arange(n)), better, ties)
 
 
 def mrr(better: Counts, ties: Counts, n: int) -> Floats:
-    """Expected 1 / rank, 0 beyond rank n -> [targets]."""
+    """Return the expected 1 / rank, 0 beyond rank n -> [targets]."""
     return _expected_gain(1 / (1 + np.arange(n)), better, ties)
 
 
@@ -33,8 +32,9 @@ METRICS = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
 
 
 def _expected_gain(gain_of_rank: Floats, better: Counts, ties: Counts) -> Floats:
-    """Mean of the gain (rank 1 first, 0 beyond its end) over ranks better + 1 ... better + 1 +
-    ties.
+    """Return the mean gain over ranks better + 1 ... better + 1 + ties.
+
+    `gain_of_rank` starts at rank 1; the gain is 0 beyond its end.
     """
     n = len(gain_of_rank)
     summed = np.concatenate([[0.0], np.cumsum(gain_of_rank)])
@@ -43,30 +43,14 @@ def _expected_gain(gain_of_rank: Floats, better: Counts, ties: Counts) -> Floats
     return expected
 
 
-def by_event(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str, Floats]:
-    """Every metric at every cutoff, as `recall@10` -> [targets] each."""
+def per_event(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str, Floats]:
+    """Return every metric at every cutoff, with keys such as `recall@10` -> [targets] each."""
     return {
         f"{name}@{n}": metric(better, ties, n) for name, metric in METRICS.items() for n in cutoffs
     }
 
 
 def summary(better: Counts, ties: Counts, cutoffs: tuple[int, ...]) -> dict[str, float]:
-    """Mean of every metric at every cutoff; empty without targets."""
-    found = by_event(better, ties, cutoffs)
-    return {name: float(of_events.mean()) for name, of_events in found.items() if len(better)}
-
-
-def coverage(listed: Counts) -> float:
-    """Share of the items that stand in a list; `listed` [items] counts in how many each does."""
-    return float((listed > 0).mean())
-
-
-def popularity_lift(listed: Counts, had: Counts, popularity: Counts) -> float:
-    """How much more popular listed items are than those that users had, 0 = alike (Abdollahpouri
-    et al., arXiv:1907.13286, over all users).
-
-    All [items]: in how many lists each stands, how many users' events it is, its training events.
-    """
-    of_listed = (listed @ popularity) / max(listed.sum(), 1)
-    of_had = (had @ popularity) / max(had.sum(), 1)
-    return float(of_listed / of_had - 1) if of_had else 0.0
+    """Return the mean of every metric at every cutoff, or {} without targets."""
+    values_of = per_event(better, ties, cutoffs)
+    return {name: float(values.mean()) for name, values in values_of.items() if len(better)}

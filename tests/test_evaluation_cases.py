@@ -1,4 +1,4 @@
-"""Which users are told of, and how their items are shown."""
+"""The choice of users for a case study, and the cards and pictures of their items."""
 
 import base64
 from html import escape
@@ -10,66 +10,66 @@ from evaluated_runs import PICTURE, ParsedPage, cases_by_rank, make_case, make_c
 from PIL import Image
 from small_dataset import small_experiment
 
-from evaluation.case_study import spread
-from evaluation.cases import Cases, Item, telling, told_apart
+from evaluation.case_study import evenly_spaced
+from evaluation.cases import Cases, Item, distinctive_cases, most_distinctive
 from evaluation.report.cards import Cards
 from evaluation.report.pictures import load_thumbnails, picture_folder
 from mdsrec.errors import InputError
 
 
-def test_the_pair_furthest_apart_is_chosen_among_those_that_rank_high():
+def test_the_pair_with_the_largest_lead_is_chosen_among_high_ranks():
     pairs = [(6, 900), (2, 40), (5, 50), (1, 46), (3, 1)]
-    assert telling({"a": pairs}) == {"a": 2}  # by 45, as the fourth: the first of equal ones
-    assert telling({"a": pairs, "b": pairs}) == {"a": 2, "b": 3}  # no place twice
-    assert telling({"a": [(6, 7), (9, 11)]}) == {"a": 1}  # none ranks high: the largest gain
-    assert telling({"a": [(1, 1)], "b": [(1, 1)]}) == {"a": 0}
+    assert most_distinctive({"a": pairs}) == {"a": 2}  # leads by 45, as 3 does
+    assert most_distinctive({"a": pairs, "b": pairs}) == {"a": 2, "b": 3}  # no index twice
+    assert most_distinctive({"a": [(6, 7), (9, 11)]}) == {"a": 1}  # no high rank: the largest lead
+    assert most_distinctive({"a": [(1, 1)], "b": [(1, 1)]}) == {"a": 0}
 
 
-def test_each_channel_has_the_user_whose_target_it_misses_and_the_whole_finds():
-    told = make_cases(
+def test_each_channel_shows_the_user_whose_target_only_the_whole_score_ranks_high():
+    cases = make_cases(
         *cases_by_rank(all=[1, 4, 5, 80], fused=[2, 90, 5, 1000], text=[60, 70, 1, 1])
     )
-    assert [(channel, case.user) for channel, case in told.by_channel()] == [
+    assert [(channel, case.user) for channel, case in cases.by_channel()] == [
         ("fused", 1),
         ("text", 0),
     ]
     assert make_cases().by_channel() == []
 
 
-def test_runs_are_told_apart_by_the_users_whose_target_the_others_miss():
+def test_each_run_shows_the_user_whose_target_the_other_runs_rank_low():
     runs = [
         cases_by_rank(all=[1, 3, 50]),
         cases_by_rank(all=[9, 3, 2]),
         cases_by_rank(all=[8, 60, 30]),
     ]
-    told = told_apart([make_cases(*run) for run in runs])
-    # the best of the others: 8, 3, 2 for the first run, then 1, 3, 30, then 1, 3, 2
-    assert [(each.run, each.cases[0].user) for each in told] == [(0, 0), (1, 2), (2, 1)]
-    assert [case.rank["all"] for case in told[1].cases] == [50, 2, 30]
+    cases = distinctive_cases([make_cases(*run) for run in runs])
+    # Best rank of the other runs: 8, 3, 2 for run 0; 1, 3, 30 for run 1; 1, 3, 2 for run 2.
+    assert [(case.run, case.cases[0].user) for case in cases] == [(0, 0), (1, 2), (2, 1)]
+    assert [case.rank["all"] for case in cases[1].cases] == [50, 2, 30]
 
 
-def test_runs_that_tell_of_other_users_or_of_none_are_not_told_apart():
+def test_runs_with_other_users_or_without_cases_have_no_distinctive_cases():
     run = make_cases(*cases_by_rank(all=[1, 2]))
-    assert told_apart([run, None]) == []
-    assert told_apart([run, make_cases(*cases_by_rank(all=[1]))]) == []
-    assert told_apart([make_cases(), make_cases()]) == []
-    assert [each.cases[0].user for each in told_apart([run])] == [0]
+    assert distinctive_cases([run, None]) == []
+    assert distinctive_cases([run, make_cases(*cases_by_rank(all=[1]))]) == []
+    assert distinctive_cases([make_cases(), make_cases()]) == []
+    assert [case.cases[0].user for case in distinctive_cases([run])] == [0]
 
 
-def test_users_are_taken_in_equal_steps():
-    assert spread(np.arange(10, 1010)).tolist() == list(range(10, 1010, 5))
-    assert spread(np.array([3, 8])).tolist() == [3, 8]
-    assert spread(np.array([], dtype=np.int64)).tolist() == []
+def test_users_are_chosen_in_equal_steps():
+    assert evenly_spaced(np.arange(10, 1010)).tolist() == list(range(10, 1010, 5))
+    assert evenly_spaced(np.array([3, 8])).tolist() == [3, 8]
+    assert evenly_spaced(np.array([], dtype=np.int64)).tolist() == []
 
 
-def test_cases_are_read_as_they_were_written(tmp_path):
-    told = make_cases(
+def test_cases_read_back_as_written(tmp_path):
+    cases = make_cases(
         *cases_by_rank(all=[1, 2.5], text=[3, 4]), titles=("One", None), pictures="/p"
     )
     uri = str(tmp_path / "cases.json")
     assert Cases.read(uri) is None
-    told.write(uri)
-    assert Cases.read(uri) == told
+    cases.write(uri)
+    assert Cases.read(uri) == cases
     (tmp_path / "cases.json").write_text('{"cases": [{}]}')
     with pytest.raises(InputError, match=r"cases.json: damaged .*: evaluate the run again"):
         Cases.read(uri)
@@ -89,7 +89,7 @@ def cards_of(titles, shown=None):
     return Cards(items, shown or {}).case_panel("<b>", case, [])
 
 
-def test_titles_are_text_whatever_they_hold():
+def test_titles_are_escaped():
     html = cards_of(HOSTILE)
     parsed = ParsedPage(html)
     assert parsed.tags <= {"div", "h3", "span", "ol", "li", "svg", "text", "p"}
@@ -97,7 +97,7 @@ def test_titles_are_text_whatever_they_hold():
         assert f"<p>{escape(title)}</p>" in html
 
 
-def test_an_item_without_a_title_goes_by_its_asin():
+def test_an_item_without_a_title_shows_its_asin():
     assert "<p>B1</p>" in cards_of(["One", None])
 
 
@@ -111,18 +111,18 @@ def test_an_item_without_a_picture_shows_a_letter():
 def test_pictures_are_small_jpegs_on_white(tmp_path):
     Image.new("RGBA", (600, 300), (0, 0, 0, 0)).save(tmp_path / "B1.png")
     Image.new("RGB", (20, 10), "red").save(tmp_path / "B2.JPG", "JPEG")
-    found = load_thumbnails(str(tmp_path) + "/", ["B1", "B2", "B3"])
+    pictures = load_thumbnails(str(tmp_path) + "/", ["B1", "B2", "B3"])
     small = {
         asin: Image.open(BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
-        for asin, uri in found.items()
+        for asin, uri in pictures.items()
     }
     assert {asin: image.size for asin, image in small.items()} == {"B1": (128, 64), "B2": (20, 10)}
     assert {image.format for image in small.values()} == {"JPEG"}
     assert small["B1"].getpixel((9, 9)) == (255, 255, 255)
 
 
-def test_what_is_no_picture_is_left_out(tmp_path):
-    (tmp_path / "B1.jpg").write_bytes(b"no picture")
+def test_files_that_are_not_pictures_are_left_out(tmp_path):
+    (tmp_path / "B1.jpg").write_bytes(b"not a picture")
     (tmp_path / "B2.jpg").write_bytes(b"")
     Image.new("RGB", (9, 9)).save(tmp_path / "outside.png")
     folder = str(tmp_path / "sub")
@@ -132,7 +132,7 @@ def test_what_is_no_picture_is_left_out(tmp_path):
     assert load_thumbnails(None, ["B1"]) == {}
 
 
-def test_pictures_are_those_an_encoder_reads_unless_named(tmp_path):
+def test_pictures_come_from_the_encoders_folder_unless_configured(tmp_path):
     encoder = {"encoder": "clip", "images": str(tmp_path)}
     model = {"modalities": []}
     read = small_experiment(tmp_path, features={"image": encoder}, model=model)

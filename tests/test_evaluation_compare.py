@@ -1,4 +1,4 @@
-"""The page of a comparison holds what the runs' files hold, and what is printed."""
+"""The comparison page shows the printed figures and the content of the runs' files."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from evaluated_runs import ROWS, ParsedPage, cases_by_rank, make_cases, run_metrics, write_run
 
-from evaluation.compare import comparison
-from evaluation.evaluated_run import FinishedRun, labels_of
+from evaluation.compare import compare_runs
+from evaluation.evaluated_run import EvaluatedRun, run_labels
 from evaluation.report.svg import Interval, interval_chart
 from mdsrec import files
 from mdsrec.errors import InputError
@@ -15,10 +15,10 @@ from mdsrec.errors import InputError
 BETTER = [(*row[:4], 0, 0) if row[3] == "all" else row for row in ROWS]
 
 
-def run_of(tmp_path, name, rows, **files_of):
-    """A run's folder, with these files beside its metrics and ranks."""
+def write_files(tmp_path, name, rows, **contents):
+    """Write a run with more JSON files in its folder (name: content) and return the folder."""
     folder = write_run(tmp_path, name, rows)
-    for file, content in files_of.items():
+    for file, content in contents.items():
         files.write_json(f"{folder}/{file}.json", content)
     return folder
 
@@ -28,44 +28,46 @@ def runs(tmp_path):
     config = {"name": "books-a", "seed": 1, "model": {"dim": 64, "rho": {"text": 1.0}}}
     other = {"name": "books-b", "seed": 1, "model": {"dim": 32, "rho": {}}}
     epochs = {"epochs": [{"epoch": 0, "loss": 7.25, "ndcg@10": 0.02}], "best_epoch": 0}
-    first = run_of(tmp_path, "books-a", ROWS, config=config, history=epochs)
-    second = run_of(tmp_path, "books-b", BETTER, config=other, history=epochs)
+    first = write_files(tmp_path, "books-a", ROWS, config=config, history=epochs)
+    second = write_files(tmp_path, "books-b", BETTER, config=other, history=epochs)
     make_cases(*cases_by_rank(all=[1, 40, 9]), titles=("<i>One</i>",)).write(f"{first}/cases.json")
     make_cases(*cases_by_rank(all=[9, 3, 9]), titles=("<i>One</i>",)).write(f"{second}/cases.json")
     return [first, second]
 
 
-def page_of(folders, **options):
-    screen = comparison(folders, **options)
+def compare(folders, **options):
+    """Return the printed text and the page."""
+    screen = compare_runs(folders, **options)
     return screen, Path(screen.splitlines()[-1].split()[1]).read_text()
 
 
 def cells(html):
+    """Return the cells of all tables, by row."""
     return [
         re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", row)
         for row in re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL)
     ]
 
 
-def test_the_page_holds_the_printed_figures(runs):
-    screen, html = page_of(runs)
+def test_the_page_shows_the_printed_figures(runs):
+    screen, html = compare(runs)
     rows = cells(html)
-    _, table, apart, _ = screen.split("\n\n")
+    _, table, differences, _ = screen.split("\n\n")
     for line in table.splitlines()[1:]:
         name, *figures = line.split()
         assert any(
             [row[0], *(c.split("\n")[0] for c in row[1:])] == [name, *figures] for row in rows
         )
-    _, recall, ndcg = re.split(r"\s{2,}", apart.splitlines()[1])
-    for metric, words in (("recall@10", recall), ("ndcg@10", ndcg)):
-        mean, low, high, p = re.findall(r"[+-]?\d\.\d+", words)
+    _, recall, ndcg = re.split(r"\s{2,}", differences.splitlines()[1])
+    for metric, text in (("recall@10", recall), ("ndcg@10", ndcg)):
+        mean, low, high, p = re.findall(r"[+-]?\d\.\d+", text)
         bounds = f"{low} to {high}".replace("0.", ".")
         assert ["b", metric, mean, bounds, p] in rows
     assert html.count("\n.0951\u2013.1049</td>") == 2
 
 
-def test_the_page_holds_slices_curves_and_what_differs_in_the_configurations(runs):
-    _, html = page_of(runs)
+def test_the_page_shows_slices_curves_and_configuration_differences(runs):
+    _, html = compare(runs)
     rows = cells(html)
     assert ["with text", "70", "0.6000", "0.6000"] in rows
     assert rows[rows.index(["key", "a", "b"]) + 1 :][:3] == [
@@ -79,12 +81,12 @@ def test_the_page_holds_slices_curves_and_what_differs_in_the_configurations(run
         assert f"<title>{name}, 0: 7.25</title>" in html
 
 
-def test_the_page_tells_of_the_same_users_what_each_run_offered(runs):
-    _, html = page_of(runs)
-    told = re.findall(
+def test_the_page_shows_the_top_items_of_each_run_for_the_same_users(runs):
+    _, html = compare(runs)
+    panels = re.findall(
         r"<h3>(Target ranked higher by .)</h3>.*?target at (\d+).*?target at (\d+)", html
     )
-    assert told == [
+    assert panels == [
         ("Target ranked higher by a", "1", "9"),
         ("Target ranked higher by b", "40", "3"),
     ]
@@ -94,43 +96,43 @@ def test_the_page_tells_of_the_same_users_what_each_run_offered(runs):
 def test_cases_of_other_ranks_are_not_shown(runs):
     cases = Path(runs[1], "cases.json")
     cases.write_text(cases.read_text().replace("r" * 16, "s" * 16))
-    _, of_others = page_of(runs)
+    _, with_other_ranks = compare(runs)
     cases.unlink()
-    _, without = page_of(runs)
-    for html in (of_others, without):
+    _, without_cases = compare(runs)
+    for html in (with_other_ranks, without_cases):
         assert "evaluate them again" in html
         assert "ranked higher" not in html
 
 
-def test_the_page_asks_nothing_of_a_network_and_runs_no_script(runs):
-    _, html = page_of(runs)
+def test_the_page_needs_no_network_and_has_no_scripts(runs):
+    _, html = compare(runs)
     parsed = ParsedPage(html)
     assert not parsed.tags & {"script", "link", "iframe", "object"}
     assert not {name for name, _ in parsed.attributes} & {"src", "href", "srcset"}
     assert not re.search(r"@import|url\(|https?://", html)
 
 
-def test_the_page_goes_where_it_is_asked_to_and_leaves_the_runs_alone(runs, tmp_path):
+def test_the_page_is_written_to_out_and_nothing_into_the_run_folders(runs, tmp_path):
     out = tmp_path / "talk" / "two.html"
-    screen, _ = page_of(runs, out=str(out))
+    screen, _ = compare(runs, out=str(out))
     assert screen.splitlines()[-1] == f"page    {out}"
     assert out.exists()
     assert not list(tmp_path.rglob("comparison.html"))
 
 
 def test_runs_without_history_or_configuration_have_a_page(tmp_path):
-    _, html = page_of([run_of(tmp_path, name, ROWS) for name in ("a", "b")])
+    _, html = compare([write_files(tmp_path, name, ROWS) for name in ("a", "b")])
     ParsedPage(html)
     assert "<h2>Training</h2>" not in html
     assert "Configuration differences" not in html
 
 
 def test_a_run_without_test_events_is_not_compared(tmp_path):
-    folder = run_of(tmp_path, "a", ROWS)
+    folder = write_files(tmp_path, "a", ROWS)
     path = Path(folder, "metrics.json")
     run_metrics("a", targets={"valid": 3, "test": 0}).write(str(path))
-    with pytest.raises(InputError, match="without test events"):
-        comparison([folder])
+    with pytest.raises(InputError, match="there are no test events"):
+        compare_runs([folder])
 
 
 @pytest.mark.parametrize(
@@ -143,17 +145,19 @@ def test_a_run_without_test_events_is_not_compared(tmp_path):
         (["a-b"], ["a-b"]),
     ],
 )
-def test_runs_go_by_what_their_names_do_not_share(names, labels):
-    runs = [FinishedRun(f"/r/{n}", run_metrics(name), {}, {}, None) for n, name in enumerate(names)]
-    assert labels_of(runs) == labels
+def test_labels_leave_out_the_leading_words_that_names_share(names, labels):
+    runs = [
+        EvaluatedRun(f"/r/{n}", run_metrics(name), {}, {}, None) for n, name in enumerate(names)
+    ]
+    assert run_labels(runs) == labels
 
 
-def test_intervals_stand_on_one_scale_with_nought():
+def test_intervals_share_a_scale_with_a_mark_at_zero():
     both = [Interval("a", "series-0", -0.5, -1.0, 0.0), Interval("b", "series-1", 0.5, 0.0, 1.0)]
     svg = interval_chart(both, "label")
     ParsedPage(svg)
     ends = [tuple(map(float, e)) for e in re.findall(r'd="M([\d.]+) \d+H([\d.]+)"', svg)]
-    [nought] = map(float, re.findall(r'class="mark" d="M([\d.]+) ', svg))
-    assert ends[0][1] == ends[1][0] == nought
-    assert ends[1][1] - nought == pytest.approx(nought - ends[0][0])
+    [zero] = map(float, re.findall(r'class="mark" d="M([\d.]+) ', svg))
+    assert ends[0][1] == ends[1][0] == zero
+    assert ends[1][1] - zero == pytest.approx(zero - ends[0][0])
     assert interval_chart([], "label") == ""

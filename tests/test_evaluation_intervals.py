@@ -1,57 +1,58 @@
-"""Intervals of metrics: they cover what they should, and a user's events belong together."""
+"""Bootstrap intervals: coverage of the true mean, and resampling by user instead of by event."""
 
 import numpy as np
 import pytest
 
-from evaluation.metrics.bootstrap import RESAMPLES, Users, difference
+from evaluation.metrics.bootstrap import RESAMPLES, UserSums, difference
 
 
-def test_means_are_over_events_and_a_users_events_are_one_figure() -> None:
-    users = Users.of(np.array([7, 3, 7, 9]), np.array([[1.0], [0.0], [0.5], [0.0]]))
+def test_means_are_over_events_and_each_user_has_one_row() -> None:
+    users = UserSums.from_events(np.array([7, 3, 7, 9]), np.array([[1.0], [0.0], [0.5], [0.0]]))
     assert users.rows.tolist() == [[1, 0], [2, 1.5]] and users.counts.tolist() == [2, 1]
     assert users.means() == pytest.approx([1.5 / 4])
 
 
-def test_parts_beside_each_other_are_the_whole() -> None:
+def test_merged_parts_equal_the_whole() -> None:
     generator = np.random.default_rng(1)
     values = generator.integers(0, 4, (90, 2)) / 4
-    whole = Users.of(np.arange(90), values)
-    parts = [Users.of(np.arange(n, 90, 3), values[n::3]) for n in range(3)]
-    together = parts[0].beside(parts[1]).beside(parts[2])
-    np.testing.assert_array_equal(together.rows, whole.rows)
-    np.testing.assert_array_equal(together.counts, whole.counts)
-    np.testing.assert_array_equal(together.intervals(), whole.intervals())
+    whole = UserSums.from_events(np.arange(90), values)
+    parts = [UserSums.from_events(np.arange(n, 90, 3), values[n::3]) for n in range(3)]
+    merged = parts[0].merge(parts[1]).merge(parts[2])
+    np.testing.assert_array_equal(merged.rows, whole.rows)
+    np.testing.assert_array_equal(merged.counts, whole.counts)
+    np.testing.assert_array_equal(merged.intervals(), whole.intervals())
 
 
-def test_an_interval_holds_the_true_mean_as_often_as_it_says() -> None:
+def test_95_percent_of_intervals_contain_the_true_mean() -> None:
     generator, truth, trials = np.random.default_rng(0), 0.3, 300
-    held = 0
+    num_containing = 0
     for _ in range(trials):
         hits = (generator.random(400) < truth).astype(float)
-        ((low, high),) = Users.of(np.arange(400), hits[:, None]).intervals()
-        held += low <= truth <= high
-    assert held / trials == pytest.approx(0.95, abs=0.04)
+        ((low, high),) = UserSums.from_events(np.arange(400), hits[:, None]).intervals()
+        num_containing += low <= truth <= high
+    assert num_containing / trials == pytest.approx(0.95, abs=0.04)
 
 
-def test_events_of_one_user_are_no_independent_evidence() -> None:
+def test_repeated_events_of_a_user_do_not_narrow_the_interval() -> None:
     hits = np.random.default_rng(0).integers(0, 2, 100).astype(float)
-    alone = Users.of(np.arange(100), hits[:, None])
-    repeated = Users.of(np.repeat(np.arange(100), 9), np.repeat(hits, 9)[:, None])
-    np.testing.assert_allclose(repeated.intervals(), alone.intervals())
+    single = UserSums.from_events(np.arange(100), hits[:, None])
+    repeated = UserSums.from_events(np.repeat(np.arange(100), 9), np.repeat(hits, 9)[:, None])
+    np.testing.assert_allclose(repeated.intervals(), single.intervals())
 
 
-def test_a_difference_is_of_pairs() -> None:
+def test_a_difference_is_paired_by_event() -> None:
     generator = np.random.default_rng(0)
-    hard = generator.random(500)  # what both runs find hard; far larger than their difference
-    better = difference(np.arange(500), hard[:, None] + 0.01, hard[:, None])
+    # The effect of the event on both runs is far larger than the difference between the runs.
+    of_event = generator.random(500)
+    better = difference(np.arange(500), of_event[:, None] + 0.01, of_event[:, None])
     assert better.means == pytest.approx([0.01])
     assert better.intervals[0] == pytest.approx([0.01, 0.01])
     assert better.p == pytest.approx([1 / RESAMPLES])
 
 
-def test_runs_that_differ_by_chance_seldom_differ_with_significance() -> None:
-    generator, found = np.random.default_rng(0), []
+def test_5_percent_of_random_differences_are_significant() -> None:
+    generator, p_values = np.random.default_rng(0), []
     for _ in range(200):
         one, other = generator.integers(0, 2, (2, 300, 1)).astype(float)
-        found.append(difference(np.arange(300), one, other).p[0])
-    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.04)
+        p_values.append(difference(np.arange(300), one, other).p[0])
+    assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.04)

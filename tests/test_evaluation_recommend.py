@@ -1,4 +1,4 @@
-"""The best items of every user: those of a plain sort, and of an index over the vectors."""
+"""Recommendation lists equal a plain sort of the scores, and a search in the stored vectors."""
 
 import faiss
 import numpy as np
@@ -14,7 +14,7 @@ from evaluation.recommend import Options, recommend, users_named
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from training.inference import load_trained
-from training.layers.scoring import top_items
+from training.layers.scoring import top_k_items
 
 
 @given(
@@ -23,11 +23,11 @@ from training.layers.scoring import top_items
     st.integers(1, 11),
     st.data(),
 )
-def test_the_highest_scores_are_those_of_a_plain_sort(scores, count, block, data):
+def test_top_items_are_those_of_a_plain_sort(scores, count, block, data):
     pairs = st.tuples(st.integers(0, len(scores) - 1), st.integers(0, 8))
     seen = data.draw(st.sets(pairs, max_size=9))
-    queries = torch.tensor(scores, dtype=torch.float32)[:, None]  # a channel of one-hot items
-    found = top_items(
+    queries = torch.tensor(scores, dtype=torch.float32)[:, None]  # one channel, one-hot items
+    result = top_k_items(
         queries,
         torch.eye(9)[None],
         torch.ones(1),
@@ -35,23 +35,23 @@ def test_the_highest_scores_are_those_of_a_plain_sort(scores, count, block, data
         block,
         torch.tensor(sorted(seen), dtype=torch.int64).view(-1, 2),
     )
-    for row, (best, items) in enumerate(zip(*found, strict=True)):
-        left = [item for item in range(9) if (row, item) not in seen]
-        expected = sorted(left, key=lambda item: (-scores[row][item], item))[:count]
+    for row, (best, items) in enumerate(zip(*result, strict=True)):
+        unseen = [item for item in range(9) if (row, item) not in seen]
+        expected = sorted(unseen, key=lambda item: (-scores[row][item], item))[:count]
         assert items[best > -torch.inf].tolist() == expected
         assert best.tolist()[: len(expected)] == [scores[row][item] for item in expected]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A run with random weights, and what was written of it."""
+    """A run with random weights, and its recommendations and vectors."""
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     model = {"temperature": 0.2, "rho": {"text": 0.7, "image": 0.3}}
     root = tmp_path_factory.mktemp("served")
     experiment = small_experiment(root, eval=TWO_USERS, model=model)
     write_dataset(experiment)
     write_weights(experiment, seed=1)
-    assert "in the 7 of some user, seen items among them" in recommend(
+    assert "in the top 7 of some user, seen items included" in recommend(
         experiment, Options(7, False)
     )
     yield experiment
@@ -71,14 +71,14 @@ def read_sequences(experiment):
 
 
 @pytest.mark.ray
-def test_the_best_items_are_those_of_the_whole_score(served):
+def test_recommendations_are_the_items_with_the_highest_whole_score(served):
     trained = load_trained(served)
     items, names = trained.item_vectors().double(), trained.channels[1:]
     rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
     assert [row["user"] for row in rows] == list(range(NUM_USERS))
     for row, history in zip(rows, histories_of(served), strict=True):
         user = trained.user_vectors([np.array(history, dtype=np.int32)])[0].double()
-        terms = trained.weights[:, None] * torch.einsum("cd,cxd->cx", user, items)
+        terms = trained.channel_weights[:, None] * torch.einsum("cd,cxd->cx", user, items)
         best = terms.sum(0)[row["items"]]
         assert len(set(row["items"])) == 7
         np.testing.assert_allclose(row["scores"], best, atol=1e-4)
@@ -87,7 +87,7 @@ def test_the_best_items_are_those_of_the_whole_score(served):
 
 
 @pytest.mark.ray
-def test_a_flat_index_over_the_vectors_answers_as_the_recommendations(served):
+def test_a_flat_index_over_the_vectors_finds_the_recommendations(served):
     items = read(served, "vectors/items", schema.ITEM_VECTORS)
     users = read(served, "vectors/users", schema.USER_VECTORS)
     assert items["asin"].to_pylist() == [f"B{i:04d}" for i in range(NUM_ITEMS)]
@@ -96,12 +96,12 @@ def test_a_flat_index_over_the_vectors_answers_as_the_recommendations(served):
     scores, found = index.search(np.stack(users["vector"].to_numpy()), 7)
     rows = read(served, "recommendations", schema.RECOMMENDATIONS)
     np.testing.assert_allclose(scores, np.stack(rows["scores"].to_numpy()), atol=1e-4)
-    assert (found == np.stack(rows["items"].to_numpy())).mean() > 0.95  # but for near ties
+    assert (found == np.stack(rows["items"].to_numpy())).mean() > 0.95  # the rest are near ties
 
 
 @pytest.mark.ray
-def test_seen_items_are_left_out_when_asked_for(served):
-    assert "seen items left out" in recommend(served, Options(NUM_ITEMS, True))
+def test_seen_items_are_left_out_with_exclude_seen(served):
+    assert "without seen items" in recommend(served, Options(NUM_ITEMS, True))
     rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
     for row, history in zip(rows, histories_of(served), strict=True):
         assert sorted([*row["items"], *set(history)]) == list(range(NUM_ITEMS))
@@ -109,7 +109,7 @@ def test_seen_items_are_left_out_when_asked_for(served):
 
 
 @pytest.mark.ray
-def test_the_users_of_a_file_are_served_alone(served, tmp_path):
+def test_only_the_users_of_a_file_are_served(served, tmp_path):
     recommend(served, Options(3, False))
     of_all = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
     ids = read_sequences(served)["user_id"].to_pylist()
@@ -125,20 +125,20 @@ def test_the_users_of_a_file_are_served_alone(served, tmp_path):
 
 
 @pytest.mark.ray
-def test_users_that_there_are_not_are_named(served, tmp_path):
+def test_unknown_users_and_empty_files_are_errors(served, tmp_path):
     path = tmp_path / "users.txt"
-    for text, words in (
+    for text, message in (
         ("U0000\nnobody\n", "line 2: no user 'nobody'"),
-        ("\n", "no user id in it"),
+        ("\n", "the file has no user ids"),
     ):
         path.write_text(text)
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             users_named(served, str(path))
     with pytest.raises(InputError, match="no such file"):
         users_named(served, str(tmp_path / "none.txt"))
 
 
 @pytest.mark.ray
-def test_more_items_than_there_are_are_refused(served):
-    with pytest.raises(InputError, match="--top 41: there are 40 items"):
+def test_more_items_than_exist_are_an_error(served):
+    with pytest.raises(InputError, match="--top 41: there are only 40 items"):
         recommend(served, Options(41, False))

@@ -17,7 +17,7 @@ from evaluated_runs import (
     write_run,
 )
 
-from evaluation.compare import comparison, text_table
+from evaluation.compare import compare_runs
 from evaluation.metrics.run_metrics import Curve
 from evaluation.metrics.summary import CURVE
 from evaluation.report.data_section import dotted_items
@@ -26,6 +26,7 @@ from evaluation.report.svg import Line, line_chart
 from mdsrec import metrics
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest
+from mdsrec.text import text_table
 
 BEST_BY_TEXT = make_case(
     7,
@@ -78,7 +79,7 @@ def test_the_report_shows_every_metric():
         "5,678",
         "5.6 M",
         "25.0%",
-        "of all items stand in the 10 of some user, seen items left out",
+        "of all items are in the top 10 of some user, without seen items",
         "+150%",
         ">70<",
         ">30<",
@@ -195,7 +196,7 @@ def test_text_table_aligns_its_columns():
 
 
 def test_the_comparison_table_ends_with_the_popularity_baseline(tmp_path):
-    _, table, *_ = comparison([write_run(tmp_path, "a"), write_run(tmp_path, "b") + "/"]).split(
+    _, table, *_ = compare_runs([write_run(tmp_path, "a"), write_run(tmp_path, "b") + "/"]).split(
         "\n\n"
     )
     lines = table.splitlines()
@@ -207,25 +208,25 @@ def test_the_comparison_table_ends_with_the_popularity_baseline(tmp_path):
 def test_differences_from_the_first_run_are_paired_by_event(tmp_path):
     better = [(*row[:4], 0, 0) if row[3] == "all" else row for row in reversed(ROWS)]
     runs = [write_run(tmp_path, "a"), write_run(tmp_path, "b"), write_run(tmp_path, "c", better)]
-    _, _, apart, _ = comparison(runs).split("\n\n")
+    _, _, apart, _ = compare_runs(runs).split("\n\n")
     header, same, other = (line.split() for line in apart.splitlines())
-    assert header == ["less", "a", "recall@10", "ndcg@10"]
+    assert header == ["minus", "a", "recall@10", "ndcg@10"]
     assert same == ["b", *["+0.0000", "[+0.0000,", "+0.0000]", "p", "1.000"] * 2]
     gain = (3 - metrics.recall(*TEST_ALL, 10).sum()) / 3
     assert other[:2] == ["c", f"{gain:+.4f}"]
-    assert len(comparison(runs[:1]).split("\n\n")) == 3
+    assert len(compare_runs(runs[:1]).split("\n\n")) == 3
 
 
 @pytest.mark.parametrize("changes", [{"dataset": "e" * 16}, {"cutoffs": [5]}])
 def test_runs_with_different_data_or_settings_are_not_compared(tmp_path, changes):
-    with pytest.raises(InputError, match=r"b: its .* differ from .*a's"):
-        comparison([write_run(tmp_path, "a"), write_run(tmp_path, "b", **changes)])
+    with pytest.raises(InputError, match=r"b: its .* differs from .*a's"):
+        compare_runs([write_run(tmp_path, "a"), write_run(tmp_path, "b", **changes)])
 
 
 def test_a_run_with_missing_or_damaged_metrics_is_named(tmp_path):
     with pytest.raises(InputError, match=r"a/metrics.json: no such file: run `python -m evaluat"):
-        comparison([str(tmp_path / "a")])
+        compare_runs([str(tmp_path / "a")])
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "metrics.json").write_text("{}")
     with pytest.raises(InputError, match=r"a/metrics.json: damaged"):
-        comparison([str(tmp_path / "a")])
+        compare_runs([str(tmp_path / "a")])

@@ -1,4 +1,4 @@
-"""A run with random weights through the whole evaluation, on Ray."""
+"""Evaluation of a run with random weights, on Ray."""
 
 import json
 import os
@@ -12,51 +12,49 @@ import ray
 from safetensors.torch import save
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
-from evaluation.case_study import neighbors
+from evaluation.case_study import nearest_neighbors
 from evaluation.cases import Cases
-from evaluation.compare import comparison
-from evaluation.pool import Pool
+from evaluation.compare import compare_runs
+from evaluation.pool import Pool, user_shards
 from evaluation.ranking import RankWorker
 from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate, rank_all, ranks_recipe
-from evaluation.shards import shards_of
 from mdsrec import files, metrics, schema, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.config.models import sections
 from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
 from training.data.item_tables import load_item_tables
 from training.inference import load_trained
 from training.models.registry import build_model
 
 pytestmark = pytest.mark.ray
 
-TWO_USERS = {
-    "user_batch": 2,
-    "item_block": 16,
-}  # 61 users: shards of 32 and 29, the last batch of 1
+# 61 users in shards of 32 and 29. The last batch has one user.
+TWO_USERS = {"user_batch": 2, "item_block": 16}
 FIGURES = {"epoch": 0, "loss": 3.25, "ndcg@10": 0.125, "recall@10": 0.25, "seconds": 61.0}
 
 
 def write_weights(experiment: Experiment, seed: int) -> None:
-    """What a training leaves behind, before its first step."""
+    """Write the files that a training leaves, with the initial weights."""
     item_tables = load_item_tables(experiment)
     model = build_model(experiment, item_tables)
     model.initialize(seed)
     weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
     fingerprint = item_tables.fingerprint
-    run = f"{experiment.root}/runs/{experiment.name}"
-    files.write_bytes(f"{run}/best.safetensors", save(weights, {"dataset": fingerprint}))
+    paths = RunPaths.of(experiment)
+    files.write_bytes(paths.best_weights, save(weights, {"dataset": fingerprint}))
     history = {"epochs": [FIGURES], "best_epoch": 0, "num_parameters": 4321}
-    files.write_json(f"{run}/history.json", history)
-    files.write_json(f"{run}/config.json", experiment.resolved())
+    files.write_json(paths.history, history)
+    files.write_json(paths.config, experiment.resolved())
 
 
 def run_of(experiment: Experiment) -> str:
-    return f"{experiment.root}/runs/{experiment.name}"
+    return RunPaths.of(experiment).uri
 
 
 def parts_of(experiment: Experiment) -> list[bytes]:
-    """The content of the ranks' files, in order."""
+    """Return the content of the files of the ranks table, in order."""
     uri = f"{run_of(experiment)}/ranks"
     manifest = tables.open_table(uri, "")
     return [Path(path).read_bytes() for path in tables.data_files(uri, manifest)]
@@ -83,15 +81,15 @@ def experiment(tmp_path: Path, cluster: None) -> Experiment:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Experiment:
-    """A run that was evaluated; its tests only read it."""
+    """An evaluated run that tests only read."""
     experiment = small_run(tmp_path_factory.mktemp("evaluated"))
     assert f"{run_of(experiment)}/report.html" in evaluate(experiment)
     return experiment
 
 
-def test_ranks_are_the_same_bits_from_any_number_of_workers(experiment, tmp_path):
+def test_ranks_are_bitwise_equal_for_any_number_of_workers(experiment, tmp_path):
     found = []
-    for num_workers in (1, 2, 3):  # the third finds no users left
+    for num_workers in (1, 2, 3):  # the third worker gets no shard
         shared = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": num_workers})
         rank_all(shared, ranks_recipe(shared, load_trained(shared)))
         found.append(parts_of(shared))
@@ -104,21 +102,21 @@ def test_every_target_is_ranked_once_in_every_channel(evaluated):
     sequences = tables.read_table(
         tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES
     ).to_pylist()
-    wanted = [
+    expected = [
         (row["user"], split, row["items"][position], channel)
         for row in sequences
         for split, position in (("valid", row["train_end"]), ("test", row["valid_end"]))
         if position < len(row["items"])
         for channel in ("all", "fused", "text", "image", "popularity")
     ]
-    assert list(zip(ranks.user, ranks.split, ranks.target, ranks.channel, strict=True)) == wanted
+    assert list(zip(ranks.user, ranks.split, ranks.target, ranks.channel, strict=True)) == expected
     assert ((ranks.better >= 0) & (ranks.ties >= 0)).all()
     assert (ranks.better + ranks.ties < NUM_ITEMS).all()
     assert (ranks["rank"] == ranks.better + 1 + ranks.ties / 2).all()
 
 
-def test_the_whole_score_ranks_as_a_plain_sort_of_it(evaluated):
-    """Eq. 22 item by item in float64 orders the items as the counter says, up to rounding."""
+def test_ranks_equal_those_of_sorting_the_whole_score(evaluated):
+    """The rank equals that of Eq. 22 in float64, computed item by item, up to rounding."""
     trained = load_trained(evaluated)
     items = trained.item_vectors().double()
     ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pylist()
@@ -126,12 +124,12 @@ def test_the_whole_score_ranks_as_a_plain_sort_of_it(evaluated):
     sequences = tables.read_table(tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES)
     history = np.array(sequences["items"][row["user"]].as_py()[:-1], dtype=np.int32)
     user = trained.user_vectors([history])[0].double()
-    scores = sum(w * (i @ u) for w, i, u in zip(trained.weights, items, user, strict=True))
+    scores = sum(w * (i @ u) for w, i, u in zip(trained.channel_weights, items, user, strict=True))
     own = scores[row["target"]]
     assert abs((scores > own).sum().item() - row["better"]) <= (abs(scores - own) < 1e-6).sum()
 
 
-def test_metrics_json_holds_reductions_of_the_ranks(evaluated):
+def test_metrics_json_agrees_with_the_ranks_table(evaluated):
     found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
     ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
     for (split, channel), rows in ranks.groupby(["split", "channel"]):
@@ -149,18 +147,18 @@ def test_metrics_json_holds_reductions_of_the_ranks(evaluated):
 def test_slices_by_modality_split_the_targets(evaluated):
     found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
     ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
-    sides = found["slices"]["test"]["image"]
+    slices = found["slices"]["test"]["image"]
     for channel, rows in ranks[ranks.split == "test"].groupby("channel"):
-        without = rows[rows.target < 5]  # the small data set gives these no image
-        assert sides["without"]["targets"] == len(without)
-        assert sides["with"]["targets"] == len(rows) - len(without)
-        assert sides["without"]["channels"][channel]["recall@10"] == pytest.approx(
+        without = rows[rows.target < 5]  # items without an image in the small data set
+        assert slices["without"]["targets"] == len(without)
+        assert slices["with"]["targets"] == len(rows) - len(without)
+        assert slices["without"]["channels"][channel]["recall@10"] == pytest.approx(
             metrics.recall(without.better.to_numpy(), without.ties.to_numpy(), 10).mean()
         )
     assert found["items_with"] == {"text": NUM_ITEMS, "image": NUM_ITEMS - 5}
 
 
-def test_standing_ranks_are_not_made_again_until_the_weights_change(experiment):
+def test_ranks_are_computed_again_only_when_the_weights_change(experiment):
     evaluate(experiment)
     first = tables.open_table(f"{run_of(experiment)}/ranks", "")
     evaluate(experiment)
@@ -170,16 +168,16 @@ def test_standing_ranks_are_not_made_again_until_the_weights_change(experiment):
     assert tables.open_table(f"{run_of(experiment)}/ranks", "").fingerprint != first.fingerprint
 
 
-def test_a_killed_workers_shard_is_ranked_by_another(experiment, monkeypatch):
+def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(experiment, monkeypatch):
     class DiesOnce(RankWorker):
-        """Loses its process at its first shard, as on a node that is switched off."""
+        """A worker whose process is killed at its first shard, as when a node is switched off."""
 
-        def make(self, shard, version):
+        def write_part(self, shard, version):
             mark = Path(version, "died")
             if not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().make(shard, version)
+            return super().write_part(shard, version)
 
     recipe = ranks_recipe(experiment, load_trained(experiment))
     rank_all(experiment, recipe)
@@ -191,67 +189,67 @@ def test_a_killed_workers_shard_is_ranked_by_another(experiment, monkeypatch):
     assert parts_of(experiment) == undisturbed
 
 
-def test_a_ranking_that_was_stopped_goes_on_from_its_whole_parts(experiment, monkeypatch):
-    recipe, ranks = (
-        ranks_recipe(experiment, load_trained(experiment)),
-        Path(run_of(experiment), "ranks"),
-    )
+def test_a_restarted_ranking_writes_only_missing_and_truncated_parts(experiment, monkeypatch):
+    recipe = ranks_recipe(experiment, load_trained(experiment))
+    ranks = Path(run_of(experiment), "ranks")
     rank_all(experiment, recipe)
     undisturbed = parts_of(experiment)
     assert len(undisturbed) == 2
     (ranks / "_manifest.json").unlink()
-    kept, torn = sorted(ranks.rglob("part-*.parquet"))
-    torn.write_bytes(torn.read_bytes()[:-9])
-    made = kept.stat().st_mtime_ns, torn.stat().st_mtime_ns
+    kept, truncated = sorted(ranks.rglob("part-*.parquet"))
+    truncated.write_bytes(truncated.read_bytes()[:-9])
+    written = kept.stat().st_mtime_ns, truncated.stat().st_mtime_ns
     rank_all(experiment, recipe)
     assert parts_of(experiment) == undisturbed
-    assert kept.stat().st_mtime_ns == made[0] and torn.stat().st_mtime_ns > made[1]
+    assert kept.stat().st_mtime_ns == written[0]
+    assert truncated.stat().st_mtime_ns > written[1]
 
 
-def test_a_worker_that_cannot_load_the_run_ends_the_ranking(experiment, monkeypatch):
-    class Unable(RankWorker):
+def test_a_worker_that_fails_to_load_the_run_ends_the_ranking(experiment, monkeypatch):
+    class FailsToLoad(RankWorker):
         def __init__(self, experiment, options):
-            raise ValueError("no such thing")
+            raise ValueError("cannot load")
 
-    monkeypatch.setattr("evaluation.run.RankWorker", Unable)
-    with pytest.raises(ray.exceptions.RayActorError, match="no such thing"):
+    monkeypatch.setattr("evaluation.run.RankWorker", FailsToLoad)
+    with pytest.raises(ray.exceptions.RayActorError, match="cannot load"):
         rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
 
 
-def test_ranks_that_some_node_wrote_elsewhere_are_not_committed(experiment, monkeypatch):
-    class Elsewhere(RankWorker):
-        def make(self, shard, version):
-            return super().make(shard, version if shard.number else f"{version}-elsewhere")
+def test_ranks_are_not_committed_if_a_node_wrote_to_another_place(experiment, monkeypatch):
+    class WritesElsewhere(RankWorker):
+        def write_part(self, shard, version):
+            return super().write_part(shard, version if shard.number else f"{version}-elsewhere")
 
-    monkeypatch.setattr("evaluation.run.RankWorker", Elsewhere)
+    monkeypatch.setattr("evaluation.run.RankWorker", WritesElsewhere)
     with pytest.raises(InputError, match="every node must see the same root"):
         rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
     assert tables.read_manifest(f"{run_of(experiment)}/ranks") is None
 
 
-def test_a_pool_larger_than_the_cluster_ends(experiment, tmp_path):
+def test_a_pool_with_more_workers_than_the_cluster_holds_completes(experiment, tmp_path):
     tmp_path.joinpath("version").mkdir()
-    shards = shards_of(NUM_USERS, 1)
+    shards = user_shards(NUM_USERS, 1)
     with Pool(RankWorker, experiment, 5, None) as pool:
-        done = [shard for shard, _ in pool.make(shards, str(tmp_path / "version"))]
+        done = [shard for shard, _ in pool.run(shards, str(tmp_path / "version"))]
     assert sorted(done) == shards
     assert len(list(tmp_path.joinpath("version").glob("part-*.parquet"))) == len(shards)
 
 
-def test_a_run_without_weights_is_named(experiment, tmp_path):
+def test_a_run_without_weights_is_an_error(experiment):
     with pytest.raises(InputError, match="no trained weights"):
         evaluate(experiment.model_copy(update={"name": "other"}))
 
 
-def test_runs_on_the_same_data_stand_side_by_side(experiment):
+def test_runs_on_the_same_data_are_compared(experiment):
     evaluate(experiment)
     other = experiment.model_copy(update={"name": "other"})
     write_weights(other, seed=2)
     evaluate(other)
-    terms, table, apart, reports = comparison([run_of(experiment), run_of(other)]).split("\n\n")
+    screen = compare_runs([run_of(experiment), run_of(other)])
+    terms, table, differences, reports = screen.split("\n\n")
     header, *lines = table.splitlines()
     assert terms.endswith("40 items, each ranked among all items")
-    assert [line.split()[0] for line in apart.splitlines()] == ["less", "other"]
+    assert [line.split()[0] for line in differences.splitlines()] == ["minus", "other"]
     assert reports.split() == [
         "report",
         f"{run_of(experiment)}/report.html",
@@ -267,7 +265,7 @@ def test_runs_on_the_same_data_stand_side_by_side(experiment):
     assert lines[2].split()[1] == f"{found['popularity']['recall@10']:.4f}"
 
 
-def test_cases_have_the_ranks_of_the_table_and_offers_in_their_order(evaluated):
+def test_cases_agree_with_the_ranks_table(evaluated):
     cases = Cases.read(f"{run_of(evaluated)}/cases.json")
     ranks = tables.read_table(f"{run_of(evaluated)}/ranks", schema.RANKS).to_pandas()
     ranks = ranks[ranks.split == "test"].set_index(["user", "channel"])
@@ -281,21 +279,21 @@ def test_cases_have_the_ranks_of_the_table_and_offers_in_their_order(evaluated):
         for channel, rank in case.rank.items():
             assert rank == ranks.loc[(case.user, channel), "rank"]
             if channel in case.top and ranks.loc[(case.user, channel), "ties"] == 0:
-                offered = case.top[channel]
-                assert offered.index(target) + 1 == rank if target in offered else rank > 5
+                top = case.top[channel]
+                assert top.index(target) + 1 == rank if target in top else rank > 5
 
 
-def test_cases_show_the_nearest_of_the_graph_and_no_more_than_the_model_reads(evaluated, tmp_path):
+def test_cases_show_the_nearest_neighbors_and_no_more_than_the_model_reads(evaluated, tmp_path):
     few = evaluated.model_copy(
         update={"model": evaluated.model.model_copy(update={"num_neighbors": 2})}
     )
     uri = tables.table_uri(evaluated.root, table_names.neighbors_name(evaluated, "image"))
-    lists = tables.read_table(uri, schema.NEIGHBORS).to_pylist()
-    wanted = {row["item"]: row["neighbors"] for row in lists}
-    assert 0 not in wanted  # the small data set gives it no image
+    rows = tables.read_table(uri, schema.NEIGHBORS).to_pylist()
+    neighbors = {row["item"]: row["neighbors"] for row in rows}
+    assert 0 not in neighbors  # item 0 has no image in the small data set
     for experiment, count in ((evaluated, 4), (few, 2)):
-        found = neighbors(experiment, "image", [0, 9, 30])
-        assert found == {9: wanted[9][:count], 30: wanted[30][:count]}
+        found = nearest_neighbors(experiment, "image", [0, 9, 30])
+        assert found == {9: neighbors[9][:count], 30: neighbors[30][:count]}
 
 
 def test_cases_are_the_same_for_any_number_of_workers(experiment, tmp_path):
@@ -309,7 +307,7 @@ def test_cases_are_the_same_for_any_number_of_workers(experiment, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sasrec", "unisrec"])
-def test_a_model_of_another_name_is_ranked_and_serves(experiment, name):
+def test_another_model_is_ranked_and_recommends(experiment, name):
     model = sections()[name](dim=8, max_length=6)
     other = experiment.model_copy(update={"name": name, "model": model})
     write_weights(other, seed=1)
@@ -321,7 +319,7 @@ def test_a_model_of_another_name_is_ranked_and_serves(experiment, name):
     assert len(items["vector"][0]) == 8
 
 
-def test_the_report_stands_beside_the_metrics(evaluated):
+def test_the_report_shows_the_metrics_and_no_spark_settings(evaluated):
     found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
     html = Path(run_of(evaluated), "report.html").read_text()
     assert "spark" not in html

@@ -1,23 +1,26 @@
-"""Reductions of a ranks table written by hand."""
+"""The summary of a hand-written ranks table, and metrics.json."""
+
+import json
 
 import numpy as np
 import pytest
-from evaluated_runs import ROWS, TEST_ALL, write_ranks
+from evaluated_runs import ROWS, TEST_ALL, run_metrics, write_ranks
 
-from evaluation.metrics.bootstrap import Users
-from evaluation.metrics.run_metrics import SliceMetrics
+from evaluation.metrics.bootstrap import UserSums
+from evaluation.metrics.run_metrics import RunMetrics, SliceMetrics
 from evaluation.metrics.slices import by_history, by_presence, by_training
-from evaluation.metrics.summary import CURVE, summarise
+from evaluation.metrics.summary import CURVE, summarize
 from mdsrec import metrics
+from mdsrec.errors import InputError
 
 
 def summary_of(tmp_path, *parts):
-    slices = {
+    slicings = {
         "image": by_presence(np.array([0, 2], dtype=np.int32), num_items=3),
         "training events": by_training(np.array([7, 0, 4])),
         "history": by_history(np.array([2, 5, 0, 0, 0, 30])),
     }
-    return summarise(write_ranks(tmp_path, *parts), ("all", "popularity"), (5, 10), slices)
+    return summarize(write_ranks(tmp_path, *parts), ("all", "popularity"), (5, 10), slicings)
 
 
 def test_metrics_are_means_over_targets_not_over_files(tmp_path):
@@ -27,9 +30,9 @@ def test_metrics_are_means_over_targets_not_over_files(tmp_path):
     assert found.split["test"]["popularity"]["recall@5"] == pytest.approx((0 + 1 + 1) / 3)
 
 
-def test_intervals_are_of_users_wherever_their_rows_stand(tmp_path):
+def test_intervals_are_over_users_of_all_files(tmp_path):
     found = summary_of(tmp_path, ROWS[:3], ROWS[3:]).interval["test"]["all"]
-    whole = Users.of(np.array([0, 1, 5]), metrics.recall(*TEST_ALL, 10)[:, None])
+    whole = UserSums.from_events(np.array([0, 1, 5]), metrics.recall(*TEST_ALL, 10)[:, None])
     assert found["recall@10"] == pytest.approx(whole.intervals()[0].tolist())
     assert 0 <= found["recall@10"][0] < 2 / 3 < found["recall@10"][1] <= 1
 
@@ -48,32 +51,32 @@ def test_the_curve_is_recall_at_each_n(tmp_path):
     assert curve.recall["test"]["all"] == pytest.approx(expected)
 
 
-def test_slices_follow_what_the_target_has(tmp_path):
-    sides = summary_of(tmp_path, ROWS).slices["test"]["image"]
-    assert (sides["with"].targets, sides["without"].targets) == (1, 2)
-    assert sides["with"].channels["all"]["recall@5"] == 1  # item 0, first
-    assert sides["without"].channels["all"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1
-    assert sides["without"].channels["popularity"]["recall@5"] == pytest.approx((0 + 1) / 2)
+def test_targets_are_sliced_by_whether_the_item_has_a_modality(tmp_path):
+    slices = summary_of(tmp_path, ROWS).slices["test"]["image"]
+    assert (slices["with"].targets, slices["without"].targets) == (1, 2)
+    assert slices["with"].channels["all"]["recall@5"] == 1  # item 0, ranked first
+    assert slices["without"].channels["all"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1
+    assert slices["without"].channels["popularity"]["recall@5"] == pytest.approx((0 + 1) / 2)
 
 
-def test_slices_follow_how_often_the_target_was_trained(tmp_path):
-    kinds = summary_of(tmp_path, ROWS).slices["test"]["training events"]
-    assert [kind.targets for kind in kinds.values()] == [2, 0, 1, 0]
-    never, often = kinds["never trained"].channels, kinds["5 to 19 times"].channels
+def test_targets_are_sliced_by_training_events_of_the_item(tmp_path):
+    slices = summary_of(tmp_path, ROWS).slices["test"]["training events"]
+    assert [each.targets for each in slices.values()] == [2, 0, 1, 0]
+    never, often = slices["never trained"].channels, slices["5 to 19 times"].channels
     assert never["all"]["recall@5"] == pytest.approx((1 + 0) / 2)  # item 1
     assert often["all"]["recall@5"] == 1  # item 0
 
 
-def test_slices_follow_how_much_the_user_had(tmp_path):
-    kinds = summary_of(tmp_path, ROWS[:3], ROWS[3:]).slices["test"]["history"]
-    assert [kind.targets for kind in kinds.values()] == [1, 1, 0, 1]  # users 0, 1 and 5
-    assert kinds["20 events or more"].channels["all"]["recall@5"] == 0
-    assert kinds["20 events or more"].channels["popularity"]["recall@5"] == 1
+def test_targets_are_sliced_by_history_length_of_the_user(tmp_path):
+    slices = summary_of(tmp_path, ROWS[:3], ROWS[3:]).slices["test"]["history"]
+    assert [each.targets for each in slices.values()] == [1, 1, 0, 1]  # users 0, 1 and 5
+    assert slices["20 events or more"].channels["all"]["recall@5"] == 0
+    assert slices["20 events or more"].channels["popularity"]["recall@5"] == 1
 
 
-def test_items_are_of_the_kind_whose_least_count_they_reach():
-    kinds = by_training(np.array([0, 1, 4, 5, 19, 20, 999]))
-    assert [kinds.names[kind] for kind in kinds.kind_of] == [
+def test_an_item_is_in_the_slice_with_the_highest_count_it_reaches():
+    slicing = by_training(np.array([0, 1, 4, 5, 19, 20, 999]))
+    assert [slicing.names[index] for index in slicing.slice_of] == [
         "never trained",
         *["1 to 4 times"] * 2,
         *["5 to 19 times"] * 2,
@@ -86,3 +89,35 @@ def test_a_split_without_targets_has_no_means(tmp_path):
     assert found.split["test"] == {"all": {}, "popularity": {}} == found.interval["test"]
     assert found.curve.recall["test"]["all"] == [0.0] * len(CURVE)
     assert found.slices["test"]["image"]["with"] == SliceMetrics(0, {"all": {}, "popularity": {}})
+
+
+def test_metrics_json_reads_back_as_written_and_has_a_stable_layout(tmp_path):
+    metrics_of_run = run_metrics()
+    path = tmp_path / "metrics.json"
+    metrics_of_run.write(str(path))
+    assert RunMetrics.read(str(path)) == metrics_of_run
+    content = json.loads(path.read_text())
+    assert " ".join(content) == (
+        "name dataset tables weights ranks num_items cutoffs exclude_seen items_with lists "
+        "users targets split interval ties curve slices"
+    )
+    assert list(content["curve"]) == ["n", "test"]
+    assert list(content["slices"]["test"]["text"]["with"]) == ["targets", "channels"]
+    assert list(content["lists"]) == ["top", "exclude_seen", "coverage", "popularity_lift"]
+
+
+def test_metrics_without_recommendation_lists_have_an_empty_section(tmp_path):
+    path = tmp_path / "metrics.json"
+    run_metrics(lists=None).write(str(path))
+    assert json.loads(path.read_text())["lists"] == {}
+    assert RunMetrics.read(str(path)).lists is None
+
+
+@pytest.mark.parametrize("key", ["name", "ranks", "split", "curve", "slices"])
+def test_a_missing_key_of_metrics_json_is_an_error(tmp_path, key):
+    path = tmp_path / "metrics.json"
+    run_metrics().write(str(path))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
+    with pytest.raises(InputError, match=rf"metrics.json: damaged \(no '{key}'\): evaluate"):
+        RunMetrics.read(str(path))

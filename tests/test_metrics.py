@@ -1,4 +1,4 @@
-"""Metrics of (better, ties), worked by hand."""
+"""Ranking metrics against values worked by hand, and against scikit-learn."""
 
 from itertools import permutations
 from math import log2
@@ -13,6 +13,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
+from evaluation.metrics.coverage import coverage, popularity_lift
 from mdsrec import metrics
 
 
@@ -29,14 +30,14 @@ def test_mrr_of_rank_four_is_a_quarter():
 
 
 @pytest.mark.parametrize("metric", [metrics.recall, metrics.ndcg, metrics.mrr])
-def test_a_target_first_scores_one_and_one_beyond_the_cutoff_nothing(metric):
+def test_rank_one_scores_one_and_a_rank_beyond_the_cutoff_zero(metric):
     assert one(metric, 0, 0, 10) == 1
     assert one(metric, 9, 0, 10) > 0
     assert one(metric, 10, 0, 10) == 0
 
 
-def test_a_tie_across_the_cutoff_counts_its_chance():
-    # ranks 9, 10, 11 with equal chance: two of three are within 10
+def test_a_tie_across_the_cutoff_counts_with_its_probability():
+    # ranks 9, 10, 11 with equal probability: two of three are within 10
     assert one(metrics.recall, 8, 2, 10) == pytest.approx(2 / 3)
     assert one(metrics.ndcg, 8, 2, 10) == pytest.approx((1 / log2(10) + 1 / log2(11)) / 3)
 
@@ -49,7 +50,7 @@ def test_a_constant_model_scores_exactly_n_over_x(num_items):
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(1, 8), st.data())
 def test_ties_count_as_the_mean_over_all_orders_of_the_tied(scores, n, data):
-    """Each order of the items, sorted by score alone, puts the target at some rank."""
+    """Sort the items by score in each order of the tied ones, and average over the orders."""
     target = data.draw(st.integers(0, len(scores) - 1))
     better = sum(score > scores[target] for score in scores)
     ties = sum(score == scores[target] for score in scores) - 1
@@ -65,7 +66,7 @@ def test_ties_count_as_the_mean_over_all_orders_of_the_tied(scores, n, data):
     assert one(metrics.mrr, better, ties, n) == pytest.approx(reciprocal)
 
 
-def test_the_summary_names_every_metric_at_every_cutoff():
+def test_the_summary_has_every_metric_at_every_cutoff():
     means = metrics.summary(np.array([0, 1]), np.array([0, 0]), (1, 10))
     assert means["recall@1"] == 1 / 2
     assert means["ndcg@10"] == pytest.approx((1 + 1 / log2(3)) / 2)
@@ -73,7 +74,7 @@ def test_the_summary_names_every_metric_at_every_cutoff():
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.integers(1, 12), st.data())
-def test_ndcg_is_that_of_scikit_learn_ties_and_all(scores, n, data):
+def test_ndcg_equals_that_of_scikit_learn_with_ties(scores, n, data):
     target = data.draw(st.integers(0, len(scores) - 1))
     better = sum(score > scores[target] for score in scores)
     ties = sum(score == scores[target] for score in scores) - 1
@@ -82,7 +83,7 @@ def test_ndcg_is_that_of_scikit_learn_ties_and_all(scores, n, data):
 
 
 @given(st.permutations(range(9)), st.integers(0, 8))
-def test_mrr_and_recall_without_ties_are_those_of_scikit_learn(scores, target):
+def test_mrr_and_recall_without_ties_equal_those_of_scikit_learn(scores, target):
     better, relevant = 8 - scores[target], [[item == target for item in range(9)]]
     expected = label_ranking_average_precision_score(relevant, [scores])
     assert one(metrics.mrr, better, 0, 9) == pytest.approx(expected)
@@ -92,14 +93,15 @@ def test_mrr_and_recall_without_ties_are_those_of_scikit_learn(scores, target):
         assert one(metrics.recall, better, 0, n) == expected
 
 
-def test_lists_of_the_same_three_items_cover_three_quarters_and_lift_what_is_popular():
-    listed, had, num_train = np.array([2, 2, 2, 0]), np.array([1, 1, 0, 2]), np.array([9, 6, 3, 1])
-    assert metrics.coverage(listed) == 3 / 4
-    assert metrics.popularity_lift(listed, had, num_train) == pytest.approx(6 / (17 / 4) - 1)
-    assert metrics.popularity_lift(had, had, num_train) == 0
-    assert metrics.popularity_lift(listed, had, 0 * num_train) == 0
+def test_coverage_and_popularity_lift_of_lists_of_the_same_three_items():
+    listed, consumed = np.array([2, 2, 2, 0]), np.array([1, 1, 0, 2])
+    num_train = np.array([9, 6, 3, 1])
+    assert coverage(listed) == 3 / 4
+    assert popularity_lift(listed, consumed, num_train) == pytest.approx(6 / (17 / 4) - 1)
+    assert popularity_lift(consumed, consumed, num_train) == 0
+    assert popularity_lift(listed, consumed, 0 * num_train) == 0
 
 
-def test_without_targets_there_is_no_mean():
+def test_without_targets_there_are_no_means():
     nothing = np.array([], dtype=np.int64)
     assert metrics.summary(nothing, nothing, (10,)) == {}

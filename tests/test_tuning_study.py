@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from raw_catalogue import small_toml, write_raw
 
-from evaluation.metrics.events import events_of
+from evaluation.metrics.events import read_events
 from mdsrec import files, schema, tables
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.models import sections
 from mdsrec.errors import InputError
 from mdsrec.tables import Recipe
-from tuning.stages import Run
-from tuning.study import runs_of, table_of, words_of
+from tuning.stages import RunSpec
+from tuning.study import model_overrides, study_runs, study_table
 
 ROOT = Path(__file__).parent.parent
 MORE = """temperature = 0.1
@@ -37,13 +37,15 @@ def config(tmp_path: Path) -> str:
     return small_toml(tmp_path, MORE)
 
 
-def runs(config: str, *models: str, seeds: int = 1, overrides: tuple[str, ...] = ()) -> list[Run]:
+def runs(
+    config: str, *models: str, seeds: int = 1, overrides: tuple[str, ...] = ()
+) -> list[RunSpec]:
     experiment = load_experiment(config, overrides)
-    return list(runs_of(experiment, config, list(overrides), models, seeds))
+    return list(study_runs(experiment, config, list(overrides), models, seeds))
 
 
 def test_a_study_has_every_model_at_every_seed(config):
-    found = [(run.kind, run.experiment.model.name, run.experiment.seed) for run in runs(config)]
+    found = [(run.label, run.experiment.model.name, run.experiment.seed) for run in runs(config)]
     assert found == [(name, name, 0) for name in sections()]
     found = [run.experiment.name for run in runs(config, "sasrec", "mdsrec", seeds=2)]
     assert found == ["small-sasrec-0", "small-mdsrec-0", "small-sasrec-1", "small-mdsrec-1"]
@@ -64,7 +66,7 @@ def test_a_section_of_the_study_is_laid_over_its_model_alone(config):
     [sasrec, gru] = [run.experiment for run in runs(config, "sasrec", "gru4rec")]
     assert (sasrec.model.dropout, sasrec.optim.lr) == (0.25, 0.001)
     assert (gru.model.dropout, gru.optim.lr) == (0.5, 0.002)
-    assert words_of(load_experiment(config), "mdsrec") == []
+    assert model_overrides(load_experiment(config), "mdsrec") == []
 
 
 def test_a_study_is_no_part_of_what_a_run_is(config):
@@ -79,7 +81,7 @@ def test_a_model_that_is_none_is_named(config):
         runs(config, "sasrec", overrides=("study.gru.optim.lr=1e-3",))
 
 
-def write_run(run: Run, better: list[int], best_epoch: int) -> None:
+def write_run(run: RunSpec, better: list[int], best_epoch: int) -> None:
     """What stages leave of a run whose test events have `better` items before their targets."""
     count = len(better)
     of_all = [better, ["all"] * count]
@@ -96,13 +98,13 @@ def write_run(run: Run, better: list[int], best_epoch: int) -> None:
             "rank": [value + 1.0 for value in columns[0]],
         }
     ).cast(schema.RANKS)
-    version = tables.new_version(f"{run.uri}/ranks")
+    version = tables.new_version(f"{run.paths.uri}/ranks")
     Path(version).mkdir(parents=True)
     pq.write_table(table, f"{version}/part-00000.parquet")
-    tables.commit(f"{run.uri}/ranks", version, Recipe({}, {}), table.num_rows)
+    tables.commit(f"{run.paths.uri}/ranks", version, Recipe({}, {}), table.num_rows)
     epochs = [{"prefixes_per_second": pace, "seconds": 2.0} for pace in (100.0, 300.0)]
     history = {"epochs": epochs, "best_epoch": best_epoch, "num_parameters": 4321}
-    files.write_json(f"{run.uri}/history.json", history)
+    files.write_json(f"{run.paths.uri}/history.json", history)
 
 
 def test_the_table_is_the_mean_of_the_runs_and_their_cost(config):
@@ -110,8 +112,8 @@ def test_the_table_is_the_mean_of_the_runs_and_their_cost(config):
     made = runs(config, "sasrec", "mdsrec", seeds=2, overrides=("eval.cutoffs=[10]",))
     for run, hits in zip(made, (2, 8, 4, 8), strict=True):
         write_run(run, [0] * hits + [99] * (8 - hits), best_epoch=run.experiment.seed)
-    floors = {"popularity": events_of(made[0].uri, (10,), "popularity")}
-    table = table_of(made[0].experiment, made, floors)
+    floors = {"popularity": read_events(made[0].paths.uri, (10,), "popularity")}
+    table = study_table(made[0].experiment, made, floors)
     header, _, popularity, sasrec, mdsrec = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
     ]

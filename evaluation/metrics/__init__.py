@@ -1,1 +1,1 @@
-"""Metrics as reductions of the ranks table."""
+"""Metrics of a run: means, intervals, slices, and what recommendation lists cover."""

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from evaluation.cases import TOP, Told
-from evaluation.evaluated_run import FinishedRun, labels_of
+from evaluation.cases import TOP, DistinctiveCase
+from evaluation.evaluated_run import EvaluatedRun, run_labels
 from evaluation.metrics.bootstrap import Difference
 from evaluation.metrics.run_metrics import SliceMetrics
 from evaluation.ranking import POPULARITY
@@ -24,10 +24,10 @@ ABSENT = "-"
 class ComparisonData:
     """Everything that a comparison shows."""
 
-    runs: Sequence[FinishedRun]
+    runs: Sequence[EvaluatedRun]
     differences: Sequence[Difference]  # of every run after the first, from the first
     metric_names: Sequence[str]  # of the metrics in `differences`
-    cases: Sequence[Told]
+    cases: Sequence[DistinctiveCase]
     pictures: Mapping[str, str]  # data: URIs by asin
 
     @property
@@ -38,7 +38,7 @@ class ComparisonData:
 
 def comparison_page(data: ComparisonData) -> str:
     runs, first = data.runs, data.runs[0].metrics
-    labels = labels_of(runs)
+    labels = run_labels(runs)
     by_label = dict(zip(labels, runs, strict=True))
     title = f"{len(runs)} runs compared"
     return html.page(
@@ -150,7 +150,7 @@ def _format_slice(found: SliceMetrics | None, metric: str) -> str:
     return f"{means[metric]:.4f}" if metric in means else ABSENT
 
 
-def configuration_table(runs: Sequence[FinishedRun], labels: Sequence[str]) -> str:
+def configuration_table(runs: Sequence[EvaluatedRun], labels: Sequence[str]) -> str:
     """Return the keys whose values differ between the runs, without `name`."""
     configs = [dict(dotted_items(run.config)) for run in runs]
     rows = []
