@@ -19,6 +19,11 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: i
     )
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def duration(seconds: float) -> str:
     """Return `40 s`, `5 min`, `3 h` or `2 d`."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):

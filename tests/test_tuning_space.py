@@ -1,4 +1,4 @@
-"""A space says which values a sweep tries; which trial tries which is a function of its number."""
+"""The values of a trial are a function of the space, the seed and the number of the trial."""
 
 import math
 from collections import Counter
@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdsrec.config.loading import experiment_from, load_experiment
+from mdsrec.config.loading import experiment_from, load_experiment, to_overrides
 from mdsrec.errors import InputError
-from tuning.overrides import overrides_of
 from tuning.plan import Plan
 from tuning.space import finite_values, rounded_shares
 
@@ -22,19 +21,19 @@ CONTENT = {
 }
 
 
-def tune(**settings):
+def tune_config(**settings):
     return experiment_from({**CONTENT, "tune": settings}, source="test").tune
 
 
-def plan(seed=0, **settings):
-    return Plan(tune(**settings), seed)
+def make_plan(seed=0, **settings):
+    return Plan(tune_config(**settings), seed)
 
 
-def drawn(made, ended=None):
-    return [made.draw(number, ended or {}).values for number in range(made.num_trials)]
+def draw_all(plan):
+    return [plan.draw(number, {}).values for number in range(plan.num_trials)]
 
 
-def test_dotted_keys_of_toml_are_keys_of_the_space(tmp_path):
+def test_dotted_keys_of_toml_become_keys_of_the_space(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text(
         'name = "a"\nroot = "root"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
@@ -57,46 +56,50 @@ def test_dotted_keys_of_toml_are_keys_of_the_space(tmp_path):
         ({"optim.lr": {"choice": [1], "grid": [1]}}, r"expected one of .*, found \[choice, grid\]"),
         ({"optim.lr": {"steps": 3}}, r"found \[\]"),
         ({"optim.lr": {"uniform": [2, 1]}}, r"uniform = \[2.0, 1.0\]: expected \[low, high\]"),
-        ({"optim.lr": {"loguniform": [0, 1]}}, "and above 0"),
+        ({"optim.lr": {"loguniform": [0, 1]}}, "and both above 0"),
         ({"optim.lr": {"choice": []}}, "at least 1 item"),
-        ({"sequences.k_core": {"choice": [5]}}, "a sweep searches sections"),
+        ({"sequences.k_core": {"choice": [5]}}, "a sweep can only search the sections"),
         ({"model.name": {"choice": ["sasrec"]}}, "tuning study"),
         ({"train.num_workers": {"choice": [1, 2]}}, "all trials have one size"),
     ],
 )
-def test_a_mistake_in_the_space_is_named(space, said):
+def test_a_mistake_in_the_space_is_reported_with_its_key(space, said):
     with pytest.raises(InputError, match=said):
-        tune(space=space)
+        tune_config(space=space)
 
 
-def test_each_searcher_refuses_what_it_cannot_try():
-    with pytest.raises(InputError, match="a grid needs values one by one"):
-        tune(searcher="grid", space={"optim.lr": {"uniform": [1, 2]}})
+def test_each_searcher_refuses_domains_that_it_cannot_search():
+    with pytest.raises(InputError, match="the grid searcher needs a list of values"):
+        tune_config(searcher="grid", space={"optim.lr": {"uniform": [1, 2]}})
     with pytest.raises(InputError, match="optuna chooses values itself"):
-        tune(searcher="optuna", space={"optim.lr": {"grid": [1, 2]}})
+        tune_config(searcher="optuna", space={"optim.lr": {"grid": [1, 2]}})
 
 
 def test_the_grid_searcher_tries_every_combination_once():
     space = {"model.num_neighbors": {"grid": [0, 5]}, "model.num_centers": {"choice": [2, 8, 16]}}
-    found = drawn(plan(searcher="grid", space=space))
+    found = draw_all(make_plan(searcher="grid", space=space))
     assert [tuple(values.values()) for values in found] == [
         (0, 2), (0, 8), (0, 16), (5, 2), (5, 8), (5, 16),
     ]  # fmt: skip
 
 
-def test_a_grid_among_drawn_keys_is_tried_whole_at_every_draw():
+def test_every_draw_of_the_other_keys_is_tried_with_the_whole_grid():
     space = {"optim.lr": {"loguniform": [1e-4, 1e-2]}, "model.num_neighbors": {"grid": [0, 5]}}
-    found = drawn(plan(trials=3, space=space))
+    found = draw_all(make_plan(trials=3, space=space))
     assert [values["model.num_neighbors"] for values in found] == [0, 5] * 3
     rates = [values["optim.lr"] for values in found]
     assert rates[::2] == rates[1::2] and len(set(rates)) == 3
     assert list(found[0]) == list(space)
 
 
-def test_a_simplex_with_steps_goes_from_one_modality_to_the_other():
-    [domain] = tune(space={"model.rho": {"simplex": ["text", "image"], "steps": 4}}).space.values()
+def test_a_simplex_with_steps_is_a_grid_that_includes_its_corners():
+    [domain] = tune_config(
+        space={"model.rho": {"simplex": ["text", "image"], "steps": 4}}
+    ).space.values()
     assert [values["text"] for values in finite_values(domain)] == [0, 0.25, 0.5, 0.75, 1]
-    [domain] = tune(space={"model.rho": {"simplex": ["a", "b", "c"], "steps": 3}}).space.values()
+    [domain] = tune_config(
+        space={"model.rho": {"simplex": ["a", "b", "c"], "steps": 3}}
+    ).space.values()
     values = finite_values(domain)
     assert len(values) == 10
     assert {tuple(v.values()) for v in values} >= {(0, 0, 1), (0, 1, 0), (1, 0, 0)}
@@ -104,21 +107,21 @@ def test_a_simplex_with_steps_goes_from_one_modality_to_the_other():
 
 
 @given(st.lists(st.floats(1e-9, 1), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
-def test_shares_sum_to_one_in_few_digits(sizes, seed):
+def test_rounded_shares_sum_to_one(sizes, seed):
     shares = rounded_shares([size / math.fsum(sizes) for size in sizes])
     assert math.fsum(shares) == pytest.approx(1, abs=1e-9)
     assert min(shares) >= 0
     assert all(round(share, 6) == share for share in shares)
 
 
-def test_draws_fill_their_domains_evenly():
+def test_draws_are_uniform_over_their_domains():
     space = {
         "model.mu_id": {"uniform": [2, 4]},
         "optim.lr": {"loguniform": [1e-4, 1e-2]},
         "model.num_neighbors": {"choice": [0, 5, 10]},
         "model.rho": {"simplex": ["text", "image"]},
     }
-    found = drawn(plan(trials=600, space=space))
+    found = draw_all(make_plan(trials=600, space=space))
     assert np.mean([v["model.mu_id"] for v in found]) == pytest.approx(3, abs=0.08)
     assert np.mean([math.log10(v["optim.lr"]) for v in found]) == pytest.approx(-3, abs=0.08)
     counts = Counter(v["model.num_neighbors"] for v in found)
@@ -128,26 +131,31 @@ def test_draws_fill_their_domains_evenly():
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna"])
-def test_a_trial_is_the_same_whatever_was_drawn_before_in_this_process(searcher):
+def test_a_draw_does_not_depend_on_earlier_draws_in_the_process(searcher):
     space = {"optim.lr": {"loguniform": [1e-4, 1e-2]}, "model.num_neighbors": {"choice": [0, 5]}}
-    first, again = plan(searcher=searcher, space=space), plan(searcher=searcher, space=space)
+    first, again = (
+        make_plan(searcher=searcher, space=space),
+        make_plan(searcher=searcher, space=space),
+    )
     ended = {n: (first.draw(n, {}).params, n / 20) for n in range(15)}
     assert again.draw(15, dict(reversed(ended.items()))) == first.draw(15, ended)
-    assert plan(seed=1, searcher=searcher, space=space).draw(15, ended) != first.draw(15, ended)
+    assert make_plan(seed=1, searcher=searcher, space=space).draw(15, ended) != first.draw(
+        15, ended
+    )
 
 
-def test_tpe_draws_where_trials_were_good():
+def test_tpe_draws_near_good_trials():
     space = {"optim.lr": {"loguniform": [1e-5, 1e-1]}}
-    made, ended = plan(searcher="optuna", space=space), {}
+    plan, ended = make_plan(searcher="optuna", space=space), {}
     for number in range(60):
-        params = made.draw(number, ended).params
+        params = plan.draw(number, ended).params
         ended[number] = params, -abs(math.log10(params["optim.lr"]) + 3)
     distances = [-value for _, value in ended.values()]
     assert np.mean(distances[30:]) < 0.6 * np.mean(distances[:10])
 
 
-def test_values_are_overrides_that_a_command_line_holds():
+def test_values_are_written_as_overrides_of_a_command_line():
     nested = {"model.rho": {"text": 0.25, "image": 0.75}, "optim.decay": "none", "train.x": [1]}
-    assert list(overrides_of(nested)) == [
+    assert list(to_overrides(nested)) == [
         "model.rho.text=0.25", "model.rho.image=0.75", 'optim.decay="none"', "train.x=[1]",
     ]  # fmt: skip

@@ -1,1 +1,1 @@
-"""Many runs of one experiment: studies of models."""
+"""Several runs of one experiment: sweeps over a search space and studies that compare models."""

@@ -30,12 +30,12 @@ def sweep(words: Sequence[str]) -> None:
     )
     arguments = parser.parse_intermixed_args(words)
     experiment_of(arguments)
-    from tuning.report.results import conclude
+    from tuning.report.results import write_results
     from tuning.sweep import Sweep, run_sweep
 
     started = Sweep(arguments.config, arguments.overrides)
     run_sweep(started, arguments.resume)
-    print(conclude(started))
+    print(write_results(started))
 
 
 def study(words: Sequence[str]) -> None:
@@ -55,9 +55,9 @@ def study(words: Sequence[str]) -> None:
     )
     a = parser.parse_intermixed_args(words)
     experiment_of(a)
-    from tuning.study import study as compare_models
+    from tuning.study import run_study
 
-    print(compare_models(a.config, a.overrides, a.models, a.seeds, a.jobs, a.minutes))
+    print(run_study(a.config, a.overrides, a.models, a.seeds, a.jobs, a.minutes))
 
 
 if __name__ == "__main__":

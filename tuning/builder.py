@@ -1,7 +1,8 @@
-"""Tables that trials need: each is built once, by whoever asks first, while others wait.
+"""Tables that trials need. Each is built once, for the first trial that needs it; others wait.
 
-H is a prefix of the stored neighbours, rho is the model's, and the values of k and mu that a space
-lists are built before the first trial. A mu drawn from an interval is built when its trial asks.
+The values of k and mu that a space lists are built before the first trial; a mu drawn from an
+interval is built when its trial starts. Other keys need no tables of their own: num_neighbors reads
+a prefix of the stored neighbors, and rho is applied by the model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mdsrec import table_names, tables
 from mdsrec.config import Experiment
-from tuning.stages import Run
+from tuning.stages import RunSpec
 
 
-def tables_of(experiment: Experiment) -> set[str]:
-    """The tables that differ between trials: neighbours by mu, centres by k, the graph's."""
+def varying_tables(experiment: Experiment) -> set[str]:
+    """Return the tables that can differ between trials.
+
+    These are the co-occurrence table, the neighbors (by mu) and the centers (by k).
+    """
     needs = experiment.model.needs
     found = {table_names.cooccurrence_name(experiment)} if needs.cooccurrence else set()
     for modality in experiment.modalities:
@@ -34,33 +38,38 @@ def tables_of(experiment: Experiment) -> set[str]:
     return found
 
 
-class Builder:
-    """Answers one caller after the other; `folder` is where the configuration's paths start."""
+class TableBuilder:
+    """Ray actor that builds tables, one request at a time.
+
+    Relative paths in the configuration start at `folder`.
+    """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._standing: set[str] = set()
+        self._complete: set[str] = set()
 
     def build(self, config: str, overrides: Sequence[str], experiment: Experiment) -> list[str]:
-        """Have `python -m etl CONFIG OVERRIDES`, which is `experiment`, make what does not stand ->
-        the tables that it made. InputError with the stage's last line if it fails.
+        """Run `python -m etl CONFIG OVERRIDES` if a table is missing; return the tables it built.
+
+        `experiment` is the loaded configuration. Raises InputError if the ETL fails.
         """
-        wanted = tables_of(experiment)
-        if wanted <= self._standing:
+        needed = varying_tables(experiment)
+        if needed <= self._complete:
             return []
-        before = _fingerprints(experiment.root, wanted)
-        Run("tables", config, list(overrides)).stage("etl", folder=self._folder)
-        self._standing |= wanted
-        after = _fingerprints(experiment.root, wanted)
-        return sorted(name for name in wanted if after[name] != before[name])
+        before = _fingerprints(experiment.root, needed)
+        RunSpec("tables", config, list(overrides)).run_stage("etl", folder=self._folder)
+        self._complete |= needed
+        after = _fingerprints(experiment.root, needed)
+        return sorted(name for name in needed if after[name] != before[name])
 
 
-def start_builder() -> Any:
-    """The one of this sweep, a process beside the driver's, where the configuration lies."""
+def start_table_builder() -> Any:
+    """Start the actor on the driver's node, where the configuration file is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Builder).options(num_cpus=0, scheduling_strategy=here).remote(str(Path.cwd()))
+    actor = ray.remote(TableBuilder).options(num_cpus=0, scheduling_strategy=here)
+    return actor.remote(str(Path.cwd()))
 
 
-def _fingerprints(root: str, wanted: set[str]) -> Mapping[str, str | None]:
-    found = {name: tables.read_manifest(tables.table_uri(root, name)) for name in wanted}
+def _fingerprints(root: str, names: set[str]) -> Mapping[str, str | None]:
+    found = {name: tables.read_manifest(tables.table_uri(root, name)) for name in names}
     return {name: manifest.fingerprint if manifest else None for name, manifest in found.items()}

@@ -1,4 +1,4 @@
-"""How many trials a cluster holds at a time."""
+"""The number of trials that a cluster can run in parallel."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.distributed.ray_session import capacity, uses_gpu
 
-# What a process that drives a trial's workers asks for. No CPU: after a loss of nodes, drivers that
-# hold shares of the last one would wait for each other's for ever.
-DRIVER = {"memory": 512 << 20}
+# Resources of the process that drives the workers of a trial. It takes no CPU: after a loss of
+# nodes, drivers that hold shares of the last node would wait for each other forever.
+DRIVER_RESOURCES = {"memory": 512 << 20}
 SLACK = 1e-6  # Ray counts in ten-thousandths
 
 
@@ -20,8 +20,8 @@ class Machine(NamedTuple):
     gpus: float
 
 
-class Size(NamedTuple):
-    """Of a trial: its workers, and what each takes."""
+class TrialSize(NamedTuple):
+    """The number of workers of a trial, and the resources of each worker."""
 
     workers: int
     cpus: float
@@ -32,40 +32,44 @@ class Size(NamedTuple):
         return f"{self.workers} workers of {self.cpus:g} CPUs{gpu}"
 
 
-def size_of(experiment: Experiment) -> Size:
+def trial_size(experiment: Experiment) -> TrialSize:
     config = experiment.train
-    return Size(config.num_workers, config.cpus_per_worker, int(uses_gpu(experiment)))
+    return TrialSize(config.num_workers, config.cpus_per_worker, int(uses_gpu(experiment)))
 
 
-def machines() -> list[Machine]:
-    """The cluster's nodes, and one more for what its autoscaler may add."""
+def cluster_machines() -> list[Machine]:
+    """Return the nodes of the cluster, and one more for the resources its autoscaler may add."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     found = [Machine(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
     most = capacity()
-    grown = Machine(
+    to_add = Machine(
         most["CPU"] - sum(m.cpus for m in found), most["GPU"] - sum(m.gpus for m in found)
     )
-    return [*found, grown] if max(grown) > SLACK else found
+    return [*found, to_add] if max(to_add) > SLACK else found
 
 
-def trials_at_once(size: Size, machines: Sequence[Machine], at_most: int) -> int:
-    """How many trials have room beside each other. InputError if there is none for one, which would
-    wait for ever.
+def max_parallel_trials(size: TrialSize, machines: Sequence[Machine], limit: int) -> int:
+    """Return the number of trials that fit on the machines at once, at most `limit`.
+
+    Raises InputError if not even one fits; it would wait forever.
     """
     free, count = list(machines), 0
-    while count < at_most and _place(size, free):
+    while count < limit and _reserve(size, free):
         count += 1
     if not count:
         has = " + ".join(f"{m.cpus:g} CPUs, {m.gpus:g} GPUs" for m in machines)
         raise InputError(
-            f"a trial takes {size}; the cluster has {has}: lower train.num_workers or "
+            f"a trial needs {size}; the cluster has {has}: lower train.num_workers or "
             "train.cpus_per_worker"
         )
     return count
 
 
-def _place(size: Size, free: list[Machine]) -> bool:
-    """Take a trial's share of the free machines, if there is room; its workers may lie apart."""
+def _reserve(size: TrialSize, free: list[Machine]) -> bool:
+    """Subtract a trial from the free resources. Return False if it does not fit.
+
+    The workers of a trial may run on different machines.
+    """
     for _ in range(size.workers):
         fitting = [
             at

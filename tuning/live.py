@@ -1,48 +1,75 @@
-"""A sweep while it runs: a table that is drawn anew on a terminal, lines elsewhere."""
+"""Progress of a running sweep: a live table on a terminal, log lines elsewhere."""
 
 import logging
-import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Self, TextIO
 
-from tuning.trials import METRIC, Records, Trial
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
-SHOWN = 8  # trials in the table
+from tuning.trials import METRIC, Trial, TrialStore, best_first, format_score, format_values
+
+NUM_SHOWN = 8  # trials in the live table
+HEADER = ("trial", "state", "values", "epochs", METRIC)
+NUM_TEXT_COLUMNS = 3
 
 log = logging.getLogger("tuning")
 
 
-class Live:
-    """Call it with the trial that something is new of."""
+class SweepDisplay:
+    """Live table of a sweep, a context manager. `stream` is stderr by default.
 
-    def __init__(self, records: Records, num_trials: int, stream: TextIO = sys.stderr) -> None:
-        self._records, self._num_trials, self._stream = records, num_trials, stream
-        self._drawn, self._began = 0, time.monotonic()
+    If the stream is not a terminal, each ended trial is a log line instead.
+    """
 
-    def __call__(self, trial: Trial) -> None:
-        if self._stream.isatty():
-            self._draw()
+    def __init__(self, store: TrialStore, num_trials: int, stream: TextIO | None = None) -> None:
+        self._store, self._num_trials = store, num_trials
+        self._start = time.monotonic()
+        console = Console(file=stream, stderr=True)
+        draws = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, auto_refresh=False) if draws else None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, trial: Trial) -> None:
+        """Show a new report of the trial, or that it has ended."""
+        if self._live:
+            self._live.update(self._table(), refresh=True)
         elif trial.state != "running":
-            log.info("%s; %s", line_of(trial), self._counted())
+            log.info("%s; %s", trial_line(trial), self._summary())
 
-    def _draw(self) -> None:
-        columns = shutil.get_terminal_size().columns - 1
-        lines = [self._counted(), *table(list(self._records.trials.values()), SHOWN)]
-        up = f"\x1b[{self._drawn}F" if self._drawn else ""
-        text = "".join(f"\x1b[2K{line[:columns]}\n" for line in lines)
-        self._stream.write(f"{up}{text}\x1b[J")
-        self._stream.flush()
-        self._drawn = len(lines)
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        for at, name in enumerate(HEADER):
+            is_text = at < NUM_TEXT_COLUMNS
+            table.add_column(name, justify="left" if is_text else "right", no_wrap=name != "values")
+        for row in table_rows(list(self._store.trials.values()), NUM_SHOWN):
+            table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
+        return Group(Text(self._summary()), table)
 
-    def _counted(self) -> str:
-        """7 of 40 trials: 3 finished, 4 stopped; 312 s"""
-        ended = self._records.ended()
+    def _summary(self) -> str:
+        """Return `7 of 40 trials: 3 finished, 4 stopped; 312 s`."""
+        ended = self._store.ended()
         states = Counter(trial.state for trial in ended)
         by_state = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._start
         return (
             f"{len(ended)} of {self._num_trials} trials"
             + (f": {by_state}" if by_state else "")
@@ -50,37 +77,20 @@ class Live:
         )
 
 
-def line_of(trial: Trial) -> str:
-    """What came of a trial, in a line."""
+def trial_line(trial: Trial) -> str:
+    """Return the result of an ended trial as one line."""
     if trial.state == "failed":
         return f"trial {trial.number} failed: {trial.cause}"
     return (
-        f"trial {trial.number} {trial.state} after {trial.epochs} epochs: valid {METRIC} "
-        f"{trial.best:.4f} with {in_words(trial.values)}"
+        f"trial {trial.number} {trial.state} after {trial.epochs} epochs: validation {METRIC} "
+        f"{trial.score:.4f} with {format_values(trial.values)}"
     )
 
 
-def table(trials: Sequence[Trial], count: int) -> list[str]:
-    """The best `count` trials, and those that run."""
-    ranked = sorted(trials, key=lambda t: (-t.best if t.best == t.best else 1.0, t.number))
-    shown = [t for at, t in enumerate(ranked) if at < count or t.state == "running"]
-    rows = [
-        f"{t.number:>5}  {t.state:<8}  {t.epochs:>6}  {figure(t.best)}  {in_words(t.values)}"
+def table_rows(trials: Sequence[Trial], count: int) -> list[list[str]]:
+    """Return a row of HEADER for each of the best `count` trials and each running trial."""
+    shown = [t for at, t in enumerate(best_first(trials)) if at < count or t.state == "running"]
+    return [
+        [str(t.number), t.state, format_values(t.values), f"{t.epochs:,}", format_score(t.score)]
         for t in shown
     ]
-    return [f"trial  state     epochs  {METRIC}  values", *rows]
-
-
-def figure(value: float) -> str:
-    return f"{value:7.4f}" if value == value else "      -"
-
-
-def in_words(values: dict[str, Any]) -> str:
-    """num_neighbors 10, rho text 0.3 image 0.7"""
-    return ", ".join(f"{key.split('.', 1)[1]} {_value(value)}" for key, value in values.items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{name} {share:g}" for name, share in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)

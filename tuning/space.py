@@ -1,7 +1,8 @@
-"""A space of [tune] as what optuna draws from, and what is drawn as values of the experiment.
+"""The space of [tune] as Optuna distributions, and Optuna's parameters as values of the experiment.
 
-A domain has a parameter of its own: a number, or the place in its list. A simplex has one a name, u
-in (0, 1): shares are -log u over their sum, uniform on the simplex where each u is.
+A domain is one parameter: a number, or an index into the list of a choice. A simplex is one
+parameter u in (0, 1) per name; the shares are -log u divided by their sum. If the u are uniform,
+the shares are uniform on the simplex.
 """
 
 import math
@@ -17,12 +18,12 @@ Space = Mapping[str, Domain]
 Values = dict[str, Any]  # by the experiment's dotted keys
 Params = dict[str, Any]
 
-EDGE = 1e-9  # of (0, 1), where log u is finite and not zero
-DIGITS = 6
+EDGE = 1e-9  # distance of u from 0 and 1, where -log u is infinite or 0
+DIGITS = 6  # of drawn values
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Of every parameter of the domains."""
+    """Return the distribution of every parameter."""
     found: dict[str, BaseDistribution] = {}
     for key, domain in space.items():
         if domain.choice is not None:
@@ -38,7 +39,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 
 
 def values_of(space: Space, params: Params) -> Values:
-    """What the parameters mean."""
+    """Convert Optuna's parameters to values of the experiment's keys."""
     values: Values = {}
     for key, domain in space.items():
         if domain.choice is not None:
@@ -53,7 +54,7 @@ def values_of(space: Space, params: Params) -> Values:
 
 
 def rounded_shares(shares: list[float]) -> list[float]:
-    """Shares of few digits that sum to 1; the largest takes what rounding left."""
+    """Round shares to DIGITS. The largest absorbs the rounding error, so that they sum to 1."""
     rounded = [round(share, DIGITS) for share in shares]
     largest = max(range(len(rounded)), key=rounded.__getitem__)
     others = math.fsum(rounded[:largest] + rounded[largest + 1 :])
@@ -61,8 +62,11 @@ def rounded_shares(shares: list[float]) -> list[float]:
     return rounded
 
 
-def points(space: Space) -> list[Values]:
-    """Every combination of the finite domains' values, the last key the fastest; [{}] of none."""
+def grid_points(space: Space) -> list[Values]:
+    """Return every combination of the values; the last key changes fastest.
+
+    Every domain must be finite. An empty space has one point: [{}].
+    """
     return [
         dict(zip(space, chosen, strict=True))
         for chosen in product(*(finite_values(domain) for domain in space.values()))
@@ -70,21 +74,20 @@ def points(space: Space) -> list[Values]:
 
 
 def finite_values(domain: Domain) -> list[Any]:
-    """The values of a choice, a grid or a simplex with steps."""
+    """Return the values of a choice, a grid or a simplex with steps."""
     if domain.simplex is not None:
         assert domain.steps
-        of_steps = _compositions(domain.steps, len(domain.simplex))
         return [
             dict(
                 zip(domain.simplex, rounded_shares([n / domain.steps for n in parts]), strict=True)
             )
-            for parts in of_steps
+            for parts in _compositions(domain.steps, len(domain.simplex))
         ]
     return list(domain.grid if domain.grid is not None else domain.choice or ())
 
 
 def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
-    """Every way to write `total` as a sum of so many numbers from 0 on, in order."""
+    """Yield every way to write `total` as an ordered sum of `parts` numbers >= 0."""
     if parts == 1:
         yield (total,)
         return

@@ -1,4 +1,4 @@
-"""Runs made by their stages, as a user would make them: what stands is not made again."""
+"""Runs made by the command-line stages, as a user would make them. Finished stages are skipped."""
 
 import subprocess
 import sys
@@ -11,13 +11,13 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.table_names import run_uri
+from mdsrec.run_paths import RunPaths
 
 
-class Run(NamedTuple):
-    """One training of a study, and what the study calls its kind."""
+class RunSpec(NamedTuple):
+    """A configuration file with the overrides of one run. Runs with the same label share tables."""
 
-    kind: str
+    label: str
     config: str
     overrides: list[str]
 
@@ -26,12 +26,13 @@ class Run(NamedTuple):
         return load_experiment(self.config, self.overrides)
 
     @property
-    def uri(self) -> str:
-        return run_uri(self.experiment)
+    def paths(self) -> RunPaths:
+        return RunPaths.of(self.experiment)
 
-    def stage(self, name: str, *flags: str, folder: str | None = None) -> None:
-        """Run `python -m NAME` on it from `folder`, or from here; InputError with its last line if
-        it fails.
+    def run_stage(self, name: str, *flags: str, folder: str | None = None) -> None:
+        """Run `python -m NAME` on the configuration, in `folder` or else the current folder.
+
+        Raises InputError with the command's last line if it fails.
         """
         command = [sys.executable, "-m", name, self.config, *self.overrides, *flags]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -39,43 +40,47 @@ class Run(NamedTuple):
             raise InputError(f"{' '.join(command)}: {(done.stderr or '?').splitlines()[-1]}")
 
     def history(self) -> dict[str, Any]:
-        """What training said of it; empty before its first epoch."""
-        return files.read_json(f"{self.uri}/history.json")
+        """Return history.json, or {} before the first epoch has ended."""
+        return files.read_json(self.paths.history)
 
 
-class Outcome(NamedTuple):
-    made: list[Run]  # trained to the end and ranked
-    failed: list[str]  # why, of each run that failed
-    left: list[Run]  # for which there was no time
+class BatchResult(NamedTuple):
+    """The result of `train_and_rank`."""
+
+    finished: list[RunSpec]
+    failed: list[str]  # an error per failed run
+    left: list[RunSpec]  # unfinished when the time was over
 
 
-def make(runs: Sequence[Run], jobs: int, minutes: float | None = None) -> Outcome:
-    """Train and rank every run, `jobs` at a time, until the minutes are over; a run that fails
-    leaves the others to go on. The data set's tables are made first, once for each kind.
+def train_and_rank(runs: Sequence[RunSpec], jobs: int, minutes: float | None = None) -> BatchResult:
+    """Train and rank every run, `jobs` in parallel, until the minutes are over.
+
+    The tables are built first, once per label. If a run fails, the others continue.
     """
-    end = None if minutes is None else time.monotonic() + 60 * minutes
-    for any_seed in {run.kind: run for run in runs}.values():
-        any_seed.stage("etl")
-    outcome = Outcome([], [], [])
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    for any_seed in {run.label: run for run in runs}.values():
+        any_seed.run_stage("etl")
+    result = BatchResult([], [], [])
     with ThreadPoolExecutor(jobs) as pool:
-        for run, how in zip(runs, pool.map(lambda run: _made(run, end), runs), strict=True):
-            if isinstance(how, str):
-                outcome.failed.append(how)
+        outcomes = pool.map(lambda run: _train_and_rank_one(run, deadline), runs)
+        for run, outcome in zip(runs, outcomes, strict=True):
+            if isinstance(outcome, str):
+                result.failed.append(outcome)
             else:
-                (outcome.made if how else outcome.left).append(run)
-    return outcome
+                (result.finished if outcome else result.left).append(run)
+    return result
 
 
-def _made(run: Run, end: float | None) -> bool | str:
-    """Whether the run was made before `end`, or why it failed."""
-    left = None if end is None else (end - time.monotonic()) / 60
-    if left is not None and left <= 0:
+def _train_and_rank_one(run: RunSpec, deadline: float | None) -> bool | str:
+    """Return True if the run was finished before the deadline, or the error if it failed."""
+    minutes = None if deadline is None else (deadline - time.monotonic()) / 60
+    if minutes is not None and minutes <= 0:
         return False
     try:
-        run.stage("training", *([] if left is None else [f"--minutes={left}"]))
+        run.run_stage("training", *([] if minutes is None else [f"--minutes={minutes}"]))
         if not run.history().get("finished"):
             return False
-        run.stage("evaluation")
+        run.run_stage("evaluation")
     except InputError as error:
         return str(error)
     print(f"{run.experiment.name} is trained and ranked", file=sys.stderr, flush=True)

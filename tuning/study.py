@@ -1,9 +1,8 @@
-"""Models over several seeds on one data set under one budget: Table 2 of the paper.
+"""Models over several seeds on one data set: Table 2 of the paper.
 
-Every run has the data, the optimizer's settings, the budget and the evaluation of one
-configuration, and what its section [study.MODEL] lays over them. Figures are means over users and
-seeds, with 95% intervals of a bootstrap over users; a model and MDSRec are set against each other
-on the same test events.
+All runs share the data, the optimizer, the budget and the evaluation of one configuration; the
+section [study.MODEL] overrides keys for one model. Metrics are means over test events and seeds,
+with 95% intervals of a bootstrap over users. Each model is compared with MDSRec on the same events.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,27 +10,24 @@ from itertools import product
 from statistics import mean
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.baselines import itemknn_events
-from evaluation.metrics.bootstrap import Users, difference
-from evaluation.metrics.events import Events, events_of
+from evaluation.metrics.bootstrap import UserSums, difference
+from evaluation.metrics.events import Events, read_events
 from evaluation.ranking import POPULARITY
 from mdsrec import files
 from mdsrec.config import Experiment
-from mdsrec.config.loading import load_experiment
+from mdsrec.config.loading import load_experiment, to_overrides
 from mdsrec.config.models import sections
 from mdsrec.errors import InputError
-from tuning.overrides import overrides_of
-from tuning.stages import Run, make
+from mdsrec.text import markdown_table
+from tuning.stages import RunSpec, train_and_rank
 
-Floats = NDArray[np.float64]
-
-FIRST = "mdsrec"  # what the others are set against
+REFERENCE = "mdsrec"  # the model that the others are compared with
 SHAPE = ("dim", "max_length", "num_layers", "num_heads", "inner_dim", "modalities")
 
 
-def study(
+def run_study(
     config: str,
     overrides: Sequence[str],
     models: Sequence[str],
@@ -39,125 +35,132 @@ def study(
     jobs: int = 1,
     minutes: float | None = None,
 ) -> str:
-    """Make what is left of the study's runs -> its table as Markdown, which stands in
-    `<root>/studies/NAME.md` too. InputError at the end if a run failed.
+    """Make the runs that are left and return the study's table as Markdown.
+
+    The finished table is also written to `<root>/studies/NAME.md`. Raises InputError at the end if
+    a run failed.
     """
     experiment = load_experiment(config, overrides)
-    runs = list(runs_of(experiment, config, overrides, models, seeds))
+    runs = list(study_runs(experiment, config, overrides, models, seeds))
     for run in runs:
-        _ = run.experiment  # what is wrong with one is said before any begins
-    outcome = make(runs, jobs, minutes)
-    shown = "no run is made yet"
-    if outcome.made:
-        shown = table_of(experiment, outcome.made, floors_of(experiment, outcome.made[0]))
-    if outcome.left:
-        shown += f"\n\n{len(outcome.left)} of {len(runs)} runs are left: the same command goes on"
+        _ = run.experiment  # raises for a mistake in any run before the first one starts
+    result = train_and_rank(runs, jobs, minutes)
+    text = "no run is finished yet"
+    if result.finished:
+        baselines = baseline_events(experiment, result.finished[0])
+        text = study_table(experiment, result.finished, baselines)
+    if result.left:
+        text += f"\n\n{len(result.left)} of {len(runs)} runs are left: the same command continues"
     else:
         uri = f"{experiment.root}/studies/{experiment.name}.md"
-        files.write_bytes(uri, f"{shown}\n".encode())
-        shown += f"\n\n{uri}"
-    if outcome.failed:
-        print(shown)
-        raise InputError("; ".join(outcome.failed))
-    return shown
+        files.write_bytes(uri, f"{text}\n".encode())
+        text += f"\n\n{uri}"
+    if result.failed:
+        print(text)
+        raise InputError("; ".join(result.failed))
+    return text
 
 
-def runs_of(
+def study_runs(
     experiment: Experiment,
     config: str,
     overrides: Sequence[str],
     models: Sequence[str],
     seeds: int,
-) -> Iterator[Run]:
-    """A run for each seed and model; InputError for a model that there is not."""
+) -> Iterator[RunSpec]:
+    """Yield a run for each seed and model. Raises InputError for an unknown model."""
     known = sections()
     for name in (*models, *experiment.study):
         if name not in known:
-            raise InputError(f"no model {name!r}; there is {', '.join(known)}")
+            raise InputError(f"unknown model {name!r}; choose from {', '.join(known)}")
     for seed, name in product(range(seeds), models or known):
-        identity = [f"name={experiment.name}-{name}-{seed}", f"seed={seed}"]
-        words = [*overrides, *words_of(experiment, name), *identity]
-        yield Run(name, config, words)
+        run_keys = [f"name={experiment.name}-{name}-{seed}", f"seed={seed}"]
+        yield RunSpec(name, config, [*overrides, *model_overrides(experiment, name), *run_keys])
 
 
-def words_of(experiment: Experiment, name: str) -> list[str]:
-    """The overrides that make the experiment one of the model `name`.
+def model_overrides(experiment: Experiment, name: str) -> list[str]:
+    """Return the overrides that turn the experiment into one of the model `name`.
 
-    Another model than the configuration's keeps the shape of its [model] (SHAPE), as far as it has
-    those keys, and has its own defaults beside it.
+    A model other than the configuration's takes over the keys of SHAPE that it has too. Its other
+    keys have their defaults.
     """
-    words = []
+    overrides = []
     if name != experiment.model.name:
         shape = experiment.model.model_dump(mode="json", include=set(SHAPE), exclude_unset=True)
-        of_model = sections()[name].model_fields
-        kept = {key: value for key, value in shape.items() if key in of_model}
-        words = [f'model={{name = "{name}"}}', *overrides_of({"model": kept})]
-    return words + list(overrides_of(experiment.study.get(name, {})))
+        own_keys = sections()[name].model_fields
+        shared = {key: value for key, value in shape.items() if key in own_keys}
+        overrides = [f'model={{name = "{name}"}}', *to_overrides({"model": shared})]
+    return overrides + list(to_overrides(experiment.study.get(name, {})))
 
 
-def floors_of(experiment: Experiment, run: Run) -> dict[str, Events]:
-    """What needs no training: the items' popularity, and what was met beside a history."""
+def baseline_events(experiment: Experiment, run: RunSpec) -> dict[str, Events]:
+    """Return the test metrics of the baselines without training: popularity and item-kNN."""
     cutoffs = experiment.eval.cutoffs
     return {
-        POPULARITY: events_of(run.uri, cutoffs, POPULARITY),
+        POPULARITY: read_events(run.paths.uri, cutoffs, POPULARITY),
         "itemknn": itemknn_events(experiment, cutoffs),
     }
 
 
-def table_of(experiment: Experiment, runs: Sequence[Run], floors: Mapping[str, Events]) -> str:
-    """A row a floor, and one a model from the runs that are made."""
+def study_table(
+    experiment: Experiment, runs: Sequence[RunSpec], baselines: Mapping[str, Events]
+) -> str:
+    """Return a Markdown table with a row per baseline and per model."""
     cutoffs = experiment.eval.cutoffs
-    names = [f"{metric}@{n}" for metric, n in product(("recall", "ndcg"), cutoffs)]
+    metrics = [f"{metric}@{n}" for metric, n in product(("recall", "ndcg"), cutoffs)]
     compared = [f"{metric}@{cutoffs[0]}" for metric in ("recall", "ndcg")]
-    by_model: dict[str, list[Run]] = {}
+    runs_of_model: dict[str, list[RunSpec]] = {}
     for run in runs:
-        by_model.setdefault(run.kind, []).append(run)
-    events = {model: _events(of, cutoffs) for model, of in by_model.items()}
+        runs_of_model.setdefault(run.label, []).append(run)
+    events_of_model = {model: _mean_events(of, cutoffs) for model, of in runs_of_model.items()}
+    reference = events_of_model.get(REFERENCE)
     rows = [
-        [name, *_means(floor, names), *_apart(floor, events, compared), "", "", "", ""]
-        for name, floor in floors.items()
+        [name, *_means(events, metrics), *_differences(events, reference, compared), *[""] * 4]
+        for name, events in baselines.items()
     ]
-    for model, of in by_model.items():
-        found = events[model]
-        apart = _apart(found, events, compared) if model != FIRST else [""] * len(compared)
-        rows.append([f"{model} ({len(of)})", *_means(found, names), *apart, *_cost(of)])
-    header = ["model (seeds)", *names, *(f"{name}, less {FIRST}'s" for name in compared)]
-    return markdown([*header, "parameters", "prefixes/s", "seconds to best", "best epoch"], rows)
+    for model, seeds in runs_of_model.items():
+        events = events_of_model[model]
+        other = reference if model != REFERENCE else None
+        differences = _differences(events, other, compared)
+        rows.append(
+            [f"{model} ({len(seeds)})", *_means(events, metrics), *differences, *_cost(seeds)]
+        )
+    header = ["model (seeds)", *metrics, *(f"{name} minus {REFERENCE}'s" for name in compared)]
+    cost = ["parameters", "prefixes/s", "seconds to best", "best epoch"]
+    return markdown_table([*header, *cost], rows)
 
 
-def _events(runs: Sequence[Run], cutoffs: tuple[int, ...]) -> Events:
-    """The test events' metrics, each the mean over the runs."""
-    first, *others = (events_of(run.uri, cutoffs) for run in runs)
+def _mean_events(runs: Sequence[RunSpec], cutoffs: tuple[int, ...]) -> Events:
+    """Return the metrics of each test event as the mean over the runs."""
+    first, *others = (read_events(run.paths.uri, cutoffs) for run in runs)
     return first._replace(values=np.mean([first.values, *(o.values for o in others)], axis=0))
 
 
 def _means(events: Events, names: Sequence[str]) -> list[str]:
-    users = Users.of(events.users, events.values)
+    """Return `mean [low, high]` of each metric."""
+    users = UserSums.from_events(events.users, events.values)
     means, intervals = users.means(), users.intervals()
-    places = [events.names.index(name) for name in names]
-    return [f"{means[at]:.4f} [{intervals[at][0]:.4f}, {intervals[at][1]:.4f}]" for at in places]
+    columns = [events.names.index(name) for name in names]
+    return [f"{means[at]:.4f} [{intervals[at][0]:.4f}, {intervals[at][1]:.4f}]" for at in columns]
 
 
-def _apart(events: Events, of_models: Mapping[str, Events], names: Sequence[str]) -> list[str]:
-    """How far from MDSRec on the same events; empty where it is no part of the study."""
-    if FIRST not in of_models:
+def _differences(events: Events, other: Events | None, names: Sequence[str]) -> list[str]:
+    """Return the difference from `other` on the same events; empty cells without `other`."""
+    if other is None:
         return [""] * len(names)
-    apart = difference(events.users, events.values, of_models[FIRST].values)
-    return [apart.words(events.names.index(name)) for name in names]
+    found = difference(events.users, events.values, other.values)
+    return [found.text(events.names.index(name)) for name in names]
 
 
-def _cost(runs: Sequence[Run]) -> list[str]:
-    """Parameters, the pace of training and the time to the best epoch, means over the runs; which
-    epoch of how many is the best of each.
+def _cost(runs: Sequence[RunSpec]) -> list[str]:
+    """Return the cells on training.
+
+    These are the parameters, the mean speed, the mean time to the best epoch, and the best epoch of
+    each run.
     """
     histories = [run.history() for run in runs]
-    paces = [mean(e["prefixes_per_second"] for e in h["epochs"]) for h in histories]
+    speeds = [mean(e["prefixes_per_second"] for e in h["epochs"]) for h in histories]
     to_best = [sum(e["seconds"] for e in h["epochs"][: h["best_epoch"] + 1]) for h in histories]
     best = ", ".join(f"{h['best_epoch'] + 1} of {len(h['epochs'])}" for h in histories)
     parameters = f"{histories[0]['num_parameters']:,}"
-    return [parameters, f"{mean(paces):,.0f}", f"{mean(to_best):,.0f}", best]
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [parameters, f"{mean(speeds):,.0f}", f"{mean(to_best):,.0f}", best]

@@ -1,4 +1,4 @@
-"""A sweep over the space of an experiment's [tune], on Ray Tune."""
+"""A sweep over the space of an experiment's section [tune], on Ray Tune."""
 
 import json
 import logging
@@ -13,31 +13,29 @@ from ray import tune
 
 from mdsrec import files
 from mdsrec.config import Experiment
-from mdsrec.config.loading import load_experiment
+from mdsrec.config.loading import load_experiment, to_overrides
 from mdsrec.errors import InputError
 from training.distributed.ray_session import ray_session
-from training.lifecycle.lease import only_writer
-from training.lifecycle.stopping import asking
-from tuning.asked import AskedToStop
-from tuning.builder import start_builder
-from tuning.capacity import DRIVER, machines, size_of, trials_at_once
-from tuning.live import Live
-from tuning.overrides import overrides_of
+from training.lifecycle.lease import run_lease
+from training.lifecycle.stopping import stop_on_request
+from tuning.builder import start_table_builder
+from tuning.capacity import DRIVER_RESOURCES, cluster_machines, max_parallel_trials, trial_size
+from tuning.live import SweepDisplay
 from tuning.plan import Plan
-from tuning.ray_tune.callbacks import Journal
-from tuning.ray_tune.scheduler import Halving
-from tuning.ray_tune.searcher import PlannedSearch
+from tuning.ray_tune.callbacks import StopFileStopper, TrialRecorder
+from tuning.ray_tune.scheduler import ResumableASHA
+from tuning.ray_tune.searcher import PlanSearcher
 from tuning.ray_tune.trainable import run_trial
 from tuning.space import Values, finite_values
-from tuning.trials import Records, Trial, sweep_uri
+from tuning.trials import Trial, TrialStore, sweep_uri
 
 log = logging.getLogger("tuning")
 
-FREE = ("hours", "concurrent")  # keys of [tune] that a sweep may go on with other values of
+CHANGEABLE = ("hours", "concurrent")  # keys of [tune] that may differ when a sweep is resumed
 
 
 class Sweep:
-    """An experiment, its space and what is known of its trials."""
+    """An experiment, its search space and its trials."""
 
     def __init__(self, config: str, overrides: Sequence[str]) -> None:
         self.config, self.overrides = config, list(overrides)
@@ -47,158 +45,175 @@ class Sweep:
             raise InputError(f"{config}: there is no section [tune.space], so nothing to search")
         self.uri = sweep_uri(self.experiment)
         self.plan = Plan(self.tune, self.experiment.seed)
-        self.records = Records(self.uri)
+        self.store = TrialStore(self.uri)
 
-    def words(self, values: Values, **more: Any) -> list[str]:
-        """What overrides make the experiment one with these values."""
-        return [*self.overrides, *overrides_of(values), *overrides_of(more)]
+    def overrides_for(self, values: Values, **more: Any) -> list[str]:
+        """Return the overrides that give the experiment these values, with `more` laid over."""
+        return [*self.overrides, *to_overrides(values), *to_overrides(more)]
 
-    def experiments(self, trial: Trial) -> list[Experiment]:
-        """A trial's, one a seed."""
+    def experiments_of(self, trial: Trial) -> list[Experiment]:
+        """Return the experiment of each seed of a trial."""
         return [
-            load_experiment(self.config, self.words(trial.values, **self.identity(trial, seed)))
+            load_experiment(
+                self.config, self.overrides_for(trial.values, **self.run_keys(trial, seed))
+            )
             for seed in range(self.tune.seeds)
         ]
 
-    def identity(self, trial: Trial, seed: int) -> dict[str, Any]:
-        """Name and seed of a trial's run."""
+    def run_keys(self, trial: Trial, seed: int) -> dict[str, Any]:
+        """Return the name and seed of a trial's run."""
         name = f"{self.experiment.name}-{trial.number:05d}"
         suffix = f"-{seed}" if self.tune.seeds > 1 else ""
         return {"name": f"{name}{suffix}", "seed": self.experiment.seed + seed}
 
     def check_values(self) -> None:
-        """InputError for the first value of the space that makes no experiment."""
+        """Raise InputError for the first value of the space that the configuration refuses.
+
+        Of an interval the bounds are checked, of a simplex without steps the equal shares.
+        """
         for key, domain in self.tune.space.items():
             values = finite_values(domain) if domain.is_finite else domain.uniform
             for value in values or domain.loguniform or ():
-                load_experiment(self.config, self.words({key: value}))
+                load_experiment(self.config, self.overrides_for({key: value}))
             if domain.simplex and not domain.steps:
                 even = dict.fromkeys(domain.simplex, 1 / len(domain.simplex))
-                load_experiment(self.config, self.words({key: even}))
+                load_experiment(self.config, self.overrides_for({key: even}))
 
-    def claim(self, resume: bool) -> None:
-        """InputError if the name belongs to another sweep, or to one to `--resume`."""
+    def claim_name(self, resume: bool) -> None:
+        """Write sweep.json, which binds the sweep's name to its configuration and space.
+
+        Raises InputError if the name belongs to another sweep, or to an unfinished one that is not
+        to be resumed.
+        """
         uri = f"{self.uri}/sweep.json"
-        settings = self.tune.model_dump(mode="json", exclude=set(FREE))
-        mine = {"experiment": self.experiment.identity(), "tune": settings}
-        mine = json.loads(json.dumps(mine))
-        standing = files.read_json(uri)
-        if standing and standing != mine:
+        settings = self.tune.model_dump(mode="json", exclude=set(CHANGEABLE))
+        identity = {"experiment": self.experiment.identity(), "tune": settings}
+        identity = json.loads(json.dumps(identity))
+        found = files.read_json(uri)
+        if found and found != identity:
             raise InputError(
                 f"sweep {self.experiment.name} has another configuration or space: choose another "
                 f"name, or delete {self.uri}"
             )
-        if standing and not resume and not self.is_done:
+        if found and not resume and not self.is_done:
             raise InputError(
-                f"sweep {self.experiment.name} has {len(self.records.ended())} of "
-                f"{self.plan.num_trials} trials: go on with --resume, or choose another name"
+                f"sweep {self.experiment.name} has {len(self.store.ended())} of "
+                f"{self.plan.num_trials} trials: continue it with --resume, or choose another name"
             )
-        files.write_json(uri, mine)
+        files.write_json(uri, identity)
 
     @property
     def is_done(self) -> bool:
-        return len(self.records.ended()) == self.plan.num_trials
+        return len(self.store.ended()) == self.plan.num_trials
 
 
 def run_sweep(sweep: Sweep, resume: bool) -> None:
-    """Make what is left of the sweep's trials, until its hours are over.
+    """Run the remaining trials of the sweep, until `tune.hours` are over.
 
-    InputError if the cluster has no room for one trial, before anything is built.
+    Raises InputError, before any table is built, if the cluster has no room for one trial.
     """
     sweep.check_values()
     files.check_root(sweep.experiment.root)
-    sweep.claim(resume)
+    sweep.claim_name(resume)
     if sweep.is_done:
         return
-    with only_writer(sweep.uri), ray_session(log_to_driver=False):
-        size = size_of(sweep.experiment)
-        at_once = trials_at_once(size, machines(), sweep.tune.concurrent or sweep.plan.num_trials)
+    with run_lease(sweep.uri), ray_session(log_to_driver=False):
+        size = trial_size(sweep.experiment)
+        limit = sweep.tune.concurrent or sweep.plan.num_trials
+        parallel = max_parallel_trials(size, cluster_machines(), limit)
         log.info(
-            f"{sweep.experiment.name}: {sweep.plan.num_trials} trials of {size}; {at_once} at once"
+            f"{sweep.experiment.name}: {sweep.plan.num_trials} trials of {size}, "
+            f"{parallel} in parallel"
         )
-        builder = start_builder()
-        build_listed(sweep, builder)
-        _tune(sweep, builder, at_once)
+        builder = start_table_builder()
+        build_listed_tables(sweep, builder)
+        _run_trials(sweep, builder, parallel)
 
 
-def build_listed(sweep: Sweep, builder: Any) -> None:
-    """Have the tables stand that the listed values of the space need."""
+def build_listed_tables(sweep: Sweep, builder: Any) -> None:
+    """Build the tables of every mu and k that the space lists."""
     listed = {
         key: finite_values(domain) for key, domain in sweep.tune.space.items() if domain.is_finite
     }
-    mus = sorted({v for key, of in listed.items() if key.startswith("model.mu.") for v in of})
+    mus = sorted(
+        {v for key, values in listed.items() if key.startswith("model.mu.") for v in values}
+    )
     ks = sorted(set(listed.get("model.num_centers", ())))
     graph = sweep.experiment.graph
-    more = [f"graph.mu={[*graph.mu, *mus]}", f"graph.num_centers={[*graph.num_centers, *ks]}"]
-    overrides = [*sweep.overrides, *more]
-    log.info("building what trials need")
+    overrides = [
+        *sweep.overrides,
+        f"graph.mu={[*graph.mu, *mus]}",
+        f"graph.num_centers={[*graph.num_centers, *ks]}",
+    ]
+    log.info("building the tables of the trials")
     built = ray.get(
         builder.build.remote(sweep.config, overrides, load_experiment(sweep.config, overrides))
     )
-    log.info(f"built {', '.join(built) or 'nothing, all stands'}")
+    log.info(f"built {', '.join(built)}" if built else "all tables were already built")
 
 
-def _tune(sweep: Sweep, builder: Any, at_once: int) -> None:
-    halving = None
+def _run_trials(sweep: Sweep, builder: Any, parallel: int) -> None:
+    scheduler = None
     if sweep.tune.scheduler == "asha":
         epochs = sweep.experiment.train.max_epochs
-        halving = Halving(sweep.tune, epochs, sweep.records.reports())
-        _close_stopped(sweep.records, halving)
-        log.info(f"rungs at epochs {', '.join(f'{rung:g}' for rung in halving.rungs())}")
-    search = PlannedSearch(sweep.plan, sweep.records, partial(config_of, sweep, builder))
-    if not search.num_left:
+        scheduler = ResumableASHA(sweep.tune, epochs, sweep.store.report_history())
+        _mark_stopped(sweep.store, scheduler)
+        rungs = ", ".join(f"{rung:g}" for rung in scheduler.rungs())
+        log.info(f"ASHA compares trials after epochs {rungs}")
+    searcher = PlanSearcher(sweep.plan, sweep.store, partial(trial_config, sweep, builder))
+    if not searcher.num_left:
         return
-    live = Live(sweep.records, sweep.plan.num_trials)
-    journal = Journal(sweep.records, halving, sweep.experiments, live)
+    display = SweepDisplay(sweep.store, sweep.plan.num_trials)
+    recorder = TrialRecorder(sweep.store, scheduler, sweep.experiments_of, display.update)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints a table also at verbose = 0
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the loggers' files
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output prints a table even with verbose = 0
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns about the disabled loggers
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, DRIVER),
+        tune.with_resources(run_trial, DRIVER_RESOURCES),
         tune_config=tune.TuneConfig(
-            search_alg=search,
-            scheduler=halving,
-            num_samples=search.num_left,
-            max_concurrent_trials=at_once,
-            trial_name_creator=_name,
-            trial_dirname_creator=_name,
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=searcher.num_left,
+            max_concurrent_trials=parallel,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=sweep.uri,
-            callbacks=[journal],
+            callbacks=[recorder],
             failure_config=tune.FailureConfig(max_failures=sweep.experiment.train.max_failures),
-            stop=AskedToStop(sweep.uri),
+            stop=StopFileStopper(sweep.uri),
             verbose=0,
         ),
     )
     hours = sweep.tune.hours
-    with asking(sweep.uri, hours and 60 * hours):
+    with stop_on_request(sweep.uri, hours and 60 * hours), display:
         tuner.fit()
-    journal.clear()
+    recorder.delete_checkpoints()
 
 
-def _name(trial: Any) -> str:
-    """Of its folder, and in Ray's dashboard."""
+def _trial_name(trial: Any) -> str:
+    """Return the name of the trial's folder, which Ray's dashboard shows too."""
     return f"{trial.config['number']:05d}"
 
 
-def config_of(sweep: Sweep, builder: Any, trial: Trial) -> dict[str, Any]:
-    """What a trial's process is told."""
+def trial_config(sweep: Sweep, builder: Any, trial: Trial) -> dict[str, Any]:
+    """Return the argument of `run_trial`."""
     return {
         "number": trial.number,
-        "told": len(trial.reports),
-        "experiments": [experiment.resolved() for experiment in sweep.experiments(trial)],
+        "num_reported": len(trial.reports),
+        "experiments": [experiment.resolved() for experiment in sweep.experiments_of(trial)],
         "builder": builder,
         "file": str(Path(sweep.config).absolute()),
-        "overrides": sweep.words(trial.values, **sweep.identity(trial, 0)),
+        "overrides": sweep.overrides_for(trial.values, **sweep.run_keys(trial, 0)),
     }
 
 
-def _close_stopped(records: Records, halving: Halving) -> None:
-    """A trial that was to be stopped when the sweep was killed."""
-    for number in halving.stopped:
-        trial = records.trials[number]
+def _mark_stopped(store: TrialStore, scheduler: ResumableASHA) -> None:
+    """Record trials that ASHA had stopped just before the sweep was killed."""
+    for number in scheduler.stopped:
+        trial = store.trials[number]
         if trial.state == "running":
             trial.state = "stopped"
-            records.save(trial)
+            store.save(trial)

@@ -3,7 +3,7 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,6 +56,18 @@ def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
         return Experiment.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{source}: {_explained(error)}") from None
+
+
+def to_overrides(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield `model.dim=64` for {"model": {"dim": 64}} or {"model.dim": 64}.
+
+    Values are written as JSON, which TOML reads as the same value.
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from to_overrides(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={json.dumps(value)}"
 
 
 def _lay_over(content: dict[str, Any], override: str) -> None:

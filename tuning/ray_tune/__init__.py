@@ -1,1 +1,1 @@
-"""The parts that plug into Ray Tune: searcher, scheduler, callbacks, trainable."""
+"""The parts that plug into Ray Tune: searcher, scheduler, callbacks and trainable."""

@@ -1,4 +1,4 @@
-"""What Ray Tune tries next: trials that were under way, then those that the plan draws."""
+"""Searcher for Ray Tune: first the trials that were running, then the rest of the plan."""
 
 import logging
 from collections.abc import Callable
@@ -8,21 +8,29 @@ from ray.tune.search import Searcher
 
 from mdsrec.errors import InputError
 from tuning.plan import Plan
-from tuning.trials import METRIC, Records, Trial
+from tuning.trials import METRIC, Trial, TrialStore
 
 Config = dict[str, Any]
 
 log = logging.getLogger("tuning")
 
 
-class PlannedSearch(Searcher):  # type: ignore[misc]
-    """`config_of` makes of a trial what its process is told."""
+class PlanSearcher(Searcher):  # type: ignore[misc]
+    """Suggests the trials of a plan that have not ended.
 
-    def __init__(self, plan: Plan, records: Records, config_of: Callable[[Trial], Config]) -> None:
+    `trial_config` makes the argument of a trial's process. If it raises InputError, because the
+    values exclude each other, the trial is recorded as failed and the next one is suggested.
+    """
+
+    def __init__(
+        self, plan: Plan, store: TrialStore, trial_config: Callable[[Trial], Config]
+    ) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self._plan, self._records, self._config_of = plan, records, config_of
-        known = records.trials
-        self._left = [n for n in range(plan.num_trials) if n not in known or is_open(known[n])]
+        self._plan, self._store, self._trial_config = plan, store, trial_config
+        known = store.trials
+        self._left = [
+            n for n in range(plan.num_trials) if n not in known or known[n].state == "running"
+        ]
 
     @property
     def num_left(self) -> int:
@@ -31,38 +39,34 @@ class PlannedSearch(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> Any:
         while self._left:
             number = self._left.pop(0)
-            trial = self._records.trials.get(number) or self._drawn(number)
+            trial = self._store.trials.get(number) or self._draw(number)
             config = None
             try:
-                config = self._config_of(trial)
-            except InputError as error:  # values that do not go together
+                config = self._trial_config(trial)
+            except InputError as error:
                 trial.state, trial.cause = "failed", str(error)
                 log.warning("trial %d failed: %s", number, error)
-            self._records.save(trial)
+            self._store.save(trial)
             if config:
                 return config
         return Searcher.FINISHED
 
-    def _drawn(self, number: int) -> Trial:
-        ended = {t.number: (t.params, t.best) for t in self._records.ended() if t.best == t.best}
+    def _draw(self, number: int) -> Trial:
+        ended = {t.number: (t.params, t.score) for t in self._store.ended() if t.has_score}
         return Trial(number, *self._plan.draw(number, ended))
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: Config, **spec: Any
     ) -> bool:
-        return True  # they are this class's own
+        return True  # metric and mode are fixed in __init__
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """What came of it stands in the records."""
+        """Do nothing: `TrialRecorder` writes the result to the store."""
 
     def save(self, checkpoint_path: str) -> None:
-        """The records are the state."""
+        """Do nothing: the files of the store are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """As above."""
-
-
-def is_open(trial: Trial) -> bool:
-    return trial.state == "running"
+        """Do nothing, as in `save`."""

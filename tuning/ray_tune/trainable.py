@@ -1,4 +1,4 @@
-"""A trial's process: it has its tables stand, and trains its seeds one after the other."""
+"""The process of a trial: it waits for its tables and trains its seeds one after the other."""
 
 import math
 from traceback import format_exception_only
@@ -11,40 +11,40 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
-from mdsrec.errors import last_words
-from mdsrec.table_names import run_uri
-from tuning.trials import METRIC, SHOWN
+from mdsrec.errors import cause_of
+from mdsrec.run_paths import RunPaths
+from tuning.trials import METRIC, REPORTED
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Report each epoch of the first seed from epoch `told` on, then what came of all seeds, or
-    what made it fail: raised, Tune would take that for a process that was lost, and start again.
+    """Report each epoch of the first seed from epoch `num_reported` on, then the result.
 
-    `experiments` are the seeds', resolved; `builder` answers what their tables are built by.
+    The result is either the outcomes of all seeds or the cause of a failure. A failure is reported,
+    not raised, because Tune restarts a trial whose process raised. `experiments` are the resolved
+    configurations of the seeds; `builder` is the TableBuilder.
     """
     try:
-        tune.report(_trained(config))
+        tune.report(_train_all_seeds(config))
     except Exception as error:
-        said = "".join(format_exception_only(error))
-        tune.report({METRIC: math.nan, "cause": last_words(said)})
+        text = "".join(format_exception_only(error))
+        tune.report({METRIC: math.nan, "cause": cause_of(text)})
 
 
-def _trained(config: dict[str, Any]) -> dict[str, Any]:
+def _train_all_seeds(config: dict[str, Any]) -> dict[str, Any]:
     experiments = [experiment_from(each, source="trial") for each in config["experiments"]]
     first = experiments[0]
     built = ray.get(config["builder"].build.remote(config["file"], config["overrides"], first))
-    from training.distributed.ray_session import name_this_ray
+    from training.distributed.ray_session import pin_ray_address
     from training.run import fit
 
-    name_this_ray()
-    for epoch in files.read_json(f"{run_uri(first)}/history.json").get("epochs", [])[
-        config["told"] :
-    ]:
+    pin_ray_address()
+    recorded = files.read_json(RunPaths.of(first).history).get("epochs", [])
+    for epoch in recorded[config["num_reported"] :]:
         tune.report(epoch)
     histories = []
     for experiment in experiments:
         callbacks = [TuneReportCallback()] if experiment is first else []
-        # The sweep has one process a trial: who trains it yet is one that was given up.
+        # A trial has only one process, so a driver that still holds the lease is a lost one.
         histories.append(fit(experiment, callbacks=callbacks, takes_over=True).history)
     outcomes = [outcome(e, h) for e, h in zip(experiments, histories, strict=True)]
     epochs = histories[0]["epochs"]
@@ -52,13 +52,13 @@ def _trained(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcome(experiment: Experiment, history: dict[str, Any]) -> dict[str, Any]:
-    """What a finished run came to."""
+    """Return the metrics of the best epoch and the cost of a finished run."""
     epochs = history["epochs"]
     best = epochs[history["best_epoch"]]
     return {
         "run": experiment.name,
         "seed": experiment.seed,
-        **{name: best[name] for name in SHOWN},
+        **{name: best[name] for name in REPORTED},
         "best_epoch": history["best_epoch"],
         "epochs": len(epochs),
         "seconds": sum(epoch["seconds"] for epoch in epochs),

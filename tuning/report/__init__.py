@@ -1,1 +1,1 @@
-"""What a finished sweep leaves: its winner, its tables and its page."""
+"""The results of a finished sweep: its winner, tables and page."""

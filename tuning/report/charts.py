@@ -1,4 +1,4 @@
-"""What a sweep's trials say of each key: curves, and how much the metric hangs on it."""
+"""Charts of a sweep: the metric by each key, and the importance of the keys."""
 
 import json
 import math
@@ -15,8 +15,9 @@ from evaluation.report.svg import Interval, Line, interval_chart, line_chart
 from mdsrec.config.tune import Domain
 from tuning.trials import METRIC, Trial
 
-LOG_SPAN = 20.0  # values whose ends are further apart than this factor stand on a log scale
-FEWEST = 6  # trials for an importance
+LOG_RATIO = 20.0  # positive values whose extremes differ by more than this get a log scale
+MIN_TRIALS = 6  # for an importance
+MAX_TICKS = 8  # up to this many values, each gets a tick
 
 
 class Axis(NamedTuple):
@@ -27,94 +28,99 @@ class Axis(NamedTuple):
     is_log: bool = False
 
 
-def axes_of(trials: Sequence[Trial]) -> list[Axis]:
-    """Every key that varies; of a simplex, all names but the last, which the others leave no
-    choice.
+def varying_axes(trials: Sequence[Trial]) -> list[Axis]:
+    """Return an axis for every key whose value differs between the trials.
+
+    A simplex of n names gives n - 1 axes; the last share follows from the others.
     """
-    found: list[Axis] = []
+    axes: list[Axis] = []
     for key, first in trials[0].values.items() if trials else ():
         values = [trial.values[key] for trial in trials]
         if isinstance(first, Mapping):
             for name in list(first)[:-1]:
-                found.append(Axis(f"{key}.{name}", [shares[name] for shares in values]))
+                axes.append(Axis(f"{key}.{name}", [shares[name] for shares in values]))
         else:
-            found.append(Axis(key, values, is_number(values) and spans_far(values)))
-    return [axis for axis in found if len({json.dumps(v) for v in axis.values}) > 1]
+            axes.append(Axis(key, values, all_numbers(values) and needs_log_scale(values)))
+    return [axis for axis in axes if len({json.dumps(v) for v in axis.values}) > 1]
 
 
-def is_number(values: Sequence[Any]) -> bool:
+def all_numbers(values: Sequence[Any]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def spans_far(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) > LOG_SPAN * min(values)
+def needs_log_scale(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) > LOG_RATIO * min(values)
 
 
-def curves(trials: Sequence[Trial], space: Mapping[str, Domain]) -> list[tuple[str, str]]:
-    """A chart for each key with numbers: the metric of every trial by its value, and where values
-    were listed, the mean of the trials that finished, with a band of one standard deviation over
-    trials and seeds.
+def metric_charts(trials: Sequence[Trial], space: Mapping[str, Domain]) -> list[tuple[str, str]]:
+    """Return (title, SVG) of the metric of every trial by each numeric key.
+
+    If the key's values are listed, the chart shows the mean of the finished trials at each value,
+    with a band of one standard deviation over trials and seeds.
     """
-    drawn = []
-    told = [trial for trial in trials if trial.best == trial.best]
-    for key, values, is_log in axes_of(told):
-        if not is_number(values):
+    charts = []
+    scored = [trial for trial in trials if trial.has_score]
+    for key, values, is_log in varying_axes(scored):
+        if not all_numbers(values):
             continue
-        points = list(zip(values, told, strict=True))
+        points = list(zip(values, scored, strict=True))
         finished = [(x, t) for x, t in points if t.state == "finished"]
-        others = [(x, t.best) for x, t in points if t.state != "finished"]
-        lines = [Line("not trained to the end", "floor dots", sorted(others))] if others else []
+        others = [(x, t.score) for x, t in points if t.state != "finished"]
+        lines = [Line("not finished", "floor dots", sorted(others))] if others else []
         if any(d.is_finite for name, d in space.items() if key.startswith(name)):
             lines.append(mean_line(finished))
         else:
-            dots = [(x, t.best) for x, t in finished]
+            dots = [(x, t.score) for x, t in finished]
             lines.append(Line("finished", "series-0 dots", sorted(dots)))
-        ticks = sorted(set(values)) if len(set(values)) <= 8 else ()
+        ticks = sorted(set(values)) if len(set(values)) <= MAX_TICKS else ()
         svg = line_chart(lines, key, f"{METRIC} by {key}", log_x=is_log, x_ticks=ticks)
-        drawn.append((f"validation {METRIC} by {key}", svg))
-    return drawn
+        charts.append((f"validation {METRIC} by {key}", svg))
+    return charts
 
 
 def mean_line(finished: Sequence[tuple[float, Trial]]) -> Line:
-    """The mean at each value, and one deviation to both sides."""
+    """Return the mean at each value, with a band of one standard deviation to both sides."""
     by_value: dict[float, list[float]] = {}
     for x, trial in finished:
         by_value.setdefault(x, []).extend(outcome[METRIC] for outcome in trial.outcomes)
-    points = [(x, mean(found)) for x, found in sorted(by_value.items())]
-    spreads = {x: stdev(found) if len(found) > 1 else 0.0 for x, found in by_value.items()}
+    points = [(x, mean(ys)) for x, ys in sorted(by_value.items())]
+    spreads = {x: stdev(ys) if len(ys) > 1 else 0.0 for x, ys in by_value.items()}
     band = [(x, y - spreads[x], y + spreads[x]) for x, y in points]
     return Line("mean of finished", "series-0", points, band if any(spreads.values()) else ())
 
 
-def importance(trials: Sequence[Trial]) -> dict[str, float]:
-    """The share of each key in what tells good trials from others (PED-ANOVA, arXiv 2304.10255),
-    the largest first; empty of too few trials.
+def key_importance(trials: Sequence[Trial]) -> dict[str, float]:
+    """Return each key's share in separating the best tenth of the trials from the others.
+
+    This is PED-ANOVA (arXiv 2304.10255). The largest share comes first. Returns {} for fewer than
+    MIN_TRIALS trials with a score.
     """
-    told = [trial for trial in trials if trial.best == trial.best]
-    axes = axes_of(told)
-    if len(told) < FEWEST or not axes:
+    scored = [trial for trial in trials if trial.has_score]
+    axes = varying_axes(scored)
+    if len(scored) < MIN_TRIALS or not axes:
         return {}
-    of = {axis.key: _distribution(axis) for axis in axes}
+    distributions = {axis.key: _distribution(axis) for axis in axes}
     study = optuna.create_study(direction="maximize")
-    for at, trial in enumerate(told):
-        params = {key: _plain(values[at], of[key]) for key, values, _ in axes}
-        study.add_trial(create_trial(params=params, distributions=of, value=trial.best))
-    found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    return {key: share for key, share in found.items() if math.isfinite(share)}
+    for at, trial in enumerate(scored):
+        params = {key: _optuna_value(values[at], distributions[key]) for key, values, _ in axes}
+        study.add_trial(create_trial(params=params, distributions=distributions, value=trial.score))
+    shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return {key: share for key, share in shares.items() if math.isfinite(share)}
 
 
 def importance_chart(trials: Sequence[Trial]) -> str:
     bars = [
-        Interval(key, "series-0", share, 0.0, share) for key, share in importance(trials).items()
+        Interval(key, "series-0", share, 0.0, share)
+        for key, share in key_importance(trials).items()
     ]
     return interval_chart(bars, "importance of each key")
 
 
 def _distribution(axis: Axis) -> BaseDistribution:
-    if is_number(axis.values):
+    if all_numbers(axis.values):
         return FloatDistribution(min(axis.values), max(axis.values), log=axis.is_log)
     return CategoricalDistribution(sorted({json.dumps(value) for value in axis.values}))
 
 
-def _plain(value: Any, distribution: BaseDistribution) -> Any:
+def _optuna_value(value: Any, distribution: BaseDistribution) -> Any:
     return float(value) if isinstance(distribution, FloatDistribution) else json.dumps(value)

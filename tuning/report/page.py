@@ -1,95 +1,109 @@
-"""report.html of a sweep. Every figure stands in trials.parquet or the winner's metrics.json."""
+"""report.html of a sweep.
+
+Every figure comes from trials.parquet or the winner's metrics.json.
+"""
 
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
 
 from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.report import html
-from tuning.live import figure, in_words
-from tuning.report.charts import curves, importance_chart
+from tuning.report.charts import importance_chart, metric_charts
 from tuning.report.parallel_coordinates import parallel_coordinates
 from tuning.sweep import Sweep
-from tuning.trials import METRIC, SHOWN, Trial
+from tuning.trials import METRIC, REPORTED, Trial, best_first, format_score, format_values
 
-LISTED = 30  # trials in the table
+NUM_LISTED = 30  # trials in the table
+SEARCHERS = {
+    "random": "Values are drawn at random",
+    "grid": "All points of a grid are tried",
+    "optuna": "Values are drawn by TPE",
+}
 BY_KEY = (
-    "A line is the mean over trials that finished, its band one standard deviation over trials "
-    "and seeds; a dot alone is one trial. Importance is a key's share in what tells the best "
-    "tenth of the trials from the others (PED-ANOVA), stopped ones with what they had reached."
+    "A line is the mean over the finished trials with that value, its band one standard deviation "
+    "over trials and seeds; a dot is one trial. Importance is a key's share in separating the best "
+    "tenth of the trials from the others (PED-ANOVA); stopped trials count with their best epoch."
 )
 
 
 def sweep_page(sweep: Sweep, metrics: RunMetrics) -> str:
-    """The page of a sweep that has a winner, whose metrics these are."""
-    trials = [sweep.records.trials[n] for n in sorted(sweep.records.trials)]
-    winner = sweep.records.winner()
+    """Return the page of a sweep with a winner. `metrics` are the winner's."""
+    trials = sweep.store.in_order()
+    winner = sweep.store.winner()
     assert winner
-    settings = sweep.tune
     title = f"{sweep.experiment.name}: {len(trials)} trials"
-    by = {"random": "drawn at random", "grid": "a grid", "optuna": "drawn by TPE"}
-    how = by[settings.searcher] + (", halved by ASHA" if settings.scheduler == "asha" else "")
     return html.page(
         title,
         [
             f"<h1>{escape(title)}</h1>",
-            html.paragraph(
-                f"{how}; {settings.seeds} seed{'s' if settings.seeds > 1 else ''} a trial. Trials "
-                f"are told apart by validation {METRIC}; the test split was ranked for the winner "
-                "alone.",
-                "lead",
-            ),
+            html.paragraph(_lead(sweep), "lead"),
             winner_tiles(winner, metrics, sweep.experiment.train.max_epochs, trials),
             html.section(
                 "All trials",
                 f'<div class="panel">{parallel_coordinates(trials)}</div>',
-                "A thread a trial; the best tenth stands out.",
+                "One line per trial. The best tenth is highlighted.",
             ),
             html.section(
                 "By key",
                 html.panels(
-                    [*curves(trials, settings.space), ("importance", importance_chart(trials))]
+                    [
+                        *metric_charts(trials, sweep.tune.space),
+                        ("importance", importance_chart(trials)),
+                    ]
                 ),
                 BY_KEY,
             ),
-            html.section("The best trials", trials_table(trials)),
-            html.section("What next", html.commands(next_steps(sweep))),
+            html.section("Best trials", trials_table(trials)),
+            html.section("Next commands", html.commands(next_steps(sweep))),
             html.footer(f"Data {metrics.dataset}. Winner's weights {metrics.weights}."),
         ],
     )
 
 
-def winner_tiles(winner: Trial, metrics: RunMetrics, max_epochs: int, trials: list[Trial]) -> str:
+def _lead(sweep: Sweep) -> str:
+    settings = sweep.tune
+    stopping = "; ASHA stops weak trials early" if settings.scheduler == "asha" else ""
+    seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''} per trial"
+    return (
+        f"{SEARCHERS[settings.searcher]}{stopping}; {seeds}. Trials are compared by validation "
+        f"{METRIC}. Only the winner is evaluated on the test split."
+    )
+
+
+def winner_tiles(
+    winner: Trial, metrics: RunMetrics, max_epochs: int, trials: Sequence[Trial]
+) -> str:
     test = metrics.split["test"]["all"]
     spread = f"± {winner.spread:.4f} over {len(winner.outcomes)} seeds" if winner.spread > 0 else ""
     states = Counter(trial.state for trial in trials)
     epochs = sum(trial.epochs for trial in trials)
-    whole = sum(max(len(t.outcomes), 1) for t in trials) * max_epochs
+    most = sum(max(len(t.outcomes), 1) for t in trials) * max_epochs
     cells = [
-        html.tile(f"validation {METRIC}", f"{winner.best:.4f}", spread, main=True),
-        *(html.tile(f"test {n}", f"{test[n]:.4f}", "first seed") for n in reversed(SHOWN)),
+        html.tile(f"validation {METRIC}", f"{winner.score:.4f}", spread, main=True),
+        *(html.tile(f"test {n}", f"{test[n]:.4f}", "first seed") for n in reversed(REPORTED)),
         html.tile("trials", str(len(trials)), ", ".join(f"{n} {s}" for s, n in states.items())),
-        html.tile("epochs", f"{epochs:,}", f"{epochs / whole:.0%} of training all to the end"),
+        html.tile("epochs", f"{epochs:,}", f"{epochs / most:.0%} of all trials at max_epochs"),
     ]
-    said = f"Trial {winner.number} is the best: {in_words(winner.values)}."
-    return html.tiles(cells) + html.paragraph(said, "note")
+    text = f"The best trial is number {winner.number}: {format_values(winner.values)}."
+    return html.tiles(cells) + html.paragraph(text, "note")
 
 
-def trials_table(trials: list[Trial]) -> str:
-    ranked = sorted(trials, key=lambda t: (-t.best if t.best == t.best else 1.0, t.number))
+def trials_table(trials: Sequence[Trial]) -> str:
     rows = [
         [
             str(trial.number),
             trial.state,
-            trial.cause or in_words(trial.values),
-            figure(trial.best),
+            trial.cause or format_values(trial.values),
+            format_score(trial.score),
             f"{trial.epochs:,}",
             f"{trial.seconds:,.0f}",
         ]
-        for trial in ranked[:LISTED]
+        for trial in best_first(trials)[:NUM_LISTED]
     ]
     styles = ["main"] + [""] * (len(rows) - 1)
     header = ["trial", "state", "values", METRIC, "epochs", "seconds"]
-    return html.table(header, rows, styles, words=3)
+    return html.table(header, rows, styles, num_left=3)
 
 
 def next_steps(sweep: Sweep) -> list[str]:

@@ -1,4 +1,4 @@
-"""Parallel coordinates: an axis a key, a thread a trial, the best on top."""
+"""Parallel coordinates: an axis per key, a line per trial, the best trials on top."""
 
 import json
 import math
@@ -7,34 +7,33 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from tuning.live import in_words
-from tuning.report.charts import Axis, axes_of, is_number
-from tuning.trials import METRIC, Trial
+from tuning.report.charts import Axis, all_numbers, varying_axes
+from tuning.trials import METRIC, Trial, format_values
 
 WIDTH, HEIGHT = 1000, 320
 LEFT, RIGHT, TOP, BOTTOM = 70, 80, 24, 44
-TEXT = 14  # height of a line
-BEST = 0.1  # share of the trials whose threads stand out
+LINE_HEIGHT = 14  # of a text
+BEST = 0.1  # share of the trials that are highlighted
 
 
 def parallel_coordinates(trials: Sequence[Trial]) -> str:
-    """SVG; empty of fewer than two trials or no key that varies."""
-    told = sorted((t for t in trials if t.best == t.best), key=lambda t: (t.best, -t.number))
-    axes = axes_of(told)
-    if len(told) < 2 or not axes:
+    """Return an SVG, or "" for fewer than two trials with a score or if no key varies."""
+    scored = sorted((t for t in trials if t.has_score), key=lambda t: (t.score, -t.number))
+    axes = varying_axes(scored)
+    if len(scored) < 2 or not axes:
         return ""
-    axes.append(Axis(METRIC, [trial.best for trial in told]))
+    axes.append(Axis(METRIC, [trial.score for trial in scored]))
     step = (WIDTH - LEFT - RIGHT) / (len(axes) - 1)
     xs = [LEFT + step * at for at in range(len(axes))]
     heights = [_heights(axis) for axis in axes]
-    bold = len(told) - max(1, round(BEST * len(told)))
+    first_best = len(scored) - max(1, round(BEST * len(scored)))
     body = []
-    for at, trial in enumerate(told):
+    for at, trial in enumerate(scored):
         path = "L".join(f"{x:.1f} {ys[at]:.1f}" for x, ys in zip(xs, heights, strict=True))
-        style = "thread best" if at >= bold else "thread"
-        title = escape(f"trial {trial.number}: {trial.best:.4f}, {in_words(trial.values)}")
+        style = "trial-line best" if at >= first_best else "trial-line"
+        title = escape(f"trial {trial.number}: {trial.score:.4f}, {format_values(trial.values)}")
         body.append(f'<path class="{style}" d="M{path}"><title>{title}</title></path>')
-    body += [_axis(x, axis, of_axis) for x, axis, of_axis in zip(xs, axes, heights, strict=True)]
+    body += [_axis(x, axis, ys) for x, axis, ys in zip(xs, axes, heights, strict=True)]
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="values of every trial and its {METRIC}">{"".join(body)}</svg>'
@@ -42,27 +41,30 @@ def parallel_coordinates(trials: Sequence[Trial]) -> str:
 
 
 def _heights(axis: Axis) -> list[float]:
-    """Where each value lies on its axis, from the bottom up."""
-    if is_number(axis.values):
-        place = math.log if axis.is_log else float
-        at = [place(value) for value in axis.values]
+    """Return the y coordinate of each value. Larger values are further up."""
+    if all_numbers(axis.values):
+        transform = math.log if axis.is_log else float
+        positions = [transform(value) for value in axis.values]
     else:
         order = sorted({json.dumps(value) for value in axis.values})
-        at = [float(order.index(json.dumps(value))) for value in axis.values]
-    low, span = min(at), (max(at) - min(at)) or 1.0
-    return [HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (each - low) / span for each in at]
+        positions = [float(order.index(json.dumps(value))) for value in axis.values]
+    low, span = min(positions), (max(positions) - min(positions)) or 1.0
+    return [HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (p - low) / span for p in positions]
 
 
 def _axis(x: float, axis: Axis, heights: Sequence[float]) -> str:
-    """A line, its values (its ends, where they would touch) and its key below."""
-    by_height = {round(y): _word(value) for value, y in zip(axis.values, heights, strict=True)}
-    places = sorted(by_height)
-    if any(below - above < TEXT for above, below in pairwise(places)):
-        by_height = {y: by_height[y] for y in (places[0], places[-1])}
+    """Draw the axis, its values and its key below.
+
+    If the values would overlap, only the lowest and the highest are drawn.
+    """
+    by_height = {round(y): _tick(value) for value, y in zip(axis.values, heights, strict=True)}
+    ys = sorted(by_height)
+    if any(below - above < LINE_HEIGHT for above, below in pairwise(ys)):
+        by_height = {y: by_height[y] for y in (ys[0], ys[-1])}
     ticks = "".join(
         f'<text class="halo" x="{x - 6:.1f}" y="{y + 3.5:.1f}" text-anchor="end">'
-        f"{escape(word)}</text>"
-        for y, word in by_height.items()
+        f"{escape(text)}</text>"
+        for y, text in by_height.items()
     )
     return (
         f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>{ticks}'
@@ -71,5 +73,5 @@ def _axis(x: float, axis: Axis, heights: Sequence[float]) -> str:
     )
 
 
-def _word(value: Any) -> str:
+def _tick(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

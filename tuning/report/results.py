@@ -1,8 +1,9 @@
-"""What a sweep leaves: best.toml, trials.parquet, a screen."""
+"""Files and screen of a sweep's results: best.toml, trials.parquet, report.html."""
 
 import io
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,48 +13,51 @@ import tomli_w
 from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec import files
 from mdsrec.config.loading import load_experiment
-from mdsrec.run_paths import RunPaths
-from tuning.live import in_words, table
+from mdsrec.text import text_table
+from tuning.live import HEADER, NUM_TEXT_COLUMNS, table_rows
 from tuning.report.page import sweep_page
 from tuning.space import Values
-from tuning.stages import Run
+from tuning.stages import RunSpec
 from tuning.sweep import Sweep
-from tuning.trials import METRIC, SHOWN, Trial
+from tuning.trials import METRIC, REPORTED, Trial, format_values
 
-TOP = 10  # trials on the screen
+NUM_SHOWN = 10  # trials on the screen
 
 
-def conclude(sweep: Sweep) -> str:
-    """Write what the sweep came to -> one screen. The winner alone is ranked on the test split."""
-    trials = [sweep.records.trials[n] for n in sorted(sweep.records.trials)]
-    files.write_bytes(f"{sweep.uri}/trials.parquet", parquet_of(trials))
-    winner = sweep.records.winner()
-    lines = table(trials, TOP)
-    left = sweep.plan.num_trials - len(sweep.records.ended())
+def write_results(sweep: Sweep) -> str:
+    """Write the results of a sweep and return them as one screen of text.
+
+    The report is written when all trials have ended. Only the winner is ranked on the test split.
+    """
+    trials = sweep.store.in_order()
+    files.write_bytes(f"{sweep.uri}/trials.parquet", trials_parquet(trials))
+    winner = sweep.store.winner()
+    lines = [text_table(HEADER, table_rows(trials, NUM_SHOWN), NUM_TEXT_COLUMNS), ""]
+    left = sweep.plan.num_trials - len(sweep.store.ended())
     best = f"{sweep.uri}/best.toml"
     if winner:
-        files.write_bytes(best, toml_of(sweep, winner).encode())
+        files.write_bytes(best, winner_toml(sweep, winner).encode())
     if left:
-        lines += ["", f"{left} of {sweep.plan.num_trials} trials are left: go on with --resume"]
+        lines += [f"{left} of {sweep.plan.num_trials} trials are left: continue with --resume"]
     elif winner:
-        metrics = evaluated(sweep, winner)
+        metrics = evaluate_winner(sweep, winner)
         files.write_bytes(f"{sweep.uri}/report.html", sweep_page(sweep, metrics).encode())
-        lines += ["", *_of_winner(sweep, winner, metrics), ""]
+        lines += [*_winner_lines(sweep, winner, metrics), ""]
         lines += [f"report  {sweep.uri}/report.html", f"trials  {sweep.uri}/trials.parquet"]
         lines += [f"next    python -m tuning study {best} --models mdsrec --seeds 3"]
     else:
-        lines += ["", "no trial finished: the causes stand in trials.parquet"]
+        lines += ["no trial finished: see the column `cause` of trials.parquet"]
     return "\n".join(lines)
 
 
-def parquet_of(trials: list[Trial]) -> bytes:
-    """A row a trial: number, state, cause, its values by key, metrics, cost."""
+def trials_parquet(trials: Sequence[Trial]) -> bytes:
+    """Return a Parquet file with one row per trial: number, state, values, metrics, cost, cause."""
     rows = [
         {
             "trial": trial.number,
             "state": trial.state,
-            **dict(flat(trial.values)),
-            METRIC: none_if_nan(trial.best),
+            **dict(flat_values(trial.values)),
+            METRIC: none_if_nan(trial.score),
             "spread": none_if_nan(trial.spread),
             "epochs": trial.epochs,
             "seconds": trial.seconds,
@@ -68,51 +72,52 @@ def parquet_of(trials: list[Trial]) -> bytes:
     return content.getvalue()
 
 
-def flat(values: Values) -> list[tuple[str, Any]]:
-    """Columns: a simplex has one a name; a list is its JSON."""
-    found: list[tuple[str, Any]] = []
+def flat_values(values: Values) -> list[tuple[str, Any]]:
+    """Return columns and their values. A simplex has a column per name; a list becomes JSON."""
+    columns: list[tuple[str, Any]] = []
     for key, value in values.items():
         if isinstance(value, dict):
-            found += [(f"{key}.{name}", share) for name, share in value.items()]
+            columns += [(f"{key}.{name}", share) for name, share in value.items()]
         else:
-            found.append((key, json.dumps(value) if isinstance(value, list | tuple) else value))
-    return found
+            columns.append((key, json.dumps(value) if isinstance(value, list | tuple) else value))
+    return columns
 
 
 def none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def toml_of(sweep: Sweep, winner: Trial) -> str:
-    """The winner as an experiment of its own, `NAME-best`; it holds what the files and overrides of
-    the sweep set, and the winner's values.
+def winner_toml(sweep: Sweep, winner: Trial) -> str:
+    """Return the winner as the configuration of an experiment `NAME-best`.
+
+    It holds the keys that the sweep's file and overrides set, and the winner's values.
     """
-    words = sweep.words(winner.values, name=f"{sweep.experiment.name}-best")
-    experiment = load_experiment(sweep.config, words)
+    overrides = sweep.overrides_for(winner.values, name=f"{sweep.experiment.name}-best")
+    experiment = load_experiment(sweep.config, overrides)
     content = experiment.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    settings = experiment.spark.settings  # left out of dumps, as it may hold credentials
+    settings = experiment.spark.settings  # excluded from dumps, because it may hold credentials
     content.pop("tune", None)
-    said = f"# Trial {winner.number} of {sweep.plan.num_trials}: {in_words(winner.values)}\n"
-    said += f"# Validation {METRIC} {winner.best:.6f}"
+    head = f"# Trial {winner.number} of {sweep.plan.num_trials}: {format_values(winner.values)}\n"
+    head += f"# Validation {METRIC} {winner.score:.6f}"
     if settings:
-        said += "\n# [spark.settings] is not repeated here"
-    return f"{said}\n\n{tomli_w.dumps(content)}"
+        head += "\n# [spark.settings] is not repeated here"
+    return f"{head}\n\n{tomli_w.dumps(content)}"
 
 
-def evaluated(sweep: Sweep, winner: Trial) -> RunMetrics:
-    """The winner's metrics.json, of its first seed."""
-    words = sweep.words(winner.values, **sweep.identity(winner, 0))
-    run = Run("winner", sweep.config, words)
-    run.stage("evaluation")
-    return RunMetrics.read(RunPaths(run.uri).metrics)
+def evaluate_winner(sweep: Sweep, winner: Trial) -> RunMetrics:
+    """Rank the winner's first seed on the test split and return its metrics."""
+    overrides = sweep.overrides_for(winner.values, **sweep.run_keys(winner, 0))
+    run = RunSpec("winner", sweep.config, overrides)
+    run.run_stage("evaluation")
+    return RunMetrics.read(run.paths.metrics)
 
 
-def _of_winner(sweep: Sweep, winner: Trial, metrics: RunMetrics) -> list[str]:
+def _winner_lines(sweep: Sweep, winner: Trial, metrics: RunMetrics) -> list[str]:
     test = metrics.split["test"]["all"]
     seeds = f", {len(winner.outcomes)} seeds" if len(winner.outcomes) > 1 else ""
     return [
-        f"best        trial {winner.number}: {in_words(winner.values)}",
-        f"validation  {METRIC} {winner.best:.4f}{seeds}",
-        "test        " + "  ".join(f"{name} {test[name]:.4f}" for name in reversed(SHOWN)),
+        f"best        trial {winner.number}: {format_values(winner.values)}",
+        f"validation  {METRIC} {winner.score:.4f}{seeds}",
+        "test        " + "  ".join(f"{name} {test[name]:.4f}" for name in reversed(REPORTED)),
         f"as a file   {sweep.uri}/best.toml",
     ]

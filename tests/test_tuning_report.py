@@ -1,4 +1,4 @@
-"""What a sweep's page draws is what its trials say."""
+"""Tables, charts and files of a sweep show the values and metrics of its trials."""
 
 import io
 import tomllib
@@ -10,12 +10,12 @@ import pytest
 
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.tune import Domain
-from tuning.live import Live, in_words, table
-from tuning.report.charts import axes_of, curves, importance, mean_line
+from tuning.live import SweepDisplay, table_rows
+from tuning.report.charts import key_importance, mean_line, metric_charts, varying_axes
 from tuning.report.parallel_coordinates import parallel_coordinates
-from tuning.report.results import parquet_of, toml_of
+from tuning.report.results import trials_parquet, winner_toml
 from tuning.sweep import Sweep
-from tuning.trials import METRIC, Records, Trial
+from tuning.trials import METRIC, Trial, TrialStore, format_values
 
 
 def trial(number, values, *metrics, state="finished"):
@@ -40,24 +40,24 @@ SPACE = {
 }
 
 
-def test_a_simplex_of_two_is_one_axis_and_a_key_that_is_fixed_is_none():
-    assert axes_of(TRIALS) == [
+def test_a_simplex_of_two_is_one_axis_and_a_constant_key_has_no_axis():
+    assert varying_axes(TRIALS) == [
         ("model.num_neighbors", [5, 5, 9, 9], False),
         ("model.rho.text", [0.3, 0.6, 0.6, 0], False),
     ]
-    assert [axis.key for axis in axes_of(TRIALS[:2])] == ["model.rho.text"]
+    assert [axis.key for axis in varying_axes(TRIALS[:2])] == ["model.rho.text"]
 
 
-def test_values_far_apart_are_on_a_log_scale_but_shares_are_not():
+def test_a_wide_range_has_a_log_scale_but_shares_do_not():
     values = [{"optim.lr": lr, "model.rho": {"a": lr, "b": 1 - lr}} for lr in (0.01, 0.2, 0.9)]
-    axes = axes_of([Trial(number, {}, each) for number, each in enumerate(values)])
+    axes = varying_axes([Trial(number, {}, each) for number, each in enumerate(values)])
     assert [(axis.key, axis.is_log) for axis in axes] == [
         ("optim.lr", True),
         ("model.rho.a", False),
     ]
 
 
-def test_a_curve_is_the_mean_over_trials_and_seeds_with_their_deviation():
+def test_the_line_is_the_mean_over_trials_and_seeds_with_a_band_of_one_deviation():
     line = mean_line([(t.values["model.num_neighbors"], t) for t in TRIALS[:3]])
     assert np.array(line.points) == pytest.approx(np.array([(5, 0.13), (9, 0.30)]))
     spread = np.std([0.10, 0.12, 0.14, 0.16], ddof=1)
@@ -65,37 +65,37 @@ def test_a_curve_is_the_mean_over_trials_and_seeds_with_their_deviation():
     assert np.array(line.band) == pytest.approx(np.array(expected))
 
 
-def test_each_key_has_a_chart_and_stopped_trials_are_dots_apart():
-    [(neighbors, chart), (rho, dots)] = curves(TRIALS, SPACE)
+def test_each_key_has_a_chart_with_stopped_trials_as_separate_dots():
+    [(neighbors, chart), (rho, dots)] = metric_charts(TRIALS, SPACE)
     assert neighbors == "validation ndcg@10 by model.num_neighbors"
     assert rho == "validation ndcg@10 by model.rho.text"
-    assert 'class="band series-0"' in chart and "not trained to the end, 9: 0.05" in chart
+    assert 'class="band series-0"' in chart and "not finished, 9: 0.05" in chart
     assert "finished, 0.6: 0.3" in dots and 'class="line series-0 dots"' in dots
     assert 'class="band' not in dots
 
 
-def test_parallel_coordinates_have_a_thread_a_trial_the_best_last():
+def test_parallel_coordinates_have_a_line_per_trial_and_draw_the_best_last():
     svg = parallel_coordinates(TRIALS)
-    assert svg.count('class="thread"') == 3 and svg.count('class="thread best"') == 1
+    assert svg.count('class="trial-line"') == 3 and svg.count('class="trial-line best"') == 1
     assert svg.index("trial 2: 0.3000") > max(svg.index(f"trial {n}: ") for n in (0, 1, 3))
     assert parallel_coordinates(TRIALS[:1]) == ""
 
 
-def test_the_key_that_decides_is_the_important_one():
+def test_the_key_that_determines_the_metric_has_the_highest_importance():
     generator = np.random.default_rng(0)
     trials = []
     for number in range(40):
         lr, dim = generator.uniform(1, 2), int(generator.choice([8, 16, 32]))
         trials.append(trial(number, {"optim.lr": float(lr), "model.dim": dim}, float(lr)))
-    found = importance(trials)
+    found = key_importance(trials)
     assert found["optim.lr"] > 0.8 and sum(found.values()) == pytest.approx(1)
-    assert importance(trials[:3]) == {}
+    assert key_importance(trials[:3]) == {}
 
 
-def test_a_row_a_trial_with_its_values_and_cost():
+def test_the_parquet_file_has_a_row_per_trial_with_values_metrics_and_cost():
     failed = Trial(4, {}, {"model.num_neighbors": 7, "model.rho": {"text": 1, "image": 0}})
     failed.state, failed.cause = "failed", "no room"
-    rows = pq.read_table(io.BytesIO(parquet_of([*TRIALS, failed]))).to_pylist()
+    rows = pq.read_table(io.BytesIO(trials_parquet([*TRIALS, failed]))).to_pylist()
     assert [row["trial"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[0]["model.rho.text"] == 0.3 and rows[0]["model.num_neighbors"] == 5
     assert rows[0][METRIC] == pytest.approx(0.11) and rows[0]["runs"] == ["r0", "r0"]
@@ -104,34 +104,52 @@ def test_a_row_a_trial_with_its_values_and_cost():
     assert (rows[4][METRIC], rows[4]["state"], rows[4]["cause"]) == (None, "failed", "no room")
 
 
-def test_the_table_has_the_best_first_and_every_trial_that_runs():
+def test_the_table_has_the_best_trials_first_and_every_running_trial():
     running = Trial(5, {}, {"model.num_neighbors": 1})
-    lines = table([*TRIALS, running], 2)
-    assert [line.split()[0] for line in lines] == ["trial", "2", "1", "5"]
-    assert lines[1].endswith("0.3000  num_neighbors 9, rho text 0.6 image 0.4")
-    assert in_words({"optim.decay": "none", "model.rho": {"a": 1}}) == "decay none, rho a 1"
+    rows = table_rows([*TRIALS, running], 2)
+    assert [row[0] for row in rows] == ["2", "1", "5"]
+    values = "num_neighbors 9, rho text 0.6 image 0.4"
+    assert rows[0] == ["2", "finished", values, "4", "0.3000"]
+    assert rows[2] == ["5", "running", "num_neighbors 1", "0", "-"]
+    assert format_values({"optim.decay": "none", "model.rho": {"a": 1}}) == "decay none, rho a 1"
 
 
-def test_a_terminal_is_drawn_anew_and_a_log_hears_of_ends_alone(tmp_path, caplog):
-    records = Records(str(tmp_path))
+@pytest.fixture
+def store(tmp_path):
+    found = TrialStore(str(tmp_path))
     for each in TRIALS[:2]:
-        records.save(each)
+        found.save(each)
+    return found
+
+
+def test_a_terminal_shows_a_table_that_is_redrawn_in_place(store, monkeypatch, caplog):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    caplog.set_level("INFO", logger="tuning")
     screen = io.StringIO()
     screen.isatty = lambda: True
-    live = Live(records, 4, screen)
-    live(TRIALS[0])
-    live(TRIALS[1])
-    assert screen.getvalue().count("2 of 4 trials: 2 finished") == 2
-    assert "\x1b[4F" in screen.getvalue()  # back over four lines: the count, the head, two trials
-    caplog.set_level("INFO", logger="tuning")
-    live = Live(records, 4, io.StringIO())
-    live(Trial(7, {}, {}))
+    with SweepDisplay(store, 4, screen) as display:
+        display.update(TRIALS[0])
+        display.update(TRIALS[1])
+        assert screen.getvalue().count("2 of 4 trials: 2 finished") == 2
+        assert screen.getvalue().count("\x1b[1A") == 3  # up over the second to fourth lines
+    lines = screen.getvalue().split("\x1b[1A")[-1].splitlines()
+    assert "finished  num_neighbors 5, rho text\N{HORIZONTAL ELLIPSIS}" in lines[2]
+    assert lines[2].endswith("4   0.1500")
     assert not caplog.messages
-    live(TRIALS[1])
-    assert caplog.messages[0].startswith("trial 1 finished after 4 epochs: valid ndcg@10 0.1500")
 
 
-def test_the_winner_s_file_is_the_experiment_with_its_values(tmp_path):
+def test_without_a_terminal_only_ended_trials_are_logged(store, caplog):
+    caplog.set_level("INFO", logger="tuning")
+    with SweepDisplay(store, 4, io.StringIO()) as display:
+        display.update(Trial(7, {}, {}))
+        assert not caplog.messages
+        display.update(TRIALS[1])
+    expected = "trial 1 finished after 4 epochs: validation ndcg@10 0.1500"
+    assert caplog.messages[0].startswith(expected)
+
+
+def test_best_toml_is_the_experiment_with_the_values_of_the_winner(tmp_path):
     config = tmp_path / "a.toml"
     config.write_text(
         'name = "a"\nroot = "root"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
@@ -140,18 +158,18 @@ def test_the_winner_s_file_is_the_experiment_with_its_values(tmp_path):
         "model.rho = { simplex = ['text', 'image'] }\n"
     )
     sweep = Sweep(str(config), ["optim.lr=0.5"])
-    (tmp_path / "best.toml").write_text(toml_of(sweep, TRIALS[2]))
+    (tmp_path / "best.toml").write_text(winner_toml(sweep, TRIALS[2]))
     best = load_experiment(tmp_path / "best.toml")
     assert best.name == "a-best" and best.optim.lr == 0.5
     assert best.mdsrec.num_neighbors == 9 and best.mdsrec.rho == {"text": 0.6, "image": 0.4}
-    same = load_experiment(config, ["optim.lr=0.5", *sweep.words(TRIALS[2].values)])
+    same = load_experiment(config, ["optim.lr=0.5", *sweep.overrides_for(TRIALS[2].values)])
     assert {**best.identity(), "name": "a"} == same.identity()
     assert (best.input, best.root) == (same.input, same.root)
     content = tomllib.loads((tmp_path / "best.toml").read_text())
     assert "tune" not in content and content["model"].keys() == {"num_neighbors", "rho"}
 
 
-def test_a_sweep_without_a_space_or_with_a_value_that_is_none_is_refused(tmp_path):
+def test_a_sweep_without_a_space_or_with_an_invalid_value_is_refused(tmp_path):
     config = tmp_path / "a.toml"
     head = 'name = "a"\nroot = "root"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
     config.write_text(head)
@@ -162,9 +180,9 @@ def test_a_sweep_without_a_space_or_with_a_value_that_is_none_is_refused(tmp_pat
         Sweep(str(config), []).check_values()
 
 
-def test_names_of_runs_are_the_sweep_s_with_a_number(tmp_path):
+def test_runs_are_named_after_the_sweep_the_trial_and_the_seed(tmp_path):
     sweep = SimpleNamespace(experiment=SimpleNamespace(name="a", seed=7))
     for seeds, names in ((1, ["a-00012"]), (2, ["a-00012-0", "a-00012-1"])):
         sweep.tune = SimpleNamespace(seeds=seeds)
-        found = [Sweep.identity(sweep, Trial(12, {}, {}), seed) for seed in range(seeds)]
+        found = [Sweep.run_keys(sweep, Trial(12, {}, {}), seed) for seed in range(seeds)]
         assert found == [{"name": n, "seed": 7 + s} for s, n in enumerate(names)]
