@@ -1,11 +1,11 @@
-"""MDSRec's Eq. 1-24 in plain form: dense, float64, one prefix at a time: the tests' oracle.
+"""Oracle of the tests: MDSRec's Eq. 1-24 in plain form, dense and in float64.
 
-Every prefix is a sequence of its own items and nothing else, run alone through every block, its
-interest centres through the projections as they are printed. Nothing is batched, padded, shared
-between prefixes or folded together, and dropout is 0; autograd gives the gradients.
+Every prefix is computed on its own, as a sequence of its own items, and its interest centers go
+through the projections as the paper prints them. Nothing is batched, padded, shared between
+prefixes or folded together. Dropout is 0. Autograd gives the gradients.
 
-Letters: X items, T positions of a prefix, D width, K centres, L layers, m a modality, F the width
-of its features. A vector is a row, a parameter pair (weight [out, in], bias [out]) is x W^T + b.
+Letters: X items, T positions of a prefix, D width, K centers, L layers, m a modality, F the width
+of its features. A vector is a row; a pair of weight [out, in] and bias [out] computes x W^T + b.
 """
 
 import math
@@ -28,10 +28,10 @@ Noise = Mapping[str, Tensor]
 
 
 def cooccurrence(sequences: list[list[int]], num_items: int, distance: bool = True) -> Tensor:
-    """O -> [X, X], symmetric, zero on the diagonal (Eq. 1-2).
+    """Return O [X, X], symmetric, zero on the diagonal (Eq. 1-2).
 
     Every pair of positions p < q that holds two different items adds 1/(q - p), or 1 without
-    `distance`. A repeated item counts at each of its positions. Give the training parts only.
+    `distance`. A repeated item counts at each of its positions. `sequences` are the training parts.
     """
     O = torch.zeros(num_items, num_items, dtype=torch.float64)  # noqa: E741
     for items in sequences:
@@ -46,38 +46,39 @@ def cooccurrence(sequences: list[list[int]], num_items: int, distance: bool = Tr
 
 
 def normalized(O: Tensor, how: str) -> Tensor:  # noqa: E741
-    """N(O) -> [X, X]; an item that occurs beside no other keeps its row of zeros.
+    """Return N(O) [X, X]. An item that occurs with no other keeps its row of zeros.
 
     row: each row over its sum; symmetric: D^-1/2 O D^-1/2, D the row sums; none: O itself.
     """
     sums = O.sum(dim=1)
-    sums = torch.where(sums > 0, sums, torch.ones_like(sums))  # only rows of zeros are touched
+    sums = torch.where(sums > 0, sums, torch.ones_like(sums))  # changes only rows of zeros
     if how == "row":
         return O / sums[:, None]
     if how == "symmetric":
         return O / sums.sqrt()[:, None] / sums.sqrt()[None, :]
     if how == "none":
         return O
-    raise ValueError(f"how {how!r} is none of row, symmetric, none")
+    raise ValueError(f"how = {how!r}: choose from row, symmetric, none")
 
 
 def smoothed(E: Tensor, O_normalized: Tensor, mu: float) -> Tensor:
-    """Ebar = mu N(O) E + E -> the shape of E, [X, F] or [X, D] (Eq. 3)."""
+    """Return Ebar = mu N(O) E + E, of the shape of E: [X, F] or [X, D] (Eq. 3)."""
     return mu * (O_normalized @ E) + E
 
 
 def neighbors(E_smoothed: Tensor, has: Tensor, H: int) -> list[list[int]]:
-    """Each item's H most similar others, the most similar first (Eq. 4-5).
+    """Return the H most similar other items of each item, the most similar first (Eq. 4-5).
 
-    Cosine of the rows of `E_smoothed` [X, F]; ties by item index. An item without the modality
-    (`has` [X] is False) has an empty list and stands in nobody's. Fewer than H others: all of them.
+    The similarity is the cosine of the rows of `E_smoothed` [X, F]; ties are ordered by item index.
+    An item without the modality (`has` [X] is False) has an empty list and is in no list. A list
+    holds all others where there are fewer than H.
     """
     directions = F.normalize(E_smoothed.double(), dim=1, eps=1e-300).tolist()
     present = [i for i, there in enumerate(has.tolist()) if there]
 
     def cosine(i: int, j: int) -> float:
         products = [a * b for a, b in zip(directions[i], directions[j], strict=True)]
-        return math.fsum(products)  # free of summation order, so equal rows tie exactly
+        return math.fsum(products)  # exact sum, so equal rows tie exactly
 
     lists: list[list[int]] = [[] for _ in directions]
     for i in present:
@@ -87,10 +88,10 @@ def neighbors(E_smoothed: Tensor, has: Tensor, H: int) -> list[list[int]]:
 
 
 def adjacency(neighbors: list[list[int]], H: int, has: Tensor, include_self: bool) -> Tensor:
-    """Ahat -> [X, X]: an item's first H neighbours, and itself by `include_self` (Eq. 5-6).
+    """Return Ahat [X, X]: the first H neighbors of each item, and itself if so set (Eq. 5-6).
 
-    An item without the modality, or with a row that would be empty, is itself alone, whatever
-    `include_self` says.
+    The row of an item without the modality, or without any neighbor, holds only the item itself,
+    with and without `include_self`.
     """
     num_items = len(neighbors)
     Ahat = torch.zeros(num_items, num_items, dtype=torch.float64)
@@ -103,13 +104,14 @@ def adjacency(neighbors: list[list[int]], H: int, has: Tensor, include_self: boo
     return Ahat
 
 
-# Interest centres (Eq. 10-11)
+# Interest centers (Eq. 10-11)
 
 
 def membership(center_of_item: list[int | None], k: int) -> Tensor:
-    """C -> [K, X]: which items a centre averages (Eq. 10-11).
+    """Return C [K, X], by which a center is the mean of its items (Eq. 10-11).
 
-    None: the item lacks the modality and belongs to no centre. An empty centre is a row of zeros.
+    None means that the item lacks the modality and belongs to no center. An empty center is a row
+    of zeros.
     """
     C = torch.zeros(k, len(center_of_item), dtype=torch.float64)
     for i, center in enumerate(center_of_item):
@@ -123,10 +125,11 @@ def membership(center_of_item: list[int | None], k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Oracle:
-    """MDSRec at given parameters; the modalities are the keys of `rho`, in their order.
+    """MDSRec at given parameters. The modalities are the keys of `rho`, in their order.
 
-    `O_id` N(O) [X, X]; `Ahat[m]` [X, X]; `C[m]` [K, X]; `features[m]` [X, F], rows of zeros where
-    an item lacks the modality, read only without `item_graph` (as `Ahat` only with it).
+    `O_id` is N(O) [X, X]; `Ahat[m]` [X, X] is used only with `item_graph`; `C[m]` [K, X];
+    `features[m]` [X, F] is used only without `item_graph` and has rows of zeros where an item lacks
+    the modality.
     """
 
     params: Mapping[str, Tensor]
@@ -140,16 +143,16 @@ class Oracle:
     # Vectors of items
 
     def item_vectors(self) -> dict[str, Tensor]:
-        """What the channels score against: "fused" -> E^id, m -> Ehat^m; each [X, D]."""
+        """Return the vectors that score items: "fused" -> E^id, m -> Ehat^m; each [X, D]."""
         vectors = {"fused": self.params["item_embedding"]}
         for m in self.rho:
             vectors[m] = self._modal_items(m)
         return vectors
 
     def _modal_items(self, m: str) -> Tensor:
-        """Ehat^m = Ahat^m E^id -> [X, D] (Eq. 6); w/o MRGC the features, mapped to D.
+        """Return Ehat^m = Ahat^m E^id [X, D] (Eq. 6); w/o MRGC the features, mapped to D.
 
-        An item without the modality is mapped to zero, not to the map's bias.
+        An item without the modality is mapped to zero, not to the bias of the map.
         """
         if self.config.item_graph:
             return self.Ahat[m] @ self.params["item_embedding"]
@@ -159,7 +162,7 @@ class Oracle:
     # One sequence (Eq. 7-9)
 
     def _states(self, channel: str, items: list[int]) -> list[Tensor]:
-        """x^0 ... x^L, each [T, D], of the encoder `channel` ("id" or a modality) (Eq. 7-9)."""
+        """Return x^0 ... x^L, each [T, D], of encoder `channel`: "id" or a modality (Eq. 7-9)."""
         if channel == "id":
             E_id = self.params["item_embedding"]
             vectors = smoothed(E_id, self.O_id, self.config.mu_id)
@@ -174,7 +177,7 @@ class Oracle:
         return states
 
     def _block(self, block: str, x: Tensor) -> Tensor:
-        """One causal post-norm Transformer block, [T, D] -> [T, D] (Eq. 8)."""
+        """Apply one causal post-norm Transformer block, [T, D] -> [T, D] (Eq. 8)."""
         causal = torch.ones(len(x), len(x), dtype=torch.bool).tril()
         x = self._layer_norm(f"{block}.attention_norm", x + self._attention(block, x, x, causal))
         inner = F.gelu(self._linear(f"{block}.inner", x))
@@ -182,9 +185,10 @@ class Oracle:
         return self._layer_norm(f"{block}.feedforward_norm", x + outer)
 
     def _attention(self, block: str, queries: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
-        """[heads] U -> [Q, D]: `queries` [Q, D] attend to `tokens` [T, D] (Eq. 12-14).
+        """Return [heads] U [Q, D], where `queries` [Q, D] attend to `tokens` [T, D] (Eq. 12-14).
 
-        `visible` [Q, T] says which token a query may see. Heads are contiguous slices of D.
+        `visible` [Q, T] marks the tokens that each query attends to. Heads are contiguous slices of
+        D.
         """
         q = self._linear(f"{block}.query", queries)
         k = self._linear(f"{block}.key", tokens)
@@ -199,16 +203,16 @@ class Oracle:
         return self._linear(f"{block}.output", torch.cat(heads, dim=1))  # Eq. 14
 
     def layer_centers(self, m: str, states: list[Tensor]) -> list[Tensor]:
-        """c^0 ... c^L, each [K, D], of the prefix whose states x^0 ... x^L are given (Eq. 11-16).
+        """Return c^0 ... c^L, each [K, D], of the prefix with states x^0 ... x^L (Eq. 11-16).
 
-        At layer l the centres query every token of x^{l-1} with the block's own Q, K, V and U.
+        At layer l the centers attend to all tokens of x^{l-1} by Q, K, V and U of the block.
         """
         c = self.C[m] @ self._modal_items(m)  # Eq. 11
         centers = [c]
         for layer in range(self.config.num_layers):
             tokens = states[layer]  # the input of this block
-            everything = torch.ones(len(c), len(tokens), dtype=torch.bool)
-            g = self._attention(f"encoders.{m}.blocks.{layer}", c, tokens, everything)
+            all_visible = torch.ones(len(c), len(tokens), dtype=torch.bool)
+            g = self._attention(f"encoders.{m}.blocks.{layer}", c, tokens, all_visible)
             first = self._linear(f"centers.{m}.{layer}.first", g)
             c = F.gelu(self._linear(f"centers.{m}.{layer}.second", first))  # Eq. 15
             centers.append(c)
@@ -217,12 +221,12 @@ class Oracle:
     # One prefix (Eq. 16-22)
 
     def prefix(self, items: list[int], noise: Noise | None = None) -> dict[str, Tensor]:
-        """Representations: "fused" -> e_s (Eq. 17), m -> etilde^m (Eq. 18-19), each [D].
+        """Return the representations: "fused" -> e_s (Eq. 17), m -> etilde^m (Eq. 18-19), each [D].
 
-        Only the last `max_length` items count, at positions from 0. Noise None equals delta = 1/2.
+        Only the last `max_length` items count, at positions from 0. Noise None means delta = 1/2.
         """
         if not items:
-            raise ValueError("a prefix holds at least one item")
+            raise ValueError("a prefix must have at least one item")
         items = items[-self.config.max_length :]
         fused = self._states("id", items)[-1][-1]
         modal = {}
@@ -239,7 +243,7 @@ class Oracle:
         return {"fused": fused, **modal}
 
     def logits(self, items: list[int], noise: Noise | None = None) -> dict[str, Tensor]:
-        """Scores of all items, [X]: "fused" (Eq. 20), each m (Eq. 21), and "all" (Eq. 22)."""
+        """Return scores of all items [X]: "fused" (Eq. 20), each m (Eq. 21) and "all" (Eq. 22)."""
         representations = self.prefix(items, noise)
         vectors = self.item_vectors()
         scores = {c: self._score(vectors[c], e) for c, e in representations.items()}
@@ -249,7 +253,7 @@ class Oracle:
         return {**scores, "all": total}
 
     def _score(self, vectors: Tensor, e: Tensor) -> Tensor:
-        """Inner products, or cosines over the temperature -> [X]."""
+        """Return inner products, or cosines over the temperature -> [X]."""
         if not self.config.temperature:
             return vectors @ e
         lengths = vectors.norm(dim=1).clamp(min=1e-12) * e.norm().clamp(min=1e-12)
@@ -260,10 +264,10 @@ class Oracle:
     def loss(
         self, sequences: list[list[int]], noises: Sequence[Sequence[Noise]] | None = None
     ) -> Tensor:
-        """Mean over prefixes of CE_fused + sum_m rho_m CE_m, a scalar (Eq. 23-24).
+        """Return the mean over prefixes of CE_fused + sum_m rho_m CE_m, a scalar (Eq. 23-24).
 
-        items[:p + 1] predicts items[p + 1]; `noises[u][p][m]` [K] is its noise. A sequence of T
-        items has T - 1 prefixes. Windows of a longer history are sequences here, cut by the caller.
+        items[:p + 1] predicts items[p + 1], with noise `noises[u][p][m]` [K]. A sequence of T items
+        has T - 1 prefixes. The caller cuts a longer history into windows, which are sequences here.
         """
         losses = []
         for u, items in enumerate(sequences):
@@ -276,7 +280,7 @@ class Oracle:
                     loss = loss - self.rho[m] * scores[m].log_softmax(dim=0)[target]
                 losses.append(loss)
         if not losses:
-            raise ValueError("no sequence has two items, so there is no prefix to predict from")
+            raise ValueError("no sequence has two items, so no prefix has a target")
         return torch.stack(losses).mean()
 
     # Parameters by name

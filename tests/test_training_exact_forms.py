@@ -1,17 +1,17 @@
-"""Forms that cost less equal the plain ones: values and gradients, in float64."""
+"""Cheaper forms equal the plain ones: values and gradients, in float64."""
 
 import numpy as np
 import pytest
 import torch
-from test_model import World
+from mdsrec_world import World
 from torch import Tensor
 
 from mdsrec.config import MDSRecConfig
-from training.data.sparse import DeviceRows, SparseRows, by_row, product, read
+from training.data.sparse import DeviceMatrix, SparseMatrix, multiply_all, product, sparse_matrix
 from training.layers import losses
-from training.layers.dropout import dropout, kept
+from training.layers.dropout import dropout, dropout_mask
 from training.layers.in_blocks import in_blocks
-from training.layers.losses import Channel, item_softmax, plain_item_softmax
+from training.layers.losses import Channel, full_softmax_loss, plain_full_softmax_loss
 from training.models.mdsrec import centers
 from training.models.mdsrec.interest_block import InterestBlock
 
@@ -24,13 +24,14 @@ def _random() -> None:
     torch.manual_seed(0)
 
 
-def sparse(dense: Tensor) -> SparseRows:
+def sparse(dense: Tensor) -> SparseMatrix:
+    """Return the nonzero entries of a dense matrix."""
     rows, columns = (index.astype(np.int64) for index in np.nonzero(dense.numpy()))
-    return by_row(rows, columns, dense.numpy()[rows, columns], len(dense))
+    return sparse_matrix(rows, columns, dense.numpy()[rows, columns], len(dense))
 
 
-def some_matrix(rows: int, columns: int) -> Tensor:
-    """A third of the entries, an empty row among them."""
+def random_matrix(rows: int, columns: int) -> Tensor:
+    """Draw a matrix with a third of its entries nonzero and an empty row."""
     dense = torch.randint(1, 5, (rows, columns)) * (torch.rand(rows, columns) < 1 / 3)
     dense[rows // 2] = 0
     return dense.double()
@@ -52,53 +53,53 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None
 @pytest.mark.parametrize("chunk", [1, 3, 5, X, 2 * X])
 @pytest.mark.parametrize("num_prefixes", [1, 7])
 @pytest.mark.parametrize("unit", [False, True])
-def test_chunked_cross_entropy_is_the_plain_one(
+def test_chunked_cross_entropy_equals_the_plain_one(
     chunk: int, num_prefixes: int, unit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * num_prefixes * chunk)
     monkeypatch.setattr(losses, "KEPT_BYTES", 8 * num_prefixes * (chunk if chunk >= X else 0))
-    Ahat = some_matrix(X, X)
+    Ahat = random_matrix(X, X)
     embedding, mapped, queries = parameter(X, D), parameter(X, D), parameter(3, num_prefixes, D)
     targets = torch.randint(0, X, (num_prefixes,))
     targets[0] = X - 1  # in the last chunk, which may be short
-    channels = [Channel(0, None), Channel(0, DeviceRows(sparse(Ahat))), Channel(1, None)]
+    channels = [Channel(0, None), Channel(0, DeviceMatrix(sparse(Ahat))), Channel(1, None)]
     weights = torch.tensor([1.0, 0.3, 0.7], dtype=torch.float64)
-    found = item_softmax(queries, targets, channels, [embedding, mapped], unit)
+    found = full_softmax_loss(queries, targets, channels, [embedding, mapped], unit)
     vectors = [embedding, Ahat @ embedding, mapped]
     if unit:
-        vectors = [torch.nn.functional.normalize(of_channel, dim=1) for of_channel in vectors]
-    expected = plain_item_softmax(queries, targets, vectors)
+        vectors = [torch.nn.functional.normalize(v, dim=1) for v in vectors]
+    expected = plain_full_softmax_loss(queries, targets, vectors)
     assert_same((found,), (expected,))
     inputs = embedding, mapped, queries
     assert_same(gradients(weights @ found, *inputs), gradients(weights @ expected, *inputs))
 
 
-def test_scores_far_apart_overflow_nothing() -> None:
+def test_scores_far_apart_do_not_overflow() -> None:
     queries, embedding = torch.full((1, 1, D), 1e3), torch.eye(X, D) * 10
-    found = item_softmax(queries, torch.tensor([0]), [Channel(0, None)], [embedding])
+    found = full_softmax_loss(queries, torch.tensor([0]), [Channel(0, None)], [embedding])
     assert found.item() == pytest.approx(np.log(D), abs=1e-3)
 
 
-def test_products_that_are_read_teach_the_table_like_dense_ones() -> None:
-    left, right = some_matrix(4, X), some_matrix(X, X)
+def test_products_of_a_table_have_the_gradients_of_dense_products() -> None:
+    left, right = random_matrix(4, X), random_matrix(X, X)
     embedding = parameter(X, D)
     rows = np.array([7, 2, 2, X // 2])
-    wanted = {"whole": DeviceRows(sparse(left)).all(), "rows": sparse(right).select(rows, CPU)}
-    table, found = read(embedding, wanted)
+    matrices = {"whole": DeviceMatrix(sparse(left)).all(), "rows": sparse(right).select(rows, CPU)}
+    table, products = multiply_all(embedding, matrices)
+    found = [table, products["whole"], products["rows"]]
     expected = [embedding, left @ embedding, right[rows] @ embedding]
-    assert_same((table, found["whole"], found["rows"]), tuple(expected))
+    assert_same(tuple(found), tuple(expected))
 
     def loss(parts: list[Tensor]) -> Tensor:
         return sum((part.sin().sum() for part in parts), torch.zeros(()))
 
-    of_found = gradients(loss([table, found["whole"], found["rows"]]), embedding)
-    assert_same(of_found, gradients(loss(expected), embedding))
+    assert_same(gradients(loss(found), embedding), gradients(loss(expected), embedding))
 
 
-def test_a_sparse_product_is_the_dense_one() -> None:
-    left, right = some_matrix(4, X), some_matrix(X, X)
+def test_a_sparse_product_equals_the_dense_one() -> None:
+    left, right = random_matrix(4, X), random_matrix(X, X)
     table = torch.eye(X, dtype=torch.float64)
-    found = DeviceRows(product(sparse(left), sparse(right), X)).times(table)
+    found = DeviceMatrix(product(sparse(left), sparse(right), X)).times(table)
     assert_same((found,), (left @ right,))
 
 
@@ -115,23 +116,21 @@ def test_blocks_change_neither_values_nor_gradients(size: int, keep: bool) -> No
     split = x, [constant, None]
     found, expected = in_blocks(function, size, keep, weight, split), function(weight, split)
     assert_same((found,), (expected,))
-    of_found = gradients(found.cos().sum(), weight, x)
-    assert_same(of_found, gradients(expected.cos().sum(), weight, x))
+    found_gradients = gradients(found.cos().sum(), weight, x)
+    assert_same(found_gradients, gradients(expected.cos().sum(), weight, x))
 
 
 @pytest.mark.parametrize("with_noise", [False, True])
-def test_the_nearest_centres_are_mixed_as_written(with_noise: bool) -> None:
+def test_the_mixture_of_centers_equals_the_plain_one(with_noise: bool) -> None:
     c, e = parameter(7, 3, D), parameter(7, D)
     noise = torch.randn(7, 3, dtype=torch.float64) if with_noise else None
-    found, expected = (
-        centers.center_mixture(c, e, noise, 0.3),
-        centers.plain_center_mixture(c, e, noise, 0.3),
-    )
+    found = centers.center_mixture(c, e, noise, 0.3)
+    expected = centers.plain_center_mixture(c, e, noise, 0.3)
     assert_same((found,), (expected,))
     assert_same(gradients(found.sin().sum(), c, e), gradients(expected.sin().sum(), c, e))
 
 
-def test_projections_absorbed_by_tokens_or_applied_to_centres_are_one(
+def test_absorbed_projections_equal_projected_centers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = MDSRecConfig(dim=D, num_heads=2, inner_dim=4)
@@ -154,14 +153,14 @@ def test_projections_absorbed_by_tokens_or_applied_to_centres_are_one(
     assert_same(*results)
 
 
-def test_absorption_is_chosen_where_it_costs_less() -> None:
+def test_absorption_is_chosen_where_it_is_cheaper() -> None:
     assert centers.absorption_is_cheaper(num_heads=2, length=50, dim=300)
     assert centers.absorption_is_cheaper(num_heads=2, length=300, dim=300)
     assert not centers.absorption_is_cheaper(num_heads=2, length=301, dim=300)
     assert not centers.absorption_is_cheaper(num_heads=8, length=50, dim=64)
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
     x = torch.ones(1000, 1001)
     for p in (0.1, 0.5, 0.9):
         found = dropout(x, p, training=True)
@@ -169,10 +168,10 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
         assert (found == 0).float().mean().item() == pytest.approx(p, abs=2e-3)
         assert found.mean().item() == pytest.approx(1, abs=1e-2)
     assert dropout(x, 0.5, training=False) is x
-    assert not torch.equal(kept((9, 9), 0.5, x), kept((9, 9), 0.5, x))
+    assert not torch.equal(dropout_mask((9, 9), 0.5, x), dropout_mask((9, 9), 0.5, x))
 
 
-def test_bfloat16_products_move_the_loss_by_their_rounding_alone() -> None:
+def test_bfloat16_products_change_the_loss_only_by_rounding() -> None:
     world = World({})
     batch, num_prefixes = world.batch()
     losses = []
