@@ -1,4 +1,4 @@
-"""Who asks a training to stop is heard, also where storage is out of reach for a while."""
+"""Stop requests reach the workers, also while storage cannot be reached for a while."""
 
 import os
 import signal
@@ -11,21 +11,22 @@ import pytest
 
 from mdsrec import files
 from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
 from training.lifecycle import signals, stopping
-from training.lifecycle.signals import Clock
-from training.lifecycle.stopping import asking, is_asked, stop_uri
+from training.lifecycle.signals import SignalSource
+from training.lifecycle.stopping import is_stop_requested, stop_on_request
 
 
-def becomes_true(holds: Callable[[], bool]) -> bool:
+def becomes_true(condition: Callable[[], bool]) -> bool:
     for _ in range(1000):
-        if holds():
+        if condition():
             return True
         time.sleep(0.01)
     return False
 
 
-def away(times: int, action: Callable[..., Any], error: Exception) -> Callable[..., Any]:
-    """`action`, which fails so many times first."""
+def failing_first(times: int, action: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """Return `action`, which raises `error` the first `times` times."""
     left = times
 
     def failing(*arguments: Any) -> Any:
@@ -38,35 +39,36 @@ def away(times: int, action: Callable[..., Any], error: Exception) -> Callable[.
     return failing
 
 
-def test_the_driver_asks_on_sigterm_and_when_its_minutes_are_over(tmp_path: Path) -> None:
+def test_sigterm_and_the_end_of_the_minutes_request_a_stop(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     before = signal.getsignal(signal.SIGTERM)
     Path(tmp_path / "run").mkdir()
-    Path(stop_uri(run)).touch()  # of an earlier training
-    with asking(run) as asked:
-        assert not is_asked(run) and not asked.reason
+    Path(RunPaths(run).stop).touch()  # left by an earlier training
+    with stop_on_request(run) as request:
+        assert not is_stop_requested(run) and not request.reason
         os.kill(os.getpid(), signal.SIGTERM)
-        assert asked.reason == "SIGTERM" and becomes_true(lambda: is_asked(run))
-    assert not is_asked(run) and signal.getsignal(signal.SIGTERM) == before
-    with asking(run, minutes=1e-6) as asked:
-        assert becomes_true(lambda: is_asked(run))
-        assert asked.reason == "--minutes 1e-06"
+        assert request.reason == "SIGTERM" and becomes_true(lambda: is_stop_requested(run))
+    assert not is_stop_requested(run) and signal.getsignal(signal.SIGTERM) == before
+    with stop_on_request(run, minutes=1e-6) as request:
+        assert becomes_true(lambda: is_stop_requested(run))
+        assert request.reason == "--minutes 1e-06"
 
 
-def test_a_request_is_made_again_until_storage_holds_it(
+def test_a_request_is_written_again_until_storage_can_be_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopping, "TRY_EVERY", 0.01)
-    monkeypatch.setattr(files, "write_bytes", away(3, files.write_bytes, OSError("away")))
-    with asking(str(tmp_path), minutes=1e-6):
-        assert becomes_true(lambda: is_asked(str(tmp_path)))
+    monkeypatch.setattr(stopping, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(files, "write_bytes", failing_first(3, files.write_bytes, OSError("away")))
+    with stop_on_request(str(tmp_path), minutes=1e-6):
+        assert becomes_true(lambda: is_stop_requested(str(tmp_path)))
 
 
-def test_a_request_is_heard_after_storage_was_out_of_reach(
+def test_a_request_is_found_after_storage_could_not_be_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signals, "LOOK_EVERY", 0.01)
-    monkeypatch.setattr(signals, "is_asked", away(3, is_asked, InputError("no such file system")))
-    Path(stop_uri(str(tmp_path))).touch()
-    clock = Clock(str(tmp_path), rank=0, checkpoint_minutes=30)
-    assert becomes_true(lambda: clock.calls().stop)
+    monkeypatch.setattr(signals, "STORAGE_SECONDS", 0.01)
+    check = failing_first(3, is_stop_requested, InputError("unknown file system"))
+    monkeypatch.setattr(signals, "is_stop_requested", check)
+    Path(RunPaths(str(tmp_path)).stop).touch()
+    source = SignalSource(str(tmp_path), rank=0, checkpoint_minutes=30)
+    assert becomes_true(lambda: source.current().stop)
