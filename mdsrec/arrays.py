@@ -1,4 +1,4 @@
-"""Names for the numpy arrays that functions take and return."""
+"""Type aliases of numpy arrays."""
 
 import numpy as np
 from numpy.typing import NDArray

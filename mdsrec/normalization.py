@@ -1,14 +1,15 @@
-"""N(O): how co-occurrence scores become weights in Eq. 3, for modal features and ids alike."""
+"""Normalization of co-occurrence scores, N(O) of Eq. 3, for modal features and ids alike."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.integer]
-Floats = NDArray[np.float64]
+from mdsrec.arrays import Floats, Ints
 
 
-def normalized(rows: Ints, columns: Ints, scores: Floats, how: str) -> Floats:
-    """Weights of the entries of a symmetric O: by row sum, D^-1/2 O D^-1/2, or as they are."""
+def normalized_scores(rows: Ints, columns: Ints, scores: Floats, how: str) -> Floats:
+    """Return the entries of N(O), given those of a symmetric O.
+
+    `how` is row (divide by the row sum), symmetric (D^-1/2 O D^-1/2 with the row sums D) or none.
+    """
     if how == "none" or not len(rows):
         return scores
     degree = np.bincount(rows, weights=scores)

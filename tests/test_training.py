@@ -14,8 +14,10 @@ from torch import Tensor
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
+from training.data.batch import batch_of
 from training.data.item_tables import load_item_tables
-from training.data.sequences import EpochPosition, SequenceReader, Step, batch_of
+from training.data.sequences import EpochPosition, SequenceReader
+from training.data.windows import Step
 from training.distributed import engine as ds
 from training.inference import padded
 from training.models.mdsrec.model import MDSRec
@@ -204,10 +206,12 @@ def test_the_steps_after_a_place_are_those_that_were_left_there(
     reader = SequenceReader(small(root))
     walk = list(reader.steps_from(1, EpochPosition()))
     assert {place.window for _, place in walk} == {0, 1, 2}  # two windows
-    groups = [len(window) for window in reader._windows(1)]
+    groups = [len(window) for window in reader._shuffle_windows(1)]
     assert [place.number for _, place in walk] == list(range(1, len(walk) + 1))
     read: list[Any] = []
-    monkeypatch.setattr(reader, "_read", lambda g, r=reader._read: read.append(g) or r(g))
+    monkeypatch.setattr(
+        reader, "_read_group", lambda g, r=reader._read_group: read.append(g) or r(g)
+    )
     for done, (_, place) in enumerate(walk, 1):
         read.clear()
         rest = list(reader.steps_from(1, place))

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 from gloo import on_ranks
+from mdsrec_world import CPU, SETTINGS, World, world_experiment
 from small_dataset import NUM_ITEMS, small_experiment, write_dataset
-from test_model import CPU, SETTINGS, World, experiment
 from test_training import losses_of_steps, small
 from torch import Tensor
 
 from mdsrec.config import TrainConfig
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
+from training.data.batch import Batch, batch_of
 from training.data.item_tables import (
     ItemTables,
     ModalityTables,
@@ -24,11 +25,17 @@ from training.data.item_tables import (
     load_item_tables,
     membership,
 )
-from training.data.negatives import InBatch, Negatives, Sampler, Stratified, sampler_of
-from training.data.sequences import SequenceReader, Step, batch_of, windows_of
-from training.data.sparse import by_row
-from training.layers.sampled_softmax import sampled_softmax
-from training.models.base import Batch
+from training.data.negatives import (
+    InBatchSampler,
+    Negatives,
+    Sampler,
+    StratifiedSampler,
+    build_sampler,
+)
+from training.data.sequences import SequenceReader
+from training.data.sparse import sparse_matrix
+from training.data.windows import Step, windows_of
+from training.layers.sampled_softmax import sampled_softmax_loss
 from training.models.mdsrec.model import MDSRec
 from training.step import negatives_of
 
@@ -52,14 +59,14 @@ class LargeWorld:
     def __init__(self, num_users: int, settings: dict[str, Any]) -> None:
         random = np.random.default_rng(0)
         self.num_train = random.permutation(2000 // np.arange(1, X + 1))
-        e = experiment({"modalities": ["text"], "num_layers": 1, **settings})
+        e = world_experiment({"modalities": ["text"], "num_layers": 1, **settings})
         items, five = np.arange(X), np.full(X, 5)
         self.near = random.integers(0, X, (X, 5))
         self.graph = adjacency(
             items, five, self.near.ravel(), X, e.model.num_neighbors, e.model.include_self
         )
         members = membership(items, items % K, K) if e.model.interest_centers else None
-        O = by_row(items, self.near[:, 0], np.ones(X), X)  # noqa: E741
+        O = sparse_matrix(items, self.near[:, 0], np.ones(X), X)  # noqa: E741
         text = ModalityTables(self.graph, None, members)
         self.tables = ItemTables(X, O, {"text": text}, {}, self.num_train)
         self.model = MDSRec(e, self.tables)
@@ -116,7 +123,7 @@ def config(negatives: str, num_negatives: int) -> TrainConfig:
 
 
 def sampler_for(negatives: str, num_negatives: int, tables: ItemTables) -> Sampler:
-    sampler = sampler_of(config(negatives, num_negatives), tables)
+    sampler = build_sampler(config(negatives, num_negatives), tables)
     assert sampler is not None
     return sampler
 
@@ -135,7 +142,7 @@ def test_with_every_item_as_a_negative_it_is_the_full_loss(
     num_items = small.tables.num_items
     tables = ItemTables(num_items, small.tables.cooccurrence, {}, {}, np.arange(num_items) % 5)
     drawn = sampler_for(negatives, num_items, tables).draw(np.arange(0), 3)
-    scored = drawn.beside(batch.targets.numpy(), CPU)
+    scored = drawn.with_targets(batch.targets.numpy(), CPU)
     found, expected = (
         _value_and_gradients(model, batch._replace(noise=batch.noise.double(), scored=of))
         for of in (scored, None)
@@ -181,7 +188,7 @@ def test_targets_of_the_step_as_negatives_need_the_correction_too() -> None:
     full, right, biased = torch.zeros(()), torch.zeros(()), torch.zeros(())
     for first in range(0, 2000, 100):
         step = made.step(slice(first, first + 100))
-        drawn = InBatch(made.num_train).draw(step.targets, 0)
+        drawn = InBatchSampler(made.num_train).draw(step.targets, 0)
         full = full + made.gradient(step, None)
         right = right + made.gradient(step, drawn)
         biased = biased + made.gradient(step, uncorrected(drawn))
@@ -194,8 +201,8 @@ def test_a_target_that_was_drawn_counts_once_and_each_negative_by_its_weight() -
     queries, items = torch.randn(2, 3, D), torch.randn(9, D)
     targets = np.array([4, 7, 4])  # 4 is a negative, 7 is not
     drawn = Negatives(np.array([8, 4, 2]), np.log([1.5, 2.0, 7.0]))
-    scored = drawn.beside(targets, CPU)
-    found = sampled_softmax(queries, [items[scored.items], -items[scored.items]], scored)
+    scored = drawn.with_targets(targets, CPU)
+    found = sampled_softmax_loss(queries, [items[scored.items], -items[scored.items]], scored)
     weight_of = {8: 1.5, 4: 2.0, 2: 7.0}
     for channel, sign in enumerate((1, -1)):
         expected = torch.zeros(())
@@ -209,8 +216,10 @@ def test_a_target_that_was_drawn_counts_once_and_each_negative_by_its_weight() -
 def test_its_gradient_is_that_of_negatives_alone_weighted_by_the_doubt_in_the_target() -> None:
     torch.manual_seed(0)
     queries, items = torch.randn(1, 1, D), torch.randn(9, D, requires_grad=True)
-    scored = Negatives(np.array([8, 4, 2]), np.log([1.5, 2.0, 7.0])).beside(np.array([5]), CPU)
-    found = sampled_softmax(queries, [items[scored.items]], scored).sum()
+    scored = Negatives(np.array([8, 4, 2]), np.log([1.5, 2.0, 7.0])).with_targets(
+        np.array([5]), CPU
+    )
+    found = sampled_softmax_loss(queries, [items[scored.items]], scored).sum()
     scores = items @ queries[0, 0]
     others = (scores[[8, 4, 2]] + torch.tensor([1.5, 2.0, 7.0]).log()).logsumexp(0)
     doubt = torch.sigmoid(others - scores[5]).detach()
@@ -222,7 +231,7 @@ def test_its_gradient_is_that_of_negatives_alone_weighted_by_the_doubt_in_the_ta
 def test_items_that_nothing_asks_for_are_never_touched() -> None:
     made = LargeWorld(3, {"interest_centers": False})
     step = made.step(slice(None))
-    drawn = Stratified(np.ones(X), 20).draw(step.targets, 0)
+    drawn = StratifiedSampler(np.ones(X), 20).draw(step.targets, 0)
     before = made.loss(step, drawn)
     asked = np.concatenate([made.histories.ravel(), drawn.items])
     reached = np.union1d(asked, made.near[asked])
@@ -236,7 +245,9 @@ def test_items_that_nothing_asks_for_are_never_touched() -> None:
 @pytest.mark.parametrize("num_negatives", [1, 7, 40, 100])
 def test_an_item_is_drawn_as_often_as_its_weight_expects(num_negatives: int) -> None:
     events = np.random.default_rng(0).permutation(np.append(1000 // np.arange(1, 100), 1.0))
-    drawn = [Stratified(events, num_negatives).draw(np.arange(0), seed) for seed in range(4000)]
+    drawn = [
+        StratifiedSampler(events, num_negatives).draw(np.arange(0), seed) for seed in range(4000)
+    ]
     weights, times = np.zeros(100), np.zeros(100)
     for items, log_weights in drawn:
         assert len(np.unique(items)) == len(items)

@@ -15,8 +15,10 @@ from torch import Tensor
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from training.checkpoints.format import load_checkpoint, save_checkpoint
+from training.data.batch import batch_of
 from training.data.item_tables import load_item_tables
-from training.data.sequences import SequenceReader, Step, batch_of
+from training.data.sequences import SequenceReader
+from training.data.windows import Step
 from training.distributed import engine as ds
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of, share_of, take_step

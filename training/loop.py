@@ -17,7 +17,7 @@ from training.checkpoints.saver import Saver
 from training.checkpoints.store import local_copy
 from training.checkpoints.weights import gather_weights_file
 from training.data.item_tables import load_item_tables
-from training.data.prefetch import ahead
+from training.data.prefetch import prefetch
 from training.data.sequences import EpochPosition, SequenceReader
 from training.device import memory_used
 from training.distributed import engine as ds
@@ -122,7 +122,7 @@ class TrainingLoop:
         epoch, before = self.progress.next_epoch, self.progress.totals
         sums = LossSums(before, len(self.engine.module.channels), self.device)
         self.engine.train()
-        for share, position in ahead(self._shares(epoch, before.position)):
+        for share, position in prefetch(self._shares(epoch, before.position)):
             exchange = self._start_exchange()  # it overlaps with the step
             losses = take_step(self.engine, self.experiment, share)
             sums.add(losses, share.num_prefixes, position)

@@ -14,10 +14,11 @@ from torch import Tensor, distributed
 from torch.utils._pytree import tree_map_only
 
 from mdsrec.config import Experiment
+from training.data.batch import Batch, batch_of
 from training.data.negatives import Negatives
-from training.data.sequences import Step, batch_of
+from training.data.windows import Step
 from training.distributed.engine_protocol import Engine
-from training.models.base import Batch, Model
+from training.models.base import Model
 
 HOST = torch.device("cpu")
 DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers

@@ -1,6 +1,7 @@
-"""What the tables say about items, as the sparse matrices of the model: N(O), Ahat^m, C^m.
+"""The item tables of a data set, checked, and loaded as the constants of the model.
 
-Each is built once from the Parquet tables.
+Letters: O co-occurrence of items, Ahat^m neighbors and C^m centers in modality m, X items, H
+neighbors per item, k centers.
 """
 
 from collections.abc import Mapping
@@ -13,36 +14,37 @@ import torch
 from torch import Tensor
 
 from mdsrec import schema, tables
+from mdsrec.arrays import Ints
 from mdsrec.config import Experiment, GraphConfig
 from mdsrec.errors import InputError
-from mdsrec.normalization import normalized
+from mdsrec.normalization import normalized_scores
 from mdsrec.table_names import centers_name, cooccurrence_name, features_name, neighbors_name
 from mdsrec.table_settings import table_settings
-from training.data.sparse import Ints, SparseRows, by_row
+from training.data.sparse import SparseMatrix, sparse_matrix
 
 
 @dataclass(frozen=True)
 class ModalityTables:
-    """One modality's constants: Ahat^m or raw features, and C^m."""
+    """The constants of one modality; None for what the model does not read."""
 
-    adjacency: SparseRows | None
-    features: Tensor | None  # [X, d_m], zero rows where the modality is absent
-    membership: SparseRows | None
+    adjacency: SparseMatrix | None  # Ahat^m
+    features: Tensor | None  # [X, d_m], zero rows for items without the modality
+    membership: SparseMatrix | None  # C^m
 
 
 @dataclass(frozen=True)
 class ItemTables:
-    """All that the model is told about the items of one data set."""
+    """The constants that a model is built from."""
 
     num_items: int
-    cooccurrence: SparseRows | None  # N(O)
+    cooccurrence: SparseMatrix | None  # N(O)
     modalities: dict[str, ModalityTables]
-    fingerprints: dict[str, str]  # of every table used, sequences included
-    num_train: Ints | None = None  # [X], training events, where negatives are drawn by them
+    fingerprints: dict[str, str]  # by name of table, sequences included
+    num_train: Ints | None = None  # [X], training events, if negatives are drawn by them
 
     @property
     def fingerprint(self) -> str:
-        """One fingerprint of all the tables."""
+        """Return one fingerprint of all tables."""
         return tables.fingerprint(self.fingerprints)
 
 
@@ -53,12 +55,11 @@ def adjacency(
     num_items: int,
     num_neighbors: int,
     include_self: bool,
-) -> SparseRows:
-    """Ahat^m (Eq. 5): the first H stored neighbours of an item, itself beside them by
-    `include_self`.
+) -> SparseMatrix:
+    """Return Ahat^m (Eq. 5): the first `num_neighbors` of each list, and the item if `include_self`.
 
-    `neighbors` holds the lists of `items` end to end, `lengths` of them each. An item without an
-    entry (no modality, or H = 0 without itself) keeps its own row of E^id.
+    `neighbors` holds the lists of `items` one after the other, and `lengths` their lengths. An item
+    that has no neighbor (no modality, or H = 0) and not itself keeps its own row of E^id.
     """
     position = np.arange(len(neighbors)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     first = position < num_neighbors
@@ -69,18 +70,19 @@ def adjacency(
     rows = np.concatenate([rows, np.flatnonzero(own)])
     columns = np.concatenate([columns, np.flatnonzero(own)])
     order = np.argsort(rows, kind="stable")
-    return by_row(rows[order], columns[order], np.ones(len(rows)), num_items)
+    return sparse_matrix(rows[order], columns[order], np.ones(len(rows)), num_items)
 
 
-def membership(items: Ints, centers: Ints, num_centers: int) -> SparseRows:
-    """C^m (Eq. 10-11): a row a centre, the mean over its members; an empty centre is a zero row."""
+def membership(items: Ints, centers: Ints, num_centers: int) -> SparseMatrix:
+    """Return C^m (Eq. 10-11): each row is the mean over a center's members, zero without members."""
     order = np.argsort(centers, kind="stable")
     counts = np.bincount(centers, minlength=num_centers)
-    return by_row(centers[order], items[order], 1.0 / counts[centers[order]], num_centers)
+    weights = 1.0 / counts[centers[order]]
+    return sparse_matrix(centers[order], items[order], weights, num_centers)
 
 
 def check_item_tables(experiment: Experiment) -> dict[str, str]:
-    """Check every table that the model reads and return the fingerprints by table name.
+    """Check every table that the model reads and return their fingerprints by name.
 
     Only manifests are read. Raises InputError if a table is missing or too small, was made with
     other settings, or was made before one of its inputs was rebuilt.
@@ -158,9 +160,9 @@ def _check_made_for(
     uri: str,
     manifest: tables.Manifest,
     settings: Mapping[str, Any],
-    standing: Mapping[str, tables.Manifest],
+    inputs: Mapping[str, tables.Manifest],
 ) -> None:
-    """InputError if the configuration asks for another table, or its inputs are newer than it."""
+    """Raise InputError if the table was made with other settings or from other inputs."""
     for key in sorted(settings.keys() | manifest.settings.keys()):
         wanted, found = settings.get(key), manifest.settings.get(key)
         if wanted != found:
@@ -169,14 +171,15 @@ def _check_made_for(
                 f"{tables.ETL_FIRST}"
             )
     for name, made_from in manifest.inputs.items():
-        if name in standing and standing[name].fingerprint != made_from:
-            raise InputError(f"{uri}: made before {name} was built anew: {tables.ETL_FIRST}")
+        if name in inputs and inputs[name].fingerprint != made_from:
+            raise InputError(f"{uri}: made before {name} was rebuilt: {tables.ETL_FIRST}")
 
 
-def _cooccurrence(table: pa.Table, num_items: int, config: GraphConfig) -> SparseRows:
+def _cooccurrence(table: pa.Table, num_items: int, config: GraphConfig) -> SparseMatrix:
     rows, columns = _ints(table, "item"), _ints(table, "other")
     scores = table.column("score").to_numpy()
-    return by_row(rows, columns, normalized(rows, columns, scores, config.normalize), num_items)
+    weights = normalized_scores(rows, columns, scores, config.normalize)
+    return sparse_matrix(rows, columns, weights, num_items)
 
 
 def _ints(table: pa.Table, column: str) -> Ints:
@@ -185,7 +188,7 @@ def _ints(table: pa.Table, column: str) -> Ints:
 
 
 def _flattened(table: pa.Table, column: str) -> tuple[Ints, Ints]:
-    """Lengths of a column's lists, and the lists end to end."""
+    """Return the lengths of a column's lists, and the lists one after the other."""
     lists = table.column(column).combine_chunks()
     return (
         lists.value_lengths().to_numpy().astype(np.int64),

@@ -1,4 +1,4 @@
-"""What is needed next is made while what came before it is used."""
+"""Prefetch: a background thread prepares the next items while one is used."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -7,19 +7,20 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-DEPTH = 2  # items that wait
+DEPTH = 2  # items prepared in advance
 
 
-def ahead(source: Iterator[Item]) -> Iterator[Item]:
-    """`source`, which a thread of its own goes through, `DEPTH` items ahead. What it raises is
-    raised here in its turn.
+def prefetch(source: Iterator[Item]) -> Iterator[Item]:
+    """Yield the items of `source`, which a background thread computes `DEPTH` items in advance.
+
+    An exception of `source` is raised when its item is due.
     """
     end = object()
-    thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
-        waiting = deque(thread.submit(next, source, end) for _ in range(DEPTH))
-        while (item := waiting.popleft().result()) is not end:
-            waiting.append(thread.submit(next, source, end))
+        pending = deque(thread.submit(next, source, end) for _ in range(DEPTH))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(thread.submit(next, source, end))
             yield item  # type: ignore[misc]
-    finally:  # who leaves early does not wait for what nobody wants
+    finally:  # a consumer that stops early does not wait for items in progress
         thread.shutdown(wait=False, cancel_futures=True)

@@ -8,10 +8,10 @@ LEVELS = 1 << 16
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero with probability `p`, rounded to 1/65536; the others grow so that the mean stays."""
-    return x * kept(tuple(x.shape), p, x) if training and p else x
+    return x * dropout_mask(tuple(x.shape), p, x) if training and p else x
 
 
-def kept(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
+def dropout_mask(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
     """What dropout multiplies by, 0 or 1 / (1 - p), of `like`'s type and device."""
     num_zero = min(round(p * LEVELS), LEVELS - 1)
     numel = torch.Size(shape).numel()

@@ -35,7 +35,7 @@ class Features(nn.Module):
         return torch.stack(found, dim=1)
 
 
-def whitened(vectors_XF: Tensor, floor: float = 1e-3) -> Tensor:
+def whiten(vectors_XF: Tensor, floor: float = 1e-3) -> Tensor:
     """Vectors of mean 0 and covariance 1 over the items that have one; the others stay zeros.
 
     Directions with less than `floor` of the largest variance are noise and do not grow beyond it.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.data.sparse import DeviceRows
+from training.data.sparse import DeviceMatrix
 
 KEPT_BYTES = 16 << 20  # of a channel's scores that stay in memory
 CHUNK_BYTES = 8 << 20  # of a chunk's, where they are more
@@ -24,7 +24,7 @@ class Channel(NamedTuple):
     """Where the item vectors of a channel come from."""
 
     table: int  # which of the tables
-    graph: DeviceRows | None  # Ahat, whose product with the table they are; none: its own rows
+    graph: DeviceMatrix | None  # Ahat, whose product with the table they are; none: its own rows
 
     def vectors(self, tables: Sequence[Tensor], first: int, last: int) -> tuple[Tensor, Any]:
         """Items first <= item < last [n, D], and the graph's entries they were made by."""
@@ -34,7 +34,7 @@ class Channel(NamedTuple):
         return entries.times(tables[self.table]), entries
 
 
-def item_softmax(
+def full_softmax_loss(
     queries_CPD: Tensor,
     targets_P: Tensor,
     channels: Sequence[Channel],
@@ -55,8 +55,10 @@ def item_softmax(
     return losses
 
 
-def plain_item_softmax(queries_CPD: Tensor, targets_P: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-    """`item_softmax` as it is written, with every score in memory; `vectors` are the channels'."""
+def plain_full_softmax_loss(
+    queries_CPD: Tensor, targets_P: Tensor, vectors: Sequence[Tensor]
+) -> Tensor:
+    """`full_softmax_loss` as it is written, with every score in memory; `vectors` are the channels'."""
     scores = [
         query_PD @ items_XD.T for query_PD, items_XD in zip(queries_CPD, vectors, strict=True)
     ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from training.data.item_tables import ModalityTables
-from training.data.sparse import DeviceRows, product
+from training.data.sparse import DeviceMatrix, product
 
 
 class Modality(nn.Module):
@@ -16,18 +16,18 @@ class Modality(nn.Module):
     def __init__(self, tables: ModalityTables, dim: int, num_items: int) -> None:
         super().__init__()
         graph, members, features = tables.adjacency, tables.membership, tables.features
-        self.graph = None if graph is None else DeviceRows(graph)
+        self.graph = None if graph is None else DeviceMatrix(graph)
         self.centers = None  # C Ahat, whose product with E^id is c^0 (Eq. 11)
         if members is not None and graph is not None:
-            self.centers = DeviceRows(product(members, graph, num_items))
+            self.centers = DeviceMatrix(product(members, graph, num_items))
         self.feature_map = None if features is None else nn.Linear(features.shape[1], dim)
         self.features: Tensor | None
         self.center_features: Tensor | None
         self.center_sums: Tensor | None
         of_centers = sums = None  # C F and C 1 of the features F
         if members is not None and features is not None:
-            of_centers = DeviceRows(members).times(features)
-            sums = DeviceRows(members).times(torch.ones(num_items, 1))
+            of_centers = DeviceMatrix(members).times(features)
+            sums = DeviceMatrix(members).times(torch.ones(num_items, 1))
         self.register_buffer("features", features, persistent=False)
         self.register_buffer("center_features", of_centers, persistent=False)
         self.register_buffer("center_sums", sums, persistent=False)

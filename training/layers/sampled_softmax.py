@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.negatives import Scored
+from training.data.negatives import ScoredItems
 
 
-def sampled_softmax(queries_CPD: Tensor, vectors: Sequence[Tensor], scored: Scored) -> Tensor:
+def sampled_softmax_loss(
+    queries_CPD: Tensor, vectors: Sequence[Tensor], scored: ScoredItems
+) -> Tensor:
     """Cross-entropy of each channel, summed over the prefixes -> [C].
 
     `vectors` are each channel's of the scored items, [R, D]. Memory holds C x P x R scores.

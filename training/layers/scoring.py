@@ -113,7 +113,7 @@ def _counted(
     return found, better, level
 
 
-def top_items(
+def top_k_items(
     queries: Tensor, items: Tensor, weights: Tensor, count: int, block: int, seen: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The whole scores [B, n] and items [B, n] of the n = `count` highest, ties by item.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from training.data.prefetch import DEPTH, ahead
+from training.data.prefetch import DEPTH, prefetch
 
 
 def test_items_come_in_order_and_what_is_raised_comes_in_its_turn() -> None:
@@ -15,11 +15,11 @@ def test_items_come_in_order_and_what_is_raised_comes_in_its_turn() -> None:
         yield 2
         raise OSError("away")
 
-    items = ahead(failing())
+    items = prefetch(failing())
     assert [next(items), next(items)] == [1, 2]
     with pytest.raises(OSError, match="away"):
         next(items)
-    assert list(ahead(iter([]))) == [] and list(ahead(iter([None, 3]))) == [None, 3]
+    assert list(prefetch(iter([]))) == [] and list(prefetch(iter([None, 3]))) == [None, 3]
 
 
 def test_the_next_items_are_made_while_one_is_used() -> None:
@@ -30,7 +30,7 @@ def test_the_next_items_are_made_while_one_is_used() -> None:
             made.append(number)
             yield number
 
-    items = ahead(counted())
+    items = prefetch(counted())
     assert next(items) == 0
     deadline = time.monotonic() + 10
     while len(made) < 1 + DEPTH and time.monotonic() < deadline:
@@ -48,7 +48,7 @@ def test_who_leaves_early_does_not_wait() -> None:
         released.wait(30)
         yield 1
 
-    items, began = ahead(stuck()), time.monotonic()
+    items, began = prefetch(stuck()), time.monotonic()
     assert next(items) == 0
     items.close()
     assert time.monotonic() - began < 5
