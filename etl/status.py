@@ -125,7 +125,7 @@ def build_report(experiment: Experiment, manifests: Mapping[str, Manifest]) -> s
 
 
 def _report(experiment: Experiment, table: str, details: Sequence[str]) -> str:
-    """Put a title above a text table, and the details of each row behind it."""
+    """Put a title above a text table, and details at the end of each row."""
     lines = table.splitlines()
     width = max(map(len, lines))
     rows = [

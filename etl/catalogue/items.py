@@ -45,7 +45,7 @@ def only_first_records(metadata: DataFrame) -> DataFrame:
 def build_items(
     catalogue: DataFrame, metadata: DataFrame, training: DataFrame, fields: Sequence[str]
 ) -> DataFrame:
-    """Build the rows of ITEMS from `catalogue` (asin, item), `metadata` and `training` (items).
+    """Build the rows of ITEMS. `catalogue` is (asin, item), `training` the training events (items).
 
     The text of an item is joined from `fields`.
     """
@@ -73,7 +73,7 @@ def build_catalogue(events: DataFrame, metadata: DataFrame, kind: str) -> DataFr
 
 
 def counters(item_rows: DataFrame, metadata: DataFrame, events: DataFrame) -> dict[str, int]:
-    """Count the items with and without metadata, and metadata without interactions or repeated."""
+    """Count items with title, text and image, and metadata that is missing, unused or repeated."""
     interacted = materialize(events.select("asin").distinct())
     described = materialize(metadata.select("asin").distinct())
     num_interacted, num_described = interacted.count(), described.count()

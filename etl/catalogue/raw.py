@@ -53,9 +53,9 @@ def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list
 
 
 def raw_lines(spark: SparkSession, files: Sequence[RawFile]) -> DataFrame:
-    """Read DataFrame(file, line, raw). One task reads each file, then lines spread over all cores.
+    """Return DataFrame(file, line, raw); `file` is a position in `files`, lines count from 1.
 
-    `file` is the position in `files`; lines are counted from 1.
+    Each file is read by one task. Its lines are then spread over all cores.
     """
     rows = [(number, file.uri) for number, file in enumerate(files)]
     return (

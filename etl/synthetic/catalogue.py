@@ -76,14 +76,14 @@ def draw_user_events(rng: Rng, items: Catalogue) -> list[int]:
         by_text ^= bool(rng.random() < SWITCH)
         if rng.random() < DRIFT:
             last = _draw_item(rng, items.weight)
-        near = _near(rng, items, last, by_text) * items.weight
-        near[chosen] = 0
-        last = _draw_item(rng, near if near.any() and rng.random() > STRAY else items.weight)
+        weight = _same_interest(rng, items, last, by_text) * items.weight
+        weight[chosen] = 0
+        last = _draw_item(rng, weight if weight.any() and rng.random() > STRAY else items.weight)
         chosen.append(last)
     return chosen
 
 
-def _near(rng: Rng, items: Catalogue, last: int, by_text: bool) -> Array:
+def _same_interest(rng: Rng, items: Catalogue, last: int, by_text: bool) -> Array:
     """Return 1 for items with the style of `last`, or with its topic and mostly its kind."""
     if not by_text:
         return np.asarray(items.style == items.style[last], float)
@@ -155,17 +155,21 @@ def write_catalogue(folder: Path, num_users: int, num_items: int, seed: int) -> 
     items = draw_catalogue(rng, num_items)
     review_lines = [json.dumps(row) for row in draw_reviews(rng, items, num_users)]
     record_lines = [json.dumps(row) for row in draw_records(rng, items)]
-    bad = [
+    bad_lines = [
         '{"reviewerID": "A1", "asin": ',
         '{"reviewerID": "A1", "unixReviewTime": 1500000000}',
         "",
+        '{"reviewerID": "A1", "asin": "B1", "unixReviewTime": "07 14, 2017"}',
     ]
-    bad.append('{"reviewerID": "A1", "asin": "B1", "unixReviewTime": "07 14, 2017"}')
     has_image = np.flatnonzero(rng.random(num_items) >= 0.05)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_gzip(folder / "reviews.json.gz", [*review_lines[:10], *bad, *review_lines[10:]])
-        _write_gzip(folder / "metadata.json.gz", [*record_lines[:10], bad[0], *record_lines[10:]])
+        _write_gzip(
+            folder / "reviews.json.gz", [*review_lines[:10], *bad_lines, *review_lines[10:]]
+        )
+        _write_gzip(
+            folder / "metadata.json.gz", [*record_lines[:10], bad_lines[0], *record_lines[10:]]
+        )
         vectors = list(items.images[has_image].astype(np.float32))
         columns = {
             "asin": [items.asins[n] for n in has_image] + ["B-UNKNOWN"],
