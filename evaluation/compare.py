@@ -6,7 +6,7 @@ from evaluation.cases import distinctive_cases
 from evaluation.evaluated_run import EvaluatedRun
 from evaluation.metrics.bootstrap import difference
 from evaluation.metrics.events import read_events
-from evaluation.ranking import POPULARITY
+from evaluation.metrics.run_metrics import POPULARITY
 from evaluation.report.comparison import ComparisonData, comparison_page
 from evaluation.report.pictures import load_thumbnails
 from evaluation.report.run_report import candidates_text, headline_metrics

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.baselines import Popularity
+from evaluation.metrics.run_metrics import POPULARITY
 from evaluation.pool import ShardWorker, UserShard
 from mdsrec import schema, tables
 from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig
 from training.data.sequences import Target
 from training.layers.scoring import count_channels
-
-POPULARITY = "popularity"
 
 
 class Scorer(Protocol):

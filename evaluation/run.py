@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from evaluation.case_study import case_study
 from evaluation.metrics.coverage import list_metrics
-from evaluation.metrics.run_metrics import RunMetrics
+from evaluation.metrics.run_metrics import POPULARITY, RunMetrics
 from evaluation.metrics.slices import read_slicings
 from evaluation.metrics.summary import summarize
 from evaluation.pool import write_table_in_shards
-from evaluation.ranking import POPULARITY, RankWorker
+from evaluation.ranking import RankWorker
 from evaluation.report.pictures import load_thumbnails
 from evaluation.report.run_report import (
     ReportData,

@@ -14,7 +14,7 @@ import numpy as np
 from evaluation.baselines import itemknn_events
 from evaluation.metrics.bootstrap import UserSums, difference
 from evaluation.metrics.events import Events, read_events
-from evaluation.ranking import POPULARITY
+from evaluation.metrics.run_metrics import POPULARITY
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment, to_overrides

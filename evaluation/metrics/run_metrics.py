@@ -12,6 +12,8 @@ from typing import Any, Self
 from mdsrec import files
 from mdsrec.errors import InputError
 
+POPULARITY = "popularity"  # the channel that ranks items by their number of training events
+
 Means = dict[str, float]  # by metric
 
 KEYS = (  # in the order of the file
@@ -73,7 +75,7 @@ class RunMetrics(RankMetrics):
     cutoffs: list[int]
     exclude_seen: bool
     items_with: dict[str, int] = field(default_factory=dict)  # number of items, by modality
-    lists: ListMetrics | None = None  # None means no recommendations were made of these weights
+    lists: ListMetrics | None = None  # None if there are no recommendations of these weights
 
     @classmethod
     def read(cls, uri: str) -> Self:

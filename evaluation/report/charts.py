@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.metrics.run_metrics import RunMetrics
-from evaluation.ranking import POPULARITY
+from evaluation.metrics.run_metrics import POPULARITY, RunMetrics
 from evaluation.report import html
 from evaluation.report.svg import Line, line_chart
 

@@ -8,8 +8,7 @@ from html import escape
 from evaluation.cases import TOP, DistinctiveCase
 from evaluation.evaluated_run import EvaluatedRun, run_labels
 from evaluation.metrics.bootstrap import Difference
-from evaluation.metrics.run_metrics import SliceMetrics
-from evaluation.ranking import POPULARITY
+from evaluation.metrics.run_metrics import POPULARITY, SliceMetrics
 from evaluation.report import html
 from evaluation.report.cards import Cards, Strip, format_rank
 from evaluation.report.charts import learning_panels_by_run, recall_panels_by_run, series_style

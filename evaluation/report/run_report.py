@@ -10,8 +10,7 @@ from typing import Any
 
 from evaluation.cases import TOP, Case, Cases
 from evaluation.metrics.coverage import list_metrics_text
-from evaluation.metrics.run_metrics import RunMetrics
-from evaluation.ranking import POPULARITY
+from evaluation.metrics.run_metrics import POPULARITY, RunMetrics
 from evaluation.report import html
 from evaluation.report.cards import Cards, Strip, format_rank
 from evaluation.report.charts import channel_name, learning_panels, recall_panels, training_note
