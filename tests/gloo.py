@@ -1,4 +1,4 @@
-"""Runs a function on several gloo processes, each with its own rank, without Ray."""
+"""Several gloo ranks in processes of this machine, without Ray."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from torch import distributed, multiprocessing
 
 
 def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(*arguments)` returns on every rank, in order of rank."""
+    """Call `function(*arguments)` on every rank and return the results in order of rank."""
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(
             _one_rank, (world_size, folder, function, arguments), nprocs=world_size, join=True
@@ -40,4 +40,4 @@ def _one_rank(
     torch.save(result, Path(folder) / f"rank-{rank}.pt")
     distributed.destroy_process_group()
     sys.stdout.flush()
-    os._exit(0)  # threads of groups that are gone end the interpreter's own way out, at times
+    os._exit(0)  # a regular exit may crash in threads of destroyed process groups

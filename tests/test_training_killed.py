@@ -1,4 +1,4 @@
-"""A driver that is told to end, or killed, in the middle of an epoch: the same command goes on."""
+"""Drivers and workers that are killed or get SIGTERM within an epoch: the same command continues."""
 
 import json
 import signal
@@ -13,14 +13,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from epoch_recorder import epochs_of_training
 from gloo import on_ranks
 from safetensors.torch import load_file
 from small_dataset import write_dataset
-from test_training import trained
 
 from evaluation.run import evaluate
 from mdsrec.config.loading import load_experiment
-from training.data.item_tables import load_item_tables
+from training.data.item_tables import check_item_tables
 from training.lifecycle.identity import claim
 
 pytestmark = pytest.mark.ray
@@ -68,7 +68,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(config: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `python -m training CONFIG ...`; nothing that it started outlives the test."""
+    """Return a function that starts `python -m training CONFIG ...`. Its jobs end with the test."""
     started: list[psutil.Process] = []
 
     def start(*words: str) -> subprocess.Popen[str]:
@@ -89,7 +89,7 @@ def start(config: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def wait_for_a_checkpoint_within_an_epoch(config: Path, seen: set[str]) -> None:
-    """Until one stands that is not among `seen`."""
+    """Wait for a complete checkpoint whose name is not in `seen`."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         found = (config.parent / "runs" / "killed").glob("checkpoints/*-*[1-9]/manifest-1.json")
@@ -114,7 +114,7 @@ def workers_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_driver_killed_within_an_epoch_equals_one_left_alone(
+def test_a_driver_killed_within_an_epoch_equals_one_never_killed(
     config: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     job = start(SHORT)
@@ -123,8 +123,8 @@ def test_a_driver_killed_within_an_epoch_equals_one_left_alone(
     job.kill()
     job.communicate()
     assert len(workers) == 2
-    assert not psutil.wait_procs(workers, timeout=20)[1]  # they end by themselves
-    for process in family:  # Ray's agents stay for a while
+    assert not psutil.wait_procs(workers, timeout=20)[1]  # they end without a signal
+    for process in family:  # Ray's agents may still run
         with suppress(psutil.NoSuchProcess):
             process.kill()
     output = start(SHORT).communicate()[0]
@@ -133,7 +133,7 @@ def test_a_driver_killed_within_an_epoch_equals_one_left_alone(
 
 
 @pytest.mark.slow
-def test_a_driver_and_then_a_worker_told_to_end_save_first(
+def test_a_driver_and_then_a_worker_save_on_sigterm(
     config: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     job = start()
@@ -149,7 +149,7 @@ def test_a_driver_and_then_a_worker_told_to_end_save_first(
     workers_of(job)[0].terminate()
     output = job.communicate()[0]
     assert job.returncode == 0, output
-    assert f"resumed at {where}" in output and "a worker's node leaves" in output
+    assert f"resumed at {where}" in output and "a worker's node leaves the cluster" in output
     assert_undisturbed(config)
 
 
@@ -194,7 +194,7 @@ def drain(run):
         time.sleep(0.05)
     node = next(a.node_id for a in list_actors() if a.class_name == "RayTrainWorker")
     deadline = int(1000 * (time.time() + 20))
-    assert GcsClient(address=cluster.address).drain_node(node, REASON, "it goes", deadline)[0]
+    assert GcsClient(address=cluster.address).drain_node(node, REASON, "test", deadline)[0]
 
 
 threading.Thread(target=drain, args=[Path(sys.argv.pop(1))], daemon=True).start()
@@ -206,7 +206,7 @@ sys.exit(code)
 
 
 @pytest.mark.slow
-def test_a_node_that_ray_drains_is_left_with_a_checkpoint(config: Path) -> None:
+def test_a_training_saves_before_it_leaves_a_node_that_ray_drains(config: Path) -> None:
     run = config.parent / "runs" / "killed"
     job = subprocess.run(
         [sys.executable, "-c", DRAINED, str(run), str(config), "train.max_epochs=12"],
@@ -216,12 +216,13 @@ def test_a_node_that_ray_drains_is_left_with_a_checkpoint(config: Path) -> None:
         check=False,
     )
     assert job.returncode == 0, job.stderr
-    assert "a worker's node leaves" in job.stderr and "resumed at epoch " in job.stdout + job.stderr
+    assert "a worker's node leaves the cluster" in job.stderr
+    assert "resumed at epoch " in job.stdout + job.stderr
     assert_undisturbed(config, "train.max_epochs=12")
 
 
 @pytest.mark.slow
-def test_minutes_end_a_training_with_exit_code_zero(
+def test_a_training_that_reaches_its_minutes_has_exit_code_zero(
     config: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     job = start("train.max_epochs=999", "train.patience=999", "--minutes", "0.6")
@@ -231,22 +232,23 @@ def test_minutes_end_a_training_with_exit_code_zero(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_is_exit_code_two_at_the_first_attempt(
+def test_a_loss_that_is_not_finite_is_exit_code_two_after_one_attempt(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     job = start("optim.lr=1e30")
     output = job.communicate()[0]
     assert job.returncode == 2, output
-    assert "is no number (NaN or infinite) at epoch 0, step " in output.splitlines()[-1]
+    assert " not finite at epoch 0, step " in output.splitlines()[-1]
     assert output.count("Started training worker group") == 1
 
 
 def assert_undisturbed(config: Path, *words: str) -> None:
-    """The run ended, and ranks, as one does that nothing interrupts."""
-    alone = load_experiment(config, [*words, "name=undisturbed", "train.checkpoint_minutes=30.0"])
-    claim(alone, load_item_tables(alone).fingerprints)
-    resolved: dict[str, Any] = alone.resolved()
-    expected = on_ranks(2, trained, resolved)[0]
+    """Assert that the run has the epochs, weights and metrics of one without interruption."""
+    overrides = [*words, "name=undisturbed", "train.checkpoint_minutes=30.0"]
+    undisturbed = load_experiment(config, overrides)
+    claim(undisturbed, check_item_tables(undisturbed))
+    resolved: dict[str, Any] = undisturbed.resolved()
+    expected = on_ranks(2, epochs_of_training, resolved)[0]
     run = config.parent / "runs" / "killed"
     history = json.loads((run / "history.json").read_text())
     found = [[epoch["loss"], epoch["ndcg@10"]] for epoch in history["epochs"]]
@@ -255,7 +257,7 @@ def assert_undisturbed(config: Path, *words: str) -> None:
     left, right = (load_file(r / "best.safetensors") for r in runs)
     for name in left:
         torch.testing.assert_close(left[name], right[name], atol=1e-4, rtol=0)
-    for experiment in (alone, load_experiment(config, words)):
+    for experiment in (undisturbed, load_experiment(config, words)):
         evaluate(experiment)
     ranked, expected = (json.loads((r / "metrics.json").read_text())["split"]["test"] for r in runs)
     assert ranked.keys() == expected.keys() > {"all", "fused"}

@@ -1,5 +1,5 @@
-"""MDSRec trained by DeepSpeed on two, then three, then one worker loses what one process of plain
-PyTorch loses, step by step.
+"""MDSRec trained by DeepSpeed on two, then three, then one worker has, step by step, the losses of
+plain PyTorch in one process.
 """
 
 from itertools import count, islice
@@ -37,14 +37,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps_of(experiment: Experiment, first: int, last: int) -> list[tuple[Step, tuple[int, int]]]:
-    """Steps first <= step < last of a training, each with its epoch and place there."""
+    """Return steps [first, last) of a training, each with its epoch and its number there."""
     reader = SequenceReader(experiment)
-    every = (
+    all_steps = (
         (step, (epoch, number))
         for epoch in count()
         for number, step in enumerate(reader.steps(epoch))
     )
-    return list(islice(every, first, last))
+    return list(islice(all_steps, first, last))
 
 
 def model_of(experiment: Experiment) -> MDSRec:
@@ -54,7 +54,7 @@ def model_of(experiment: Experiment) -> MDSRec:
 
 
 def plain_losses(experiment: Experiment) -> Tensor:
-    """Loss of each channel in each step -> [steps, C]."""
+    """Return the loss of each channel in each step [steps, C]."""
     model, losses = model_of(experiment), []
     optimizer = torch.optim.Adam(model.parameters(), lr=experiment.optim.lr)
     for step, at in steps_of(experiment, BOUNDS[0], BOUNDS[-1]):
@@ -66,8 +66,10 @@ def plain_losses(experiment: Experiment) -> Tensor:
     return torch.stack(losses)
 
 
-def leg(resolved: dict[str, Any], first: int, last: int, folder: str) -> Tensor:
-    """This rank's part of the losses of some steps, from the checkpoint before them to the next."""
+def losses_of_steps(resolved: dict[str, Any], first: int, last: int, folder: str) -> Tensor:
+    """Take steps [first, last) from a checkpoint to the next; return this rank's part of the losses
+    [steps, C].
+    """
     experiment = experiment_from(resolved, source="test")
     engine = ds.initialize(model_of(experiment), experiment, CPU)
     if first:
@@ -85,7 +87,7 @@ def leg(resolved: dict[str, Any], first: int, last: int, folder: str) -> Tensor:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("temperature", [0.0, 0.1])
-def test_two_then_three_then_one_workers_lose_what_plain_torch_loses(
+def test_two_then_three_then_one_workers_have_the_losses_of_plain_torch(
     root: Path, tmp_path: Path, stage: int, temperature: float
 ) -> None:
     experiment = small_experiment(
@@ -93,7 +95,9 @@ def test_two_then_three_then_one_workers_lose_what_plain_torch_loses(
     )
     found = []
     for workers, first, last in zip((2, 3, 1), BOUNDS, BOUNDS[1:], strict=False):
-        parts = on_ranks(workers, leg, experiment.resolved(), first, last, str(tmp_path))
+        parts = on_ranks(
+            workers, losses_of_steps, experiment.resolved(), first, last, str(tmp_path)
+        )
         assert workers == 1 or not torch.allclose(parts[0], parts[1])  # ranks hold other users
         found.append(sum(parts))
     torch.testing.assert_close(torch.cat(found), plain_losses(experiment), atol=1e-4, rtol=0)
