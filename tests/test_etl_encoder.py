@@ -1,6 +1,4 @@
-"""Text features by the small model that an installed package carries, and the cache of encoded
-vectors.
-"""
+"""Text features by the small model of an installed package, and the cache of encoded vectors."""
 
 import hashlib
 import os
@@ -16,12 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from placed import written
+from vectors_by_item import vectors_by_item
 
 from etl.features.encoders import check_encoder, encoder_identity
-from etl.features.encoding import _encode_chunk, _how_far, cache_name, encoded
-from etl.features.vector_cache import CacheFiles, num_vectors, opened, write_file
-from etl.spark.progress import reporting
+from etl.features.encoding import _encode_chunk, _progress_line, cache_name, encode_items
+from etl.features.vector_cache import CacheFiles, num_vectors, open_cache, write_cache_file
+from etl.spark.progress import periodic_log
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 
@@ -36,25 +34,25 @@ with_model = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    ("config", "asked"),
+    ("config", "requested"),
     [
         ({"encoder": "none"}, "sentence-transformers/none"),
         ({"encoder": "nobody/none"}, "nobody/none"),
         ({"encoder": "none", "images": "url"}, "none"),
     ],
 )
-def test_a_model_that_is_nowhere_is_one_line(monkeypatch, config, asked):
+def test_a_model_that_cannot_be_found_is_a_one_line_error(monkeypatch, config, requested):
     from huggingface_hub import HfApi
 
     def unreachable(self, name, **options):
         raise OSError(f"no route to {name}\nfrom here")
 
     monkeypatch.setattr(HfApi, "model_info", unreachable)
-    with pytest.raises(InputError, match=rf"none' cannot be loaded \(no route to {asked}\)"):
+    with pytest.raises(InputError, match=rf"none' cannot be loaded \(no route to {requested}\)"):
         check_encoder(FeatureConfig(**config))
 
 
-def test_a_local_model_is_known_by_its_files_wherever_it_lies(tmp_path):
+def test_a_local_model_is_identified_by_its_files_in_any_folder(tmp_path):
     for name in "abc":
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_bytes(b"1" if name == "c" else b"0")
@@ -63,7 +61,7 @@ def test_a_local_model_is_known_by_its_files_wherever_it_lies(tmp_path):
     assert encoder_identity("someone/some-model") == ["someone/some-model"]
 
 
-def test_each_encoder_limit_and_kind_of_content_has_a_cache_of_its_own(tmp_path):
+def test_each_encoder_token_limit_and_kind_of_content_has_its_own_cache(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name)
@@ -77,15 +75,15 @@ def test_each_encoder_limit_and_kind_of_content_has_a_cache_of_its_own(tmp_path)
     names = [cache_name(FeatureConfig(**config)) for config in configs]
     assert len(set(names)) == len(configs)
     again = {"encoder": str(tmp_path / "a"), "fields": ("title",), "timeout": 1.0}
-    assert cache_name(FeatureConfig(**again)) == names[0]  # the text is in the key
+    assert cache_name(FeatureConfig(**again)) == names[0]  # the key of a vector covers the text
 
 
 def items_of(spark, texts):
     return spark.createDataFrame(list(texts.items()), "item int, text string")
 
 
-def flipped(content, place):
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+def flip_bit(content, position):
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -94,33 +92,33 @@ def flipped(content, place):
         lambda content: b"",
         lambda content: content[:-1],
         lambda content: content[: len(content) // 2],
-        lambda content: flipped(content, content.index(np.float32(1).tobytes())),
-        lambda content: flipped(content, len(content) - 6),
+        lambda content: flip_bit(content, content.index(np.float32(1).tobytes())),
+        lambda content: flip_bit(content, len(content) - 6),
     ],
     ids=["empty", "a byte short", "half", "a bit of a vector", "a bit of the footer"],
 )
-def test_a_cache_file_holds_its_vectors_or_once_damaged_none(tmp_path, damage):
+def test_a_damaged_cache_file_has_no_vectors(tmp_path, damage):
     keys = pa.array([b"a" * 32, b"b" * 32], pa.binary())
-    write_file(str(tmp_path), keys, np.array([[1, 2, 3], [4, 5, 6]], np.float32))
+    write_cache_file(str(tmp_path), keys, np.array([[1, 2, 3], [4, 5, 6]], np.float32))
     (path,) = tmp_path.iterdir()
     assert num_vectors([path.name]) == 2
     files = CacheFiles(str(tmp_path), (path.name,))
-    (piece,) = files.pieces(0)
-    assert (piece.labels, piece.offsets.tolist()) == (keys, [0, 3, 6])
-    assert piece.values.tolist() == [1, 2, 3, 4, 5, 6]
+    (batch,) = files.batches(0)
+    assert (batch.labels, batch.offsets.tolist()) == (keys, [0, 3, 6])
+    assert batch.values.tolist() == [1, 2, 3, 4, 5, 6]
     path.write_bytes(damage(path.read_bytes()))
-    assert list(files.pieces(0)) == []
+    assert list(files.batches(0)) == []
 
 
 @pytest.mark.spark
-def test_of_files_that_hold_the_same_key_the_first_by_name_counts(spark, tmp_path):
+def test_a_key_in_several_files_has_the_vector_of_the_first_by_name(spark, tmp_path):
     for shared, own in ((1.0, b"b"), (2.0, b"c"), (3.0, b"d")):
         keys = pa.array([b"a" * 32, own * 32], pa.binary())
-        write_file(str(tmp_path), keys, np.array([[shared], [9]], np.float32))
+        write_cache_file(str(tmp_path), keys, np.array([[shared], [9]], np.float32))
     for tasks in (1, 3):
-        places = opened(spark, str(tmp_path), tasks).places.collect()
-        assert len(places) == 4
-        assert [(p.block, p.row) for p in places if p.key == b"a" * 32] == [(0, 0)]
+        locations = open_cache(spark, str(tmp_path), tasks).locations.collect()
+        assert len(locations) == 4
+        assert [(p.block, p.row) for p in locations if p.key == b"a" * 32] == [(0, 0)]
 
 
 @pytest.mark.spark
@@ -131,10 +129,11 @@ def test_vectors_do_not_depend_on_the_partitioning_and_items_without_text_have_n
     found = []
     for tasks in (1, 3):
         items = items_of(spark, TEXTS).repartition(tasks)
-        placed = encoded(items, CONFIG, str(tmp_path / f"cache-{tasks}"), tasks, "features/text")
-        assert placed.counters["encoded"] == 3  # equal texts once
-        assert placed.width == 384
-        found.append(written(placed, tmp_path / f"table-{tasks}", tasks))
+        cache = str(tmp_path / f"cache-{tasks}")
+        located = encode_items(items, CONFIG, cache, tasks, "features/text")
+        assert located.counters["encoded"] == 3  # equal texts are encoded once
+        assert located.width == 384
+        found.append(vectors_by_item(located, tmp_path / f"table-{tasks}", tasks))
     assert found[0].keys() == found[1].keys() == {0, 2, 3, 4}
     for item, vector in found[0].items():
         np.testing.assert_allclose(vector, found[1][item], atol=1e-5)
@@ -144,13 +143,13 @@ def test_vectors_do_not_depend_on_the_partitioning_and_items_without_text_have_n
 
 @pytest.mark.spark
 @with_model
-def test_a_catalogue_with_more_items_encodes_what_is_new_and_a_damaged_file_again(spark, tmp_path):
+def test_only_new_texts_and_those_of_a_damaged_file_are_encoded(spark, tmp_path):
     cache = tmp_path / "cache"
 
     def run(texts):
-        placed = encoded(items_of(spark, texts), CONFIG, str(cache), 2, "features/text")
-        counts = [placed.counters[k] for k in ("encoded", "cached", "damaged_cache_files")]
-        return written(placed, tmp_path / "table"), counts
+        located = encode_items(items_of(spark, texts), CONFIG, str(cache), 2, "features/text")
+        counts = [located.counters[k] for k in ("encoded", "cached", "damaged_cache_files")]
+        return vectors_by_item(located, tmp_path / "table"), counts
 
     first, counts = run(TEXTS)
     assert counts == [3, 0, 0]
@@ -169,13 +168,13 @@ def test_a_catalogue_with_more_items_encodes_what_is_new_and_a_damaged_file_agai
 
 
 class Lengths:
-    """Encodes a text as its length; what is no number has no vector."""
+    """An encoder of a text as its length; only numbers have a vector."""
 
     name = "lengths"
 
     def encode(self, contents):
-        missed = [None if text.isdigit() else "no number" for text in contents]
-        lengths = [[len(text)] for text, why in zip(contents, missed, strict=True) if why is None]
+        missed = [None if text.isdigit() else "not a number" for text in contents]
+        lengths = [[len(text)] for text, reason in zip(contents, missed, strict=True) if not reason]
         return np.array(lengths, np.float32).reshape(-1, 1), missed
 
 
@@ -184,34 +183,34 @@ def chunk_of(*contents):
     return pa.RecordBatch.from_pydict({"key": keys, "content": list(contents)})
 
 
-def test_a_chunk_stores_the_vectors_there_are_and_says_why_others_are_not(tmp_path):
+def test_a_chunk_stores_its_vectors_and_returns_the_reasons_of_others(tmp_path):
     first, second = chunk_of("7", "x"), chunk_of("123")
     (outcome,) = _encode_chunk(Lengths(), str(tmp_path), iter([first, second]))
-    assert outcome.column("missed").to_pylist() == [None, "no number", None]
+    assert outcome.column("missed").to_pylist() == [None, "not a number", None]
     (path,) = tmp_path.iterdir()
-    (piece,) = CacheFiles(str(tmp_path), (path.name,)).pieces(0)
+    (batch,) = CacheFiles(str(tmp_path), (path.name,)).batches(0)
     keys = [*first.column("key").to_pylist(), *second.column("key").to_pylist()]
-    assert piece.labels.to_pylist() == [keys[0], keys[2]]
-    assert piece.values.tolist() == [1.0, 3.0]
+    assert batch.labels.to_pylist() == [keys[0], keys[2]]
+    assert batch.values.tolist() == [1.0, 3.0]
 
 
-def test_a_chunk_of_misses_alone_stores_nothing(tmp_path):
+def test_a_chunk_without_a_vector_stores_nothing(tmp_path):
     (outcome,) = _encode_chunk(Lengths(), str(tmp_path), iter([chunk_of("x", "y")]))
-    assert outcome.column("missed").to_pylist() == ["no number"] * 2
+    assert outcome.column("missed").to_pylist() == ["not a number"] * 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_encoder_that_gives_no_number_is_named_and_nothing_is_stored(tmp_path, monkeypatch):
+def test_an_encoder_that_returns_nan_is_named_and_nothing_is_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(Lengths, "encode", lambda self, c: (np.array([[np.nan]]), [None]))
-    with pytest.raises(InputError, match="encoder 'lengths' gives vectors that hold a NaN"):
+    with pytest.raises(InputError, match="encoder 'lengths' returns vectors with a NaN"):
         list(_encode_chunk(Lengths(), str(tmp_path), iter([chunk_of("1")])))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_long_encoding_says_how_far_it_is(caplog):
-    cache = SimpleNamespace(added=lambda: [f"{0:032x}-12000.parquet", f"{1:032x}-288.parquet"])
-    line = partial(_how_far, "features/text", cache, 200_000)
-    with caplog.at_level("INFO", "etl"), reporting(line, every=0.01):
+def test_a_long_encoding_logs_its_progress(caplog):
+    cache = SimpleNamespace(new_files=lambda: [f"{0:032x}-12000.parquet", f"{1:032x}-288.parquet"])
+    line = partial(_progress_line, "features/text", cache, 200_000)
+    with caplog.at_level("INFO", "etl"), periodic_log(line, every=0.01):
         while not caplog.messages:
             time.sleep(0.01)
     assert caplog.messages[0] == "features/text: encoded 12,288 of 200,000"
@@ -221,19 +220,19 @@ KILLED = """
 from etl.features import encoding
 from etl.spark.session import open_session
 from mdsrec.config import FeatureConfig, SparkConfig
-encoding.CHUNK = {{"text": (8, 8)}}
+encoding.CHUNK_SIZES = {{"text": (8, 8)}}
 spark = open_session(SparkConfig(master="local[1]", driver_memory="512m", partitions=1))
 rows = [(n, f"text number {{n}}") for n in range({num_items})]
 items = spark.createDataFrame(rows, "item int, text string")
 config = FeatureConfig(encoder={model!r}, max_tokens=16)
-encoding.encoded(items, config, {cache!r}, 1, "features/text")
+encoding.encode_items(items, config, {cache!r}, 1, "features/text")
 print("ended", flush=True)
 """
 
 
 @pytest.mark.spark
 @with_model
-def test_a_job_that_was_killed_goes_on_where_it_was(spark, tmp_path):
+def test_a_killed_job_continues_from_its_cache(spark, tmp_path):
     num_items, cache = 400, tmp_path / "cache"
     program = KILLED.format(num_items=num_items, model=MODEL, cache=str(cache))
     job = subprocess.Popen(
@@ -246,11 +245,11 @@ def test_a_job_that_was_killed_goes_on_where_it_was(spark, tmp_path):
     assert printed == b""
     texts = {n: f"text number {n}" for n in range(num_items)}
     some = dict(list(texts.items())[::40])
-    resumed = encoded(items_of(spark, texts), CONFIG, str(cache), 2, "features/text")
+    resumed = encode_items(items_of(spark, texts), CONFIG, str(cache), 2, "features/text")
     assert resumed.counters["cached"] >= 3
     assert resumed.counters["encoded"] == num_items - resumed.counters["cached"] > 128
-    found = written(resumed, tmp_path / "table")
+    found = vectors_by_item(resumed, tmp_path / "table")
     assert found.keys() == texts.keys()
-    other = encoded(items_of(spark, some), CONFIG, str(tmp_path / "other"), 2, "features/text")
-    for item, vector in written(other, tmp_path / "expected").items():
+    other = encode_items(items_of(spark, some), CONFIG, str(tmp_path / "other"), 2, "features/text")
+    for item, vector in vectors_by_item(other, tmp_path / "expected").items():
         np.testing.assert_allclose(vector, found[item], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Images of items from a folder or by their addresses, and vision models of random weights."""
+"""Images of items from a folder or from addresses, with vision models of random weights."""
 
 import json
 import os
@@ -6,18 +6,18 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from image_server import image_server, random_image
 from PIL import Image
-from placed import written
-from shop import opened_shop, picture
+from vectors_by_item import vectors_by_item
 
 from etl.features import images
-from etl.features.download import MissedError
-from etl.features.encoding import encoded
-from etl.features.images import decoded, folder_identity, image_files
-from etl.features.vision import Fetching, ImageEncoder
+from etl.features.encoding import encode_items
+from etl.features.images import decode_image, folder_identity, image_files
+from etl.features.vision import DownloadSettings, ImageEncoder
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.files import file_system
+from mdsrec.images import ImageError
 
 SIZE = 32
 TOWER = {
@@ -43,8 +43,8 @@ PREPROCESSOR = {
 
 
 @pytest.fixture(autouse=True)
-def as_before():
-    """An encoder sets up its process as that of a worker; others here go on as they were."""
+def restore_process():
+    """Undo what an encoder sets in its process: torch's threads and environment variables."""
     import torch
 
     threads, environment = torch.get_num_threads(), dict(os.environ)
@@ -55,20 +55,20 @@ def as_before():
 
 
 @pytest.fixture
-def shop(monkeypatch):
-    with opened_shop(monkeypatch) as server:
-        yield server
+def server(monkeypatch):
+    with image_server(monkeypatch) as running:
+        yield running
 
 
-def bomb():
-    """A small PNG of too many pixels."""
+def decompression_bomb():
+    """Return a small PNG file with too many pixels."""
     stream = BytesIO()
     Image.new("1", (8200, 8200)).save(stream, "PNG")
     return stream.getvalue()
 
 
-def saved(folder, build):
-    """A model of random weights with the processor of CLIP, as a folder."""
+def save_model(folder, build):
+    """Save a model of random weights, with the processor of CLIP, and return it."""
     import torch
 
     torch.manual_seed(0)
@@ -118,8 +118,8 @@ def resnet():
     return ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1]))
 
 
-def by_hand(content):
-    """Resized, cropped in the middle and scaled as PREPROCESSOR says: [1, 3, SIZE, SIZE]."""
+def preprocess(content):
+    """Resize, crop and scale an image as PREPROCESSOR says -> [1, 3, SIZE, SIZE]."""
     image = Image.open(BytesIO(content)).convert("RGB")
     scale = SIZE / min(image.size)
     image = image.resize([int(side * scale) for side in image.size], Image.Resampling.BICUBIC)
@@ -144,13 +144,11 @@ def by_hand(content):
     ],
     ids=["tower", "clip", "projection", "vit", "vit-without-pooler", "convolution"],
 )
-def test_the_vector_is_what_the_model_says_of_an_image_that_was_cropped_by_hand(
-    tmp_path, build, feature
-):
+def test_the_vector_is_the_models_feature_of_the_preprocessed_image(tmp_path, build, feature):
     import torch
 
-    model = saved(tmp_path / "model", build)
-    contents = [picture(0), picture(1, size=(90, 64))]
+    model = save_model(tmp_path / "model", build)
+    contents = [random_image(0), random_image(1, size=(90, 64))]
     uris = []
     for number, content in enumerate(contents):
         (tmp_path / f"{number}.png").write_bytes(content)
@@ -158,12 +156,12 @@ def test_the_vector_is_what_the_model_says_of_an_image_that_was_cropped_by_hand(
     vectors, missed = ImageEncoder(str(tmp_path / "model"), None).encode(uris)
     assert missed == [None, None]
     with torch.inference_mode():
-        expected = [feature(model, torch.from_numpy(by_hand(c)))[0] for c in contents]
+        expected = [feature(model, torch.from_numpy(preprocess(c)))[0] for c in contents]
     np.testing.assert_allclose(vectors, np.stack(expected), atol=1e-5)
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
-def test_a_folder_without_a_model_or_its_processor_is_one_line(tmp_path):
+def test_a_folder_without_a_model_is_a_one_line_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty' cannot be loaded") as error:
         ImageEncoder(str(tmp_path / "empty"), None).encode(["x"])
@@ -171,8 +169,9 @@ def test_a_folder_without_a_model_or_its_processor_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
-def test_an_image_of_any_kind_is_three_channels(kind):
-    assert (decoded(picture(0, kind)).mode, decoded(picture(0, kind)).size) == ("RGB", (40, 36))
+def test_an_image_of_any_format_becomes_rgb(kind):
+    image = decode_image(random_image(0, kind))
+    assert (image.mode, image.size) == ("RGB", (40, 36))
 
 
 def test_transparent_parts_are_white():
@@ -180,8 +179,8 @@ def test_transparent_parts_are_white():
     layer = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
     layer.putpixel((1, 0), (10, 20, 30, 0))
     layer.save(stream, "PNG")
-    found = decoded(stream.getvalue())
-    assert [found.getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
+    image = decode_image(stream.getvalue())
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
 
 
 @pytest.mark.parametrize(
@@ -189,18 +188,18 @@ def test_transparent_parts_are_white():
     [
         (b"", "not an image"),
         (b"<html>", "not an image"),
-        (picture(0)[:-200], "broken image"),
-        (picture(0, "JPEG")[:300], "broken image"),
-        (bomb(), "too many pixels"),
-        (picture(0, size=(101, 1)), "too narrow"),
+        (random_image(0)[:-200], "broken image"),
+        (random_image(0, "JPEG")[:300], "broken image"),
+        (decompression_bomb(), "too many pixels"),
+        (random_image(0, size=(101, 1)), "too narrow"),
     ],
 )
-def test_what_is_no_usable_image_is_missed_by_reason(content, reason):
-    with pytest.raises(MissedError, match=f"^{reason}$"):
-        decoded(content)
+def test_an_unusable_image_is_refused_with_a_reason(content, reason):
+    with pytest.raises(ImageError, match=f"^{reason}$"):
+        decode_image(content)
 
 
-def test_images_of_a_folder_are_its_files_by_suffix_in_any_case(tmp_path):
+def test_images_of_a_folder_are_the_files_with_a_known_suffix_in_any_case(tmp_path):
     for name in ("B1.jpg", "B2.JPEG", "B3.Png", "B4.webp", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "B5.png").mkdir()
@@ -208,16 +207,16 @@ def test_images_of_a_folder_are_its_files_by_suffix_in_any_case(tmp_path):
     assert names == ["B1.jpg", "B2.JPEG", "B3.Png", "B4.webp"]
 
 
-def test_a_store_and_a_disk_list_the_same_files(tmp_path):
+def test_local_and_remote_listings_are_equal(tmp_path):
     for name in ("B1.jpg", "B2.png"):
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "B3.png").mkdir()
-    on_disk = sorted(images._local(str(tmp_path)))
-    assert [(file.name, file.size) for file in on_disk] == [("B1.jpg", 6), ("B2.png", 6)]
-    assert sorted(images._remote(*file_system(str(tmp_path)))) == on_disk
+    local = sorted(images._local_files(str(tmp_path)))
+    assert [(file.name, file.size) for file in local] == [("B1.jpg", 6), ("B2.png", 6)]
+    assert sorted(images._remote_files(*file_system(str(tmp_path)))) == local
 
 
-def test_a_folder_is_another_when_one_of_its_images_is(tmp_path):
+def test_the_identity_of_a_folder_changes_with_one_of_its_images(tmp_path):
     for name in ("B1.jpg", "B2.jpg"):
         (tmp_path / name).write_bytes(b"x")
     before = folder_identity(str(tmp_path))
@@ -226,7 +225,7 @@ def test_a_folder_is_another_when_one_of_its_images_is(tmp_path):
     assert folder_identity(str(tmp_path)) != before
 
 
-def test_a_folder_that_is_not_there_or_has_no_image_is_named(tmp_path):
+def test_a_folder_that_is_missing_or_has_no_image_is_named(tmp_path):
     (tmp_path / "B1.txt").write_bytes(b"x")
     with pytest.raises(InputError, match=r"no file of this folder ends in \.jpg or"):
         folder_identity(str(tmp_path))
@@ -235,13 +234,14 @@ def test_a_folder_that_is_not_there_or_has_no_image_is_named(tmp_path):
             folder_identity(str(path))
 
 
-def test_tasks_that_run_at_a_time_share_the_rate_of_requests():
+def test_concurrent_tasks_share_the_rate_limit():
     config = FeatureConfig(encoder="x", images="url", requests_per_second=20.0, retries=3)
-    assert Fetching.of(config, num_tasks=4) == Fetching(timeout=10.0, retries=3, interval=0.2)
+    settings = DownloadSettings(timeout=10.0, retries=3, interval=0.2)
+    assert DownloadSettings.of(config, num_tasks=4) == settings
 
 
 def expected_vectors(folder, contents):
-    """By one encoder in this process, a file each."""
+    """Encode each image by itself, in this process."""
     found = {}
     for item, content in contents.items():
         path = folder / f"expected-{item}.png"
@@ -257,22 +257,24 @@ def assert_close(found, expected):
 
 
 @pytest.mark.spark
-def test_images_of_a_folder_go_to_the_items_of_their_names(spark, tmp_path):
-    saved(tmp_path / "model", clip_tower)
+def test_images_of_a_folder_belong_to_the_items_they_are_named_after(spark, tmp_path):
+    save_model(tmp_path / "model", clip_tower)
     folder = tmp_path / "images"
     folder.mkdir()
-    contents = {0: picture(0), 1: picture(1), 2: picture(0)}
+    contents = {0: random_image(0), 1: random_image(1), 2: random_image(0)}
     for item, content in contents.items():
         (folder / f"B{item}.PNG").write_bytes(content)
     (folder / "B3.jpg").write_bytes(b"no image")
-    (folder / "B4.gif").write_bytes(picture(4)[:-200])
-    (folder / "UNKNOWN.png").write_bytes(picture(5))
+    (folder / "B4.gif").write_bytes(random_image(4)[:-200])
+    (folder / "UNKNOWN.png").write_bytes(random_image(5))
     items = spark.createDataFrame([(n, f"B{n}") for n in range(6)], "item int, asin string")
     config = FeatureConfig(encoder=str(tmp_path / "model"), images=str(folder))
     for tasks in (1, 3):
         cache = tmp_path / f"cache-{tasks}"
-        placed = encoded(items.repartition(tasks), config, str(cache), tasks, "features/image")
-        assert placed.counters == {
+        located = encode_items(
+            items.repartition(tasks), config, str(cache), tasks, "features/image"
+        )
+        assert located.counters == {
             "encoded": 2,  # two items share an image
             "cached": 0,
             "damaged_cache_files": 0,
@@ -280,16 +282,16 @@ def test_images_of_a_folder_go_to_the_items_of_their_names(spark, tmp_path):
             "missed: broken image": 1,
             "missed: not an image": 1,
         }
-        found = written(placed, tmp_path / f"table-{tasks}", tasks)
+        found = vectors_by_item(located, tmp_path / f"table-{tasks}", tasks)
         assert_close(found, expected_vectors(tmp_path, contents))
-    (folder / "B1.jpeg").write_bytes(picture(1))
+    (folder / "B1.jpeg").write_bytes(random_image(1))
     with pytest.raises(InputError, match=r"asin B1 has two images, .*B1\.PNG and .*B1\.jpeg"):
-        encoded(items, config, str(cache), 2, "features/image")
+        encode_items(items, config, cache, 2, "features/image")
 
 
 @pytest.mark.spark
-def test_images_are_fetched_once_and_each_miss_is_counted(spark, shop, tmp_path):
-    saved(tmp_path / "model", clip_tower)
+def test_images_are_downloaded_once_and_missing_ones_counted(spark, server, tmp_path):
+    save_model(tmp_path / "model", clip_tower)
     paths = {
         0: "image/0",
         1: "flaky/500/1",
@@ -299,7 +301,7 @@ def test_images_are_fetched_once_and_each_miss_is_counted(spark, shop, tmp_path)
         5: "slow",
         6: "page",
     }
-    rows = [(item, shop.address(path)) for item, path in paths.items()] + [(7, None)]
+    rows = [(item, server.address(path)) for item, path in paths.items()] + [(7, None)]
     items = spark.createDataFrame(rows, "item int, image_url string")
     config = FeatureConfig(
         encoder=str(tmp_path / "model"),
@@ -309,12 +311,12 @@ def test_images_are_fetched_once_and_each_miss_is_counted(spark, shop, tmp_path)
         requests_per_second=200.0,
     )
     cache = str(tmp_path / "cache")
-    placed = encoded(items, config, cache, 2, "features/image")
+    located = encode_items(items, config, cache, 2, "features/image")
     misses = {"missed: 404": 2, "missed: not an image": 1, "missed: timeout": 1}
-    assert placed.counters == {"encoded": 2, "cached": 0, "damaged_cache_files": 0, **misses}
-    contents = {0: picture(0), 1: picture(1), 2: picture(0)}
-    assert_close(written(placed, tmp_path / "table"), expected_vectors(tmp_path, contents))
-    again = encoded(items, config, cache, 2, "features/image")
+    assert located.counters == {"encoded": 2, "cached": 0, "damaged_cache_files": 0, **misses}
+    contents = {0: random_image(0), 1: random_image(1), 2: random_image(0)}
+    assert_close(vectors_by_item(located, tmp_path / "table"), expected_vectors(tmp_path, contents))
+    again = encode_items(items, config, cache, 2, "features/image")
     assert again.counters == {"encoded": 0, "cached": 2, "damaged_cache_files": 0, **misses}
-    assert shop.asked["/image/0"] == 1
-    assert shop.asked["/status/404"] == 2  # once a run
+    assert server.requests["/image/0"] == 1
+    assert server.requests["/status/404"] == 2  # once per run

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from etl.builders.workspace import Workspace
 from etl.features import encoding, vectors
-from etl.features.vector_blocks import FILE_BYTES, Placed, write_vectors
+from etl.features.vector_blocks import FILE_BYTES, VectorLocations, write_vectors
 from etl.spark import table_io
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
@@ -22,36 +22,38 @@ class FeatureBuilder:
         self.table = features_name(modality)
 
     def build_features(self) -> Manifest:
-        placed = self._placed()
-        num_items, num_vectors = self.space.num_items, placed.places.count()
+        located = self._locate_vectors()
+        num_items, num_vectors = self.space.num_items, located.locations.count()
         if not num_vectors:
             raise InputError(
                 f"features.{self.modality}: none of {num_items} items has a vector"
-                f"{_missed_reasons(placed.counters)}: remove the section"
+                f"{_missed_reasons(located.counters)}: remove the section"
             )
         counters = {
-            "width": placed.width,
+            "width": located.width,
             "items": num_vectors,
             "items_without": num_items - num_vectors,
-            **placed.counters,
+            **located.counters,
         }
         uri = self.space.uri(self.table)
         version = tables.new_version(uri)
         rows_per_file = min(
-            self.space.experiment.spark.rows_per_file, FILE_BYTES // (4 * placed.width)
+            self.space.experiment.spark.rows_per_file, FILE_BYTES // (4 * located.width)
         )
         layout = table_io.files_by_id("item", num_items, rows_per_file)
-        rows = write_vectors(placed, layout, version, self.space.num_tasks)
+        rows = write_vectors(located, layout, version, self.space.num_tasks)
         return tables.commit(uri, version, self.space.recipes[self.table], rows, counters)
 
-    def _placed(self) -> Placed:
+    def _locate_vectors(self) -> VectorLocations:
         """Return where the vector of each item is, after encoding if there is an encoder."""
         items = self.space.read("items", schema.ITEMS)
         if self.config.encoder is None:
             catalogue = items.select("asin", "item")
-            return vectors.brought(self.space.spark, self.config, catalogue, self.space.num_tasks)
+            return vectors.locate_vectors(
+                self.space.spark, self.config, catalogue, self.space.num_tasks
+            )
         folder = self.space.uri(encoding.cache_name(self.config))
-        return encoding.encoded(items, self.config, folder, self.space.num_tasks, self.table)
+        return encoding.encode_items(items, self.config, folder, self.space.num_tasks, self.table)
 
     def check_settings(self) -> None:
         """Raise InputError if a setting needs more items with this modality than there are."""

@@ -1,1 +1,1 @@
-"""Vectors of a modality: from text, from images, or brought by the user."""
+"""Vectors of the items of one modality: encoded from text or images, or from the user's files."""

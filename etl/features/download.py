@@ -1,4 +1,4 @@
-"""Fetching over HTTP(S): within a time, a size and a rate, and tried again where that may help."""
+"""HTTP(S) download of an image with a timeout, a size limit, a rate limit and retries."""
 
 import http.client
 import threading
@@ -9,25 +9,23 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from mdsrec.images import ImageError
+
 MAX_BYTES = 32 << 20
 BACKOFF = 0.5  # seconds before the second attempt; doubled before each further one
-BUSY = 429
+TOO_MANY_REQUESTS = 429
 NOT_HTTP = "not an http address"
-AGENT = "mdsrec/0.1"
-UNQUOTED = "%/:=&?~#+!$,;'@()*[]"  # a quoted address stays as it is
-
-
-class MissedError(Exception):
-    """Why there is nothing to be had, in a few words that can be counted."""
+USER_AGENT = "mdsrec/0.1"
+UNQUOTED = "%/:=&?~#+!$,;'@()*[]"  # so that a quoted address is not quoted again
 
 
 class _RetriableError(Exception):
-    """An attempt failed for a reason that may pass."""
+    """An attempt that failed for a reason that may pass."""
 
 
 @dataclass
-class Pace:
-    """Lets a call pass every `interval` seconds at most, from whichever thread."""
+class RateLimiter:
+    """At most one call every `interval` seconds, over all threads."""
 
     interval: float
     _next: float = field(init=False)
@@ -37,62 +35,67 @@ class Pace:
         self._next = time.monotonic() + self.interval
 
     def wait(self) -> None:
+        """Return when it is this call's turn."""
         with self._lock:
             turn = max(self._next, time.monotonic())
             self._next = turn + self.interval
         time.sleep(max(0.0, turn - time.monotonic()))
 
 
-def fetch(address: str, timeout: float, retries: int, pace: Pace) -> bytes:
-    """The content at an address; MissedError says why there is none.
+def fetch(address: str, timeout: float, retries: int, limiter: RateLimiter) -> bytes:
+    """Return the content at an address; ImageError with the reason if there is none.
 
-    Failures of the network, 429 and 5xx are tried again `retries` times.
+    Network failures and the statuses 429 and 5xx are retried up to `retries` times.
     """
     if not _is_http(address):
-        raise MissedError(NOT_HTTP)
+        raise ImageError(NOT_HTTP)
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(BACKOFF * 2 ** (attempt - 1))
-        pace.wait()
+        limiter.wait()
         try:
-            return _attempt(address, timeout)
+            return _fetch_once(address, timeout)
         except _RetriableError as error:
             reason = str(error)
-    raise MissedError(reason)
+    raise ImageError(reason)
 
 
-def _attempt(address: str, timeout: float) -> bytes:
+def _fetch_once(address: str, timeout: float) -> bytes:
     try:
         request = urllib.request.Request(
-            quote(address, safe=UNQUOTED), headers={"User-Agent": AGENT}
+            quote(address, safe=UNQUOTED), headers={"User-Agent": USER_AGENT}
         )
-        with _opener().open(request, timeout=timeout) as response:
-            return _body(response, time.monotonic() + timeout)
+        with _http_opener().open(request, timeout=timeout) as response:
+            return _read_body(response, time.monotonic() + timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        kind = _RetriableError if error.code == BUSY or error.code >= 500 else MissedError
-        raise kind(str(error.code)) from None
+        retriable = error.code == TOO_MANY_REQUESTS or error.code >= 500
+        raise (_RetriableError if retriable else ImageError)(str(error.code)) from None
     except TimeoutError:
         raise _RetriableError("timeout") from None
     except urllib.error.URLError as error:
         slow = isinstance(error.reason, TimeoutError)
         raise _RetriableError("timeout" if slow else "no connection") from None
     except (http.client.InvalidURL, ValueError):
-        raise MissedError(NOT_HTTP) from None
+        raise ImageError(NOT_HTTP) from None
     except (http.client.HTTPException, OSError):
         raise _RetriableError("no connection") from None
 
 
-def _body(response: Any, deadline: float) -> bytes:
-    """All of it: a server that sends little by little, for ever, ends at the deadline."""
+def _read_body(response: Any, deadline: float) -> bytes:
+    """Return the whole body.
+
+    The socket's timeout starts again with every read, so a server that sends a few bytes at a time
+    is stopped by `deadline`.
+    """
     body = bytearray()
     while part := response.read1(1 << 16):
         body += part
         if len(body) > MAX_BYTES:
-            raise MissedError(f"above {MAX_BYTES >> 20} MiB")
+            raise ImageError(f"above {MAX_BYTES >> 20} MiB")
         if time.monotonic() > deadline:
             raise TimeoutError
-    if response.length:  # of what was announced this much never came
+    if response.length:  # bytes of Content-Length that did not arrive
         raise http.client.IncompleteRead(bytes(body))
     return bytes(body)
 
@@ -104,8 +107,8 @@ def _is_http(address: str) -> bool:
         return False
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """Opens http and https alone, also where an answer points elsewhere: no files, no ftp."""
+def _http_opener() -> urllib.request.OpenerDirector:
+    """Return an opener for http and https only, so a redirect cannot lead to a file or to ftp."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -1,4 +1,4 @@
-"""Encoders: where a model is, what tells it from another, and the model at work in a task."""
+"""Encoders: where a model is found, its identity, and the text encoder that a task runs."""
 
 import hashlib
 import os
@@ -12,22 +12,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from etl.spark.gpu import gpu_of_task
-from etl.spark.spans import Vectors
+from etl.spark.vector_table import Vectors
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
-
-Reason = str  # why a content has no vector
+from mdsrec.files import first_line
 
 
 class Encoder(Protocol):
-    """Turns the contents of a chunk into vectors; it travels to the tasks."""
+    """A model that turns contents into vectors; Spark sends it to the tasks."""
 
     @property
     def name(self) -> str: ...
 
-    def encode(self, contents: Sequence[str]) -> tuple[Vectors, list[Reason | None]]:
-        """The vectors of those contents that have one, in order [n, d], and for each content None
-        or the reason why it has none.
+    def encode(self, contents: Sequence[str]) -> tuple[Vectors, list[str | None]]:
+        """Return the vectors [n, d] of the contents that have one, and a reason for each content.
+
+        The reason is None if the content has a vector, otherwise it says why there is none.
         """
         ...
 
@@ -39,17 +39,18 @@ class TextEncoder:
     name: str
     max_tokens: int | None
 
-    def encode(self, contents: Sequence[str]) -> tuple[Vectors, list[Reason | None]]:
-        where = device()
-        vectors = _text_model(self.name, self.max_tokens, where).encode(
-            list(contents), batch_size=32 if where == "cpu" else 256, show_progress_bar=False
+    def encode(self, contents: Sequence[str]) -> tuple[Vectors, list[str | None]]:
+        device = device_of_task()
+        vectors = _load_text_model(self.name, self.max_tokens, device).encode(
+            list(contents), batch_size=32 if device == "cpu" else 256, show_progress_bar=False
         )
         return np.asarray(vectors, np.float32), [None] * len(contents)
 
 
 def model_location(encoder: str) -> str:
-    """A local folder, the `model` folder of an installed package, or else the name of a model on
-    the hub.
+    """Return a local folder, or the name of a model on the hub.
+
+    The folder is `encoder` itself, or the folder `model` of the installed package of that name.
     """
     if Path(encoder).expanduser().is_dir():
         return str(Path(encoder).expanduser())
@@ -64,45 +65,49 @@ def model_location(encoder: str) -> str:
 
 
 def check_encoder(config: FeatureConfig) -> None:
-    """InputError at once where neither this machine nor the hub has the model.
+    """Raise InputError if neither this machine nor the hub has the model.
 
-    Workers would try for minutes, each on its own, before they said so.
+    This fails in seconds; each worker would retry the download for minutes.
     """
     encoder = str(config.encoder)
     if Path(model_location(encoder)).is_dir():
         return
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    bare = config.sees == "text" and "/" not in encoder
-    name = f"sentence-transformers/{encoder}" if bare else encoder
+    without_owner = config.sees == "text" and "/" not in encoder
+    name = f"sentence-transformers/{encoder}" if without_owner else encoder
     try:
         if not isinstance(try_to_load_from_cache(name, "config.json"), str):
             HfApi().model_info(name, timeout=10)
     except Exception as error:  # the hub's client raises many kinds
-        raise cannot_load(encoder, error) from None
+        raise load_error(encoder, error) from None
 
 
-def cannot_load(encoder: str, error: Exception) -> InputError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+def load_error(encoder: str, error: Exception) -> InputError:
+    """Return the InputError for a model that cannot be loaded."""
     return InputError(
-        f"encoder {encoder!r} cannot be loaded ({reason}): give a local folder, an installed "
-        "package that carries a model, or the name of a model that this machine can reach"
+        f"encoder {encoder!r} cannot be loaded ({first_line(error)}): give a local folder, an "
+        "installed package that contains a model, or the name of a model on a hub that this "
+        "machine can reach"
     )
 
 
 def encoder_identity(encoder: str) -> list[str]:
-    """What tells two encoders apart: the files of a local model, wherever it lies, or the name."""
+    """Return what distinguishes two encoders: the hashes of a local model's files, or the name.
+
+    The folder of a local model is not part of it.
+    """
     folder = Path(model_location(encoder))
     files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
     return [f"{path.relative_to(folder)} {_digest(path)}" for path in files] or [encoder]
 
 
-def device() -> str:
-    """Where this task computes: `cpu`, or one of the GPUs, over which tasks are spread."""
-    _quiet()
+def device_of_task() -> str:
+    """Return `cpu` or the GPU of this task, and set up torch for it."""
+    _silence_libraries()
     import torch
 
-    torch.set_num_threads(1)  # tasks are what runs in parallel
+    torch.set_num_threads(1)  # parallelism comes from Spark's tasks
     if not torch.cuda.is_available():
         return "cpu"
     torch.backends.cudnn.allow_tf32 = False
@@ -110,21 +115,21 @@ def device() -> str:
 
 
 @cache
-def _text_model(encoder: str, max_tokens: int | None, where: str) -> Any:
-    """The model, loaded once a worker process."""
+def _load_text_model(encoder: str, max_tokens: int | None, device: str) -> Any:
+    """Load the model once per worker process."""
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(model_location(encoder), device=where).float()
-    except Exception as error:  # as many kinds as there are formats
-        raise cannot_load(encoder, error) from None
+        model = SentenceTransformer(model_location(encoder), device=device).float()
+    except Exception as error:  # each model format raises its own kinds
+        raise load_error(encoder, error) from None
     if max_tokens is not None:
         model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     return model
 
 
-def _quiet() -> None:
-    """No bars and reports in the workers' logs; the libraries read this when they are imported."""
+def _silence_libraries() -> None:
+    """Turn off the libraries' progress bars and reports; they read this when imported."""
     os.environ |= {
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",

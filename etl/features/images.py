@@ -1,10 +1,9 @@
-"""Images of items: a folder of files named ASIN.jpg, and bytes -> pixels."""
+"""Image files of a folder, named ASIN.jpg (.png, ...): listing, hashing and decoding."""
 
 import hashlib
 import os
 from collections.abc import Iterator
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,20 +12,17 @@ from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.features.download import MissedError
-from etl.spark.session import materialized, num_partitions
+from etl.spark.session import materialize, num_partitions
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, read_bytes
+from mdsrec.images import SUFFIXES, ImageError, flatten, open_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
-MAX_PIXELS = 64 << 20
-MAX_ASPECT = 100  # longer side to shorter: such an image grows when its shorter side is scaled up
-LISTED = 10_000  # files in a batch
-HASHED = "item int, content string, key binary, missed string"
+MAX_ASPECT = 100  # longer side to shorter: a thin image grows when its shorter side is scaled up
+FILES_PER_BATCH = 10_000
+WITH_KEYS = "item int, content string, key binary, missed string"
 
 
 class ImageFile(NamedTuple):
@@ -36,12 +32,16 @@ class ImageFile(NamedTuple):
 
 
 def image_files(folder: str) -> Iterator[ImageFile]:
-    """The images of a folder in no order, by suffix in any case; InputError where there is none."""
+    """Yield the images of a folder in no order, by their suffix in any case.
+
+    InputError if the folder is missing or holds no image.
+    """
     filesystem, path = file_system(folder)
     if filesystem.get_file_info(path).type != fs.FileType.Directory:
         raise InputError(f"{folder}: no such folder of images")
+    is_local = filesystem.type_name == "local"
     found = False
-    for file in _local(path) if filesystem.type_name == "local" else _remote(filesystem, path):
+    for file in _local_files(path) if is_local else _remote_files(filesystem, path):
         if file.name.lower().endswith(SUFFIXES):
             found = True
             yield file
@@ -50,8 +50,9 @@ def image_files(folder: str) -> Iterator[ImageFile]:
 
 
 def folder_identity(folder: str) -> str:
-    """Names, sizes and times of change of a folder's images in one number: a sum of hashes, so that
-    nothing has to be held or sorted.
+    """Return one number for the names, sizes and modification times of a folder's images.
+
+    It is a sum of hashes, so the files are neither held in memory nor sorted.
     """
     total = 0
     for file in image_files(folder):
@@ -60,10 +61,13 @@ def folder_identity(folder: str) -> str:
 
 
 def files_of_items(spark: SparkSession, folder: str) -> DataFrame:
-    """DataFrame(asin, content): every image of the folder, content its URI; one task lists it."""
-    one = spark.range(0, 1, numPartitions=1)
-    files = one.mapInArrow(partial(_list, folder), "asin string, content string")
-    files = materialized(files.repartition("asin"))
+    """Return DataFrame(asin, content): every image of the folder, `content` is its URI.
+
+    One task lists the folder. InputError if two files have the same asin.
+    """
+    one_row = spark.range(0, 1, numPartitions=1)
+    files = one_row.mapInArrow(partial(_list_images, folder), "asin string, content string")
+    files = materialize(files.repartition("asin"))
     pairs = files.groupBy("asin").agg(F.sort_array(F.collect_list("content")).alias("contents"))
     if row := pairs.where(F.size("contents") > 1).orderBy("asin").first():
         first, second = row.contents[:2]
@@ -71,58 +75,39 @@ def files_of_items(spark: SparkSession, folder: str) -> DataFrame:
     return files
 
 
-def hashed(files: DataFrame) -> DataFrame:
-    """DataFrame(item, content) -> (item, content, key, missed): key is the SHA-256 of the file, or
-    null and `missed` says why.
+def with_keys(files: DataFrame) -> DataFrame:
+    """DataFrame(item, content) -> (item, content, key, missed).
+
+    `key` is the SHA-256 of the file. If the file cannot be read it is null and `missed` is the
+    reason.
     """
     spread = files.repartition(num_partitions(files.sparkSession), "item")
-    return materialized(spread.select("item", "content").mapInArrow(_hash, HASHED))
+    return materialize(spread.select("item", "content").mapInArrow(_hash_files, WITH_KEYS))
 
 
 def read_file(uri: str) -> bytes:
-    """The file's bytes; MissedError where it cannot be read."""
+    """Return the file's bytes; ImageError if it cannot be read."""
     try:
         content = read_bytes(uri)
     except (OSError, pa.ArrowException):
         content = None
     if content is None:
-        raise MissedError("unreadable file")
+        raise ImageError("unreadable file")
     return content
 
 
-def decoded(content: bytes) -> "Image.Image":
-    """The image in RGB, transparent parts white; MissedError says why there is none."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise MissedError("not an image") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise MissedError("too many pixels") from None
-    except Exception:  # decoders raise many kinds
-        raise MissedError("broken image") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise MissedError("too many pixels")
+def decode_image(content: bytes) -> "Image.Image":
+    """Return the image in RGB, with transparent parts white; ImageError if it is not usable."""
+    image = open_image(content)
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise MissedError("too narrow")
+        raise ImageError("too narrow")
     try:
-        return _rgb(image)
-    except Exception:
-        raise MissedError("broken image") from None
+        return flatten(image)
+    except Exception:  # decoders raise many kinds
+        raise ImageError("broken image") from None
 
 
-def _rgb(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(white, layer).convert("RGB")
-
-
-def _local(path: str) -> Iterator[ImageFile]:
+def _local_files(path: str) -> Iterator[ImageFile]:
     with os.scandir(path) as entries:
         for entry in entries:
             if entry.is_file():
@@ -130,24 +115,24 @@ def _local(path: str) -> Iterator[ImageFile]:
                 yield ImageFile(entry.name, status.st_size, status.st_mtime_ns)
 
 
-def _remote(filesystem: fs.FileSystem, path: str) -> Iterator[ImageFile]:
+def _remote_files(filesystem: fs.FileSystem, path: str) -> Iterator[ImageFile]:
     for info in filesystem.get_file_info(fs.FileSelector(path)):
         if info.type == fs.FileType.File:
             yield ImageFile(info.base_name, info.size, info.mtime_ns or 0)
 
 
-def _list(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _list_images(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for _ in batches:
         names: list[str] = []
         for file in image_files(folder):
             names.append(file.name)
-            if len(names) == LISTED:
-                yield _named(folder, names)
+            if len(names) == FILES_PER_BATCH:
+                yield _image_rows(folder, names)
                 names = []
-        yield _named(folder, names)
+        yield _image_rows(folder, names)
 
 
-def _named(folder: str, names: list[str]) -> pa.RecordBatch:
+def _image_rows(folder: str, names: list[str]) -> pa.RecordBatch:
     columns = {
         "asin": pa.array([Path(name).stem for name in names], pa.string()),
         "content": pa.array([f"{folder.rstrip('/')}/{name}" for name in names], pa.string()),
@@ -155,7 +140,7 @@ def _named(folder: str, names: list[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _hash(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _hash_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         keys: list[bytes | None] = []
         missed: list[str | None] = []
@@ -163,7 +148,7 @@ def _hash(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             key, reason = None, None
             try:
                 key = hashlib.sha256(read_file(uri)).digest()
-            except MissedError as error:
+            except ImageError as error:
                 reason = str(error)
             keys.append(key)
             missed.append(reason)

@@ -1,8 +1,10 @@
-"""Encoded vectors by the hash of what was encoded, in files that tasks write as they go: what one
-run encoded, killed or not, no other run encodes again.
+"""Cache of encoded vectors, in files that tasks write as soon as a chunk is encoded.
 
-A file is whole or not there and never changes. Two files may hold the same key, so jobs that write
-at once need not know of each other.
+The key of a vector is the hash of the content it was encoded from. A run that is killed leaves its
+files, and later runs do not encode their contents again.
+
+A file is written atomically and never changes. Two files may hold the same key, so concurrent jobs
+need no coordination.
 """
 
 import hashlib
@@ -20,9 +22,9 @@ from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.features.vector_blocks import Piece, surveyed
-from etl.spark.spans import Vectors
-from mdsrec.files import file_system, read_bytes, write_bytes
+from etl.features.vector_blocks import VectorBatch, inspect_vectors
+from etl.spark.vector_table import Vectors
+from mdsrec.files import delete_file, file_system, read_bytes, write_bytes
 
 log = logging.getLogger("etl")
 
@@ -32,7 +34,7 @@ DAMAGE = (OSError, pa.ArrowException, KeyError, IndexError, AttributeError)
 
 @dataclass(frozen=True)
 class CacheFiles:
-    """Files of a cache as blocks of vectors; one that is damaged holds none."""
+    """Files of a cache as a VectorSource; each is a block, and a damaged one has no vectors."""
 
     folder: str
     names: tuple[str, ...]
@@ -40,61 +42,61 @@ class CacheFiles:
     def __len__(self) -> int:
         return len(self.names)
 
-    def pieces(self, block: int) -> Iterator[Piece]:
+    def batches(self, block: int) -> Iterator[VectorBatch]:
         content = read_bytes(f"{self.folder}/{self.names[block]}")
         with suppress(*DAMAGE):
-            yield _parsed(content or b"")
+            yield _parse(content or b"")
 
 
 @dataclass(frozen=True)
 class VectorCache:
-    """Files that were found, and what is known of their vectors."""
+    """The files of a cache at one time, and their vectors."""
 
     files: CacheFiles
-    vectors: DataFrame  # vector_blocks.SURVEY, labelled by key
+    vectors: DataFrame  # as of inspect_vectors; the label is the key
     damaged: frozenset[str]  # files that were deleted, and may be written again
 
     @cached_property
-    def places(self) -> DataFrame:
-        """DataFrame(key, block, row, width): of several vectors of a key that of the first file."""
-        place = F.min(F.struct("block", "row", "width")).alias("place")
-        by_key = self.vectors.groupBy(F.col("label").alias("key")).agg(place)
-        return by_key.select("key", "place.*")
+    def locations(self) -> DataFrame:
+        """DataFrame(key, block, row, width); a key in several files has that of the first."""
+        location = F.min(F.struct("block", "row", "width")).alias("location")
+        by_key = self.vectors.groupBy(F.col("label").alias("key")).agg(location)
+        return by_key.select("key", "location.*")
 
-    def added(self) -> list[str]:
-        """Files that were written since."""
+    def new_files(self) -> list[str]:
+        """Return the names of the files written since the cache was opened."""
         known = set(self.files.names) - self.damaged
-        return [name for name in _names(self.files.folder) if name not in known]
+        return [name for name in _file_names(self.files.folder) if name not in known]
 
 
-def opened(spark: SparkSession, folder: str, num_tasks: int) -> VectorCache:
-    """The cache as it stands; every file is read, damaged ones are deleted."""
-    files = CacheFiles(folder, tuple(_names(folder)))
-    vectors = surveyed(spark, files, num_tasks)
-    whole = {row.block for row in vectors.select("block").distinct().collect()}
-    damaged = [name for block, name in enumerate(files.names) if block not in whole]
+def open_cache(spark: SparkSession, folder: str, num_tasks: int) -> VectorCache:
+    """Read every file of a cache and delete the damaged ones."""
+    files = CacheFiles(folder, tuple(_file_names(folder)))
+    vectors = inspect_vectors(spark, files, num_tasks)
+    intact = {row.block for row in vectors.select("block").distinct().collect()}
+    damaged = [name for block, name in enumerate(files.names) if block not in intact]
     for name in damaged:
-        log.warning("%s/%s is damaged: deleted, to be encoded again", folder, name)
-        filesystem, path = file_system(f"{folder}/{name}")
-        with suppress(FileNotFoundError):
-            filesystem.delete_file(path)
+        log.warning("%s/%s is damaged: deleted, its contents are encoded again", folder, name)
+        with suppress(FileNotFoundError):  # another job deleted it
+            delete_file(f"{folder}/{name}")
     return VectorCache(files, vectors, frozenset(damaged))
 
 
-def extended(spark: SparkSession, cache: VectorCache, num_tasks: int) -> VectorCache:
-    """The cache with the files that were written since; only these are read."""
+def add_new_files(spark: SparkSession, cache: VectorCache, num_tasks: int) -> VectorCache:
+    """Return the cache with the files written since it was opened; only these are read."""
     known = cache.files.names
-    files = CacheFiles(cache.files.folder, (*known, *cache.added()))
-    added = surveyed(spark, files, num_tasks, first=len(known))
+    files = CacheFiles(cache.files.folder, (*known, *cache.new_files()))
+    added = inspect_vectors(spark, files, num_tasks, first=len(known))
     return VectorCache(files, cache.vectors.unionAll(added), cache.damaged)
 
 
 def num_vectors(names: list[str]) -> int:
-    return sum(int(found[1]) for name in names if (found := NAME.fullmatch(name)))
+    """Return the number of vectors in files, read from their names."""
+    return sum(int(match[1]) for name in names if (match := NAME.fullmatch(name)))
 
 
-def write_file(folder: str, keys: pa.Array, vectors: Vectors) -> None:
-    """Vectors [n, d] of the keys [n] as a file of the cache; the same keys make the same name."""
+def write_cache_file(folder: str, keys: pa.Array, vectors: Vectors) -> None:
+    """Write the vectors [n, d] of the keys [n]; the file's name is a hash of the keys."""
     packed = pa.py_buffer(np.ascontiguousarray(vectors, np.float32))
     kind = pa.binary(4 * vectors.shape[1])
     table = pa.table(
@@ -111,16 +113,16 @@ def write_file(folder: str, keys: pa.Array, vectors: Vectors) -> None:
     write_bytes(f"{folder}/{name}", content.getvalue().to_pybytes())
 
 
-def _parsed(content: bytes) -> Piece:
+def _parse(content: bytes) -> VectorBatch:
     source = pa.BufferReader(content)
     table = pq.ParquetFile(source, page_checksum_verification=True).read(["key", "vector"])
     keys, vectors = (table.column(name).combine_chunks() for name in table.column_names)
     width = vectors.type.byte_width // 4
     values = np.frombuffer(vectors.buffers()[1], np.float32)[: len(keys) * width]
-    return Piece.of_matrix(keys, values.reshape(-1, width))
+    return VectorBatch.of_matrix(keys, values.reshape(-1, width))
 
 
-def _names(folder: str) -> list[str]:
+def _file_names(folder: str) -> list[str]:
     filesystem, path = file_system(folder)
     found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in found if NAME.fullmatch(info.base_name))

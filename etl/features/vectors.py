@@ -1,71 +1,71 @@
-"""Vectors that the user brings, checked."""
+"""Vectors from the user's files, checked and assigned to items."""
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl.catalogue.raw import raw_files, raw_lines
-from etl.features.vector_blocks import Placed, Source, surveyed
+from etl.features.vector_blocks import VectorLocations, VectorSource, inspect_vectors
 from etl.features.vector_files import BinaryVectors, NpyVectors, ParquetVectors
-from etl.spark.session import materialized
+from etl.spark.session import materialize
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 
 BLANKS = " \t\r\n"
 
 
-def brought(
+def locate_vectors(
     spark: SparkSession, config: FeatureConfig, catalogue: DataFrame, num_tasks: int
-) -> Placed:
-    """The usable vectors of `catalogue` (asin, item): a vector of zeros is no vector.
+) -> VectorLocations:
+    """Return the vectors of the items in `catalogue` (asin, item); a vector of zeros is left out.
 
-    InputError for vectors of differing widths, numbers that are not finite, an asin twice, and
-    vectors of which none belongs to the catalogue.
+    Raises InputError if vectors differ in width or hold a number that is not finite, if an asin has
+    two, or if no vector belongs to the catalogue.
     """
     uri = str(config.vectors)
-    source = opened(uri)
-    vectors = surveyed(spark, source, num_tasks)
+    source = open_vectors(uri)
+    vectors = inspect_vectors(spark, source, num_tasks)
     if isinstance(source, NpyVectors):
-        named = with_asins(vectors, source, str(config.asins))
+        with_asin = add_asins(vectors, source, str(config.asins))
     else:
-        named = vectors.withColumn("asin", F.col("label").cast("string"))
-    rows = materialized(named.join(catalogue, "asin", "left"))
-    width = checked_width(rows, uri)
+        with_asin = vectors.withColumn("asin", F.col("label").cast("string"))
+    rows = materialize(with_asin.join(catalogue, "asin", "left"))
+    width = check_vectors(rows, uri)
     usable = F.col("item").isNotNull() & ~F.col("zero")
-    places = rows.where(usable).select("item", "block", "row")
-    return Placed(source, places, width, _unused(rows))
+    locations = rows.where(usable).select("item", "block", "row")
+    return VectorLocations(source, locations, width, _count_unused(rows))
 
 
-def opened(uri: str) -> Source:
-    """By the name's end: .npy, the publisher's .b (or .b.gz), else Parquet."""
+def open_vectors(uri: str) -> VectorSource:
+    """Open a file by its suffix: .npy, the publisher's .b and .b.gz, otherwise Parquet."""
     if uri.endswith(".npy"):
-        return NpyVectors.of(uri)
+        return NpyVectors.open(uri)
     if uri.endswith((".b", ".b.gz")):
-        return BinaryVectors.of(uri)
-    return ParquetVectors.of(uri)
+        return BinaryVectors.open(uri)
+    return ParquetVectors.open(uri)
 
 
-def with_asins(vectors: DataFrame, matrix: NpyVectors, asins: str) -> DataFrame:
-    """`vectors` with the column asin: row r of the matrix belongs to line r of the asins file."""
+def add_asins(vectors: DataFrame, matrix: NpyVectors, asins: str) -> DataFrame:
+    """Add the column asin to `vectors`: line r of the file `asins` belongs to row r of `matrix`."""
     lines = raw_lines(vectors.sparkSession, raw_files([asins], (".txt",)))
     text = F.col("raw").cast("string")
-    named = materialized(
+    numbered = materialize(
         lines.select(
             (F.col("line") - 1).alias("number"),
             F.btrim(text, F.lit(BLANKS)).alias("asin"),
             F.is_valid_utf8(text).alias("valid"),
         )
     )
-    found = named.count()
-    if found != matrix.rows:
-        raise InputError(f"{matrix.uri}: {matrix.rows} rows, but {asins} has {found} asins")
-    if row := named.where(~F.col("valid")).orderBy("number").first():
+    num_asins = numbered.count()
+    if num_asins != matrix.rows:
+        raise InputError(f"{matrix.uri}: {matrix.rows} rows, but {asins} has {num_asins} asins")
+    if row := numbered.where(~F.col("valid")).orderBy("number").first():
         raise InputError(f"{asins}: line {row.number + 1} is not UTF-8 text")
     number = F.col("block").cast("long") * matrix.rows_per_block + F.col("row")
-    return vectors.withColumn("number", number).join(named, "number")
+    return vectors.withColumn("number", number).join(numbered, "number")
 
 
-def checked_width(rows: DataFrame, uri: str) -> int:
-    """The width of all vectors; InputError for the first thing wrong, by asin."""
+def check_vectors(rows: DataFrame, uri: str) -> int:
+    """Return the width of all vectors; raise InputError for the first failure, by asin."""
     widths = rows.groupBy("width").count().collect()
     if not widths:
         raise InputError(f"{uri}: no vectors")
@@ -88,8 +88,8 @@ def checked_width(rows: DataFrame, uri: str) -> int:
     return width
 
 
-def _unused(rows: DataFrame) -> dict[str, int]:
-    """Vectors that are not used, and why."""
+def _count_unused(rows: DataFrame) -> dict[str, int]:
+    """Count the vectors that are not used, by reason."""
     row = rows.agg(
         F.count_if(F.col("item").isNull()).alias("unknown_asins"),
         F.count_if(F.col("item").isNotNull() & F.col("zero")).alias("zero_vectors"),

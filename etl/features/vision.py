@@ -1,4 +1,4 @@
-"""Image encoders: any transformers vision model, from image files or addresses to vectors."""
+"""Image encoders: any transformers vision model, over image files or addresses."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,88 +9,91 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from etl.features.download import MissedError, Pace, fetch
-from etl.features.encoders import Reason, cannot_load, device, model_location
-from etl.features.images import decoded, read_file
-from etl.spark.spans import Vectors
+from etl.features.download import RateLimiter, fetch
+from etl.features.encoders import device_of_task, load_error, model_location
+from etl.features.images import decode_image, read_file
+from etl.spark.vector_table import Vectors
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
+from mdsrec.images import ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = npt.NDArray[np.float32]  # [3, height, width]
 
-THREADS = 4  # of a task: images are waited for, read and decoded side by side
+THREADS = 4  # per task; they download, read and decode images in parallel
 
 
 @dataclass(frozen=True)
-class Fetching:
-    """How a task fetches addresses."""
+class DownloadSettings:
+    """Limits of one task's downloads."""
 
     timeout: float
     retries: int
     interval: float  # seconds between two requests of the task
 
     @classmethod
-    def of(cls, config: FeatureConfig, num_tasks: int) -> "Fetching":
-        """A task's share where `num_tasks` run at a time."""
+    def of(cls, config: FeatureConfig, num_tasks: int) -> "DownloadSettings":
+        """Divide the rate of requests among `num_tasks` that run at the same time."""
         return cls(config.timeout, config.retries, num_tasks / config.requests_per_second)
 
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """A transformers vision model over the URIs of files or, with `fetching`, over addresses."""
+    """A transformers vision model over addresses, or over URIs of files if `download` is None."""
 
     name: str
-    fetching: Fetching | None
+    download: DownloadSettings | None
 
-    def encode(self, contents: Sequence[str]) -> tuple[Vectors, list[Reason | None]]:
-        where = device()
-        model = _vision_model(self.name, where)
-        pixels = partial(_pixels, model, self._reader())
-        size = 16 if where == "cpu" else 128
-        missed: list[Reason | None] = []
+    def encode(self, contents: Sequence[str]) -> tuple[Vectors, list[str | None]]:
+        device = device_of_task()
+        model = _load_vision_model(self.name, device)
+        pixels_or_reason = partial(_pixels_or_reason, model, self._reader())
+        size = 16 if device == "cpu" else 128
+        missed: list[str | None] = []
         vectors = []
         with ThreadPoolExecutor(THREADS) as pool:
             for first in range(0, len(contents), size):
-                batch = list(pool.map(pixels, contents[first : first + size]))
-                missed += [found if isinstance(found, str) else None for found in batch]
-                if images := [found for found in batch if not isinstance(found, str)]:
+                batch = list(pool.map(pixels_or_reason, contents[first : first + size]))
+                missed += [result if isinstance(result, str) else None for result in batch]
+                if images := [result for result in batch if not isinstance(result, str)]:
                     vectors.append(model.vectors(images))
         return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32), missed
 
     def _reader(self) -> Callable[[str], bytes]:
-        if (how := self.fetching) is None:
+        if (settings := self.download) is None:
             return read_file
-        pace = Pace(how.interval)
-        return lambda address: fetch(address, how.timeout, how.retries, pace)
+        limiter = RateLimiter(settings.interval)
+        return lambda address: fetch(address, settings.timeout, settings.retries, limiter)
 
 
 @dataclass(frozen=True)
 class _VisionModel:
-    """A model on its device, with the processor that its images go through."""
+    """A model on its device, with the processor of its images."""
 
     name: str
     model: Any
     processor: Any
-    pooled: bool  # its pooler, if it has one, is trained
+    has_trained_pooler: bool
 
     def pixels(self, image: "Image.Image") -> Pixels:
         prepared = self.processor(images=[image], return_tensors="np")
         return np.asarray(prepared["pixel_values"][0], np.float32)
 
     def vectors(self, images: list[Pixels]) -> Vectors:
-        """[n, d]: what there is first of the features that a full CLIP or SigLIP compares with
-        texts, the output of a projection, that of a trained pooler, the class token, the mean over
-        the feature map of a convolution.
+        """Return the features [n, d] of a batch of images.
+
+        They are the first of these that the model has: the features that a full CLIP or SigLIP
+        compares with texts, the output of a projection, the output of a trained pooler, the class
+        token, the mean over the feature map of a convolution.
         """
         import torch
 
         if len({image.shape for image in images}) > 1:
             raise InputError(
-                f"encoder {self.name!r} prepares images of different sizes: let its "
-                "preprocessor_config.json crop or resize them to one"
+                f"encoder {self.name!r} prepares images of different sizes: set a crop or resize "
+                "to one size in its preprocessor_config.json"
             )
         x = torch.from_numpy(np.stack(images)).to(self.model.device)
         with torch.inference_mode():
@@ -99,39 +102,47 @@ class _VisionModel:
     def _features(self, x: Any) -> Any:
         if hasattr(self.model, "get_image_features"):
             return self.model.get_image_features(pixel_values=x).pooler_output
-        found = self.model(pixel_values=x)
-        if (projected := found.get("image_embeds")) is not None:
-            return projected
-        if self.pooled and (pooled := found.get("pooler_output")) is not None:
+        output = self.model(pixel_values=x)
+        if (projection := output.get("image_embeds")) is not None:
+            return projection
+        if self.has_trained_pooler and (pooled := output.get("pooler_output")) is not None:
             return pooled
-        hidden = found.last_hidden_state
+        hidden = output.last_hidden_state
         return hidden[:, 0] if hidden.ndim == 3 else hidden.mean(dim=(2, 3))
 
 
-def _pixels(model: _VisionModel, read: Callable[[str], bytes], content: str) -> Pixels | Reason:
+def _pixels_or_reason(
+    model: _VisionModel, read: Callable[[str], bytes], content: str
+) -> Pixels | str:
+    """Return the prepared image, or the reason why there is none."""
     try:
-        return model.pixels(decoded(read(content)))
-    except MissedError as missed:
-        return str(missed)
+        return model.pixels(decode_image(read(content)))
+    except ImageError as error:
+        return str(error)
 
 
 @cache
-def _vision_model(encoder: str, where: str) -> _VisionModel:
-    """The model, loaded once a worker process; Pillow prepares its images on every machine."""
+def _load_vision_model(encoder: str, device: str) -> _VisionModel:
+    """Load the model once per worker process.
+
+    Pillow prepares the images on every machine, so vectors do not depend on optional libraries.
+    """
     try:
         import transformers
 
-        place = model_location(encoder)
+        location = model_location(encoder)
         auto: Any = transformers.AutoImageProcessor
-        processor = auto.from_pretrained(place, backend="pil")
-        kind = (transformers.AutoConfig.from_pretrained(place).architectures or [""])[0]
+        processor = auto.from_pretrained(location, backend="pil")
+        kind = (transformers.AutoConfig.from_pretrained(location).architectures or [""])[0]
         projects = kind.endswith("VisionModelWithProjection")
         model, report = (
             getattr(transformers, kind) if projects else transformers.AutoModel
-        ).from_pretrained(place, output_loading_info=True)
+        ).from_pretrained(location, output_loading_info=True)
         missing = sorted(report["missing_keys"])
-        if lost := [key for key in missing if "pooler" not in key]:
-            raise ValueError(f"its files lack the weights {lost[0]}")
-    except Exception as error:  # as many kinds as there are formats
-        raise cannot_load(encoder, error) from None
-    return _VisionModel(encoder, model.float().eval().to(where), processor, pooled=not missing)
+        if absent := [key for key in missing if "pooler" not in key]:
+            raise ValueError(f"its files lack the weights {absent[0]}")
+    except Exception as error:  # each model format raises its own kinds
+        raise load_error(encoder, error) from None
+    return _VisionModel(
+        encoder, model.float().eval().to(device), processor, has_trained_pooler=not missing
+    )

@@ -1,4 +1,4 @@
-"""A server of images and of what goes wrong with them, on this machine."""
+"""An HTTP server of images on this machine, with addresses that fail in different ways."""
 
 import threading
 from contextlib import contextmanager
@@ -9,26 +9,26 @@ import numpy as np
 from PIL import Image
 
 
-def picture(seed, kind="PNG", size=(40, 36)):
-    """Random pixels as a file's bytes."""
+def random_image(seed, kind="PNG", size=(40, 36)):
+    """Return random pixels as the bytes of an image file."""
     pixels = np.random.default_rng(seed).integers(256, size=(*size[::-1], 3))
     stream = BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(stream, kind)
     return stream.getvalue()
 
 
-class Shop(BaseHTTPRequestHandler):
-    """Answers by path; `server.asked` counts the requests of each."""
+class Handler(BaseHTTPRequestHandler):
+    """Answers by path; `server.requests` counts the requests of each path."""
 
     def do_GET(self):
-        asked = self.server.asked
-        asked[self.path] = asked.get(self.path, 0) + 1
-        first = asked[self.path] == 1
+        requests = self.server.requests
+        requests[self.path] = requests.get(self.path, 0) + 1
+        first = requests[self.path] == 1
         match self.path.partition("?")[0].strip("/").split("/"):
             case ["image", seed]:
-                self.answer(200, picture(int(seed)))
+                self.answer(200, random_image(int(seed)))
             case ["flaky", code, seed]:
-                self.answer(int(code) if first else 200, picture(int(seed)))
+                self.answer(int(code) if first else 200, random_image(int(seed)))
             case ["status", code]:
                 self.answer(int(code), b"sorry")
             case ["page"]:
@@ -52,7 +52,7 @@ class Shop(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def drip(self):
-        """Never falls silent for as long as a read would wait, and never ends."""
+        """Send a byte more often than a read times out, without end."""
         self.send_response(200)
         self.end_headers()
         try:
@@ -66,12 +66,12 @@ class Shop(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def opened_shop(monkeypatch):
-    """A server on this machine; `address(path)` is the URL of a path."""
+def image_server(monkeypatch):
+    """Run the server; its `address(path)` is the URL of a path."""
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
-    server.asked, server.ended = {}, threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.requests, server.ended = {}, threading.Event()
     server.address = lambda path: f"http://127.0.0.1:{server.server_address[1]}/{path}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
