@@ -1,4 +1,4 @@
-"""Drivers and workers that are killed or get SIGTERM within an epoch: the same command continues."""
+"""Jobs and workers that are killed or get SIGTERM within an epoch: the same command continues."""
 
 import json
 import signal
