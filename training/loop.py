@@ -1,7 +1,6 @@
 """The training loop of one rank. It needs a process group, but not Ray."""
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -37,14 +36,12 @@ from training.reporting import (
 from training.step import Share, share_of, take_step
 from training.validation import validate
 
-log = logging.getLogger("training")
-
 
 class AttemptResult(NamedTuple):
     """The result of an attempt: the training is finished, or it was interrupted at `position`."""
 
     finished: bool
-    restart: bool = False  # interrupted because a worker's node will go, so start again without it
+    restart: bool = False  # a worker's node leaves the cluster: start again without it
     position: str = ""
     is_saved: bool = True
 
@@ -58,8 +55,9 @@ def train(
 ) -> AttemptResult:
     """Train from the newest checkpoint to the end, or until interrupted. Collective.
 
-    `is_leaving` returns True once this worker's node will go. `attempt` is the fencing token; None
-    if no other driver can train the run. CollectiveInputError if a restart would fail again.
+    `is_leaving` returns True once this worker's node is about to leave the cluster. `attempt` is
+    the fencing token; None means that no other driver can train the run. CollectiveInputError if a
+    restart would fail again.
     """
     return TrainingLoop(experiment, device, reporter, is_leaving, attempt).run()
 
@@ -104,6 +102,7 @@ class TrainingLoop:
         return progress
 
     def run(self) -> AttemptResult:
+        """Train epoch by epoch until the training is finished or a signal ends it."""
         while not self._is_finished():
             signals = self._run_steps()
             if not signals.end:

@@ -31,7 +31,7 @@ GAUGES = {  # by the name of the figure
 
 
 class Reporter:
-    """The calls that the training loop makes. This base class ignores them all."""
+    """The interface to which the training loop reports. This base class ignores every report."""
 
     def report_step(self, epoch: int, position: EpochPosition) -> None:
         """Report a step that led to `position`."""
@@ -46,7 +46,7 @@ class Reporter:
 class RayReporter(Reporter):
     """The outputs of a training on Ray.
 
-    Every rank needs one, since Ray Train waits for the report of all ranks. Only rank 0's has
+    Every rank needs one, since Ray Train waits for the reports of all ranks. Only rank 0 has the
     other outputs.
     """
 

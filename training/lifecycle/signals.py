@@ -44,7 +44,7 @@ class Signals(NamedTuple):
 
     log: bool = False  # a progress line is due
     save: bool = False  # a checkpoint is due
-    leave: bool = False  # a worker's node will go: save, and start again without it
+    leave: bool = False  # a worker's node leaves the cluster: save, and start again without it
     stop: bool = False  # a stop is requested: save and end
     superseded: bool = False  # another attempt holds the lease: end without a write
 
@@ -56,7 +56,8 @@ class Signals(NamedTuple):
 class SignalSource:
     """The signals that this rank raises. Only rank 0 checks the clock and the files of the run.
 
-    `attempt` is the fencing token of this training; None if no other driver can train the run.
+    `attempt` is the fencing token of this training. None means that no other driver can train the
+    run.
     """
 
     def __init__(
