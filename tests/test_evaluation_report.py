@@ -177,6 +177,17 @@ def test_a_chart_has_a_legend_only_if_it_has_several_lines():
     assert line_chart([one, Line("b", "floor", [(1, 3)])], "x", "label").count("<li>") == 2
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.0009, 0.03, "0.001 0.002 0.005 0.01 0.02"), (2e-5, 0.3, "0.0001 0.001 0.01 0.1")],
+)
+def test_a_log_axis_has_ticks_at_round_values(low, high, ticks):
+    line = Line("a", "series-0", [(low, 1), (high, 1.5)])
+    svg = line_chart([line], "x", "label", log_x=True)
+    below = re.findall(r'class="tick"[^>]*text-anchor="middle">([^<]*)<', svg)
+    assert below == ticks.split()
+
+
 def test_dotted_items_have_the_keys_of_overrides():
     nested = {"name": "a", "model": {"dim": 3, "rho": {}}, "features": {"text": {"fields": ["t"]}}}
     assert dict(dotted_items(nested)) == {

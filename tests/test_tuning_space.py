@@ -49,7 +49,7 @@ def test_dotted_keys_of_toml_become_keys_of_the_space(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "message"),
     [
         ({"optim.lr": {"choise": [1]}}, "optim.lr.choise: expected values, as in { choice"),
         ({"optim.lr": {"choice": [1], "grdi": [1]}}, "unknown key tune.space.optim.lr.grdi; the"),
@@ -63,8 +63,8 @@ def test_dotted_keys_of_toml_become_keys_of_the_space(tmp_path):
         ({"train.num_workers": {"choice": [1, 2]}}, "all trials have one size"),
     ],
 )
-def test_a_mistake_in_the_space_is_reported_with_its_key(space, said):
-    with pytest.raises(InputError, match=said):
+def test_a_mistake_in_the_space_is_reported_with_its_key(space, message):
+    with pytest.raises(InputError, match=message):
         tune_config(space=space)
 
 

@@ -1,4 +1,4 @@
-"""A study's runs differ in their model and seed alone, and its table is theirs."""
+"""The runs of a study differ only in model and seed, and its table summarizes them."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ def test_a_study_has_every_model_at_every_seed(config):
     assert found == ["small-sasrec-0", "small-mdsrec-0", "small-sasrec-1", "small-mdsrec-1"]
 
 
-def test_other_models_keep_the_shape_and_have_their_own_defaults(config):
+def test_other_models_take_over_the_shape_and_have_their_own_defaults(config):
     [sasrec, gru, mdsrec] = [
         run.experiment
         for run in runs(config, "sasrec", "gru4rec", "mdsrec", overrides=("model.dim=8",))
@@ -62,40 +62,39 @@ def test_other_models_keep_the_shape_and_have_their_own_defaults(config):
     assert gru.optim == mdsrec.optim and gru.train == mdsrec.train == sasrec.train
 
 
-def test_a_section_of_the_study_is_laid_over_its_model_alone(config):
+def test_a_section_of_the_study_applies_only_to_its_model(config):
     [sasrec, gru] = [run.experiment for run in runs(config, "sasrec", "gru4rec")]
     assert (sasrec.model.dropout, sasrec.optim.lr) == (0.25, 0.001)
     assert (gru.model.dropout, gru.optim.lr) == (0.5, 0.002)
     assert model_overrides(load_experiment(config), "mdsrec") == []
 
 
-def test_a_study_is_no_part_of_what_a_run_is(config):
+def test_the_sections_of_a_study_are_not_part_of_a_run_s_identity(config):
     without = load_experiment(config, ["study={}"])
     assert without.identity() == load_experiment(config).identity()
 
 
-def test_a_model_that_is_none_is_named(config):
-    with pytest.raises(InputError, match="no model 'sasrek'; there is mdsrec, sasrec"):
+def test_an_unknown_model_is_reported(config):
+    with pytest.raises(InputError, match="unknown model 'sasrek'; choose from mdsrec, sasrec"):
         runs(config, "sasrek")
-    with pytest.raises(InputError, match="no model 'gru'"):
+    with pytest.raises(InputError, match="unknown model 'gru'"):
         runs(config, "sasrec", overrides=("study.gru.optim.lr=1e-3",))
 
 
 def write_run(run: RunSpec, better: list[int], best_epoch: int) -> None:
-    """What stages leave of a run whose test events have `better` items before their targets."""
+    """Write the results of a run. `better` is the number of items ranked above each target."""
     count = len(better)
-    of_all = [better, ["all"] * count]
-    of_popularity = [[5] * count, ["popularity"] * count]
-    columns = [[*a, *b] for a, b in zip(of_all, of_popularity, strict=True)]
+    all_better = [*better, *[5] * count]
+    channels = ["all"] * count + ["popularity"] * count
     table = pa.table(
         {
             "user": [*range(count)] * 2,
             "target": [0] * 2 * count,
             "split": ["test"] * 2 * count,
-            "channel": columns[1],
-            "better": columns[0],
+            "channel": channels,
+            "better": all_better,
             "ties": [0] * 2 * count,
-            "rank": [value + 1.0 for value in columns[0]],
+            "rank": [value + 1.0 for value in all_better],
         }
     ).cast(schema.RANKS)
     version = tables.new_version(f"{run.paths.uri}/ranks")
@@ -107,13 +106,13 @@ def write_run(run: RunSpec, better: list[int], best_epoch: int) -> None:
     files.write_json(f"{run.paths.uri}/history.json", history)
 
 
-def test_the_table_is_the_mean_of_the_runs_and_their_cost(config):
-    """Two seeds of sasrec find 2 and 4 of 8 targets among their ten; mdsrec finds all of them."""
-    made = runs(config, "sasrec", "mdsrec", seeds=2, overrides=("eval.cutoffs=[10]",))
-    for run, hits in zip(made, (2, 8, 4, 8), strict=True):
+def test_the_table_has_means_over_the_runs_and_their_cost(config):
+    """Two seeds of sasrec rank 2 and 4 of 8 targets in their top ten; mdsrec ranks all there."""
+    finished = runs(config, "sasrec", "mdsrec", seeds=2, overrides=("eval.cutoffs=[10]",))
+    for run, hits in zip(finished, (2, 8, 4, 8), strict=True):
         write_run(run, [0] * hits + [99] * (8 - hits), best_epoch=run.experiment.seed)
-    floors = {"popularity": read_events(made[0].paths.uri, (10,), "popularity")}
-    table = study_table(made[0].experiment, made, floors)
+    baselines = {"popularity": read_events(finished[0].paths.uri, (10,), "popularity")}
+    table = study_table(finished[0].experiment, finished, baselines)
     header, _, popularity, sasrec, mdsrec = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
     ]
@@ -123,14 +122,14 @@ def test_the_table_is_the_mean_of_the_runs_and_their_cost(config):
     assert sasrec[0] == "sasrec (2)" and sasrec[1].startswith(f"{(2 + 4) / 16:.4f} [")
     assert sasrec[3].startswith(f"{6 / 16 - 1:+.4f} [") and mdsrec[3:5] == ["", ""]
     assert mdsrec[1] == "1.0000 [1.0000, 1.0000]"
-    assert sasrec[-4:-1] == ["4,321", "200", "3"]  # the best after 2 s, and after 4 s
+    assert sasrec[-4:-1] == ["4,321", "200", "3"]  # the best epochs ended after 2 s and 4 s
     assert sasrec[-1] == "1 of 2, 2 of 2"
 
 
 @pytest.mark.slow
 @pytest.mark.spark
 @pytest.mark.ray
-def test_a_study_from_raw_files_goes_on_where_it_stopped(config, tmp_path):
+def test_a_study_from_raw_files_continues_where_it_was_stopped(config, tmp_path):
     def call(*words: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Sweeps as a user runs them, on a small catalogue from raw files."""
+"""Sweeps run from the command line, on a small catalogue of raw files."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from raw_catalogue import small_toml, write_raw
 from ray_processes import ray_processes
 
-from training.lifecycle.lease import only_writer
+from training.lifecycle.lease import run_lease
 
 ROOT = Path(__file__).parent.parent
 CPUS = len(os.sched_getaffinity(0))
@@ -30,8 +30,8 @@ scheduler = "none"
 pytestmark = [pytest.mark.ray, pytest.mark.spark]
 
 
-class Shop:
-    """A folder with raw files, a configuration and what sweeps leave of it."""
+class Workspace:
+    """A folder with raw files, a configuration and the results of sweeps."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -72,36 +72,36 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return Shop(tmp_path_factory.mktemp("shop"))
+def workspace(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.mark.timeout(600)
-def test_a_grid_ends_with_a_winner_that_alone_is_ranked(shop):
+def test_a_grid_has_a_winner_and_only_the_winner_is_ranked(workspace):
     space = "tune.space={model.num_neighbors={grid=[0,5]}}"
-    said = shop.sweep("grid", "tune.searcher=grid", space)
-    trials = shop.trials("grid")
+    output = workspace.sweep("grid", "tune.searcher=grid", space)
+    trials = workspace.trials("grid")
     assert [(t["trial"], t["model.num_neighbors"], t["state"]) for t in trials] == [
         (0, 0, "finished"),
         (1, 5, "finished"),
     ]
     for trial in trials:
         assert trial["built"] == []
-        history = shop.history(f"grid-{trial['trial']:05d}")
+        history = workspace.history(f"grid-{trial['trial']:05d}")
         assert trial["ndcg@10"] == history["epochs"][history["best_epoch"]]["ndcg@10"]
-        assert not (shop.folder / f"root/runs/grid-{trial['trial']:05d}/checkpoints").exists()
+        assert not (workspace.folder / f"root/runs/grid-{trial['trial']:05d}/checkpoints").exists()
     best = max(trials, key=lambda t: t["ndcg@10"])["trial"]
-    ranked = [p.parent.name for p in (shop.folder / "root/runs").glob("*/metrics.json")]
+    ranked = [p.parent.name for p in (workspace.folder / "root/runs").glob("*/metrics.json")]
     assert ranked == [f"grid-{best:05d}"]
-    metrics = json.loads((shop.folder / f"root/runs/{ranked[0]}/metrics.json").read_text())
+    metrics = json.loads((workspace.folder / f"root/runs/{ranked[0]}/metrics.json").read_text())
     test = metrics["split"]["test"]["all"]
-    assert f"test        recall@10 {test['recall@10']:.4f}  ndcg@10 {test['ndcg@10']:.4f}" in said
-    page = (shop.folder / "root/sweeps/grid/report.html").read_text()
+    assert f"test        recall@10 {test['recall@10']:.4f}  ndcg@10 {test['ndcg@10']:.4f}" in output
+    page = (workspace.folder / "root/sweeps/grid/report.html").read_text()
     assert "grid: 2 trials" in page and f"{test['ndcg@10']:.4f}" in page
-    again = shop.sweep("grid", "tune.searcher=grid", space)
-    assert said.endswith(again) and again.startswith("trial  state")
-    other = shop.run(
-        "tuning", shop.config, "name=grid", "tune.searcher=grid", f"{space[:-3]},3]}}}}"
+    again = workspace.sweep("grid", "tune.searcher=grid", space)
+    assert output.endswith(again) and again.startswith("trial  state")
+    other = workspace.run(
+        "tuning", workspace.config, "name=grid", "tune.searcher=grid", f"{space[:-3]},3]}}}}"
     )
     assert other.returncode == 2
     assert "sweep grid has another configuration or space" in other.stderr
@@ -115,8 +115,8 @@ def wait_for(condition, process, seconds=400):
         time.sleep(0.1)
 
 
-def told(records):
-    """What a sweep came to, without times."""
+def results(records):
+    """Return the results of a sweep without times."""
     return [
         (
             r["number"],
@@ -131,179 +131,188 @@ def told(records):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_sweep_killed_in_the_middle_and_resumed_is_as_one_never_killed(shop):
+def test_a_killed_and_resumed_sweep_equals_one_never_killed(workspace):
     words = (
         "tune.scheduler=asha", "tune.trials=4", "tune.concurrent=1", "tune.reduction=2",
         "train.max_epochs=4", "model.dropout=0.3",
         "tune.space={optim.lr={loguniform=[1e-4,1e-2]},model.num_neighbors={choice=[0,5]}}",
     )  # fmt: skip
-    shop.sweep("whole", *words)
+    workspace.sweep("whole", *words)
 
     def in_trial(number):
-        records = shop.records("killed")
+        records = workspace.records("killed")
         return records[number:] and records[-1]["state"] == "running" and records[-1]["reports"]
 
     def kill_in_trial(number, *more):
-        process = shop.start("tuning", shop.config, "name=killed", *words, *more)
+        process = workspace.start("tuning", workspace.config, "name=killed", *words, *more)
         wait_for(lambda: in_trial(number), process)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
 
     kill_in_trial(0)
     kill_in_trial(3, "--resume")
-    first = shop.folder / "root/runs/killed-00000"
+    first = workspace.folder / "root/runs/killed-00000"
     before = (first / "best.safetensors").stat().st_mtime_ns
-    refused = shop.run("tuning", shop.config, "name=killed", *words)
+    refused = workspace.run("tuning", workspace.config, "name=killed", *words)
     assert refused.returncode == 2
-    assert "of 4 trials: go on with --resume" in refused.stderr
-    shop.sweep("killed", *words, "--resume")
-    assert told(shop.records("killed")) == told(shop.records("whole"))
-    assert {r["state"] for r in shop.records("whole")} == {"finished", "stopped"}
+    assert "of 4 trials: continue it with --resume" in refused.stderr
+    workspace.sweep("killed", *words, "--resume")
+    assert results(workspace.records("killed")) == results(workspace.records("whole"))
+    assert {r["state"] for r in workspace.records("whole")} == {"finished", "stopped"}
     assert (first / "best.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_trial_whose_process_is_lost_starts_again_and_comes_to_the_same(shop):
+def test_a_trial_whose_process_is_lost_starts_again_with_the_same_result(workspace):
     words = (
         "tune.trials=2", "tune.concurrent=1", "train.max_epochs=8",
         "tune.space={optim.lr={loguniform=[1e-4,1e-2]}}",
     )  # fmt: skip
-    shop.sweep("kept", *words)
-    with only_writer(str(shop.folder / "root/runs/lost-00000")):  # as one that was cut off
-        process = shop.start("tuning", shop.config, "name=lost", *words)
-        wait_for(lambda: shop.records("lost")[:1] and shop.records("lost")[0]["reports"], process)
-    [drives] = ray_processes(psutil.Process(process.pid), "ImplicitFunc")
-    drives.kill()
+    workspace.sweep("undisturbed", *words)
+    with run_lease(
+        str(workspace.folder / "root/runs/lost-00000")
+    ):  # as a driver that is cut off would hold it
+        process = workspace.start("tuning", workspace.config, "name=lost", *words)
+        wait_for(
+            lambda: workspace.records("lost")[:1] and workspace.records("lost")[0]["reports"],
+            process,
+        )
+    [driver] = ray_processes(psutil.Process(process.pid), "ImplicitFunc")
+    driver.kill()
     _, err = process.communicate()
     assert process.returncode == 0, err
     assert "trial 0: its process was lost, it starts again" in err
-    assert told(shop.records("lost")) == told(shop.records("kept"))
+    assert results(workspace.records("lost")) == results(workspace.records("undisturbed"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_winner_s_file_trains_to_the_winner_s_metric(shop):
+def test_training_best_toml_reproduces_the_metric_of_the_winner(workspace):
     words = ("tune.trials=3", "tune.space={optim.lr={loguniform=[1e-3,1e-2]}}", "tune.seeds=2")
-    shop.sweep("seeds", *words)
-    trials = shop.records("seeds")
+    workspace.sweep("seeds", *words)
+    trials = workspace.records("seeds")
     assert [len(trial["outcomes"]) for trial in trials] == [2, 2, 2]
     assert [o["seed"] for o in trials[0]["outcomes"]] == [0, 1]
     means = [sum(o["ndcg@10"] for o in trial["outcomes"]) / 2 for trial in trials]
-    rows = shop.trials("seeds")
+    rows = workspace.trials("seeds")
     assert [row["ndcg@10"] for row in rows] == pytest.approx(means, abs=1e-12)
     best = trials[means.index(max(means))]
-    done = shop.run("training", str(shop.folder / "root/sweeps/seeds/best.toml"))
+    done = workspace.run("training", str(workspace.folder / "root/sweeps/seeds/best.toml"))
     assert done.returncode == 0, done.stderr
-    history = shop.history("seeds-best")
-    alone = history["epochs"][history["best_epoch"]]["ndcg@10"]
-    assert alone == pytest.approx(best["outcomes"][0]["ndcg@10"], abs=1e-6)
+    history = workspace.history("seeds-best")
+    trained = history["epochs"][history["best_epoch"]]["ndcg@10"]
+    assert trained == pytest.approx(best["outcomes"][0]["ndcg@10"], abs=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(shop):
-    said = shop.sweep("fails", "tune.searcher=grid", "tune.space={optim.lr={choice=[1e30,3e-3]}}")
-    [bad, good] = shop.trials("fails")
+def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(workspace):
+    output = workspace.sweep(
+        "fails", "tune.searcher=grid", "tune.space={optim.lr={choice=[1e30,3e-3]}}"
+    )
+    [bad, good] = workspace.trials("fails")
     assert (bad["state"], good["state"]) == ("failed", "finished")
     assert "no number (NaN or infinite)" in bad["cause"] and "lower optim.lr" in bad["cause"]
-    assert "best        trial 1: lr 0.003" in said
+    assert "best        trial 1: lr 0.003" in output
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_halving_finds_what_random_search_finds_for_half_the_epochs(shop):
+def test_asha_matches_random_search_with_half_the_epochs(workspace):
     words = (
         "tune.trials=9", "tune.concurrent=1", "tune.grace_epochs=1", "tune.reduction=3",
         "train.max_epochs=9", "train.patience=9",
         "tune.space={optim.lr={loguniform=[1e-4,1e-1]}}",
     )  # fmt: skip
-    shop.sweep("random", *words)
-    shop.sweep("halved", *words, "tune.scheduler=asha")
-    every, halved = shop.trials("random"), shop.trials("halved")
+    workspace.sweep("random", *words)
+    workspace.sweep("halved", *words, "tune.scheduler=asha")
+    every, halved = workspace.trials("random"), workspace.trials("halved")
     assert [t["optim.lr"] for t in halved] == [t["optim.lr"] for t in every]
     assert sum(t["epochs"] for t in halved) <= sum(t["epochs"] for t in every) / 2
     values = sorted(t["ndcg@10"] for t in every)
     finished = [t["ndcg@10"] for t in halved if t["state"] == "finished"]
-    assert max(finished) >= values[-2]  # the best or the one beside it
+    assert max(finished) >= values[-2]  # the best or the second best
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_eight_trials_of_one_worker_finish_beside_each_other(shop):
+def test_eight_trials_of_one_worker_finish_in_parallel(workspace):
     share = f"train.cpus_per_worker={0.45 * CPUS:g}"
     space = "tune.space={model.num_centers={grid=[2,4,6,8]},model.num_neighbors={grid=[0,5]}}"
-    shop.sweep("eight", "tune.searcher=grid", space, "train.max_epochs=1", share)
-    trials = shop.trials("eight")
+    workspace.sweep("eight", "tune.searcher=grid", space, "train.max_epochs=1", share)
+    trials = workspace.trials("eight")
     assert [t["state"] for t in trials] == ["finished"] * 8
     assert [t["built"] for t in trials] == [[]] * 8
-    before = {p: p.stat().st_mtime_ns for p in (shop.folder / "root/dataset").rglob("*.json")}
+    before = {p: p.stat().st_mtime_ns for p in (workspace.folder / "root/dataset").rglob("*.json")}
     assert sum("centers/image" in str(path) for path in before) == 4
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_trials_that_fill_the_machine_run_one_by_one_and_larger_ones_are_refused(shop):
+def test_trials_that_fill_the_machine_run_one_by_one_and_larger_trials_are_refused(workspace):
     share = f"train.cpus_per_worker={0.45 * CPUS:g}"
     words = ("tune.trials=2", "tune.space={optim.lr={loguniform=[1e-3,1e-2]}}", share)
-    process = shop.start("tuning", shop.config, "name=pairs", "train.num_workers=2", *words)
+    process = workspace.start(
+        "tuning", workspace.config, "name=pairs", "train.num_workers=2", *words
+    )
     at_once = 0
     while process.poll() is None:
-        running = [r for r in shop.records("pairs") if r["state"] == "running"]
+        running = [r for r in workspace.records("pairs") if r["state"] == "running"]
         at_once = max(at_once, len(running))
         time.sleep(0.5)
     _, error = process.communicate()
     assert process.returncode == 0, error
     assert at_once == 1
-    assert [t["state"] for t in shop.trials("pairs")] == ["finished"] * 2
+    assert [t["state"] for t in workspace.trials("pairs")] == ["finished"] * 2
     began = time.monotonic()
-    refused = shop.run("tuning", shop.config, "name=large", "train.num_workers=3", *words)
+    refused = workspace.run("tuning", workspace.config, "name=large", "train.num_workers=3", *words)
     assert refused.returncode == 2
     last = refused.stderr.splitlines()[-1]
-    assert last.startswith("tuning: a trial takes 3 workers of") and f"{CPUS:g} CPUs" in last
+    assert last.startswith("tuning: a trial needs 3 workers of") and f"{CPUS:g} CPUs" in last
     assert time.monotonic() - began < 120
-    assert not (shop.folder / "root/sweeps/large/trials").exists()
+    assert not (workspace.folder / "root/sweeps/large/trials").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_graph_that_two_ask_for_at_once_is_built_once(shop):
+def test_a_graph_that_two_trials_need_at_once_is_built_once(workspace):
     words = ("tune.trials=2", "tune.space={model.num_neighbors={choice=[3,5]}}")
     overrides = [*words, "model.mu.image=0.37"]
     code = (
         "import ray\n"
-        "from mdsrec.loading import load_experiment\n"
-        "from tuning.builder import start_builder\n"
+        "from mdsrec.config.loading import load_experiment\n"
+        "from tuning.builder import start_table_builder\n"
         "ray.init('local', include_dashboard=False)\n"
-        f"config, overrides = {shop.config!r}, {overrides!r}\n"
-        "builder, experiment = start_builder(), load_experiment(config, overrides)\n"
-        "asked = [builder.build.remote(config, overrides, experiment) for _ in range(2)]\n"
-        "print(ray.get(asked))\n"
+        f"config, overrides = {workspace.config!r}, {overrides!r}\n"
+        "builder, experiment = start_table_builder(), load_experiment(config, overrides)\n"
+        "requests = [builder.build.remote(config, overrides, experiment) for _ in range(2)]\n"
+        "print(ray.get(requests))\n"
     )
-    done = shop.run("etl", shop.config)
+    done = workspace.run("etl", workspace.config)
     assert done.returncode == 0, done.stderr
-    (shop.folder / "ask.py").write_text(code)
-    said = subprocess.run(
-        [sys.executable, "ask.py"],
-        cwd=shop.folder,
+    (workspace.folder / "build_twice.py").write_text(code)
+    output = subprocess.run(
+        [sys.executable, "build_twice.py"],
+        cwd=workspace.folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert said.splitlines()[-1] == "[['neighbors/image/mu=0.37'], []]"
+    assert output.splitlines()[-1] == "[['neighbors/image/mu=0.37'], []]"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_each_value_of_mu_is_built_once_and_before_the_trials(shop):
+def test_the_tables_of_each_listed_mu_are_built_once_before_the_trials(workspace):
     space = "tune.space={model.mu.image={grid=[0.11,0.22,0.33]},model.num_neighbors={grid=[0,5]}}"
-    shop.sweep("mus", "tune.searcher=grid", space, "train.max_epochs=1")
-    assert [t["built"] for t in shop.trials("mus")] == [[]] * 6
+    workspace.sweep("mus", "tune.searcher=grid", space, "train.max_epochs=1")
+    assert [t["built"] for t in workspace.trials("mus")] == [[]] * 6
     for mu in ("0.11", "0.22", "0.33"):
-        folder = shop.folder / f"root/dataset/neighbors/image/mu={mu}"
+        folder = workspace.folder / f"root/dataset/neighbors/image/mu={mu}"
         assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
-    shop.sweep("drawn", "tune.trials=2", "tune.space={model.mu.image={uniform=[0.4,0.9]}}")
-    built = [t["built"] for t in shop.trials("drawn")]
-    values = [t["model.mu.image"] for t in shop.trials("drawn")]
+    workspace.sweep("drawn", "tune.trials=2", "tune.space={model.mu.image={uniform=[0.4,0.9]}}")
+    built = [t["built"] for t in workspace.trials("drawn")]
+    values = [t["model.mu.image"] for t in workspace.trials("drawn")]
     assert built == [[f"neighbors/image/mu={value:g}"] for value in values]

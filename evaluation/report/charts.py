@@ -119,8 +119,8 @@ def training_note(history: Mapping[str, Any]) -> str:
     if "prefixes_per_second" in epochs[-1]:
         text += f", {epochs[-1]['prefixes_per_second']:,.0f} prefixes/s in the last epoch"
     return (
-        f"{text}. The dashed line marks epoch {history['best_epoch']}, the best in validation; "
-        "the metrics above are of its weights."
+        f"{text}. The dashed line marks epoch {history['best_epoch']}, the best in validation. "
+        "The metrics on this page are of its weights."
     )
 
 

@@ -186,9 +186,9 @@ def case_note(data: ComparisonData) -> str:
     if not data.cases or cases is None:
         return ""
     return (
-        f"{len(cases.cases)} test users were taken at equal steps. For each of the first runs, "
-        "this section shows the user whose target the other runs rank furthest below it, among "
-        f"those whose target is in the run's first {TOP}."
+        f"Chosen from {len(cases.cases)} evenly spaced test users. For each of the first runs: the "
+        "user whose target the other runs rank furthest below it, among those whose target is in "
+        f"the run's first {TOP}."
     )
 
 

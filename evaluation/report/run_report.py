@@ -48,8 +48,9 @@ def report_page(data: ReportData) -> str:
             html.section(
                 "By target and user",
                 slices_table(data.metrics),
-                f"recall@{data.metrics.cutoffs[0]} on test events, split by whether the target has "
-                "a modality, by the target's number of training events, and by the user's.",
+                f"recall@{data.metrics.cutoffs[0]} on test events, by whether the target has a "
+                "modality, how often it occurs in training, and how many training events its user "
+                "has.",
             ),
             html.section("Recommendation lists", list_tiles(data.metrics)),
             html.section("Case study", case_section(data), case_note(data)),
@@ -144,10 +145,10 @@ def case_section(data: ReportData) -> str:
 
 def case_note(data: ReportData) -> str:
     note = (
-        f"{len(data.cases.cases)} test users were taken at equal steps. For each channel, this "
-        "section shows the user whose target that channel ranks furthest below all channels "
-        f"together, among those whose target is in the first {TOP} of all channels together. "
-        f"Recommended items are those with the highest scores {candidates_text(data.metrics)}."
+        f"Chosen from {len(data.cases.cases)} evenly spaced test users. For each channel: the user "
+        "whose target it ranks furthest below all channels together, among those whose target is "
+        f"in the first {TOP} of all channels together. A channel's strip shows the items with its "
+        f"highest scores {candidates_text(data.metrics)}."
     )
     if data.cases.pictures:
         shown = data.cases.asins(case for _, case in data.cases.by_channel())
@@ -197,7 +198,7 @@ def _head(data: ReportData) -> list[str]:
         cells.append(html.tile("parameters", _short_count(history["num_parameters"]), "trained"))
     return [
         f"<h1>{escape(data.config['name'])}</h1>",
-        html.paragraph("Prediction of each user's next item, ranked exactly.", "lead"),
+        html.paragraph("Next-item prediction, evaluated by exact ranking.", "lead"),
         html.tiles(cells),
     ]
 

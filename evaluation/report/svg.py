@@ -51,7 +51,8 @@ def line_chart(
     y_ticks = _ticks(0 if from_zero else min(y for _, y in points), max(y for _, y in points))
     to_x = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, log_x)
     to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, False)
-    shown_x = list(x_ticks) or [x for x in _ticks(min(xs), max(xs)) if min(xs) <= x <= max(xs)]
+    ticks = x_ticks or (_log_ticks if log_x else _ticks)(min(xs), max(xs))
+    shown_x = [x for x in ticks if min(xs) <= x <= max(xs)]
     body = [_y_tick(tick, to_y(tick)) for tick in y_ticks]
     body += [_x_tick(tick, to_x(tick)) for tick in shown_x]
     body.append(
@@ -98,7 +99,7 @@ def interval_chart(intervals: Sequence[Interval], label: str) -> str:
 def _interval_row(interval: Interval, to_x: Scale, y: float) -> str:
     low, mean, high = (to_x(value) for value in (interval.low, interval.mean, interval.high))
     return (
-        f'<text x="2" y="{y - 14}">{escape(interval.name)}</text>'
+        f'<text class="halo" x="2" y="{y - 14}">{escape(interval.name)}</text>'
         f'<path class="line {interval.style}" d="M{low:.1f} {y}H{high:.1f}"/>'
         f'<circle class="dot {interval.style}" cx="{mean:.1f}" cy="{y}" r="4.5">'
         f"<title>{escape(interval.name)}: {interval.mean:+.4g}</title></circle>"
@@ -164,3 +165,14 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 times the powers of ten in [low, high].
+
+    Over more than two decades only the powers of ten are returned.
+    """
+    factors = (1,) if high > 100 * low else (1, 2, 5)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [factor * 10.0**exponent for exponent in exponents for factor in factors]
+    return [value for value in values if low <= value <= high]

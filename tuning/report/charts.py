@@ -73,7 +73,8 @@ def metric_charts(trials: Sequence[Trial], space: Mapping[str, Domain]) -> list[
             dots = [(x, t.score) for x, t in finished]
             lines.append(Line("finished", "series-0 dots", sorted(dots)))
         ticks = sorted(set(values)) if len(set(values)) <= MAX_TICKS else ()
-        svg = line_chart(lines, key, f"{METRIC} by {key}", log_x=is_log, x_ticks=ticks)
+        x_label = f"{key} (log scale)" if is_log else key
+        svg = line_chart(lines, x_label, f"{METRIC} by {key}", log_x=is_log, x_ticks=ticks)
         charts.append((f"validation {METRIC} by {key}", svg))
     return charts
 

@@ -54,7 +54,7 @@ def sweep_page(sweep: Sweep, metrics: RunMetrics) -> str:
                 ),
                 BY_KEY,
             ),
-            html.section("Best trials", trials_table(trials)),
+            html.section("Best trials", trials_table(trials, winner)),
             html.section("Next commands", html.commands(next_steps(sweep))),
             html.footer(f"Data {metrics.dataset}. Winner's weights {metrics.weights}."),
         ],
@@ -89,7 +89,9 @@ def winner_tiles(
     return html.tiles(cells) + html.paragraph(text, "note")
 
 
-def trials_table(trials: Sequence[Trial]) -> str:
+def trials_table(trials: Sequence[Trial], winner: Trial) -> str:
+    """Return a table of the best trials, with the winner highlighted."""
+    shown = best_first(trials)[:NUM_LISTED]
     rows = [
         [
             str(trial.number),
@@ -99,9 +101,9 @@ def trials_table(trials: Sequence[Trial]) -> str:
             f"{trial.epochs:,}",
             f"{trial.seconds:,.0f}",
         ]
-        for trial in best_first(trials)[:NUM_LISTED]
+        for trial in shown
     ]
-    styles = ["main"] + [""] * (len(rows) - 1)
+    styles = ["main" if trial is winner else "" for trial in shown]
     header = ["trial", "state", "values", METRIC, "epochs", "seconds"]
     return html.table(header, rows, styles, num_left=3)
 
