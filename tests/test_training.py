@@ -1,4 +1,4 @@
-"""Workers, ZeRO stages and interruptions change where training runs, never what it computes."""
+"""Steps of training, for any number of workers and any ZeRO stage, and validation."""
 
 import math
 from pathlib import Path
@@ -8,57 +8,22 @@ import numpy as np
 import pytest
 import torch
 from gloo import on_ranks
-from small_dataset import NUM_USERS, small_experiment, write_dataset
+from small_dataset import small_experiment, write_dataset
 from torch import Tensor
+from training_steps import CPU, losses_of_steps
 
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from training.data.batch import batch_of
 from training.data.item_tables import load_item_tables
-from training.data.sequences import EpochPosition, SequenceReader
-from training.data.windows import Step
+from training.data.sequences import SequenceReader
 from training.distributed import engine as ds
 from training.inference import padded
 from training.models.mdsrec.model import MDSRec
 from training.progress import Progress
 from training.step import noise_of, share_of, take_step
 from training.validation import validate
-
-CPU = torch.device("cpu")
-
-
-def losses_of_steps(resolved: dict[str, Any], num_steps: int) -> Tensor:
-    """This rank's loss of each channel in the first steps of an epoch."""
-    experiment = experiment_from(resolved, source="test")
-    model = MDSRec(experiment, load_item_tables(experiment))
-    model.initialize(experiment.seed)
-    engine = ds.initialize(model, experiment, CPU)
-    engine.train()
-    reader = SequenceReader(experiment)
-    losses, epoch = [], 0
-    while len(losses) < num_steps:
-        for number, step in enumerate(reader.steps(epoch)):
-            share = share_of(engine.module, experiment, step, (epoch, number), CPU)
-            loss = take_step(engine, experiment, share)
-            losses.append(loss.double() / step.num_prefixes)
-        epoch += 1
-    return torch.stack(losses[:num_steps])
-
-
-def small(root: Path, stage: int = 0, **sections: Any) -> Experiment:
-    return small_experiment(
-        root,
-        **{
-            **sections,
-            "train": {
-                "zero_stage": stage,
-                "batch_size": 24,
-                "max_epochs": 3,
-                **sections.get("train", {}),
-            },
-        },
-    )
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +34,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(root: Path) -> list[Tensor]:
-    result: list[Tensor] = on_ranks(1, losses_of_steps, small(root).resolved(), 20)
-    return result
+def losses_of_one_worker(root: Path) -> Tensor:
+    losses: Tensor = on_ranks(1, losses_of_steps, small_experiment(root).resolved(), 20)[0]
+    return losses
 
 
-def gradients(resolved: dict[str, Any]) -> list[Tensor]:
-    """What the first step moves weights by, at learning rate 1 without Adam's scaling; and what the
-    whole step's mean loss, differentiated plainly, would move them by.
+def sgd_step_and_gradient(resolved: dict[str, Any]) -> list[Tensor]:
+    """Return the change of the item embedding by one step of SGD, and its gradient by autograd.
+
+    The learning rate is 1. The gradient is that of the mean loss over the prefixes of the step.
     """
     experiment = experiment_from(resolved, source="test")
     model, plain = (MDSRec(experiment, load_item_tables(experiment)) for _ in range(2))
@@ -100,27 +66,27 @@ def test_a_step_follows_the_gradient_of_the_mean_over_its_prefixes(
     root: Path, world_size: int
 ) -> None:
     rho = {"rho": {"text": 0.8, "image": 0.2}}
-    resolved = small(root, model=rho, optim={"lr": 1.0}).resolved()
-    for moved, gradient in on_ranks(world_size, gradients, resolved):
+    resolved = small_experiment(root, model=rho, optim={"lr": 1.0}).resolved()
+    for moved, gradient in on_ranks(world_size, sgd_step_and_gradient, resolved):
         assert gradient.abs().max() > 1e-3
         torch.testing.assert_close(moved, gradient, atol=1e-6, rtol=1e-4)
 
 
-def validated(resolved: dict[str, Any]) -> list[float]:
-    """ndcg@10 and recall@10 of untrained weights."""
+def validation_metrics(resolved: dict[str, Any]) -> list[float]:
+    """Return ndcg@10 and recall@10 of untrained weights."""
     experiment = experiment_from(resolved, source="test")
     model = MDSRec(experiment, load_item_tables(experiment))
     model.initialize(0)
     engine = ds.initialize(model, experiment, CPU)
-    found = validate(engine, experiment, SequenceReader(experiment), CPU)
-    return [found["ndcg@10"], found["recall@10"]]
+    metrics = validate(engine, experiment, SequenceReader(experiment), CPU)
+    return [metrics["ndcg@10"], metrics["recall@10"]]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_validation_ranks_each_validation_event_once_without_dropout(
     root: Path, world_size: int
 ) -> None:
-    experiment = small(root, model={"dropout": 0.5})
+    experiment = small_experiment(root, model={"dropout": 0.5})
     model = MDSRec(experiment, load_item_tables(experiment)).eval()
     model.initialize(0)
     item_vectors = model.item_vectors()
@@ -134,8 +100,8 @@ def test_validation_ranks_each_validation_event_once_without_dropout(
         rank = 1 + int((scores > scores[row["items"][row["train_end"]]]).sum())
         count, hits = count + 1, hits + (rank <= 10)
         ndcg += 1 / math.log2(1 + rank) if rank <= 10 else 0.0
-    for found in on_ranks(world_size, validated, experiment.resolved()):
-        assert found == pytest.approx([ndcg / count, hits / count], abs=1e-6)
+    for metrics in on_ranks(world_size, validation_metrics, experiment.resolved()):
+        assert metrics == pytest.approx([ndcg / count, hits / count], abs=1e-6)
 
 
 def read_sequences(experiment: Experiment) -> list[dict[str, Any]]:
@@ -144,8 +110,8 @@ def read_sequences(experiment: Experiment) -> list[dict[str, Any]]:
     return rows
 
 
-def test_training_ends_after_patience_epochs_without_a_better_one(root: Path) -> None:
-    experiment = small(root, train={"patience": 2, "max_epochs": 9})
+def test_training_ends_after_patience_epochs_without_improvement(root: Path) -> None:
+    experiment = small_experiment(root, train={"patience": 2, "max_epochs": 9})
     progress = Progress()
     for number, ndcg in enumerate([0.1, 0.3, 0.2, 0.3]):
         assert not progress.is_finished(experiment)
@@ -154,15 +120,16 @@ def test_training_ends_after_patience_epochs_without_a_better_one(root: Path) ->
     assert progress.is_finished(experiment)
 
 
-def test_deepspeed_is_told_its_stage_and_never_clips_unasked(root: Path) -> None:
-    assert ds.deepspeed_config(small(root))["gradient_clipping"] == 0.0
-    config = ds.deepspeed_config(small(root, stage=2, optim={"gradient_clipping": 0.5}))
+def test_deepspeed_gets_the_stage_and_clips_only_if_configured(root: Path) -> None:
+    assert ds.deepspeed_config(small_experiment(root))["gradient_clipping"] == 0.0
+    sections: dict[str, Any] = {"train": {"zero_stage": 2}, "optim": {"gradient_clipping": 0.5}}
+    config = ds.deepspeed_config(small_experiment(root, **sections))
     assert config["gradient_clipping"] == 0.5
     assert config["zero_optimization"]["stage"] == 2
 
 
-def test_noise_differs_by_step_and_repeats_for_the_same_one(root: Path) -> None:
-    experiment = small(root)
+def test_noise_differs_between_steps_and_repeats_for_the_same_step(root: Path) -> None:
+    experiment = small_experiment(root)
     model = MDSRec(experiment, load_item_tables(experiment))
     step = next(SequenceReader(experiment).steps(0))
     positions = [(0, 0), (0, 1), (1, 0), (0, 0)]
@@ -173,70 +140,16 @@ def test_noise_differs_by_step_and_repeats_for_the_same_one(root: Path) -> None:
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_two_workers_with_different_data_take_the_same_steps_as_one(
-    root: Path, alone: list[Tensor], stage: int
+    root: Path, losses_of_one_worker: Tensor, stage: int
 ) -> None:
-    parts = on_ranks(2, losses_of_steps, small(root, stage).resolved(), 20)
-    assert not torch.allclose(parts[0], parts[1])  # the ranks held different users
-    torch.testing.assert_close(parts[0] + parts[1], alone[0], atol=1e-5, rtol=0)
+    experiment = small_experiment(root, train={"zero_stage": stage})
+    parts = on_ranks(2, losses_of_steps, experiment.resolved(), 20)
+    assert not torch.allclose(parts[0], parts[1])  # the ranks hold different users
+    torch.testing.assert_close(parts[0] + parts[1], losses_of_one_worker, atol=1e-5, rtol=0)
 
 
 def test_more_workers_than_users_in_a_step_take_the_same_steps(root: Path) -> None:
-    few = small(root, train={"batch_size": 6})
-    alone = on_ranks(1, losses_of_steps, few.resolved(), 8)
-    parts = on_ranks(3, losses_of_steps, few.resolved(), 8)
-    torch.testing.assert_close(sum(parts), alone[0], atol=1e-5, rtol=0)
-
-
-def test_every_user_is_in_an_epoch_once_in_an_order_of_its_own(root: Path) -> None:
-    reader = SequenceReader(small(root))
-    orders = []
-    for epoch in (0, 1):
-        steps = list(reader.steps(epoch))
-        assert sum(len(step.samples) for step in steps) >= NUM_USERS - 20
-        assert all(step.num_prefixes <= 24 for step in steps)
-        orders.append([step.samples.events[step.samples.starts].tolist() for step in steps])
-    assert orders[0] != orders[1]
-    repeated = [s.samples.events[s.samples.starts].tolist() for s in reader.steps(0)]
-    assert repeated == orders[0]
-
-
-def test_the_steps_after_a_place_are_those_that_were_left_there(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader = SequenceReader(small(root))
-    walk = list(reader.steps_from(1, EpochPosition()))
-    assert {place.window for _, place in walk} == {0, 1, 2}  # two windows
-    groups = [len(window) for window in reader._shuffle_windows(1)]
-    assert [place.number for _, place in walk] == list(range(1, len(walk) + 1))
-    read: list[Any] = []
-    monkeypatch.setattr(
-        reader, "_read_group", lambda g, r=reader._read_group: read.append(g) or r(g)
-    )
-    for done, (_, place) in enumerate(walk, 1):
-        read.clear()
-        rest = list(reader.steps_from(1, place))
-        assert [p for _, p in rest] == [p for _, p in walk[done:]]
-        for (step, _), (expected, _) in zip(rest, walk[done:], strict=True):
-            assert_same_users(step, expected)
-        assert len(read) == sum(groups[place.window :])
-    assert walk[-1][1].share == 1.0
-
-
-def assert_same_users(step: Step, other: Step) -> None:
-    for name in ("starts", "stops", "first_counted"):
-        found, expected = getattr(step.samples, name), getattr(other.samples, name)
-        np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(step.samples.events, other.samples.events)
-
-
-def test_targets_are_what_the_split_holds_out(root: Path) -> None:
-    reader = SequenceReader(small(root))
-    valid, test = (reader.targets(0, NUM_USERS, split) for split in ("valid", "test"))
-    assert [t.user for t in valid] == [t.user for t in test]
-    for before, after in zip(valid, test, strict=True):
-        assert after.history[-1] == before.target
-        assert len(after.history) == len(before.history) + 1
-    shards = [
-        t for first in range(0, NUM_USERS, 7) for t in reader.targets(first, first + 7, "test")
-    ]
-    assert [t.user for t in shards] == [t.user for t in test]
+    experiment = small_experiment(root, train={"batch_size": 6})
+    expected = on_ranks(1, losses_of_steps, experiment.resolved(), 8)[0]
+    parts = on_ranks(3, losses_of_steps, experiment.resolved(), 8)
+    torch.testing.assert_close(sum(parts), expected, atol=1e-5, rtol=0)

@@ -57,7 +57,7 @@ def test_chunked_cross_entropy_equals_the_plain_one(
     chunk: int, num_prefixes: int, unit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * num_prefixes * chunk)
-    monkeypatch.setattr(losses, "KEPT_BYTES", 8 * num_prefixes * (chunk if chunk >= X else 0))
+    monkeypatch.setattr(losses, "SAVED_BYTES", 8 * num_prefixes * (chunk if chunk >= X else 0))
     Ahat = random_matrix(X, X)
     embedding, mapped, queries = parameter(X, D), parameter(X, D), parameter(3, num_prefixes, D)
     targets = torch.randint(0, X, (num_prefixes,))

@@ -1,4 +1,4 @@
-"""What is made ahead is what there was, in its order, and is made no further than asked for."""
+"""Prefetch keeps items and their order and prepares a fixed number of items in advance."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import pytest
 from training.data.prefetch import DEPTH, prefetch
 
 
-def test_items_come_in_order_and_what_is_raised_comes_in_its_turn() -> None:
+def test_items_and_an_exception_come_in_the_order_of_the_source() -> None:
     def failing() -> Iterator[int]:
         yield 1
         yield 2
@@ -22,25 +22,25 @@ def test_items_come_in_order_and_what_is_raised_comes_in_its_turn() -> None:
     assert list(prefetch(iter([]))) == [] and list(prefetch(iter([None, 3]))) == [None, 3]
 
 
-def test_the_next_items_are_made_while_one_is_used() -> None:
-    made: list[int] = []
+def test_the_next_items_are_prepared_while_one_is_used() -> None:
+    prepared: list[int] = []
 
     def counted() -> Iterator[int]:
         for number in range(10):
-            made.append(number)
+            prepared.append(number)
             yield number
 
     items = prefetch(counted())
     assert next(items) == 0
     deadline = time.monotonic() + 10
-    while len(made) < 1 + DEPTH and time.monotonic() < deadline:
+    while len(prepared) < 1 + DEPTH and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert made == list(range(1 + DEPTH))
+    assert prepared == list(range(1 + DEPTH))
     items.close()
 
 
-def test_who_leaves_early_does_not_wait() -> None:
+def test_closing_early_does_not_wait_for_items_in_progress() -> None:
     released = threading.Event()
 
     def stuck() -> Iterator[int]:

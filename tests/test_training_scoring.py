@@ -1,4 +1,4 @@
-"""Counting by tiles: what a plain comparison of all scores gives, whatever the tiles."""
+"""Counts over tiles of items equal a plain comparison of all scores, for any width of the tiles."""
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ SMALL = st.integers(-3, 3)  # products and sums of these are exact in float32
 
 
 @st.composite
-def worlds(draw):
-    """queries [B, C, D], items [C, X, D], weights [C], targets [B], block, seen (row, item)."""
+def inputs(draw):
+    """Draw queries [B, C, D], items [C, X, D], weights [C], targets [B], block and seen pairs."""
     B, C, X, D = (draw(st.integers(1, most)) for most in (6, 3, 200, 3))
 
     def numbers(*shape):
@@ -34,8 +34,8 @@ def worlds(draw):
     )
 
 
-def plain(queries, items, weights, targets, seen):
-    """The same counts by the whole matrix of scores, in float64."""
+def plain_counts(queries, items, weights, targets, seen):
+    """Return the same counts from the whole matrix of scores, in float64."""
     channels = torch.einsum("bcd,cxd->bcx", queries.double(), items.double())
     whole = torch.einsum("bcx,c->bx", channels, weights.double())
     scores = torch.cat([whole[:, None], channels], dim=1)
@@ -46,30 +46,30 @@ def plain(queries, items, weights, targets, seen):
     return ((scores > own) & competes[:, None]).sum(2), ((scores == own) & competes[:, None]).sum(2)
 
 
-@given(worlds())
-def test_counts_are_those_of_all_scores_compared(world):
-    queries, items, weights, targets, block, seen = world
+@given(inputs())
+def test_counts_equal_a_comparison_of_all_scores(drawn):
+    queries, items, weights, targets, block, seen = drawn
     for pairs in (None, seen):
-        found = count_channels(queries, items, weights, targets, block, pairs)
-        expected = plain(queries, items, weights, targets, seen[:0] if pairs is None else seen)
-        assert all(map(torch.equal, found, expected))
+        counts = count_channels(queries, items, weights, targets, block, pairs)
+        excluded = seen[:0] if pairs is None else seen
+        expected = plain_counts(queries, items, weights, targets, excluded)
+        assert all(map(torch.equal, counts, expected))
 
 
-@given(worlds())
-def test_a_score_that_was_not_foreseen_is_found(world):
-    queries, items, weights, targets, block, _ = world
+@given(inputs())
+def test_wrongly_expected_scores_do_not_change_the_counts(drawn):
+    queries, items, weights, targets, block, _ = drawn
     expected = count_channels(queries, items, weights, targets, block)
     with pytest.MonkeyPatch.context() as patched:
         wrong = torch.full((1 + len(weights), len(targets)), 0.5)
-        patched.setattr(scoring, "_foreseen", lambda *_: wrong)
-        assert all(
-            map(torch.equal, count_channels(queries, items, weights, targets, block), expected)
-        )
+        patched.setattr(scoring, "_expected_scores", lambda *_: wrong)
+        counts = count_channels(queries, items, weights, targets, block)
+        assert all(map(torch.equal, counts, expected))
 
 
 @pytest.mark.parametrize("num_targets", [1, 2, 37])
 @pytest.mark.parametrize("block", [7, 64, 130, 1000])
-def test_equal_items_tie_exactly_wherever_they_stand(block, num_targets):
+def test_equal_items_tie_exactly_at_any_index(block, num_targets):
     generator = torch.Generator().manual_seed(0)
     items = torch.randn(2, 67, 300, generator=generator).repeat(1, 3, 1)
     queries = torch.randn(num_targets, 2, 300, generator=generator)
@@ -79,9 +79,9 @@ def test_equal_items_tie_exactly_wherever_they_stand(block, num_targets):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("place", ["queries", "items"])
-def test_a_score_that_is_no_finite_number_is_an_error(place, value):
+@pytest.mark.parametrize("name", ["queries", "items"])
+def test_a_score_that_is_not_finite_is_an_error(name, value):
     vectors = {"queries": torch.ones(4, 2, 3), "items": torch.ones(2, 9, 3)}
-    vectors[place][1, 1, 2] = value
-    with pytest.raises(ValueError, match="a score is no finite number"):
+    vectors[name][1, 1, 2] = value
+    with pytest.raises(ValueError, match="a score is not finite"):
         count_channels(*vectors.values(), torch.ones(2), torch.zeros(4, dtype=torch.int64), 2)

@@ -56,10 +56,11 @@ def adjacency(
     num_neighbors: int,
     include_self: bool,
 ) -> SparseMatrix:
-    """Return Ahat^m (Eq. 5): the first `num_neighbors` of each list, and the item if `include_self`.
+    """Return Ahat^m (Eq. 5): the first H neighbors of each item, and itself if `include_self`.
 
-    `neighbors` holds the lists of `items` one after the other, and `lengths` their lengths. An item
-    that has no neighbor (no modality, or H = 0) and not itself keeps its own row of E^id.
+    `neighbors` holds the stored lists of `items` one after the other, and `lengths` their lengths.
+    A row that would be empty (an item without the modality, or H = 0) holds the item itself, so
+    that it keeps its own row of E^id.
     """
     position = np.arange(len(neighbors)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     first = position < num_neighbors
@@ -74,7 +75,7 @@ def adjacency(
 
 
 def membership(items: Ints, centers: Ints, num_centers: int) -> SparseMatrix:
-    """Return C^m (Eq. 10-11): each row is the mean over a center's members, zero without members."""
+    """Return C^m (Eq. 10-11), whose rows average over a center's members; zero without members."""
     order = np.argsort(centers, kind="stable")
     counts = np.bincount(centers, minlength=num_centers)
     weights = 1.0 / counts[centers[order]]

@@ -1,4 +1,7 @@
-"""Dropout from 16 random bits an element: on a CPU a tenth of the time of a float each."""
+"""Dropout with masks drawn from 16 random bits per element.
+
+On a CPU this takes a tenth of the time of one random float per element.
+"""
 
 import torch
 from torch import Tensor
@@ -7,12 +10,15 @@ LEVELS = 1 << 16
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero with probability `p`, rounded to 1/65536; the others grow so that the mean stays."""
+    """Set elements to zero with probability `p` and scale the others so that the mean stays.
+
+    `p` is rounded to a multiple of 1/65536.
+    """
     return x * dropout_mask(tuple(x.shape), p, x) if training and p else x
 
 
 def dropout_mask(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
-    """What dropout multiplies by, 0 or 1 / (1 - p), of `like`'s type and device."""
+    """Draw a mask of 0 and 1 / (1 - p), with the dtype and device of `like`."""
     num_zero = min(round(p * LEVELS), LEVELS - 1)
     numel = torch.Size(shape).numel()
     words = torch.empty(-(-numel // 4), dtype=torch.int64, device=like.device)

@@ -1,7 +1,7 @@
-"""A function of users, a few of them at a time, computed again in the backward pass.
+"""Evaluation of a function in blocks of users, recomputed in the backward pass (checkpointing).
 
-Where a function makes much out of little (a vector for every centre of every prefix), what it makes
-then never leaves the processor's cache, and memory does not grow with the batch.
+It suits a function with large temporaries, such as one vector per center of every prefix. Those of
+a block stay in the processor's cache, and memory does not grow with the batch.
 """
 
 from collections.abc import Callable
@@ -16,32 +16,27 @@ Function = Callable[[Any, Any], Tensor]
 
 
 def in_blocks(function: Function, size: int, keep: bool, shared: Any, split: Any) -> Tensor:
-    """`function(shared, split)` by blocks of `size` users, who are the first axis of the result and
-    of every tensor in `split`.
+    """Compute `function(shared, split)` in blocks of `size` users and concatenate the results.
 
-    `shared` and `split` are nested tuples and lists of tensors and None. With `keep` the backward
-    pass finds what the forward pass made; else it makes that again, so the function must not draw
-    random numbers.
+    Users are the first axis of the result and of every tensor in `split`. `shared` and `split` are
+    nested tuples and lists of tensors and None. With `keep` the temporaries are saved for the
+    backward pass. Otherwise they are recomputed, so the function must not draw random numbers.
     """
     shared_tensors, shared_spec = tree_flatten(shared)
     split_tensors, split_spec = tree_flatten(split)
 
-    def flat(*tensors: Tensor | None) -> Tensor:
+    def flat_function(*tensors: Tensor | None) -> Tensor:
         first = tree_unflatten(tensors[: len(shared_tensors)], shared_spec)
         return function(first, tree_unflatten(tensors[len(shared_tensors) :], split_spec))
 
     if keep:
         blocks = zip(
-            *(_parts(tensor, size, split_tensors[0]) for tensor in split_tensors), strict=True
+            *(_split(tensor, size, split_tensors[0]) for tensor in split_tensors), strict=True
         )
-        return torch.cat([flat(*shared_tensors, *block) for block in blocks])
+        return torch.cat([flat_function(*shared_tensors, *block) for block in blocks])
     tensors = *shared_tensors, *split_tensors
-    result: Tensor = _InBlocks.apply(flat, size, len(shared_tensors), *tensors)  # type: ignore[no-untyped-call]
+    result: Tensor = _InBlocks.apply(flat_function, size, len(shared_tensors), *tensors)  # type: ignore[no-untyped-call]
     return result
-
-
-def _parts(tensor: Tensor | None, size: int, like: Tensor) -> Any:
-    return repeat(None, -(-len(like) // size)) if tensor is None else torch.split(tensor, size)
 
 
 class _InBlocks(torch.autograd.Function):
@@ -53,33 +48,38 @@ class _InBlocks(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         shared, split = tensors[:num_shared], tensors[num_shared:]
         starts = range(0, len(split[0]), size)
-        return torch.cat([function(*shared, *_block(split, at, size)) for at in starts])
+        return torch.cat([function(*shared, *_block(split, start, size)) for start in starts])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        needed, tensors = ctx.needs_input_grad[3:], ctx.saved_tensors
-        leaves = list(map(_leaf, tensors, needed))
+        needs_gradient, tensors = ctx.needs_input_grad[3:], ctx.saved_tensors
+        leaves = list(map(_leaf, tensors, needs_gradient))
         shared, split = leaves[: ctx.num_shared], leaves[ctx.num_shared :]
-        found = [torch.empty_like(leaf) if _wants(leaf) else None for leaf in split]
-        for at in range(0, len(split[0]), ctx.size):
-            block = list(map(_leaf, _block(split, at, ctx.size), map(_wants, split)))
+        of_split = [torch.empty_like(leaf) if _requires_grad(leaf) else None for leaf in split]
+        for start in range(0, len(split[0]), ctx.size):
+            block = list(map(_leaf, _block(split, start, ctx.size), map(_requires_grad, split)))
             with torch.enable_grad():
                 result = ctx.function(*shared, *block)
-            inputs = [leaf for leaf in (*shared, *block) if _wants(leaf)]
-            result.backward(gradients[0][at : at + ctx.size], inputs=inputs)
-            for whole, part in zip(found, block, strict=True):
+            inputs = [leaf for leaf in (*shared, *block) if _requires_grad(leaf)]
+            result.backward(gradients[0][start : start + ctx.size], inputs=inputs)
+            for whole, part in zip(of_split, block, strict=True):
                 if whole is not None:
-                    whole[at : at + ctx.size] = part.grad
-        return None, None, None, *(t.grad if _wants(t) else None for t in shared), *found
+                    whole[start : start + ctx.size] = part.grad
+        of_shared = (leaf.grad if _requires_grad(leaf) else None for leaf in shared)
+        return None, None, None, *of_shared, *of_split
 
 
-def _block(tensors: Any, at: int, size: int) -> list[Any]:
-    return [None if tensor is None else tensor[at : at + size] for tensor in tensors]
+def _split(tensor: Tensor | None, size: int, like: Tensor) -> Any:
+    return repeat(None, -(-len(like) // size)) if tensor is None else torch.split(tensor, size)
+
+
+def _block(tensors: Any, start: int, size: int) -> list[Any]:
+    return [None if tensor is None else tensor[start : start + size] for tensor in tensors]
 
 
 def _leaf(tensor: Any, needs_gradient: bool) -> Any:
     return tensor.detach().requires_grad_() if needs_gradient else tensor
 
 
-def _wants(tensor: Any) -> bool:
+def _requires_grad(tensor: Any) -> bool:
     return tensor is not None and tensor.requires_grad

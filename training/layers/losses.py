@@ -1,10 +1,10 @@
 """Softmax cross-entropy over all items in every channel (Eq. 23-24), in chunks of items.
 
-P prefixes, C channels, X items, D width.
+P prefixes, C channels, X items, n of them in a chunk, D width.
 
-A chunk's scores are made, added to a running log-sum-exp and forgotten; the backward pass makes
-them again. So memory holds P x chunk scores, and neither P x X of them nor, for a channel whose
-item vectors are Ahat E (Eq. 6), X x D vectors. Where they are few they are kept.
+The scores of a chunk are added to a running log-sum-exp and dropped; the backward pass computes
+them again. So memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n x D
+vectors. Scores that fit into SAVED_BYTES are computed once, in one chunk.
 """
 
 from collections.abc import Sequence
@@ -13,21 +13,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.data.sparse import DeviceMatrix
+from training.data.sparse import DeviceMatrix, Entries
 
-KEPT_BYTES = 16 << 20  # of a channel's scores that stay in memory
-CHUNK_BYTES = 8 << 20  # of a chunk's, where they are more
-EPS = 1e-12  # the least length that a vector is divided by, as in torch's normalize
+SAVED_BYTES = 16 << 20  # scores of a channel up to this size are saved for the backward pass
+CHUNK_BYTES = 8 << 20  # size of the scores of a chunk
+EPS = 1e-12  # least length to divide a vector by, as in torch's normalize
 
 
 class Channel(NamedTuple):
-    """Where the item vectors of a channel come from."""
+    """The source of a channel's item vectors."""
 
-    table: int  # which of the tables
-    graph: DeviceMatrix | None  # Ahat, whose product with the table they are; none: its own rows
+    table: int  # index of a table
+    graph: DeviceMatrix | None  # Ahat, which is multiplied by the table; None: the table itself
 
-    def vectors(self, tables: Sequence[Tensor], first: int, last: int) -> tuple[Tensor, Any]:
-        """Items first <= item < last [n, D], and the graph's entries they were made by."""
+    def vectors(
+        self, tables: Sequence[Tensor], first: int, last: int
+    ) -> tuple[Tensor, Entries | None]:
+        """Return the vectors of items first <= item < last [n, D] and the graph's rows for them."""
         if self.graph is None:
             return tables[self.table][first:last], None
         entries = self.graph.between(first, last)
@@ -41,24 +43,24 @@ def full_softmax_loss(
     tables: Sequence[Tensor],
     unit: bool = False,
 ) -> Tensor:
-    """Cross-entropy of each channel, summed over the prefixes -> [C] (Eq. 24).
+    """Return the cross-entropy of each channel, summed over the prefixes -> [C] (Eq. 24).
 
-    Every table is [X, D] and gets a gradient of its own size, whatever the number of channels.
-    `unit` scores by the items' vectors at length 1.
+    Every table is [X, D] and gets one gradient of that size, whatever the number of channels.
+    `unit` scales the item vectors to length 1.
     """
-    wider = max(len(targets_P), tables[0].shape[1])  # a chunk has scores, and vectors of a graph
-    bytes_an_item = queries_CPD.element_size() * wider
-    at_once = bytes_an_item * len(tables[0]) <= KEPT_BYTES
-    chunk = len(tables[0]) if at_once else max(1, CHUNK_BYTES // bytes_an_item)
+    wider = max(len(targets_P), tables[0].shape[1])  # a chunk holds scores and graph vectors
+    bytes_per_item = queries_CPD.element_size() * wider
+    in_one_chunk = bytes_per_item * len(tables[0]) <= SAVED_BYTES
+    chunk = len(tables[0]) if in_one_chunk else max(1, CHUNK_BYTES // bytes_per_item)
     queries_CPD = queries_CPD.to(tables[0].dtype)
-    losses: Tensor = _ItemSoftmax.apply(chunk, channels, unit, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
+    losses: Tensor = _FullSoftmax.apply(chunk, channels, unit, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
     return losses
 
 
 def plain_full_softmax_loss(
     queries_CPD: Tensor, targets_P: Tensor, vectors: Sequence[Tensor]
 ) -> Tensor:
-    """`full_softmax_loss` as it is written, with every score in memory; `vectors` are the channels'."""
+    """Return what `full_softmax_loss` does, with all scores in memory; `vectors` are by channel."""
     scores = [
         query_PD @ items_XD.T for query_PD, items_XD in zip(queries_CPD, vectors, strict=True)
     ]
@@ -66,7 +68,7 @@ def plain_full_softmax_loss(
     return torch.stack(losses)
 
 
-class _ItemSoftmax(torch.autograd.Function):
+class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -78,27 +80,27 @@ class _ItemSoftmax(torch.autograd.Function):
         *tables: Tensor,
     ) -> Any:
         num_items = len(tables[0])
-        ctx.chunk, ctx.channels, ctx.unit, ctx.kept = chunk, channels, unit, {}
-        ctx.dtype = dtype = _product_dtype(q_CPD)
-        total = q_CPD.new_full(q_CPD.shape[:2], -torch.inf)
-        own = torch.zeros_like(total)
+        ctx.chunk, ctx.channels, ctx.unit, ctx.saved = chunk, channels, unit, {}
+        ctx.dtype = dtype = _autocast_dtype(q_CPD)
+        log_sums = q_CPD.new_full(q_CPD.shape[:2], -torch.inf)
+        own = torch.zeros_like(log_sums)  # scores of the targets
         for c, channel in enumerate(channels):
             for first in range(0, num_items, chunk):
                 items, entries = channel.vectors(tables, first, min(first + chunk, num_items))
-                items, lengths = _unit_rows(items) if unit else (items, None)
+                items, lengths = _normalize_rows(items) if unit else (items, None)
                 scores = _scores(q_CPD[c], items, dtype)
-                place, inside = _place(target_P, first, len(items))
-                found = scores.gather(1, place)[:, 0]
-                own[c] = torch.where(inside, found, own[c])
-                total[c] = torch.logaddexp(total[c], torch.logsumexp(scores, dim=1))
+                index, inside = _index_in_chunk(target_P, first, len(items))
+                own_in_chunk = scores.gather(1, index)[:, 0]
+                own[c] = torch.where(inside, own_in_chunk, own[c])
+                log_sums[c] = torch.logaddexp(log_sums[c], torch.logsumexp(scores, dim=1))
                 if chunk >= num_items:
-                    ctx.kept[c] = items, lengths, entries, scores
-        ctx.save_for_backward(q_CPD, target_P, total, *tables)
-        return (total - own).sum(dim=1)
+                    ctx.saved[c] = items, lengths, entries, scores
+        ctx.save_for_backward(q_CPD, target_P, log_sums, *tables)
+        return (log_sums - own).sum(dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        q_CPD, target_P, total, *tables = ctx.saved_tensors
+        q_CPD, target_P, log_sums, *tables = ctx.saved_tensors
         weighted = q_CPD * gradients[0][:, None, None]
         of_queries = torch.zeros_like(q_CPD)
         of_tables = [torch.zeros_like(table) for table in tables]
@@ -106,15 +108,16 @@ class _ItemSoftmax(torch.autograd.Function):
         for c, channel in enumerate(ctx.channels):
             for first in range(0, num_items, ctx.chunk):
                 last = min(first + ctx.chunk, num_items)
-                if c in ctx.kept:
-                    items, lengths, entries, scores = ctx.kept.pop(c)
+                if c in ctx.saved:
+                    items, lengths, entries, scores = ctx.saved.pop(c)
                 else:
                     items, entries = channel.vectors(tables, first, last)
-                    items, lengths = _unit_rows(items) if ctx.unit else (items, None)
+                    items, lengths = _normalize_rows(items) if ctx.unit else (items, None)
                     scores = _scores(q_CPD[c], items, ctx.dtype)
-                error = scores.sub_(total[c][:, None]).exp_()  # probability - 1 of the target
-                place, inside = _place(target_P, first, len(items))
-                error.scatter_add_(1, place, -inside[:, None].to(error.dtype))
+                error = scores.sub_(log_sums[c][:, None]).exp_()  # probabilities
+                index, inside = _index_in_chunk(target_P, first, len(items))
+                # The gradient of the scores is the probability, less 1 at the target.
+                error.scatter_add_(1, index, -inside[:, None].to(error.dtype))
                 error = error.to(ctx.dtype)
                 _add_product(of_queries[c], error, items.to(ctx.dtype))
                 of_table, right = of_tables[channel.table], weighted[c].to(ctx.dtype)
@@ -123,7 +126,7 @@ class _ItemSoftmax(torch.autograd.Function):
                     continue
                 of_items = (error.T @ right).to(of_table.dtype)
                 if lengths is not None:
-                    of_items = _through_unit_rows(of_items, items, lengths)
+                    of_items = _normalize_rows_backward(of_items, items, lengths)
                 if entries is None:
                     of_table[first:last] += of_items
                 else:
@@ -131,27 +134,27 @@ class _ItemSoftmax(torch.autograd.Function):
         return None, None, None, of_queries * gradients[0][:, None, None], None, *of_tables
 
 
-def _unit_rows(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows at length 1, a row of zeros as it is; and their lengths [N, 1]."""
+def _normalize_rows(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows scaled to length 1, zero rows unchanged, and their lengths [N, 1]."""
     rows_ND = rows_ND.to(torch.promote_types(rows_ND.dtype, torch.float32))
     lengths = rows_ND.norm(dim=1, keepdim=True).clamp_min(EPS)
     return rows_ND / lengths, lengths
 
 
-def _through_unit_rows(gradient_ND: Tensor, unit_ND: Tensor, lengths: Tensor) -> Tensor:
-    """The gradient of rows, from that of the same rows at length 1."""
+def _normalize_rows_backward(gradient_ND: Tensor, unit_ND: Tensor, lengths: Tensor) -> Tensor:
+    """Return the gradient of the rows from that of the scaled rows `unit_ND`."""
     along = (gradient_ND * unit_ND).sum(dim=1, keepdim=True)
     return gradient_ND.addcmul_(unit_ND, along, value=-1).div_(lengths)
 
 
-def _place(target_P: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Where each target stands in a chunk of `count` items [P, 1], and whether it does [P]."""
-    place = target_P - first
-    return place.clamp(0, count - 1)[:, None], (place >= 0) & (place < count)
+def _index_in_chunk(target_P: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return the targets as indexes into a chunk [P, 1], and which of them are in it [P]."""
+    index = target_P - first
+    return index.clamp(0, count - 1)[:, None], (index >= 0) & (index < count)
 
 
-def _product_dtype(like: Tensor) -> torch.dtype:
-    """What autocast, which knows nothing of a backward pass written by hand, multiplies in."""
+def _autocast_dtype(like: Tensor) -> torch.dtype:
+    """Return the dtype of matrix products. Autocast does not reach a backward written by hand."""
     device = like.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
 

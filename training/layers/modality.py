@@ -1,6 +1,6 @@
-"""What the tables say of one modality, beside the model (Eq. 5-6, 10-11).
+"""The constants of one modality inside the model: item graph, centers, features (Eq. 5-6, 10-11).
 
-X items, D width, K centres.
+X items, D width, K centers, F features.
 """
 
 import torch
@@ -11,7 +11,7 @@ from training.data.sparse import DeviceMatrix, product
 
 
 class Modality(nn.Module):
-    """One modality's constants and, without its graph (w/o MRGC), the map of its features to D."""
+    """One modality's constants and, if its graph is not used (w/o MRGC), a map of features to D."""
 
     def __init__(self, tables: ModalityTables, dim: int, num_items: int) -> None:
         super().__init__()
@@ -21,26 +21,26 @@ class Modality(nn.Module):
         if members is not None and graph is not None:
             self.centers = DeviceMatrix(product(members, graph, num_items))
         self.feature_map = None if features is None else nn.Linear(features.shape[1], dim)
-        self.features: Tensor | None
-        self.center_features: Tensor | None
-        self.center_sums: Tensor | None
-        of_centers = sums = None  # C F and C 1 of the features F
+        self.features: Tensor | None  # F
+        self.center_features: Tensor | None  # C F
+        self.center_sums: Tensor | None  # C 1
+        center_features = center_sums = None
         if members is not None and features is not None:
-            of_centers = DeviceMatrix(members).times(features)
-            sums = DeviceMatrix(members).times(torch.ones(num_items, 1))
+            center_features = DeviceMatrix(members).times(features)
+            center_sums = DeviceMatrix(members).times(torch.ones(num_items, 1))
         self.register_buffer("features", features, persistent=False)
-        self.register_buffer("center_features", of_centers, persistent=False)
-        self.register_buffer("center_sums", sums, persistent=False)
+        self.register_buffer("center_features", center_features, persistent=False)
+        self.register_buffer("center_sums", center_sums, persistent=False)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
-        """The items' features (all items': [X, D]), mapped to D; zeros where one has none."""
+        """Return the items' features mapped to D, zeros without any; None: all items [X, D]."""
         assert self.feature_map is not None and self.features is not None
         features = self.features if items is None else self.features[items]
         present = (features != 0).any(dim=1, keepdim=True)
         return self.feature_map(features) * present  # type: ignore[no-any-return]
 
     def mapped_centers(self) -> Tensor | None:
-        """c^0 of the mapped features [K, D]: C (F W + b) = (C F) W + (C 1) b."""
+        """Return c^0 of the mapped features [K, D]: C (F W + b) = (C F) W + (C 1) b."""
         if self.center_features is None:
             return None
         assert self.feature_map is not None and self.center_sums is not None

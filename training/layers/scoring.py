@@ -1,4 +1,4 @@
-"""Exact ranks by counting, and the highest scores, a tile of items at a time.
+"""Exact ranks by counting, and the top-k items, over tiles of items.
 
 B targets or users, C channels, D width, X items, n of them in a tile.
 """
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LANES = 64  # tiles of a multiple have no odd end, where a product may round another way
+LANES = 64  # a tile of another width has an odd end, where a matrix product may round differently
 
 
 class Tiles:
-    """Scores of B queries among all items, a tile at a time, each in the room of the one before.
+    """Scores of B queries for all items, one tile at a time; each tile overwrites the buffer.
 
     `queries` [B, C, D], `items` [C, X, D], `weights` [C]. Every tile is `block` items wide, rounded
-    up to a multiple of LANES (the last one reaches back, fewer items are filled up), so products
-    of one shape make every score, and equal items have equal scores.
+    up to a multiple of LANES. The last tile overlaps the one before; fewer items than one tile are
+    padded. So all scores come from products of one shape, and equal items have equal scores.
     """
 
     def __init__(self, queries: Tensor, items: Tensor, weights: Tensor, block: int) -> None:
@@ -27,27 +27,27 @@ class Tiles:
         missing = self.width - self._num_items
         self.items = F.pad(items, (0, 0, 0, missing)) if missing > 0 else items
         self._sum = queries.new_zeros(())
-        self._room = self.room(self.width)
+        self._buffer = self.new_buffer(self.width)
 
-    def room(self, width: int) -> Tensor:
-        """For the scores of a tile, [1 + C, B, width]."""
+    def new_buffer(self, width: int) -> Tensor:
+        """Allocate the scores of `width` items, [1 + C, B, width]."""
         return self._sum.new_empty(1 + len(self._weights), self._queries_CBD.shape[1], width)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        """The first new item of each tile, and the scores from there on [1 + C, B, n].
+        """Yield the first new item of each tile and the scores from it on [1 + C, B, n].
 
-        ValueError at the end if any score was no finite number.
+        Raises ValueError at the end if any score is not finite.
         """
         for start in range(0, self._num_items, self.width):
             first = min(start, self.items.shape[1] - self.width)
-            scores = self._room
+            scores = self._buffer
             self.score(self.items[:, first : first + self.width], scores)
             yield start, scores[..., start - first : self._num_items - first]
         if not torch.isfinite(self._sum):
-            raise ValueError("a score is no finite number: the weights or vectors are damaged")
+            raise ValueError("a score is not finite: the weights or vectors are damaged")
 
     def score(self, items_CnD: Tensor, out: Tensor) -> None:
-        """The whole score (Eq. 22), then each channel's (Eq. 20-21), of items -> [1 + C, B, n]."""
+        """Write the whole score (Eq. 22) and each channel's (Eq. 20-21) to `out` [1 + C, B, n]."""
         whole, channels = out[0], out[1:]
         torch.bmm(self._queries_CBD, items_CnD.transpose(1, 2), out=channels)
         torch.mul(channels[0], self._weights[0], out=whole)
@@ -64,92 +64,96 @@ def count_channels(
     block: int,
     seen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """How many items score above each target, and how many others as high -> int64 [B, 1 + C] each.
+    """Count the items that score above each target, and those that tie -> int64 [B, 1 + C] each.
 
-    `queries` [B, C, D], `items` [C, X, D], `weights` [C], `targets` [B]. Column 0 is the whole
-    score (Eq. 22), the weighted sum of the channels'; column 1 + c is channel c alone. A target's
-    own score is the one in the tile that holds it, so equal items tie exactly. `seen` [pairs, 2]
-    are distinct (row, item) that do not count; a target among them stays. Memory is B x block a
-    channel. ValueError on a score that is no finite number.
+    `queries` [B, C, D], `items` [C, X, D], `weights` [C], `targets` [B]. Column 0 is for the whole
+    score (Eq. 22), the weighted sum of the channels' scores; column 1 + c is for channel c. `seen`
+    [pairs, 2] holds distinct pairs (row, item) that do not count, except for the row's target.
+
+    A target is compared by its score in the tile that contains it, so equal items tie exactly.
+    Memory is B x `block` per channel. Raises ValueError if a score is not finite.
     """
     if seen is not None:
         seen = seen[seen[:, 1] != targets[seen[:, 0]]]
     tiles = Tiles(queries, items, weights, block)
-    own = _foreseen(tiles, targets)
+    own = _expected_scores(tiles, targets)
     while True:
-        found, better, level = _counted(tiles, targets, own, seen)
+        found, better, ties = _count_against(own, tiles, targets, seen)
         if torch.equal(found, own):
-            return better.T, level.T - 1
+            return better.T, ties.T - 1
         own = found
 
 
-def _foreseen(tiles: Tiles, targets: Tensor) -> Tensor:
-    """The targets' own scores by a tile made of them -> [1 + C, B]. As a rule these are the bits
-    of the tile that holds a target too, which spares a pass over the items; nothing relies on it.
+def _expected_scores(tiles: Tiles, targets: Tensor) -> Tensor:
+    """Return the scores of the targets, computed in a tile of only targets -> [1 + C, B].
+
+    They usually equal those in the tiles of all items bit by bit, which makes one pass over the
+    items enough. `count_channels` repeats the pass where they do not.
     """
-    filled = F.pad(targets, (0, -len(targets) % LANES))
-    scores = tiles.room(len(filled))
-    tiles.score(tiles.items[:, filled], scores)
+    padded = F.pad(targets, (0, -len(targets) % LANES))
+    scores = tiles.new_buffer(len(padded))
+    tiles.score(tiles.items[:, padded], scores)
     return scores[:, :, : len(targets)].diagonal(dim1=1, dim2=2).clone()
 
 
-def _counted(
-    tiles: Tiles, targets: Tensor, own: Tensor, seen: Tensor | None
+def _count_against(
+    own: Tensor, tiles: Tiles, targets: Tensor, seen: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The targets' scores where their tiles have them; items above `own`, items level with it."""
+    """Return the targets' scores in their tiles, and how many items score above and equal `own`."""
     found, better = own.clone(), torch.zeros_like(own, dtype=torch.int64)
-    level = torch.zeros_like(better)
+    equal = torch.zeros_like(better)
     for start, scores in tiles:
         stop = start + scores.shape[-1]
         inside = ((targets >= start) & (targets < stop)).nonzero().squeeze(1)
         found[:, inside] = scores[:, inside, targets[inside] - start]
         better += (scores > own[..., None]).sum(-1)
-        level += (scores == own[..., None]).sum(-1)
+        equal += (scores == own[..., None]).sum(-1)
         if seen is not None:
-            row, item = _within(seen, start, stop)
-            known = scores[:, row, item]
-            better.index_add_(1, row, (known > own[:, row]).long(), alpha=-1)
-            level.index_add_(1, row, (known == own[:, row]).long(), alpha=-1)
-    return found, better, level
+            row, column = _pairs_in_tile(seen, start, stop)
+            excluded = scores[:, row, column]
+            better.index_add_(1, row, (excluded > own[:, row]).long(), alpha=-1)
+            equal.index_add_(1, row, (excluded == own[:, row]).long(), alpha=-1)
+    return found, better, equal
 
 
 def top_k_items(
-    queries: Tensor, items: Tensor, weights: Tensor, count: int, block: int, seen: Tensor
+    queries: Tensor, items: Tensor, weights: Tensor, k: int, block: int, seen: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The whole scores [B, n] and items [B, n] of the n = `count` highest, ties by item.
+    """Return the k highest whole scores [B, k] and their items [B, k]; ties are ordered by item.
 
-    `seen` [pairs, 2] are (row, item) that are left out; a row that has fewer items ends in -inf.
+    The pairs (row, item) in `seen` [pairs, 2] are left out. A row with fewer items ends in -inf.
     """
-    best = queries.new_full((len(queries), count), -torch.inf)
+    best = queries.new_full((len(queries), k), -torch.inf)
     found = torch.full_like(best, items.shape[1], dtype=torch.int64)
     for start, (scores, *_) in Tiles(queries, items, weights, block):
-        row, item = _within(seen, start, start + scores.shape[1])
-        scores[row, item] = -torch.inf
+        row, column = _pairs_in_tile(seen, start, start + scores.shape[1])
+        scores[row, column] = -torch.inf
         rows = (scores.amax(1) > best[:, -1]).nonzero().squeeze(1)
         ids = torch.arange(start, start + scores.shape[1], device=scores.device)
         candidates = torch.cat([best[rows], scores[rows]], dim=1)
-        their_ids = torch.cat([found[rows], ids.expand(len(rows), -1)], dim=1)
-        best[rows], found[rows] = _highest(candidates, their_ids, count)
+        candidate_ids = torch.cat([found[rows], ids.expand(len(rows), -1)], dim=1)
+        best[rows], found[rows] = _top_k(candidates, candidate_ids, k)
     return best, found
 
 
-def _within(pairs: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Row, and place in the tile of items [start, stop), of the pairs that it holds."""
+def _pairs_in_tile(pairs: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Return row and column in the tile of items [start, stop) of the pairs in it."""
     row, item = pairs[(pairs[:, 1] >= start) & (pairs[:, 1] < stop)].unbind(1)
     return row, item - start
 
 
-def _highest(scores: Tensor, ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest of each row, equal ones by id."""
-    best, place = torch.topk(scores, count, dim=1)
+def _top_k(scores: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k highest scores of each row and their ids; ties are ordered by id."""
+    best, index = torch.topk(scores, k, dim=1)
     least = best[:, -1:]
-    torn = (scores == least).sum(1) > (best == least).sum(1)  # some of those that tie with the last
-    if torn.any():
-        by_id = torch.sort(ids[torn], dim=1).indices
-        order = torch.sort(scores[torn].gather(1, by_id), dim=1, descending=True, stable=True)
-        place[torn] = by_id.gather(1, order.indices[:, :count])
-        best[torn] = order.values[:, :count]
-    ids = ids.gather(1, place)
+    # topk chooses freely among ties: sort the rows again where it left out a tie with the last.
+    cut = (scores == least).sum(1) > (best == least).sum(1)
+    if cut.any():
+        by_id = torch.sort(ids[cut], dim=1).indices
+        order = torch.sort(scores[cut].gather(1, by_id), dim=1, descending=True, stable=True)
+        index[cut] = by_id.gather(1, order.indices[:, :k])
+        best[cut] = order.values[:, :k]
+    ids = ids.gather(1, index)
     by_id = torch.sort(ids, dim=1).indices
     order = torch.sort(best.gather(1, by_id), dim=1, descending=True, stable=True)
     return order.values, ids.gather(1, by_id).gather(1, order.indices)
