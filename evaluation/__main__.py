@@ -50,10 +50,10 @@ def recommend(words: Sequence[str]) -> None:
     )
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
-    from evaluation.recommend import Options, users_named
+    from evaluation.recommend import Options, read_user_file
     from evaluation.recommend import recommend as write_recommendations
 
-    users = users_named(experiment, arguments.users) if arguments.users else None
+    users = read_user_file(experiment, arguments.users) if arguments.users else None
     options = Options(arguments.top, arguments.exclude_seen, users)
     print(write_recommendations(experiment, options))
 

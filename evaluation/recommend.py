@@ -67,7 +67,7 @@ def recommend(experiment: Experiment, options: Options) -> str:
     )
 
 
-def users_named(experiment: Experiment, path: str) -> frozenset[int]:
+def read_user_file(experiment: Experiment, path: str) -> frozenset[int]:
     """Return the users whose ids a file lists, one per line.
 
     Raises InputError for an unknown id, and for a file without ids.

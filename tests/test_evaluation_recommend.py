@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 from test_evaluation_run import TWO_USERS, run_of, write_weights
 
-from evaluation.recommend import Options, recommend, users_named
+from evaluation.recommend import Options, read_user_file, recommend
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from training.inference import load_trained
@@ -115,7 +115,7 @@ def test_only_the_users_of_a_file_are_served(served, tmp_path):
     ids = read_sequences(served)["user_id"].to_pylist()
     path = tmp_path / "users.txt"
     path.write_text(f"{ids[30]}\n\n{ids[2]}\n{ids[30]}\n")
-    users = users_named(served, str(path))
+    users = read_user_file(served, str(path))
     assert users == {2, 30}
     assert "of 2 users" in recommend(served, Options(3, False, users))
     rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
@@ -133,9 +133,9 @@ def test_unknown_users_and_empty_files_are_errors(served, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
-            users_named(served, str(path))
+            read_user_file(served, str(path))
     with pytest.raises(InputError, match="no such file"):
-        users_named(served, str(tmp_path / "none.txt"))
+        read_user_file(served, str(tmp_path / "none.txt"))
 
 
 @pytest.mark.ray
