@@ -1,4 +1,4 @@
-"""Every model keeps the promises that training, ranking and export rely on."""
+"""Every model keeps what training, ranking and export rely on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,32 +9,25 @@ import pytest
 import torch
 from gloo import on_ranks
 from small_dataset import small_experiment, write_dataset
+from small_models import experiment_of, initialized_model, perturbed_model, scores_of
 from torch import Tensor
 from torch.nn import functional as F
 
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.models import sections
+from training.data.batch import batch_of
 from training.data.item_tables import load_item_tables
-from training.data.sequences import SequenceReader, batch_of
+from training.data.sequences import SequenceReader
+from training.data.windows import Step
 from training.distributed import engine as ds
-from training.inference import padded, user_vectors
-from training.models.base import Model
+from training.inference import user_vectors
 from training.models.registry import build_model
 from training.step import negatives_of, noise_of, share_of, take_step
 
 CPU = torch.device("cpu")
 MODELS = tuple(sections())
 CAUSAL = tuple(name for name in MODELS if name not in ("bert4rec", "mdsrec"))
-SHAPE = {"dim": 8, "max_length": 6, "dropout": 0.0}
-OWN: dict[str, dict[str, Any]] = {
-    "mdsrec": {"inner_dim": 12, "num_neighbors": 4, "num_centers": 3},
-    "gru4rec": {"hidden_dim": 5, "num_layers": 2},
-    "gru4recf": {"hidden_dim": 5},
-    "unisrec": {"num_experts": 3, "adaptor_dropout": 0.0},
-    "missrec": {"num_centers": 3},
-    "mmmlp": {"num_layers": 2},
-}
 
 
 @pytest.fixture(scope="module")
@@ -44,44 +37,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def experiment_of(root: Path, name: str, **sections: dict[str, Any]) -> Experiment:
-    model = {"name": name, **SHAPE, **OWN.get(name, {}), **sections.pop("model", {})}
-    content = {**small_experiment(root, **sections).resolved(), "model": model}
-    return experiment_from(content, source="test")
-
-
-def felt(experiment: Experiment) -> Model:
-    """A model whose every term is felt."""
-    model = build_model(experiment, load_item_tables(experiment))
-    model.initialize(experiment.seed)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model
-
-
-def scores_of(model: Model, histories: list[Any]) -> Tensor:
-    """The whole scores [B, X], each history by itself."""
-    model.eval()
-    with torch.no_grad():
-        item_vectors = model.item_vectors()
-        arrays = [np.array(history, dtype=np.int32) for history in histories]
-        longest = model.config.max_length
-        found = [model.user_vectors(*padded([one], longest), item_vectors)[0] for one in arrays]
-        return torch.einsum(
-            "bcd,cxd,c->bx", torch.stack(found), item_vectors.vectors, model.channel_weights
-        )
-
-
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_begins_from_its_seed_alone(root: Path, name: str) -> None:
+def test_initial_weights_depend_only_on_the_seed(root: Path, name: str) -> None:
     experiment = experiment_of(root, name)
     tables = load_item_tables(experiment)
     first, second = (build_model(experiment, tables) for _ in range(2))
-    for model, seed in ((first, 1), (second, 1)):
-        torch.manual_seed(id(model) % 1000)
-        model.initialize(seed)
+    for global_seed, model in enumerate((first, second)):
+        torch.manual_seed(global_seed)
+        model.initialize(1)
     for (key, left), right in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.isfinite(left).all(), key
         torch.testing.assert_close(left, right, atol=0, rtol=0, msg=key)
@@ -89,12 +52,12 @@ def test_a_model_begins_from_its_seed_alone(root: Path, name: str) -> None:
 
 @pytest.mark.parametrize("cosines", [False, True])
 @pytest.mark.parametrize("name", CAUSAL)
-def test_training_loses_what_ranking_each_prefix_alone_would(
+def test_the_loss_of_training_follows_from_the_scores_of_each_prefix_by_itself(
     root: Path, name: str, cosines: bool
 ) -> None:
-    """So no prefix sees what comes after it, and training and ranking are one model."""
+    """So no prefix sees later items, and training and ranking compute the same model."""
     experiment = experiment_of(root, name, model={"temperature": 0.3} if cosines else {})
-    model, step = felt(experiment), next(SequenceReader(experiment).steps(0))
+    model, step = perturbed_model(experiment), next(SequenceReader(experiment).steps(0))
     loss = model(batch_of(step, 0, 1, noise_of(model, experiment, step, (0, 0)), CPU))
     samples, histories, targets = step.samples, [], []
     for start, stop, first in zip(
@@ -108,30 +71,26 @@ def test_training_loses_what_ranking_each_prefix_alone_would(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_users_of_any_length_are_encoded_as_if_alone(root: Path, name: str) -> None:
-    model = felt(experiment_of(root, name)).eval()
+def test_vectors_of_users_do_not_depend_on_the_other_users(root: Path, name: str) -> None:
+    model = perturbed_model(experiment_of(root, name)).eval()
     histories = [np.arange(3, 3 + n, dtype=np.int32) for n in (3, 12, 1, 7, 1, 2, 9, 5, 4, 6, 8)]
-    item_vectors = model.item_vectors()
-    together = torch.einsum(
-        "bcd,cxd,c->bx",
-        user_vectors(model, histories, item_vectors),
-        item_vectors.vectors,
-        model.channel_weights,
-    )
+    items = model.item_vectors()
+    users = user_vectors(model, histories, items)
+    together = torch.einsum("bcd,cxd,c->bx", users, items.vectors, model.channel_weights)
     torch.testing.assert_close(together, scores_of(model, histories), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("loss", ["full", "sampled"])
-def test_ranks_take_slices_that_together_are_the_step(root: Path, name: str, loss: str) -> None:
+def test_losses_of_the_ranks_sum_to_the_loss_of_the_step(root: Path, name: str, loss: str) -> None:
     train = {"loss": loss, "num_negatives": 9 if loss == "sampled" else 0}
     experiment = experiment_of(root, name, train=train)
-    model, step = felt(experiment), next(SequenceReader(experiment).steps(0))
+    model, step = perturbed_model(experiment), next(SequenceReader(experiment).steps(0))
     noise = noise_of(model, experiment, step, (0, 0))
     negatives = negatives_of(model, experiment, step, (0, 0))
     whole = model(batch_of(step, 0, 1, noise, CPU, negatives))
     assert whole.shape == model.channel_weights.shape == (len(model.channels),)
-    for world_size in (2, 40):  # of 40 ranks some have no user
+    for world_size in (2, 40):  # of 40 ranks some have no sample
         parts = [
             model(batch_of(step, rank, world_size, noise, CPU, negatives))
             for rank in range(world_size)
@@ -140,9 +99,9 @@ def test_ranks_take_slices_that_together_are_the_step(root: Path, name: str, los
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_learns(root: Path, name: str) -> None:
+def test_every_parameter_has_a_gradient(root: Path, name: str) -> None:
     experiment = experiment_of(root, name)
-    model, step = felt(experiment), next(SequenceReader(experiment).steps(0))
+    model, step = perturbed_model(experiment), next(SequenceReader(experiment).steps(0))
     loss = model(batch_of(step, 0, 1, noise_of(model, experiment, step, (0, 0)), CPU))
     (model.channel_weights @ loss).backward()
     for key, parameter in model.named_parameters():
@@ -150,51 +109,49 @@ def test_every_parameter_learns(root: Path, name: str) -> None:
 
 
 def losses_of(resolved: list[dict[str, Any]]) -> Tensor:
-    """This rank's part of every model's losses in its first steps."""
-    found = []
-    for one in resolved:
-        experiment = experiment_from(one, source="test")
-        engine = ds.initialize(_new(experiment), experiment, CPU)
-        engine.train()
-        found.append(_first_losses(experiment, lambda at, e=experiment, g=engine: _taken(g, e, at)))
-    return torch.stack(found)
+    """Return this rank's part of the losses of every model in its first steps."""
+    return torch.stack([_engine_losses(experiment_from(one, source="test")) for one in resolved])
 
 
-def _new(experiment: Experiment) -> Model:
-    model = build_model(experiment, load_item_tables(experiment))
-    model.initialize(experiment.seed)
-    return model
+def _engine_losses(experiment: Experiment) -> Tensor:
+    engine = ds.initialize(initialized_model(experiment), experiment, CPU)
+    engine.train()
 
+    def take(step: Step, number: int) -> Tensor:
+        share = share_of(engine.module, experiment, step, (0, number), CPU)
+        return take_step(engine, experiment, share)
 
-def _taken(engine: Any, experiment: Experiment, at: tuple[Any, int]) -> Tensor:
-    step, number = at
-    share = share_of(engine.module, experiment, step, (0, number), CPU)
-    return take_step(engine, experiment, share).sum() / step.num_prefixes
-
-
-def _first_losses(experiment: Experiment, take: Callable[[Any], Tensor], steps: int = 6) -> Tensor:
-    every = zip(SequenceReader(experiment).steps(0), range(steps), strict=False)
-    return torch.stack([take(at).detach() for at in every])
+    return _losses_of_steps(experiment, take)
 
 
 def _plain_losses(experiment: Experiment) -> Tensor:
-    model = _new(experiment)
+    model = initialized_model(experiment)
     optimizer = torch.optim.Adam(model.parameters(), lr=experiment.optim.lr)
 
-    def take(at: tuple[Any, int]) -> Tensor:
-        step, number = at
-        losses = model(batch_of(step, 0, 1, noise_of(model, experiment, step, (0, number)), CPU))
+    def take(step: Step, number: int) -> Tensor:
+        noise = noise_of(model, experiment, step, (0, number))
+        losses: Tensor = model(batch_of(step, 0, 1, noise, CPU))
         optimizer.zero_grad()
         (model.channel_weights @ losses / step.num_prefixes).backward()
         optimizer.step()
-        return losses.sum() / step.num_prefixes
+        return losses
 
-    return _first_losses(experiment, take)
+    return _losses_of_steps(experiment, take)
+
+
+def _losses_of_steps(
+    experiment: Experiment, take: Callable[[Step, int], Tensor], num_steps: int = 6
+) -> Tensor:
+    """Take the first steps and return the loss of each per prefix, summed over the channels."""
+    losses = []
+    for number, step in zip(range(num_steps), SequenceReader(experiment).steps(0), strict=False):
+        losses.append(take(step, number).sum().detach() / step.num_prefixes)
+    return torch.stack(losses)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_two_workers_lose_what_plain_torch_loses(root: Path, stage: int) -> None:
+def test_two_workers_have_the_losses_of_plain_torch(root: Path, stage: int) -> None:
     train = {"zero_stage": stage, "batch_size": 24}
     experiments = [experiment_of(root, name, train=train) for name in MODELS]
     parts = on_ranks(2, losses_of, [experiment.resolved() for experiment in experiments])
