@@ -209,7 +209,7 @@ def test_training_best_toml_reproduces_the_metric_of_the_winner(workspace):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(workspace):
+def test_a_trial_that_fails_is_recorded_and_the_sweep_continues(workspace):
     output = workspace.sweep(
         "fails", "tune.searcher=grid", "tune.space={optim.lr={choice=[1e30,3e-3]}}"
     )
