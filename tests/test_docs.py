@@ -1,4 +1,4 @@
-"""What the documentation shows of the code is the code."""
+"""Code and tables that the documentation quotes are those of the project."""
 
 import re
 import runpy
@@ -9,22 +9,24 @@ from benchmarks.sizes import Setting, bytes_an_item, table
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_worked_example_of_a_model_is_the_model():
-    shown = (ROOT / "docs" / "adding-a-model.md").read_text()
-    section, model = re.findall(r"```python\n(.*?)```", shown, flags=re.DOTALL)
+def test_the_example_of_a_model_is_the_code_of_the_model():
+    page = (ROOT / "docs" / "adding-a-model.md").read_text()
+    section, model = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    [line] = re.findall(r'^ +"gru4rec": .*,$', page, flags=re.MULTILINE)
     assert section in (ROOT / "mdsrec" / "config" / "models.py").read_text()
     assert model in (ROOT / "training" / "models" / "gru4rec.py").read_text()
+    assert line in (ROOT / "training" / "models" / "registry.py").read_text()
 
 
 def test_the_table_of_sizes_is_what_the_formula_gives():
     assert table() in (ROOT / "docs" / "cluster.md").read_text()
-    # The example beside the formula: ZeRO 0, D 300, one modality, H 10 -> 24 D and about 260.
+    # The example in docs/cluster.md: ZeRO 0, D 300, one modality, H 10 -> 24 D and about 260.
     assert bytes_an_item(300, 1, 10, Setting(1, 0)) == 24 * 300 + 12 * 11 * 2
-    # ZeRO 3 on 4 workers, before its vectors: 4 D gathered, a share of it and of Adam's state.
-    alone, more = (bytes_an_item(64, m, 0, Setting(4, 3)) for m in (0, 1))
-    assert alone == 4 * 64 * (1 + 1 / 4 + 2 / 4 + 2)
-    assert more - alone == 4 * 64 + 12 * 2
-    # Gradients count where there are no vectors to speak of, and what waits on the host does not.
+    # ZeRO 3 on 4 workers: gathered weights, their share, that of Adam's state, and vectors.
+    no_modality, one_modality = (bytes_an_item(64, m, 0, Setting(4, 3)) for m in (0, 1))
+    assert no_modality == 4 * 64 * (1 + 1 / 4 + 2 / 4 + 2)
+    assert one_modality - no_modality == 4 * 64 + 12 * 2
+    # Gradients count where they are larger than the vectors; offloaded state does not count.
     assert bytes_an_item(64, 1, 0, Setting(4, 1, "optimizer")) == 4 * 64 * (1 + 3) + 24
 
 
