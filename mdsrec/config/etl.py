@@ -53,7 +53,7 @@ class InputConfig(Section):
 
 
 class SequencesConfig(Section):
-    """How reviews become one sequence per user."""
+    """Sequences: filters, catalogue, and the split into training, validation and test."""
 
     k_core: Positive = 5
     """Users and items with fewer events are dropped, repeatedly until none is left; 1 keeps all."""
@@ -150,7 +150,7 @@ class FeatureConfig(Section):
 
 
 class GraphConfig(Section):
-    """How item graphs and interest centers are built (Eq. 1-5, 10)."""
+    """Item graphs and interest centers (Eq. 1-5, 10)."""
 
     max_neighbors: Positive = 50
     """H_max: stored neighbors per item. Any H up to it is a prefix, so the model chooses H."""
