@@ -1,1 +1,1 @@
-"""Benchmarks, each a command that prints a Markdown table. A reading is a process of its own."""
+"""Benchmarks, each a command that prints a Markdown table. Each reading is a new process."""

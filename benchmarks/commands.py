@@ -1,20 +1,33 @@
-"""`python -m benchmarks.X NAME ...`: a benchmark's modules as subcommands."""
+"""Command lines of benchmarks: sub-commands, and the arguments that name an experiment."""
 
 import argparse
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
+from mdsrec.command import OVERRIDES_HELP
 
-def run(prog: str, summary: str, modules: Mapping[str, str], argv: Sequence[str] | None) -> None:
-    """Run the module of the named subcommand: it has add_arguments(parser) and run(arguments)."""
+
+def run_subcommand(
+    prog: str, summary: str, modules: Mapping[str, str], argv: Sequence[str] | None
+) -> None:
+    """Run one of the modules, each of which has `add_arguments(parser)` and `run(arguments)`.
+
+    The help of a sub-command is the first paragraph of its module's docstring.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=summary)
-    chosen = parser.add_subparsers(required=True, metavar="NAME")
+    subparsers = parser.add_subparsers(required=True, metavar="NAME")
     for name, path in modules.items():
         module = import_module(path)
         assert module.__doc__
-        of_module = module.__doc__.partition("\n\n")[0]
-        subparser = chosen.add_parser(name, help=of_module, description=of_module)
+        first_paragraph = module.__doc__.partition("\n\n")[0]
+        subparser = subparsers.add_parser(name, help=first_paragraph, description=first_paragraph)
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Add CONFIG and the overrides."""
+    parser.add_argument("config", metavar="CONFIG", help="the experiment's TOML file")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)

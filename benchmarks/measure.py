@@ -1,6 +1,6 @@
-"""One reading: a command in a session of its own, its time and the memory of all its processes.
+"""Readings: a command in a new session, its time and the memory of all processes of the session.
 
-A command prints its answer as the last line of its output, one JSON object (`answer`).
+The command prints its result as the last line of its output, one JSON object (`print_result`).
 """
 
 import json
@@ -23,64 +23,68 @@ DONE = "done"
 
 @dataclass(frozen=True)
 class Reading:
-    outcome: str  # DONE, or why there is no answer
+    """The outcome of one command."""
+
+    outcome: str  # DONE, or the reason why there is no result
     seconds: float  # of the whole command, its start included
     peak_bytes: int  # highest sum of resident memory over its processes
-    peak_process_bytes: int  # highest of any one of them
-    answer: Mapping[str, Any] = field(default_factory=dict)
+    peak_process_bytes: int  # highest resident memory of any one of them
+    result: Mapping[str, Any] = field(default_factory=dict)
 
 
-def answer(**values: Any) -> None:
-    """What the command found, for `measured`."""
+def print_result(**values: Any) -> None:
+    """Print the command's result for `measure`."""
     print(json.dumps(values), flush=True)
 
 
 class Stopwatch:
-    """Seconds since it was made, and of all cores that the session's processes have used since."""
+    """The seconds since its creation, and the CPU seconds of the session's processes since then."""
 
     def __init__(self) -> None:
-        self.began, self.used = time.perf_counter(), cpu_seconds()
+        self.started, self.used = time.perf_counter(), cpu_seconds()
 
     def read(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self.began
+        seconds = time.perf_counter() - self.started
         return {"seconds": seconds, "cpu_seconds": cpu_seconds() - self.used}
 
 
-def measured(module: str, words: Sequence[str], limit_gib: float, limit_seconds: float) -> Reading:
-    """`python -m MODULE WORDS`, ended with all its processes past either limit."""
+def measure(
+    module: str, arguments: Sequence[str], limit_gib: float, limit_seconds: float
+) -> Reading:
+    """Run `python -m MODULE ARGUMENTS`; past either limit all its processes are killed."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        began, peak, peak_process = time.monotonic(), 0, 0
-        command = [sys.executable, "-m", module, *words]
+        started, peak, peak_process = time.monotonic(), 0, 0
+        command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, stdout=out, stderr=errors, start_new_session=True)
         outcome = DONE
         try:
             while process.poll() is None:
-                resident = [resident_bytes(pid) for pid in session(process.pid)]
+                resident = [resident_bytes(pid) for pid in pids_of_session(process.pid)]
                 peak, peak_process = max(peak, sum(resident)), max(peak_process, *resident, 0)
                 if peak > limit_gib * GIB:
                     outcome = f"stopped: more than {limit_gib:g} GiB"
-                elif time.monotonic() - began > limit_seconds:
+                elif time.monotonic() - started > limit_seconds:
                     outcome = f"stopped: more than {limit_seconds:g} s"
                 if outcome != DONE:
                     break
                 time.sleep(POLL_SECONDS)
         finally:
-            end_session(process)
-        seconds = time.monotonic() - began
+            kill_session(process)
+        seconds = time.monotonic() - started
         if outcome == DONE and process.returncode:
             outcome = f"failed: {_last_line(errors) or f'exit code {process.returncode}'}"
-        found = json.loads(_last_line(out)) if outcome == DONE else {}
-    return Reading(outcome, seconds, peak, peak_process, found)
+        result = json.loads(_last_line(out)) if outcome == DONE else {}
+    return Reading(outcome, seconds, peak, peak_process, result)
 
 
 def cpu_seconds() -> float:
-    """Of all processes of this session, with the children that they have waited for."""
-    fields = (_stat(pid)[11:15] for pid in session(os.getsid(0)))
+    """Return the CPU time of all processes of this session and of the children they waited for."""
+    fields = (_stat(pid)[11:15] for pid in pids_of_session(os.getsid(0)))
     return sum(int(ticks) for four in fields for ticks in four) / TICKS
 
 
-def session(leader: int) -> Iterator[int]:
-    """Every running process of the session that `leader` opened, also one whose parent is gone."""
+def pids_of_session(leader: int) -> Iterator[int]:
+    """Yield the running processes of the session of `leader`, orphans included."""
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             fields = _stat(int(path.name))
@@ -89,7 +93,7 @@ def session(leader: int) -> Iterator[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of proc(5) from the process's state on; none if it is gone."""
+    """Return the fields of proc(5) from the process's state on; [] if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -97,30 +101,28 @@ def _stat(pid: int) -> list[str]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Pages that processes share count in each of them, so a sum errs upwards."""
+    """Return the resident memory of a process.
+
+    Shared pages count in each of the processes, so a sum over processes is too high.
+    """
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except OSError:
         return 0
 
 
-def end_session(leader: subprocess.Popen[bytes]) -> None:
-    """No process of the session is left."""
-    while left := [
-        pid for pid in session(leader.pid) if pid != leader.pid or leader.poll() is None
+def kill_session(leader: subprocess.Popen[bytes]) -> None:
+    """Kill every process of the session, and wait until there is none."""
+    while pids := [
+        pid for pid in pids_of_session(leader.pid) if pid != leader.pid or leader.poll() is None
     ]:
-        for pid in left:
+        for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         time.sleep(POLL_SECONDS)
     leader.wait()
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _last_line(file: Any) -> str:

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.memory`: a step's peak memory while the catalogue grows.
+"""The peak memory of a training step by the number of items: `python -m benchmarks.memory`.
 
-What must grow is named and measured: weights, gradients, Adam's state, the stored graphs. What is
-left of the peak is what the step itself needs.
+Weights, gradients, Adam's state and the stored graphs must grow with the items, so the size of each
+is printed. The rest of the peak belongs to the step itself.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import GIB, answer, markdown, measured
+from benchmarks.measure import GIB, measure, print_result
 from mdsrec.command import run_command
 from mdsrec.config import Experiment
+from mdsrec.text import markdown_table
 from training.data.batch import batch_of
 from training.data.item_tables import ItemTables, ModalityTables, adjacency, membership
 from training.data.sparse import DeviceMatrix, SparseMatrix
@@ -28,7 +29,7 @@ from training.step import noise_of
 PROG = "benchmarks.memory"
 CPU = torch.device("cpu")
 LIMIT_GIB, LIMIT_SECONDS = 22.0, 3600.0
-NEIGHBORS, CENTERS, MET, LENGTH, PREFIXES = 10, 32, 50, 8, 512
+NEIGHBORS, CENTERS, COOCCURRING, LENGTH, PREFIXES = 10, 32, 50, 8, 512
 STEPS = 2
 COLUMNS = [
     "items",
@@ -36,78 +37,78 @@ COLUMNS = [
     "gradients",
     "Adam's state",
     "graphs",
-    "peak beyond them",
-    "s a step",
+    "peak beyond these",
+    "s per step",
 ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {PROG}", description=__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--dim", type=int, default=300)
+    parser.add_argument("--dim", type=int, default=300, help="of every vector")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.one:
-        _one(arguments.items[0], arguments.dim)
+        _measure_here(arguments.items[0], arguments.dim)
         return
     rows = []
     for items in arguments.items:
-        words = ["--one", "--items", str(items), "--dim", str(arguments.dim)]
-        reading = measured(PROG, words, LIMIT_GIB, LIMIT_SECONDS)
-        found = reading.answer
-        sizes = [f"{found[key] / GIB:.3f} GiB" if found else "-" for key in _SIZES]
-        seconds = f"{found['seconds']:.1f}" if found else reading.outcome
+        options = ["--one", "--items", str(items), "--dim", str(arguments.dim)]
+        reading = measure(PROG, options, LIMIT_GIB, LIMIT_SECONDS)
+        result = reading.result
+        sizes = [f"{result[key] / GIB:.3f} GiB" if result else "-" for key in _SIZES]
+        seconds = f"{result['seconds']:.1f}" if result else reading.outcome
         rows.append([f"{items:,}", *sizes, seconds])
         print(" | ".join(rows[-1]), flush=True)
-    print(markdown(COLUMNS, rows))
+    print(markdown_table(COLUMNS, rows))
 
 
 _SIZES = ("weights", "gradients", "state", "graphs", "beyond")
 
 
-def _one(num_items: int, dim: int) -> None:
-    """Some steps of training on a made catalogue, in this process, after a few on a small one."""
+def _measure_here(num_items: int, dim: int) -> None:
+    """Print the sizes of a training on random tables in this process, after one on small tables."""
     _train(1000, dim)
-    answer(**_train(num_items, dim))
+    print_result(**_train(num_items, dim))
 
 
 def _train(num_items: int, dim: int) -> dict[str, float]:
     experiment = _experiment(dim)
-    trim()
-    before = memory("VmRSS")
+    trim_memory()
+    before = process_bytes("VmRSS")
     tables = _tables(experiment, num_items)
     model = MDSRec(experiment, tables)
     model.initialize(0)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     step = _step(num_items)
-    trim()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    began = time.perf_counter()
+    trim_memory()
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
+    started = time.perf_counter()
     for number in range(STEPS):
         batch = batch_of(step, 0, 1, noise_of(model, experiment, step, (0, number)), CPU)
         loss = model.channel_weights @ model(batch) / step.num_prefixes
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    seconds = (time.perf_counter() - began) / STEPS
-    named = {
+    seconds = (time.perf_counter() - started) / STEPS
+    sizes = {
         "weights": sum(p.nbytes for p in model.parameters()),
         "gradients": sum(p.grad.nbytes for p in model.parameters() if p.grad is not None),
         "state": sum(t.nbytes for state in optimizer.state.values() for t in state.values()),
         "graphs": _graph_bytes(model),
     }
-    beyond = memory("VmHWM") - before - sum(named.values())
-    return {**named, "beyond": beyond, "seconds": seconds}
+    beyond = process_bytes("VmHWM") - before - sum(sizes.values())
+    return {**sizes, "beyond": beyond, "seconds": seconds}
 
 
-def trim() -> None:
-    """Give back what is free, so that memory counted is memory held."""
+def trim_memory() -> None:
+    """Return free memory to the system, so that only memory in use is counted."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def memory(field: str) -> int:
-    """Bytes that Linux counts for this process."""
+def process_bytes(field: str) -> int:
+    """Return a field of /proc/self/status, as VmRSS, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
 
@@ -125,15 +126,15 @@ def _experiment(dim: int) -> Experiment:
 
 
 def _tables(experiment: Experiment, num_items: int) -> ItemTables:
-    """Every item met MET others and has NEIGHBORS neighbours, drawn at random."""
+    """Draw COOCCURRING co-occurring items and NEIGHBORS neighbors of every item at random."""
     generator = np.random.default_rng(0)
     items = np.arange(num_items)
-    met = generator.integers(num_items, size=num_items * MET, dtype=np.int32)
-    weights = np.full(len(met), 1 / MET, np.float32)
-    near = generator.integers(num_items, size=num_items * NEIGHBORS)
-    graph = adjacency(items, np.full(num_items, NEIGHBORS), near, num_items, NEIGHBORS, True)
+    others = generator.integers(num_items, size=num_items * COOCCURRING, dtype=np.int32)
+    weights = np.full(len(others), 1 / COOCCURRING, np.float32)
+    neighbors = generator.integers(num_items, size=num_items * NEIGHBORS)
+    graph = adjacency(items, np.full(num_items, NEIGHBORS), neighbors, num_items, NEIGHBORS, True)
     members = membership(items, generator.integers(CENTERS, size=num_items), CENTERS)
-    cooccurrence = SparseMatrix(np.arange(num_items + 1) * MET, met, weights)
+    cooccurrence = SparseMatrix(np.arange(num_items + 1) * COOCCURRING, others, weights)
     text = ModalityTables(graph, None, members)
     return ItemTables(num_items, cooccurrence, {"text": text}, {})
 
@@ -144,7 +145,7 @@ def _graph_bytes(model: MDSRec) -> int:
 
 
 def _step(num_items: int) -> Step:
-    """PREFIXES prefixes of users who hold LENGTH + 1 events."""
+    """Return a step of PREFIXES prefixes, of users with LENGTH + 1 events each."""
     users = PREFIXES // LENGTH
     events = np.random.default_rng(1).integers(num_items, size=users * (LENGTH + 1))
     starts = np.arange(users) * (LENGTH + 1)

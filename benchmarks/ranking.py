@@ -1,7 +1,10 @@
-"""`python -m benchmarks.ranking`: exact ranks by tiles beside dense scores, topk and argsort.
+"""Exact ranks by tiles compared with dense scores: `python -m benchmarks.ranking`.
 
-Made vectors of three channels, D 300 each, scored against all items in the whole score and in every
-channel alone, on one thread, as a worker has. The dense forms hold a column's scores of all items.
+Random vectors of three channels, D 300 each, are scored against all items in every channel and in
+the whole score, on one thread, as in a worker. The dense forms, topk and argsort, hold the scores
+of all items at once.
+
+Shapes: B users, C channels, X items.
 """
 
 import argparse
@@ -14,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import GIB, answer, markdown, measured
-from benchmarks.memory import memory, trim
+from benchmarks.measure import GIB, measure, print_result
+from benchmarks.memory import process_bytes, trim_memory
 from mdsrec.command import run_command
 from mdsrec.config import EvalConfig
+from mdsrec.text import markdown_table
 from training.layers.scoring import Tiles, count_channels
 
 PROG = "benchmarks.ranking"
@@ -29,22 +33,22 @@ COLUMNS = [
     "items",
     "form",
     "users/s",
-    "tiles over it",
+    "speed-up of tiles",
     "share of GEMM",
-    "peak beside the table",
-    "ranks that rounding moves",
+    "peak beyond the vectors",
+    "ranks that differ by rounding",
 ]
 
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def by_tiles(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    """Items above each target in each channel, then in the whole score -> [B, C + 1]."""
+    """Count the items above each target in each channel and in the whole score -> [B, C + 1]."""
     return count_channels(queries, items, WEIGHTS, targets, BLOCK)[0].roll(-1, dims=1)
 
 
 def by_topk(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
-    """The same for targets among the LISTED highest; LISTED for all others."""
+    """Return the same for targets among the LISTED highest, and LISTED for all others."""
     return torch.stack(
         [
             torch.where(
@@ -67,7 +71,7 @@ def by_argsort(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
 
 
 def _columns(queries: Tensor, items: Tensor) -> Iterator[Tensor]:
-    """Scores of all items by channel, then whole (Eq. 22) -> [B, X], one after the other."""
+    """Yield the scores of all items in each channel, then the whole ones (Eq. 22) -> [B, X]."""
     whole = queries.new_zeros(len(queries), items.shape[1])
     for channel, weight in enumerate(WEIGHTS.tolist()):
         scores = queries[:, channel] @ items[channel].T
@@ -85,39 +89,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.form:
-        _one(arguments.items[0], arguments.form)
+        _measure_here(arguments.items[0], arguments.form)
         return
     rows = []
     for items in arguments.items:
-        words = ["--items", str(items), "--form"]
+        options = ["--items", str(items), "--form"]
         readings = {
-            form: measured(PROG, [*words, form], LIMIT_GIB, LIMIT_SECONDS) for form in FORMS
+            form: measure(PROG, [*options, form], LIMIT_GIB, LIMIT_SECONDS) for form in FORMS
         }
-        tiles = readings["tiles"].answer
+        tiles = readings["tiles"].result
         for form, reading in readings.items():
-            found = reading.answer
-            if not found:
+            result = reading.result
+            if not result:
                 rows.append([f"{items:,}", form, reading.outcome, "", "", "", ""])
                 continue
-            expected = np.minimum(tiles["ranks"], found["most"])
-            apart = np.abs(expected - found["ranks"])
+            expected = np.minimum(tiles["ranks"], result["most"])
+            differences = np.abs(expected - result["ranks"])
             rows.append(
                 [
                     f"{items:,}",
                     form,
-                    f"{found['users_per_second']:,.0f}",
-                    f"{tiles['users_per_second'] / found['users_per_second']:.1f}",
-                    f"{found['gemm_share']:.2f}" if form == "tiles" else "",
-                    f"{found['beside'] / GIB:.3f} GiB",
-                    f"{(apart > 0).sum()} of {apart.size}, by {apart.max()}",
+                    f"{result['users_per_second']:,.0f}",
+                    f"{tiles['users_per_second'] / result['users_per_second']:.1f}",
+                    f"{result['gemm_share']:.2f}" if form == "tiles" else "",
+                    f"{result['peak'] / GIB:.3f} GiB",
+                    f"{(differences > 0).sum()} of {differences.size}, by {differences.max()}",
                 ]
             )
         print("\n".join(" | ".join(row) for row in rows[-len(FORMS) :]), flush=True)
-    print(markdown(COLUMNS, rows))
+    print(markdown_table(COLUMNS, rows))
 
 
-def _one(num_items: int, form: str) -> None:
-    """A batch of users ranked again for SECONDS, in this process, after one among few items."""
+def _measure_here(num_items: int, form: str) -> None:
+    """Rank a batch of users again and again for SECONDS in this process, and print the result.
+
+    A ranking among few items comes first.
+    """
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     rank = FORMS[form]
@@ -126,36 +133,36 @@ def _one(num_items: int, form: str) -> None:
     items = torch.randn(CHANNELS, num_items, DIM, generator=generator)
     few = min(num_items, 4 * BLOCK)
     rank(queries, items[:, :few], targets % few)
-    trim()
-    before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    trim_memory()
+    before = process_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
     seconds: list[float] = []
     while sum(seconds) < SECONDS:
-        began = time.perf_counter()
+        started = time.perf_counter()
         ranks = rank(queries, items, targets)
-        seconds.append(time.perf_counter() - began)
-    beside = memory("VmHWM") - before
+        seconds.append(time.perf_counter() - started)
+    peak = process_bytes("VmHWM") - before
     best = min(seconds)
-    answer(
+    print_result(
         ranks=ranks.tolist(),
         most=LISTED if form == "topk" else num_items,
         users_per_second=USERS / best,
         gemm_share=_product_seconds(queries, items) / best,
-        beside=beside,
+        peak=peak,
     )
 
 
 def _product_seconds(queries: Tensor, items: Tensor) -> float:
-    """What the products of all tiles alone would take, at the best of ten warm ones."""
+    """Return the seconds of only the matrix products of all tiles: the best of ten, once warm."""
     tiles = Tiles(queries, items, WEIGHTS, BLOCK)
     queries_CBD = queries.transpose(0, 1).contiguous()
     items_CnD = items[:, : tiles.width]
     out = queries.new_empty(CHANNELS, USERS, tiles.width)
     seconds = []
     for _ in range(10):
-        began = time.perf_counter()
+        started = time.perf_counter()
         torch.bmm(queries_CBD, items_CnD.transpose(1, 2), out=out)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
     return min(seconds) * items.shape[1] / tiles.width
 
 

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.restrict REVIEWS METADATA OUT --to VECTORS ...`: a catalogue's items alone
-that have a vector in every named Parquet file.
+"""A catalogue restricted to the items with vectors:
+`python -m benchmarks.restrict REVIEWS METADATA OUT --to VECTORS ...`
 
-Raw files are of edition 2018: JSON lines, compressed or not. Lines are kept as they are, in their
-order, so the same files give the same bytes.
+Raw files of edition 2018 are copied without the lines about items that lack a vector in one of the
+Parquet files. They are JSON lines, compressed or not. Lines are copied unchanged and in order, so
+the same files give the same bytes.
 """
 
 import argparse
@@ -24,29 +25,31 @@ from mdsrec.files import first_line
 PROG = "benchmarks.restrict"
 
 
-def with_vectors(paths: Sequence[Path]) -> frozenset[str]:
-    """The asins that stand in every one of the files."""
+def asins_with_vectors(paths: Sequence[Path]) -> frozenset[str]:
+    """Return the asins that every one of the files has."""
     return frozenset.intersection(*map(_asins, paths))
 
 
 def restrict(source: Path, target: Path, asins: frozenset[str]) -> tuple[int, int, set[str]]:
-    """Write the lines of `source` about `asins` -> lines read, lines kept, asins met."""
-    lines, kept, met = 0, 0, set()
-    with _written(target) as file:
-        for lines, line in enumerate(_lines(source), 1):
-            asin = _asin(line, f"{source} line {lines}")
+    """Copy the lines of `source` about `asins`; return lines read, lines kept and their asins."""
+    num_lines, num_kept, kept = 0, 0, set()
+    with _open_atomic(target) as file:
+        for num_lines, line in enumerate(_lines(source), 1):
+            asin = _asin(line, f"{source} line {num_lines}")
             if asin in asins:
                 file.write(line)
-                kept += 1
-                met.add(asin)
-    return lines, kept, met
+                num_kept += 1
+                kept.add(asin)
+    return num_lines, num_kept, kept
 
 
 def _asins(path: Path) -> frozenset[str]:
     try:
         return frozenset(pq.read_table(path, columns=["asin"])["asin"].to_pylist())
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise InputError(f"{path}: no Parquet with a column asin: {first_line(error)}") from None
+        raise InputError(
+            f"{path}: not a Parquet file with a column asin: {first_line(error)}"
+        ) from None
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -57,16 +60,19 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise InputError(f"{path}: cannot be read: {first_line(error)}") from None
 
 
-def _asin(line: bytes, place: str) -> str:
+def _asin(line: bytes, source: str) -> str:
     try:
         return str(json.loads(line)["asin"])
     except (ValueError, TypeError, KeyError):
-        raise InputError(f"{place}: no JSON object with an asin") from None
+        raise InputError(f"{source}: not a JSON object with an asin") from None
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[BufferedIOBase]:
-    """A file that is whole or not there; a .gz holds no time, so its bytes are its lines' alone."""
+def _open_atomic(path: Path) -> Iterator[BufferedIOBase]:
+    """Open a file that exists only once it is complete.
+
+    A .gz has no time in its header, so its bytes depend only on its lines.
+    """
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as raw:
@@ -86,18 +92,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("reviews", metavar="REVIEWS", type=Path)
     parser.add_argument("metadata", metavar="METADATA", type=Path)
-    parser.add_argument("out", metavar="OUT", type=Path, help="a folder; names stay")
-    parser.add_argument("--to", metavar="VECTORS", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "out", metavar="OUT", type=Path, help="the folder to write to; file names stay the same"
+    )
+    parser.add_argument(
+        "--to",
+        metavar="VECTORS",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="Parquet files with a column asin",
+    )
     arguments = parser.parse_args(argv)
     sources: list[Path] = [arguments.reviews, arguments.metadata]
     if any((arguments.out / source.name).resolve() == source.resolve() for source in sources):
-        raise InputError(f"{arguments.out}: holds the files to read: name another folder")
-    asins = with_vectors(arguments.to)
+        raise InputError(
+            f"{arguments.out}: is the folder of the files to read: name another folder"
+        )
+    asins = asins_with_vectors(arguments.to)
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(asins):,} asins have a vector in each of {len(arguments.to)} files")
     for source in sources:
-        lines, kept, met = restrict(source, arguments.out / source.name, asins)
-        print(f"{source.name}: {kept:,} of {lines:,} lines kept, {len(met):,} items")
+        num_lines, num_kept, kept = restrict(source, arguments.out / source.name, asins)
+        print(f"{source.name}: {num_kept:,} of {num_lines:,} lines kept, {len(kept):,} items")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""How much of a GPU's memory a catalogue takes: the formula of docs/cluster.md, and its table.
+"""The GPU memory of a catalogue: the formula of docs/cluster.md, and its table.
 
-`python -m cluster.sizes` prints the table. Bytes, float32, beside a working set that does not grow
-with the items. X items, D width, M modalities, H neighbours, W workers.
+`python -m benchmarks.sizes` prints the table. All numbers are float32. A working set that
+does not grow with the number of items comes on top.
 """
 
 from typing import Literal, NamedTuple
+
+from mdsrec.text import markdown_table
 
 Offload = Literal["none", "optimizer", "all"]
 GIB = 2**30
 
 
 class Setting(NamedTuple):
-    """W workers, their ZeRO stage and what waits in the host's memory."""
+    """Workers, their ZeRO stage, and the state that is offloaded to the host's memory."""
 
     workers: int
     stage: int
@@ -19,7 +21,7 @@ class Setting(NamedTuple):
 
 
 def bytes_an_item(dim: int, modalities: int, neighbors: int, setting: Setting) -> float:
-    """What an item takes on every GPU, at the peak of training or of validation."""
+    """Return the bytes per item on every GPU, at the peak of training or of validation."""
     workers, stage, offload = setting
     whole, share = 4 * dim, 4 * dim / workers
     weights = whole + (share if stage == 3 and offload != "all" else 0)  # gathered for a step
@@ -27,7 +29,7 @@ def bytes_an_item(dim: int, modalities: int, neighbors: int, setting: Setting) -
     master = share if stage in (1, 2) else 0
     state = adam + master if offload == "none" else 0
     gradients = (share if stage >= 2 else whole) + (whole if stage in (1, 2) else 0)
-    vectors = whole * (1 + 1 + modalities)  # of each channel, and what they are scored by
+    vectors = whole * (1 + 1 + modalities)  # of each channel, and those that they are scored by
     graphs = 12 * (neighbors + 1) * 2 * modalities  # Ahat^m and C Ahat^m
     return weights + state + max(gradients, vectors) + graphs
 
@@ -52,13 +54,13 @@ MODALITIES, NEIGHBORS = 2, 10
 
 
 def table() -> str:
-    """GiB a GPU of each catalogue, as the Markdown of docs/cluster.md."""
-    rows = [["items", "users", "D", *SETTINGS], ["---"] * (3 + len(SETTINGS))]
+    """Return the GiB per GPU of each catalogue, as the Markdown of docs/cluster.md."""
+    rows = []
     for items, users, dim in CATALOGUES:
         sizes = (bytes_an_item(dim, MODALITIES, NEIGHBORS, s) for s in SETTINGS.values())
         memory = [f"{items * size / GIB:.2f}" for size in sizes]
         rows.append([f"{items:,}", f"{users:,}", f"{dim}", *memory])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["items", "users", "D", *SETTINGS], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a benchmark's table is made of: the data, the measuring, the comparing."""
+"""The parts of benchmarks: synthetic data, readings, and the comparison of results."""
 
 import gzip
 import json
@@ -10,14 +10,14 @@ import pytest
 
 from benchmarks import restrict
 from benchmarks.etl.catalogue import HOT_ITEMS, Catalogue, write_raw, write_sequences
-from benchmarks.measure import DONE, measured
+from benchmarks.measure import DONE, measure
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("synthetic")
     write_sequences(f"{folder}/sequences", Catalogue(3000))
     return folder
 
@@ -26,7 +26,7 @@ def rows_of(folder):
     return tables.read_table(f"{folder}/sequences", schema.SEQUENCES).to_pylist()
 
 
-def test_made_sequences_are_of_the_asked_size_and_repeat_no_item(folder):
+def test_synthetic_sequences_have_the_requested_size_and_repeat_no_item(folder):
     rows = rows_of(folder)
     events = sum(len(row["items"]) for row in rows)
     assert 0.95 * 3000 < events < 3000 + 5000
@@ -37,7 +37,7 @@ def test_made_sequences_are_of_the_asked_size_and_repeat_no_item(folder):
         assert row["train_end"] == len(row["items"]) - (2 if len(row["items"]) >= 3 else 0)
 
 
-def test_a_hot_item_is_held_by_a_third_of_the_users(folder):
+def test_a_third_of_the_users_have_each_hot_item(folder):
     rows = rows_of(folder)
     hot = Catalogue(3000).by_popularity[:HOT_ITEMS].tolist()
     for item in hot:
@@ -59,14 +59,14 @@ def test_raw_files_hold_the_events_of_the_sequences(folder, tmp_path):
     assert len({r["asin"] for r in records}) == len(records) == counts["items"]
 
 
-def test_a_command_is_measured_with_its_answer_or_stopped_past_its_memory(folder):
-    reading = measured("benchmarks.etl.cooccurrence", ["scipy", str(folder)], 4.0, 100)
+def test_a_reading_has_the_result_of_a_command_or_its_limit(folder):
+    reading = measure("benchmarks.etl.cooccurrence", ["scipy", str(folder)], 4.0, 100)
     lengths = [row["train_end"] for row in rows_of(folder)]
     assert reading.outcome == DONE
-    assert reading.answer["pairs"] == sum(length * (length - 1) // 2 for length in lengths)
+    assert reading.result["pairs"] == sum(length * (length - 1) // 2 for length in lengths)
     assert 30 << 20 < reading.peak_bytes < 4 << 30
-    stopped = measured("benchmarks.etl.cooccurrence", ["scipy", str(folder)], 0.01, 100)
-    assert (stopped.outcome, stopped.answer) == ("stopped: more than 0.01 GiB", {})
+    stopped = measure("benchmarks.etl.cooccurrence", ["scipy", str(folder)], 0.01, 100)
+    assert (stopped.outcome, stopped.result) == ("stopped: more than 0.01 GiB", {})
 
 
 def test_tables_in_other_files_are_compared_row_by_row(tmp_path, monkeypatch):
@@ -86,8 +86,8 @@ def test_tables_in_other_files_are_compared_row_by_row(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def shop(tmp_path):
-    """Reviews and metadata of four items, vectors of two files: B2 and B3 stand in both."""
+def raw_files(tmp_path):
+    """Reviews and metadata of four items, and two files of vectors; B2 and B3 are in both."""
     reviews = [("u1", "B3"), ("u2", "B1"), ("u1", "B2"), ("u3", "B4"), ("u2", "B3")]
     lines = {
         "reviews.json.gz": [{"reviewerID": user, "asin": asin} for user, asin in reviews],
@@ -101,43 +101,43 @@ def shop(tmp_path):
     return tmp_path
 
 
-def restricted(shop, out):
-    sources = [str(shop / f"{name}.json.gz") for name in ("reviews", "metadata")]
-    vectors = [str(shop / f"{name}.parquet") for name in ("text", "image")]
+def run_restrict(folder, out):
+    sources = [str(folder / f"{name}.json.gz") for name in ("reviews", "metadata")]
+    vectors = [str(folder / f"{name}.parquet") for name in ("text", "image")]
     restrict.main([*sources, str(out), "--to", *vectors])
 
 
-def test_restricted_files_hold_the_items_of_every_vector_file_in_their_order(shop, capsys):
-    restricted(shop, shop / "less")
-    with gzip.open(shop / "less" / "reviews.json.gz", "rt") as file:
+def test_restricted_files_have_the_items_of_every_vector_file_in_order(raw_files, capsys):
+    run_restrict(raw_files, raw_files / "less")
+    with gzip.open(raw_files / "less" / "reviews.json.gz", "rt") as file:
         kept = [json.loads(line) for line in file]
     assert kept == [
         {"reviewerID": "u1", "asin": "B3"},
         {"reviewerID": "u1", "asin": "B2"},
         {"reviewerID": "u2", "asin": "B3"},
     ]
-    with gzip.open(shop / "less" / "metadata.json.gz", "rt") as file:
+    with gzip.open(raw_files / "less" / "metadata.json.gz", "rt") as file:
         assert [json.loads(line)["asin"] for line in file] == ["B2", "B3"]
     assert "reviews.json.gz: 3 of 5 lines kept, 2 items" in capsys.readouterr().out
 
 
-def test_files_restricted_again_have_the_same_bytes(shop):
+def test_files_restricted_again_have_the_same_bytes(raw_files):
     for out in ("one", "two"):
-        restricted(shop, shop / out)
+        run_restrict(raw_files, raw_files / out)
     for name in ("reviews.json.gz", "metadata.json.gz"):
-        one, two = ((shop / out / name).read_bytes() for out in ("one", "two"))
+        one, two = ((raw_files / out / name).read_bytes() for out in ("one", "two"))
         assert one == two
         assert one[4:8] == bytes(4)  # the time in the head of a gzip file
 
 
-def test_a_line_without_an_asin_is_named_and_leaves_no_file(shop):
-    with gzip.open(shop / "reviews.json.gz", "at") as file:
+def test_a_line_without_an_asin_is_named_and_leaves_no_file(raw_files):
+    with gzip.open(raw_files / "reviews.json.gz", "at") as file:
         file.write('{"reviewerID": "u4"}\n')
-    with pytest.raises(InputError, match=r"reviews.json.gz line 6: no JSON object with an asin"):
-        restricted(shop, shop / "less")
-    assert list((shop / "less").iterdir()) == []
+    with pytest.raises(InputError, match=r"reviews.json.gz line 6: not a JSON object with an asin"):
+        run_restrict(raw_files, raw_files / "less")
+    assert list((raw_files / "less").iterdir()) == []
 
 
-def test_files_are_not_restricted_onto_themselves(shop):
+def test_files_are_not_restricted_onto_themselves(raw_files):
     with pytest.raises(InputError, match="name another folder"):
-        restricted(shop, shop)
+        run_restrict(raw_files, raw_files)

@@ -1,4 +1,4 @@
-"""RecBole gets the tables' split row for row, and what it answers stands beside our own."""
+"""RecBole gets the same split row for row, and its results are compared with ours."""
 
 import os
 import sys
@@ -9,13 +9,19 @@ import pytest
 from small_dataset import small_experiment, write_dataset
 
 from benchmarks.recbole import metrics, speed
-from benchmarks.recbole.split import as_sasrec, peer, rows_of, settings_of, write_split
+from benchmarks.recbole.split import (
+    rows_of,
+    run_recbole,
+    sasrec_overrides,
+    settings_of,
+    write_split,
+)
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from, load_experiment
 from mdsrec.errors import InputError
 from training.data.sequences import SequenceReader
 
-RECBOLE = os.environ.get("RECBOLE_PYTHON")  # of an environment that has it
+RECBOLE = os.environ.get("RECBOLE_PYTHON")  # an interpreter with RecBole
 CONFIG = str(Path(__file__).parent.parent / "configs" / "scientific-benchmark.toml")
 
 
@@ -26,7 +32,7 @@ def sasrec(root, **sections):
 
 
 def write_sequences(experiment, users, num_items):
-    """`users` are (items, train_end, valid_end)."""
+    """Write the tables of users given as (items, train_end, valid_end)."""
     items, train_end, valid_end = zip(*users, strict=True)
     columns = [
         range(len(users)),
@@ -36,10 +42,10 @@ def write_sequences(experiment, users, num_items):
         train_end,
         valid_end,
     ]
-    known = [range(num_items), *[["x"] * num_items] * 4, [1] * num_items]
+    item_columns = [range(num_items), *[["x"] * num_items] * 4, [1] * num_items]
     for name, table, values in (
         ("sequences", schema.SEQUENCES, columns),
-        ("items", schema.ITEMS, known),
+        ("items", schema.ITEMS, item_columns),
     ):
         arrays = [pa.array(list(v), f.type) for v, f in zip(values, table, strict=True)]
         uri = tables.table_uri(experiment.root, name)
@@ -47,7 +53,7 @@ def write_sequences(experiment, users, num_items):
         tables.write_table(uri, batches, table, tables.Recipe({}, {}))
 
 
-def test_each_event_is_a_row_of_its_part_after_the_last_events_before_it(tmp_path):
+def test_each_event_is_a_row_of_its_part_with_the_last_events_before_it(tmp_path):
     experiment = sasrec(tmp_path / "root", model={"max_length": 2})
     write_sequences(experiment, [([3, 1, 4, 1, 5], 3, 4), ([2], 1, 1)], num_items=7)
     write_split(experiment, tmp_path)
@@ -75,32 +81,32 @@ def test_recbole_trains_on_our_prefixes_and_ranks_our_targets(tmp_path):
     assert ours == sorted(row.target for row in rows if row.part == "train")
 
 
-def test_the_sasrec_beside_recbole_has_the_sizes_and_rate_of_the_experiment_and_no_more():
+def test_the_sasrec_for_recbole_has_only_the_sizes_and_the_rate_of_the_experiment():
     given = ["model.dim=64", "model.dropout=0.2", "optim.lr=0.002"]
-    experiment = load_experiment(CONFIG, as_sasrec(CONFIG, given))
+    experiment = load_experiment(CONFIG, sasrec_overrides(CONFIG, given))
     model, optim = experiment.model, experiment.optim
     assert (model.name, model.dim, model.dropout, model.max_length) == ("sasrec", 64, 0.2, 50)
     assert (model.temperature, optim.lr, optim.decay) == (0.0, 0.002, "none")
 
 
-def test_a_model_without_layers_has_no_sasrec_of_its_size():
-    with pytest.raises(InputError, match=r"model\.name gru4rec: has no layers and heads"):
-        as_sasrec(CONFIG, ['model={name="gru4rec"}'])
+def test_a_model_without_layers_is_refused():
+    with pytest.raises(InputError, match=r"model\.name = gru4rec: the model has no layers"):
+        sasrec_overrides(CONFIG, ['model={name="gru4rec"}'])
 
 
 @pytest.mark.parametrize(
-    ("python", "said"),
+    ("python", "message"),
     [
         ("no-such-python", "no-such-python: cannot be run: No such file or directory"),
         (sys.executable, "RecBole failed: ModuleNotFoundError: No module named 'recbole'"),
     ],
 )
-def test_an_interpreter_without_recbole_is_told_in_one_line(tmp_path, python, said):
-    with pytest.raises(InputError, match=said):
-        peer(python, "fit", settings_of(sasrec(tmp_path / "root"), tmp_path), threads=1)
+def test_an_interpreter_without_recbole_is_one_error_line(tmp_path, python, message):
+    with pytest.raises(InputError, match=message):
+        run_recbole(python, "fit", settings_of(sasrec(tmp_path / "root"), tmp_path), threads=1)
 
 
-def test_speeds_are_medians_and_times_the_first():
+def test_speeds_are_medians_and_relative_to_the_first():
     readings = {
         "theirs": [{"train": 100.0, "rank": 10.0}] * 3,
         "ours": [{"train": t, "rank": 25.0} for t in (900.0, 1200.0, 5000.0)],
@@ -113,25 +119,25 @@ def test_speeds_are_medians_and_times_the_first():
 def test_the_speed_here_is_that_of_training_and_validation_on_the_tables(tmp_path):
     experiment = sasrec(tmp_path / "root")
     write_dataset(small_experiment(tmp_path / "root"))
-    rates = speed.ours(experiment, steps=4, threads=1)
+    rates = speed.rates_here(experiment, steps=4, threads=1)
     assert set(rates) == {"train", "rank"}
     assert min(rates.values()) > 0
 
 
-def test_metrics_stand_with_their_deviation_and_the_difference_of_their_means():
+def test_metrics_have_a_deviation_and_the_interval_of_their_difference():
     ours = [{"recall@10": 0.11, "mrr@10": 0.5}, {"recall@10": 0.13, "mrr@10": 0.5}]
     theirs = [{"recall@10": 0.10}, {"recall@10": 0.12}]
     *_, row = metrics.table(ours, theirs).splitlines()
-    # Welch: both variances .0002, so the error is sqrt(2 * .0002 / 2) at 2 degrees of freedom,
-    # whose 97.5% point is 4.3027.
+    # Welch: both variances are .0002, so the standard error is sqrt(2 * .0002 / 2) at 2 degrees
+    # of freedom, whose 97.5% point is 4.3027.
     assert row == "| recall@10 | 0.1200 ± 0.0141 | 0.1100 ± 0.0141 | +0.0100 [-0.0508, +0.0708] |"
     *_, row = metrics.table(ours[:1], theirs[:1]).splitlines()
     assert row == "| recall@10 | 0.1100 | 0.1000 | +0.0100 |"
 
 
-@pytest.mark.skipif(RECBOLE is None, reason="RECBOLE_PYTHON names no interpreter")
-def test_recbole_reads_the_files_and_learns_what_follows_what(tmp_path):
-    """Item i + 1 follows item i, whoever the user is; item 14 is met by none."""
+@pytest.mark.skipif(RECBOLE is None, reason="RECBOLE_PYTHON is not set")
+def test_recbole_reads_the_files_and_learns_the_next_item(tmp_path):
+    """Item i + 1 follows item i for every user. Item 14 has no events."""
     experiment = sasrec(
         tmp_path / "root",
         model={"dim": 16, "max_length": 3},
@@ -143,9 +149,9 @@ def test_recbole_reads_the_files_and_learns_what_follows_what(tmp_path):
     write_sequences(experiment, users, num_items=15)
     write_split(experiment, tmp_path)
     settings = settings_of(experiment, tmp_path)
-    found = peer(str(RECBOLE), "fit", settings, threads=1)
+    found = run_recbole(str(RECBOLE), "fit", settings, threads=1)
     assert found["epochs"] == 30
     assert found["test"]["recall@1"] > 0.9
     assert found["test"]["ndcg@10"] <= 1
-    rates = peer(str(RECBOLE), "speed", settings, threads=1, batches=2)
+    rates = run_recbole(str(RECBOLE), "speed", settings, threads=1, batches=2)
     assert min(rates["train"], rates["rank"]) > 0

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.etl NAME ...`: what the ETL costs, beside what else would do its work."""
+"""Speed of the ETL, compared with other ways to do its work: `python -m benchmarks.etl NAME ...`"""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    commands.run(PROG, __doc__ or "", MODULES, argv)
+    commands.run_subcommand(PROG, __doc__ or "", MODULES, argv)
 
 
 if __name__ == "__main__":

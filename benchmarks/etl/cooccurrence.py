@@ -1,8 +1,8 @@
 """Co-occurrence O (Eq. 1-2): ours on Spark, Spark's usual self-join, and scipy in one process.
 
-All write the same sorted rows as Parquet. Both Sparks have two cores; the JVM's start, a run over a
-few interactions included, is left out of the seconds, not out of the memory. Where several have
-finished, their rows are compared.
+All write the same sorted rows as Parquet, and the rows of those that finish are compared. Both
+Spark contestants have two cores. Their seconds do not include the start of the JVM and a run over a
+few interactions that warms it up; their memory does.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.etl.catalogue import Catalogue, write_sequences
-from benchmarks.measure import DONE, GIB, Reading, Stopwatch, answer, markdown, measured
+from benchmarks.measure import DONE, GIB, Reading, Stopwatch, measure, print_result
 from etl.catalogue.sequences import only_training_events
 from etl.graph.cooccurrence import write_cooccurrence
 from etl.graph.pairs import Weighting
@@ -30,19 +30,20 @@ from etl.spark import table_io
 from etl.spark.session import open_session
 from mdsrec import schema, tables
 from mdsrec.config import SparkConfig
+from mdsrec.text import markdown_table
 
 LIMIT_GIB = 8.0
-HEAP = {"ours": "1g", "self-join": "6g"}  # ours sums in Python, the join in the JVM
+HEAP = {"ours": "1g", "self-join": "6g"}  # ours adds up in Python, the join in the JVM
 ROWS_PER_FILE = 500_000
-COMPARED = 1 << 22  # rows at a time
-FEW = 10_000  # interactions that the JVM compiles itself on
+COMPARED = 1 << 22  # rows that are compared at a time
+FEW = 10_000  # interactions that warm up the JVM
 COLUMNS = (
     "interactions",
     "pairs",
     "contestant",
     "seconds",
     "core seconds",
-    "ns a pair",
+    "ns per pair",
     "rows shuffled",
     "GB shuffled",
     "peak GiB",
@@ -55,8 +56,12 @@ Floats = npt.NDArray[np.float64]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = [1_000_000, 3_000_000, 10_000_000]
     parser.add_argument("--interactions", type=int, nargs="+", default=sizes)
-    parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, choices=CONTESTANTS)
-    parser.add_argument("--minutes", type=float, default=30, help="limit of a reading (30)")
+    parser.add_argument(
+        "--contestants", nargs="+", default=CONTESTANTS, choices=CONTESTANTS, help="default: all"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=30, help="limit of a reading (default: 30)"
+    )
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -67,33 +72,37 @@ def run(arguments: argparse.Namespace) -> None:
             folder = Path(name)
             write_sequences(f"{folder}/sequences", Catalogue(interactions, arguments.seed))
             write_sequences(f"{folder}/few/sequences", Catalogue(FEW, arguments.seed))
-            done = []
+            finished = []
             for contestant in arguments.contestants:
-                words = [contestant, str(folder)]
-                reading = measured(__name__, words, LIMIT_GIB, 60 * arguments.minutes)
+                command = [contestant, str(folder)]
+                reading = measure(__name__, command, LIMIT_GIB, 60 * arguments.minutes)
                 rows.append(_row(interactions, contestant, reading))
-                print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-                done += [contestant] if reading.outcome == DONE else []
-            for other in done[1:]:
-                difference = largest_difference(folder / done[0], folder / other)
-                assert difference < 1e-9, f"{done[0]} and {other} differ by {difference}"
-                print(f"{interactions:,}: {other} = {done[0]} within {difference:.1g}", flush=True)
-    print(markdown(COLUMNS, rows))
+                print(
+                    markdown_table(COLUMNS, rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True
+                )
+                finished += [contestant] if reading.outcome == DONE else []
+            for other in finished[1:]:
+                first = finished[0]
+                difference = largest_difference(folder / first, folder / other)
+                assert difference < 1e-9, f"{first} and {other} differ by {difference}"
+                print(f"{interactions:,}: {other} = {first} within {difference:.1g}", flush=True)
+    print(markdown_table(COLUMNS, rows))
 
 
 def _row(interactions: int, contestant: str, reading: Reading) -> list[str]:
-    found = reading.answer
+    result = reading.result
     cells = ["-"] * 6
-    if found:
-        shuffled = (f"{found['rows_shuffled']:,}", f"{found['bytes_shuffled'] / 1e9:.2f}")
-        pairs, seconds = found["pairs"], found["seconds"]
-        spent = (f"{seconds:.1f}", f"{found['cpu_seconds']:.1f}", f"{seconds / pairs * 1e9:.0f}")
+    if result:
+        shuffled = (f"{result['rows_shuffled']:,}", f"{result['bytes_shuffled'] / 1e9:.2f}")
+        pairs, seconds = result["pairs"], result["seconds"]
+        spent = (f"{seconds:.1f}", f"{result['cpu_seconds']:.1f}", f"{seconds / pairs * 1e9:.0f}")
         cells = [f"{pairs:,}", *spent, *shuffled]
     peak = f"{reading.peak_bytes / GIB:.2f}"
     return [f"{interactions:,}", cells[0], contestant, *cells[1:], peak, reading.outcome]
 
 
 def ours(folder: Path, spark: SparkSession) -> int:
+    """Run the step of the ETL; return the number of pairs."""
     uri = f"{folder}/sequences"
     num_items = tables.open_table(uri).counters["items"]
     training = table_io.read_table(spark, uri, schema.SEQUENCES).transform(only_training_events)
@@ -104,7 +113,7 @@ def ours(folder: Path, spark: SparkSession) -> int:
 
 
 def self_join(folder: Path, spark: SparkSession) -> int:
-    """Events joined with the later events of their user."""
+    """Join events with the later events of their user; return the number of pairs."""
     training = table_io.read_table(spark, f"{folder}/sequences", schema.SEQUENCES)
     training = training.select(
         "user", F.slice("items", F.lit(1), F.col("train_end")).alias("items")
@@ -129,7 +138,10 @@ def _write_sorted(rows: DataFrame, path: Path) -> None:
 
 
 def one_process(folder: Path) -> int:
-    """All pairs of a distance at once, as one sparse matrix that scipy sums."""
+    """Add up one sparse matrix, built from all pairs of one distance at a time, with scipy.
+
+    Return the number of pairs.
+    """
     from scipy.sparse import coo_array
 
     num_items = tables.open_table(f"{folder}/sequences").counters["items"]
@@ -153,9 +165,9 @@ def one_process(folder: Path) -> int:
     O = coo_array(entries, shape=(num_items, num_items)).tocsr()  # noqa: E741
     O.sum_duplicates()
     item = np.repeat(np.arange(num_items, dtype=np.int32), np.diff(O.indptr))
-    found = pa.table({"item": item, "other": O.indices.astype(np.int32), "score": O.data})
+    rows_of_o = pa.table({"item": item, "other": O.indices.astype(np.int32), "score": O.data})
     (folder / "scipy").mkdir()
-    pq.write_table(found, folder / "scipy" / "part-00000.parquet", compression="zstd")
+    pq.write_table(rows_of_o, folder / "scipy" / "part-00000.parquet", compression="zstd")
     return len(entries[0]) // 2
 
 
@@ -164,14 +176,14 @@ CONTESTANTS = (*ON_SPARK, "scipy")
 
 
 def _session(contestant: str) -> SparkSession:
-    """With Spark's status server, which knows what was shuffled."""
+    """Open a session with Spark's web UI, whose API has the shuffle counts."""
     settings = {"spark.ui.enabled": "true", "spark.ui.port": "0"}
     config = SparkConfig(master="local[2]", driver_memory=HEAP[contestant], settings=settings)
     return open_session(config)
 
 
-def shuffled(spark: SparkSession) -> dict[str, int]:
-    """Rows and bytes that all stages so far have written to a shuffle."""
+def shuffle_counts(spark: SparkSession) -> dict[str, int]:
+    """Return the rows and bytes that all stages so far have written to a shuffle."""
     context = spark.sparkContext
     address = f"{context.uiWebUrl}/api/v1/applications/{context.applicationId}/stages"
     with urlopen(address) as stream:
@@ -183,8 +195,9 @@ def shuffled(spark: SparkSession) -> dict[str, int]:
 
 
 def largest_difference(one: Path, other: Path) -> float:
-    """Of the scores of two tables with the same (item, other) in the same order; infinite if they
-    are not the same.
+    """Return the largest difference of the scores of two tables.
+
+    It is infinite if the tables do not have the same (item, other) in the same order.
     """
     largest = 0.0
     blocks = zip_longest(_blocks(one), _blocks(other), fillvalue=_numbers([]))
@@ -196,19 +209,19 @@ def largest_difference(one: Path, other: Path) -> float:
 
 
 def _blocks(folder: Path) -> Iterator[tuple[npt.NDArray[np.int64], Floats]]:
-    """(keys, scores) of COMPARED rows at a time, whatever the files are."""
-    held: list[pa.RecordBatch] = []
+    """Yield (keys, scores) of COMPARED rows at a time, across the boundaries of files."""
+    pending: list[pa.RecordBatch] = []
     size = 0
     for path in sorted(folder.rglob("part-*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches(1 << 16):
             while size + batch.num_rows >= COMPARED:
-                taken = batch.slice(0, COMPARED - size)
-                yield _numbers([*held, taken])
-                batch = batch.slice(len(taken))
-                held, size = [], 0
-            held.append(batch)
+                head = batch.slice(0, COMPARED - size)
+                yield _numbers([*pending, head])
+                batch = batch.slice(len(head))
+                pending, size = [], 0
+            pending.append(batch)
             size += batch.num_rows
-    yield _numbers(held)
+    yield _numbers(pending)
 
 
 def _numbers(batches: list[pa.RecordBatch]) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -218,19 +231,19 @@ def _numbers(batches: list[pa.RecordBatch]) -> tuple[npt.NDArray[np.int64], Floa
 
 
 def main() -> None:
-    """One contestant; it answers with the number of pairs and what they cost."""
+    """Run one contestant in this process; print its number of pairs and its costs."""
     contestant, folder = sys.argv[1], Path(sys.argv[2])
     if contestant == "scipy":
         watch = Stopwatch()
-        answer(pairs=one_process(folder), **watch.read(), rows_shuffled=0, bytes_shuffled=0)
+        print_result(pairs=one_process(folder), **watch.read(), rows_shuffled=0, bytes_shuffled=0)
         return
     spark = _session(contestant)
     ON_SPARK[contestant](folder / "few", spark)
-    before, watch = shuffled(spark), Stopwatch()
+    before, watch = shuffle_counts(spark), Stopwatch()
     pairs = ON_SPARK[contestant](folder, spark)
     spent = watch.read()
-    since = {key: count - before[key] for key, count in shuffled(spark).items()}
-    answer(pairs=pairs, **spent, **since)
+    shuffled = {key: count - before[key] for key, count in shuffle_counts(spark).items()}
+    print_result(pairs=pairs, **spent, **shuffled)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Neighbours of many vectors: ours on Spark against exact search, HNSW and NN-descent.
+"""Neighbors of many vectors: ours on Spark, exact search, HNSW and NN-descent.
 
-Every contestant is a process of its own with the cores of this machine. Recall is measured here,
-on QUERIES items against exact search, for all alike.
+Every contestant is a process with all cores of this machine. The recall of each is measured in the
+same way, on QUERIES items, with exact search as the reference.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.etl import vectors
-from benchmarks.measure import DONE, GIB, Reading, answer, markdown, measured
+from benchmarks.measure import DONE, GIB, Reading, measure, print_result
 from etl.builders.graphs import GraphBuilder
 from etl.builders.workspace import Workspace
 from etl.spark.blocks import block_ranges
@@ -23,6 +23,7 @@ from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.schema import NEIGHBORS
 from mdsrec.table_names import neighbors_name
+from mdsrec.text import markdown_table
 
 QUERIES = 500
 COUNT = 50
@@ -39,7 +40,7 @@ COLUMNS = [
 ]
 HNSW = (12, 60, 80)
 FEW, FEW_ITEMS = "few", 40_000
-EXACT_ALL = 100_000  # items up to which exact search answers every query
+EXACT_ALL = 100_000  # most items for which exact search runs every query
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         default=HNSW,
         metavar=("M", "BUILD", "SEARCH"),
-        help="links, ef of construction and ef of the search (%(default)s)",
+        help="links, ef of construction and ef of the search (default: %(default)s)",
     )
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument(
@@ -61,12 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[*CONTESTANTS],
         choices=[*CONTESTANTS],
-        help="beside exact search, which recall is measured against",
+        help="besides exact search, the reference of the recall (default: all)",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print a table: each contestant on each number of items, exact search before the others."""
+    """Print a table of each contestant on each number of items. Exact search comes first."""
     rows = []
     contestants = dict.fromkeys(["exact", *arguments.contestants])
     for num_items in arguments.items:
@@ -74,39 +75,44 @@ def run(arguments: argparse.Namespace) -> None:
             folder = Path(name)
             like = arguments.like
             blocks = (
-                vectors.repeated(like, num_items)
+                vectors.repeated_vectors(like, num_items)
                 if like
-                else vectors.made(num_items, arguments.width)
+                else vectors.synthetic_vectors(num_items, arguments.width)
             )
             vectors.write_tables(folder, blocks)
-            vectors.write_tables(folder / FEW, vectors.made(FEW_ITEMS, arguments.width))
+            vectors.write_tables(
+                folder / FEW, vectors.synthetic_vectors(FEW_ITEMS, arguments.width)
+            )
             for contestant in contestants:
                 words = [contestant, str(folder), *map(str, arguments.hnsw)]
-                reading = measured("benchmarks.etl.neighbors", words, LIMIT_GIB, LIMIT_SECONDS)
-                rows.append(_row("repeated" if like else "made", num_items, contestant, reading))
-                print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)
-    print(markdown(COLUMNS, rows))
+                reading = measure(__name__, words, LIMIT_GIB, LIMIT_SECONDS)
+                rows.append(
+                    _row("repeated" if like else "synthetic", num_items, contestant, reading)
+                )
+                print(markdown_table(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)
+    print(markdown_table(COLUMNS, rows))
 
 
 def _row(kind: str, num_items: int, contestant: str, reading: Reading) -> list[str]:
-    found = reading.answer
-    cells = [f"{found[key]:.3f}" if key in found else "-" for key in ("recall_10", "recall_50")]
-    seconds = f"{found['seconds']:.1f}" if found else "-"
-    note = found.get("note", reading.outcome)
+    result = reading.result
+    cells = [f"{result[key]:.3f}" if key in result else "-" for key in ("recall_10", "recall_50")]
+    seconds = f"{result['seconds']:.1f}" if result else "-"
+    note = result.get("note", reading.outcome)
     peak = f"{reading.peak_process_bytes / GIB:.2f} GiB"
     return [kind, f"{num_items:,}", contestant, seconds, *cells, peak, note]
 
 
 def ours(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
-    """The ETL's step as it is, on local[*]; the JVM's start, a run over a few items included, comes
-    before the clock.
+    """Run the step of the ETL on local[*].
+
+    The seconds do not include the start of the JVM and a run over a few items that warms it up.
     """
     few = Workspace(vectors.experiment_of(Path(experiment.root).parent / FEW))
     GraphBuilder(few, vectors.MODALITY).build_neighbors(0.0)
     space = Workspace(experiment, few.spark)
-    began = time.monotonic()
+    started = time.monotonic()
     manifest = GraphBuilder(space, vectors.MODALITY).build_neighbors(0.0)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     few.close()
     uri = tables.table_uri(experiment.root, neighbors_name(experiment, vectors.MODALITY))
     lists = [ItemTable.open(uri, NEIGHBORS).read(i, i + 1, ["item", "neighbors"]) for i in sample]
@@ -117,49 +123,50 @@ def ours(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
 
 
 def exact(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
-    """faiss flat search in one process, all cores; on many items its time is that of a sample."""
+    """Run faiss's flat search; above EXACT_ALL items only on the sample, and extrapolate."""
     import faiss
 
     rows = _unit_vectors(experiment)
-    everything = len(rows) <= EXACT_ALL
-    asked = np.arange(len(rows)) if everything else sample
-    began = time.monotonic()
+    runs_all = len(rows) <= EXACT_ALL
+    queries = np.arange(len(rows)) if runs_all else sample
+    started = time.monotonic()
     index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows)
-    _, found = index.search(rows[asked], COUNT + 1)
-    seconds = (time.monotonic() - began) * len(rows) / len(asked)
-    lists = found[sample] if everything else found
-    return seconds, _without(lists, sample), "" if everything else f"from {len(sample)} queries"
+    _, found = index.search(rows[queries], COUNT + 1)
+    seconds = (time.monotonic() - started) * len(rows) / len(queries)
+    lists = found[sample] if runs_all else found
+    note = "" if runs_all else f"from {len(sample)} queries"
+    return seconds, _drop_self(lists, sample), note
 
 
 def hnsw(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
-    """hnswlib, all cores."""
+    """Run hnswlib."""
     import hnswlib
 
     links, building, searching = map(int, sys.argv[3:])
     rows = _unit_vectors(experiment)
-    began = time.monotonic()
+    started = time.monotonic()
     index = hnswlib.Index("ip", rows.shape[1])
     index.init_index(len(rows), ef_construction=building, M=links)
     index.add_items(rows)
     index.set_ef(searching)
     found, _ = index.knn_query(rows, COUNT + 1)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     note = f"M {links}, ef {building} and {searching}"
-    return seconds, _without(found[sample].astype(np.int64), sample), note
+    return seconds, _drop_self(found[sample].astype(np.int64), sample), note
 
 
 def descent(experiment: Experiment, sample: Ints) -> tuple[float, Ints, str]:
-    """pynndescent, all cores, its defaults; compiled on a few rows before the clock."""
+    """Run pynndescent with its defaults, after a run on a few rows that compiles it."""
     from pynndescent import NNDescent
 
     rows = _unit_vectors(experiment)
     options = {"metric": "cosine", "n_neighbors": COUNT + 1, "random_state": 0}
     NNDescent(rows[:5000], **options)
-    began = time.monotonic()
+    started = time.monotonic()
     found, _ = NNDescent(rows, **options).neighbor_graph
-    seconds = time.monotonic() - began
-    return seconds, _without(found[sample].astype(np.int64), sample), ""
+    seconds = time.monotonic() - started
+    return seconds, _drop_self(found[sample].astype(np.int64), sample), ""
 
 
 CONTESTANTS = {"exact": exact, "ours": ours, "hnsw": hnsw, "descent": descent}
@@ -175,8 +182,8 @@ def _unit_vectors(experiment: Experiment) -> Vectors:
     return rows
 
 
-def _without(lists: Ints, items: Ints) -> Ints:
-    """Each list without the item itself, COUNT long."""
+def _drop_self(lists: Ints, items: Ints) -> Ints:
+    """Return each list without the item itself, COUNT long."""
     others = np.argsort(lists == items[:, None], axis=1, kind="stable")[:, :COUNT]
     return np.take_along_axis(lists, others, 1)
 
@@ -187,7 +194,7 @@ def _recall(found: Ints, truth: Ints, count: int) -> float:
 
 
 def main() -> None:
-    """One contestant in this process; exact lists of the sample lie beside the tables."""
+    """Run one contestant in this process. Exact search also saves the reference for the others."""
     contestant, folder = sys.argv[1], Path(sys.argv[2])
     experiment = vectors.experiment_of(folder)
     num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
@@ -197,7 +204,7 @@ def main() -> None:
     if contestant == "exact":
         np.save(truth_file, found)
     truth = np.load(truth_file)
-    answer(
+    print_result(
         seconds=seconds,
         recall_10=_recall(found, truth, 10),
         recall_50=_recall(found, truth, COUNT),

@@ -1,4 +1,4 @@
-"""Vectors with the structure of catalogues, and the tables of an experiment that holds them."""
+"""Synthetic item vectors, clustered like those of a catalogue, and the tables that hold them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,29 +18,32 @@ from mdsrec.config.loading import experiment_from
 
 Vectors = npt.NDArray[np.float32]
 
-TOPICS, GROUPS, FREEDOM = 50, 2000, 24
-NOISE = 0.02  # of a coordinate, added to real vectors of length 1
+TOPICS, GROUPS, RANK = 50, 2000, 24
+NOISE = 0.02  # standard deviation, added to each coordinate of a vector of length 1
 BLOCK = 1 << 15
 MODALITY = "text"
 
 
-def made(num_items: int, width: int) -> Iterator[Vectors]:
-    """Groups of very unequal size around topics; inside a group few directions vary much."""
+def synthetic_vectors(num_items: int, width: int) -> Iterator[Vectors]:
+    """Draw groups of very unequal size around topics.
+
+    Vectors of a group differ mostly in RANK directions.
+    """
     rng = np.random.default_rng(0)
     topics = rng.normal(size=(TOPICS, width))
     groups = topics[rng.integers(TOPICS, size=GROUPS)] + 0.8 * rng.normal(size=(GROUPS, width))
     weight = (1.0 + np.arange(GROUPS)) ** -0.5
-    directions = rng.normal(size=(FREEDOM, width)) / np.sqrt(FREEDOM)
+    directions = rng.normal(size=(RANK, width)) / np.sqrt(RANK)
     for first in range(0, num_items, BLOCK):
         n = min(BLOCK, num_items - first)
         group = rng.choice(GROUPS, size=n, p=weight / weight.sum())
-        inside = 0.9 * rng.normal(size=(n, FREEDOM)) @ directions
+        inside = 0.9 * rng.normal(size=(n, RANK)) @ directions
         yield (groups[group] + inside + 0.3 * rng.normal(size=(n, width))).astype(np.float32)
 
 
-def repeated(like: Path, num_items: int) -> Iterator[Vectors]:
-    """The vectors in the Parquet files of a folder over and over, each time with other noise."""
-    column = pq.read_table(sorted(like.rglob("*.parquet")), columns=["vector"]).column("vector")
+def repeated_vectors(source: Path, num_items: int) -> Iterator[Vectors]:
+    """Repeat the vectors in the Parquet files of a folder, each time with other noise."""
+    column = pq.read_table(sorted(source.rglob("*.parquet")), columns=["vector"]).column("vector")
     base = np.stack(column.to_numpy()).astype(np.float32)
     base /= np.linalg.norm(base, axis=1, keepdims=True)
     rng = np.random.default_rng(0)
@@ -50,7 +53,7 @@ def repeated(like: Path, num_items: int) -> Iterator[Vectors]:
 
 
 def experiment_of(folder: Path, **sections: dict[str, Any]) -> Experiment:
-    """An experiment of one modality under `folder`."""
+    """Return an experiment of one modality under `folder`."""
     content: dict[str, Any] = {
         "name": "benchmark",
         "root": str(folder / "root"),
@@ -62,24 +65,24 @@ def experiment_of(folder: Path, **sections: dict[str, Any]) -> Experiment:
 
 
 def write_tables(folder: Path, blocks: Iterator[Vectors]) -> int:
-    """`items` and the features of all of them, as the ETL would leave them -> their number."""
+    """Write the items table and the features as the ETL does; return the number of items."""
     folder.mkdir(exist_ok=True)
     for name in ("reviews.json", "vectors.parquet"):
         (folder / name).touch()
     experiment = experiment_of(folder)
-    made_from = recipes(experiment, raw_inputs(experiment))
+    recipe_of = recipes(experiment, raw_inputs(experiment))
     uri = tables.table_uri(experiment.root, f"features/{MODALITY}")
     version, num_items, width = tables.new_version(uri), 0, 0
     for number, vectors in enumerate(blocks):
         items = np.arange(num_items, num_items + len(vectors))
         write_part_file(version, f"part-{number:05d}", vector_rows(items, vectors))
         num_items, width = num_items + len(vectors), vectors.shape[1]
-    recipe = made_from[f"features/{MODALITY}"]
+    recipe = recipe_of[f"features/{MODALITY}"]
     tables.commit(uri, version, recipe, num_items, {"width": width})
     asins = [f"B{item:09d}" for item in range(num_items)]
     known = pa.table({"item": pa.array(range(num_items), pa.int32()), "asin": asins})
-    rest = [pa.nulls(num_items, field.type) for field in list(schema.ITEMS)[2:]]
-    rows = pa.Table.from_arrays([*known.columns, *rest], schema=schema.ITEMS)
+    empty = [pa.nulls(num_items, field.type) for field in list(schema.ITEMS)[2:]]
+    rows = pa.Table.from_arrays([*known.columns, *empty], schema=schema.ITEMS)
     uri = tables.table_uri(experiment.root, "items")
-    tables.write_table(uri, rows.to_batches(), schema.ITEMS, made_from["items"])
+    tables.write_table(uri, rows.to_batches(), schema.ITEMS, recipe_of["items"])
     return num_items

@@ -1,1 +1,1 @@
-"""SASRec of this project beside that of RecBole."""
+"""Comparison of SASRec here with that of RecBole."""

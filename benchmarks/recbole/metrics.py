@@ -1,7 +1,7 @@
-"""Metrics of SASRec here beside those of RecBole's: the same split, the same settings.
+"""Metrics of SASRec here and of RecBole's, on the same split with the same settings.
 
-Both train each seed until validation ndcg@10 has not risen for `train.patience` epochs. The
-difference of the means has the 95% interval of Welch's t over the seeds.
+Both train each seed until validation ndcg@10 has not improved for `train.patience` epochs. The
+difference of the means is given with the 95% interval of Welch's t-test over the seeds.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.measure import markdown
 from benchmarks.recbole import split
 from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
+from mdsrec.text import markdown_table
 from tuning.stages import RunSpec, train_and_rank
 
 Metrics = dict[str, float]
@@ -26,7 +26,7 @@ Metrics = dict[str, float]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     split.add_arguments(parser)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,48 +34,49 @@ def run(arguments: argparse.Namespace) -> None:
     outcome = train_and_rank(runs, jobs=1)
     if outcome.failed:
         raise InputError("; ".join(outcome.failed))
-    theirs = list(_theirs(runs, arguments.python, arguments.threads))
-    ours = [_ours(each) for each in runs]
+    theirs = list(_metrics_of_recbole(runs, arguments.python, arguments.threads))
+    ours = [_metrics_here(each) for each in runs]
     for part in ("valid", "test"):
         print(f"{part}\n\n{table([o[part] for o in ours], [t[part] for t in theirs])}\n")
 
 
 def _runs(arguments: argparse.Namespace) -> Iterator[RunSpec]:
-    overrides = split.as_sasrec(arguments.config, arguments.overrides)
+    overrides = split.sasrec_overrides(arguments.config, arguments.overrides)
     name = load_experiment(arguments.config, overrides).name
     for seed in range(arguments.seeds):
         identity = [f"name={name}-sasrec-{seed}", f"seed={seed}"]
         yield RunSpec("sasrec", arguments.config, [*overrides, *identity])
 
 
-def _ours(run: RunSpec) -> dict[str, Metrics]:
+def _metrics_here(run: RunSpec) -> dict[str, Metrics]:
     metrics = RunMetrics.read(run.paths.metrics)
     return {part: of_part["all"] for part, of_part in metrics.split.items()}
 
 
-def _theirs(runs: list[RunSpec], python: str, threads: int) -> Iterator[Any]:
+def _metrics_of_recbole(runs: list[RunSpec], python: str, threads: int) -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         split.write_split(runs[0].experiment, folder)
         for run in runs:
             settings = split.settings_of(run.experiment, folder)
-            found = split.peer(python, "fit", settings, threads)
-            told = f"RecBole, seed {settings['seed']}: {found['epochs']} epochs"
-            print(told, file=sys.stderr, flush=True)
+            found = split.run_recbole(python, "fit", settings, threads)
+            line = f"RecBole, seed {settings['seed']}: {found['epochs']} epochs"
+            print(line, file=sys.stderr, flush=True)
             yield found
 
 
 def table(ours: list[Metrics], theirs: list[Metrics]) -> str:
+    """Return mean and deviation of both, and their difference, for the metrics that both have."""
     rows = []
     for name in (name for name in ours[0] if name in theirs[0]):
         here, there = (np.array([of_seed[name] for of_seed in of]) for of in (ours, theirs))
-        apart = f"{here.mean() - there.mean():+.4f}"
+        difference = f"{here.mean() - there.mean():+.4f}"
         if len(here) > 1:
             welch = stats.ttest_ind(here, there, equal_var=False)
             low, high = welch.confidence_interval(0.95)
-            apart += f" [{low:+.4f}, {high:+.4f}]"
-        rows.append([name, _mean_and_deviation(here), _mean_and_deviation(there), apart])
-    return markdown(["metric", "here", "RecBole", "here less RecBole"], rows)
+            difference += f" [{low:+.4f}, {high:+.4f}]"
+        rows.append([name, _mean_and_deviation(here), _mean_and_deviation(there), difference])
+    return markdown_table(["metric", "here", "RecBole", "here minus RecBole"], rows)
 
 
 def _mean_and_deviation(of_seeds: Any) -> str:

@@ -1,7 +1,7 @@
-"""RecBole's SASRec on the files of `recbole_split.py`, under an interpreter that has RecBole.
+"""RecBole's SASRec on the files of `split.py`, run by an interpreter that has RecBole.
 
-It reads one JSON object: `what` to do, RecBole's `settings`, `threads`, and what the doing takes;
-it prints its answer the same way.
+The input is one JSON object: the `method` of Peer to call, RecBole's `settings`, `threads`, and the
+arguments of the method. The output is its result, in JSON too.
 """
 
 import copy
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-WARM = 2
+WARMUP_BATCHES = 2
 
 
 class Peer:
-    """As RecBole's own quick start puts data, model and trainer together."""
+    """RecBole's data, model and trainer, built as in its own quick start."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from recbole.config import Config
@@ -34,7 +34,7 @@ class Peer:
         self.trainer = Trainer(config, self.model)
 
     def fit(self) -> dict[str, Any]:
-        """Metrics of the epoch that validated best."""
+        """Train with early stopping; return the metrics of the epoch with the best validation."""
         scores: list[float] = []
         best: dict[str, Any] = {}
 
@@ -55,29 +55,29 @@ class Peer:
         return dict(self.trainer.evaluate(part, load_best_model=False))
 
     def speed(self, batches: int) -> dict[str, float]:
-        """Rows a second of so many training batches, and of the ranking of the validation rows."""
-        self._train(WARM)
-        began = time.perf_counter()
+        """Return the rows per second of training on so many batches, and of a validation."""
+        self._train(WARMUP_BATCHES)
+        started = time.perf_counter()
         rows = self._train(batches)
         trained = time.perf_counter()
         self.metrics(self.valid)
         ranked = time.perf_counter()
         return {
-            "train": rows / (trained - began),
+            "train": rows / (trained - started),
             "rank": len(self.valid.dataset) / (ranked - trained),
         }
 
     def _train(self, batches: int) -> int:
-        """Through RecBole's own training of an epoch -> rows trained."""
+        """Run RecBole's own epoch on so many batches; return the number of rows."""
         rows = 0
 
-        def counted() -> Iterator[Any]:
+        def count_rows() -> Iterator[Any]:
             nonlocal rows
             for batch in islice(self.train, batches):
                 rows += len(batch)
                 yield batch
 
-        self.trainer._train_epoch(counted(), 0)
+        self.trainer._train_epoch(count_rows(), 0)
         return rows
 
 
@@ -87,8 +87,8 @@ def main() -> None:
     request = json.load(sys.stdin)
     torch.set_num_threads(request.pop("threads"))
     peer = Peer(request.pop("settings"))
-    answer = getattr(peer, request.pop("what"))(**request)
-    print(json.dumps(answer))
+    result = getattr(peer, request.pop("method"))(**request)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

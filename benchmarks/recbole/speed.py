@@ -1,7 +1,7 @@
-"""Training and ranking of RecBole's SASRec, of SASRec here and of the experiment's model: seconds.
+"""Speed of training and ranking of RecBole's SASRec, of SASRec here and of the experiment's model.
 
-Each reading is a process of its own on the same threads, taken in turns; the median counts. Ranking
-is that of validation: every user encoded, every item scored.
+Readings are taken in turns, each in a new process with the same number of threads, and the median
+is printed. Ranking is a validation: every user is encoded, and every item is scored.
 """
 
 import argparse
@@ -16,27 +16,28 @@ from pathlib import Path
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks.measure import markdown
 from benchmarks.recbole import split
-from benchmarks.training.workers import CPU, joined, prefixes_per_second
+from benchmarks.training.workers import CPU, prefixes_per_second, start_engine
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
+from mdsrec.text import markdown_table
 from training.data.sequences import SequenceReader
 from training.validation import validate
 
-Rates = dict[str, float]  # a second: prefixes that it trains on, users that it ranks for
+Rates = dict[str, float]
+"""`train`: prefixes per second, and `rank`: users per second."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     split.add_arguments(parser)
-    parser.add_argument("--steps", type=int, default=60, help="of training here")
-    parser.add_argument("--batches", type=int, default=8, help="of training in RecBole")
-    parser.add_argument("--readings", type=int, default=3, help="the median counts")
+    parser.add_argument("--steps", type=int, default=60, help="of training here (default: 60)")
+    parser.add_argument("--batches", type=int, default=8, help="of training in RecBole (8)")
+    parser.add_argument("--readings", type=int, default=3, help="the median counts (default: 3)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     config, overrides = arguments.config, arguments.overrides
-    sasrec = load_experiment(config, split.as_sasrec(config, overrides))
+    sasrec = load_experiment(config, split.sasrec_overrides(config, overrides))
     whole = load_experiment(config, overrides)
     python, threads = arguments.python, arguments.threads
     with tempfile.TemporaryDirectory() as name:
@@ -45,41 +46,44 @@ def run(arguments: argparse.Namespace) -> None:
         batches = arguments.batches
         contestants: dict[str, Callable[[], Rates]] = {
             "RecBole's SASRec": partial(
-                split.peer, python, "speed", settings, threads, batches=batches
+                split.run_recbole, python, "speed", settings, threads, batches=batches
             ),
-            "SASRec here": partial(ours, sasrec, arguments.steps, threads),
-            f"{whole.model.name} here": partial(ours, whole, arguments.steps, threads),
+            "SASRec here": partial(rates_here, sasrec, arguments.steps, threads),
+            f"{whole.model.name} here": partial(rates_here, whole, arguments.steps, threads),
         }
         found: dict[str, list[Rates]] = {name: [] for name in contestants}
         for _ in range(arguments.readings):
-            for name, read in contestants.items():
-                found[name].append(read())
+            for name, measure_rates in contestants.items():
+                found[name].append(measure_rates())
     print(table(found))
 
 
-def ours(experiment: Experiment, steps: int, threads: int) -> Rates:
+def rates_here(experiment: Experiment, steps: int, threads: int) -> Rates:
+    """Return the rates of the experiment's model, measured in a new process."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_read, (folder, experiment, steps, threads), nprocs=1)  # type: ignore[no-untyped-call]
+        spawn(_measure_rates, (folder, experiment, steps, threads), nprocs=1)  # type: ignore[no-untyped-call]
         rates: Rates = json.loads((Path(folder) / "rates").read_text())
         return rates
 
 
-def _read(rank: int, folder: str, experiment: Experiment, steps: int, threads: int) -> None:
-    engine = joined(rank, 1, folder, experiment, threads)
+def _measure_rates(
+    rank: int, folder: str, experiment: Experiment, steps: int, threads: int
+) -> None:
+    engine = start_engine(rank, 1, folder, experiment, threads)
     rates = {"train": prefixes_per_second(engine, experiment, steps)}
     reader = SequenceReader(experiment)
-    began = time.perf_counter()
+    started = time.perf_counter()
     validate(engine, experiment, reader, CPU)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     rates["rank"] = len(reader.targets(0, reader.num_users, "valid")) / seconds
     (Path(folder) / "rates").write_text(json.dumps(rates))
     distributed.destroy_process_group()
 
 
 def table(found: dict[str, list[Rates]]) -> str:
-    """Medians, and how many times the first's each is."""
+    """Return the medians, and each relative to the first contestant's."""
     medians = {
-        name: {what: statistics.median(rates[what] for rates in readings) for what in readings[0]}
+        name: {key: statistics.median(rates[key] for rates in readings) for key in readings[0]}
         for name, readings in found.items()
     }
     first = next(iter(medians.values()))
@@ -87,12 +91,12 @@ def table(found: dict[str, list[Rates]]) -> str:
         [
             name,
             *(
-                word
-                for what in ("train", "rank")
-                for word in (f"{rates[what]:,.0f}", f"{rates[what] / first[what]:.1f}")
+                cell
+                for key in ("train", "rank")
+                for cell in (f"{rates[key]:,.0f}", f"{rates[key] / first[key]:.1f}")
             ),
         ]
         for name, rates in medians.items()
     ]
     columns = ["training, prefixes/s", "times RecBole", "ranking, users/s", "times RecBole"]
-    return markdown(["model", *columns], rows)
+    return markdown_table(["model", *columns], rows)

@@ -1,7 +1,7 @@
-"""SASRec on an experiment's split, as RecBole trains and ranks it.
+"""An experiment's data and settings in the form that RecBole's SASRec needs.
 
-RecBole needs an environment of its own, whose interpreter `--python` names: `peer.py` runs
-there, on files that hold every prefix of the tables' sequences as a row.
+RecBole needs a separate environment, whose interpreter `--python` names. `peer.py` runs there, on
+files with one row per prefix of the tables' sequences.
 """
 
 import argparse
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.commands import add_experiment
 from benchmarks.recbole import peer
 from mdsrec import schema, tables
-from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.model_base import TransformerConfig
@@ -26,7 +26,7 @@ HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
 
 
 class Row(NamedTuple):
-    """An event of a part and what stands before it."""
+    """An event of a part and the events before it."""
 
     part: str
     user: int
@@ -35,19 +35,24 @@ class Row(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
-    parser.add_argument("--python", required=True, help="the interpreter that has RecBole")
-    parser.add_argument("--threads", type=int, default=2)
+    add_experiment(parser)
+    parser.add_argument(
+        "--python", required=True, help="the interpreter of an environment with RecBole"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default: 2)")
 
 
-def as_sasrec(config: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides, and those that make the experiment the SASRec of its size that RecBole has:
-    scored by inner products, trained with Adam at one rate.
+def sasrec_overrides(config: str, overrides: Sequence[str]) -> list[str]:
+    """Return overrides that turn the experiment into RecBole's SASRec of the same size.
+
+    Scores are inner products, and Adam has a constant rate.
     """
     experiment = load_experiment(config, overrides)
     if not isinstance(experiment.model, TransformerConfig):
-        raise InputError(f"model.name {experiment.model.name}: has no layers and heads to take")
+        raise InputError(
+            f"model.name = {experiment.model.name}: the model has no layers and heads to copy into "
+            "SASRec: choose one that has"
+        )
     sizes = experiment.model.model_dump(include=set(SASRecConfig.model_fields))
     sizes |= {"name": "sasrec", "temperature": 0.0}
     model = ", ".join(f"{key} = {json.dumps(value)}" for key, value in sizes.items())
@@ -55,8 +60,9 @@ def as_sasrec(config: str, overrides: Sequence[str]) -> list[str]:
 
 
 def rows_of(experiment: Experiment) -> Iterator[Row]:
-    """Every event that has one before it, as the tables split them; histories are cut to the last
-    `max_length` events.
+    """Yield every event that has one before it, by user, with its part of the split.
+
+    Histories are cut to the last `max_length` events.
     """
     uri = tables.table_uri(experiment.root, "sequences")
     columns = ["user", "items", "train_end", "valid_end"]
@@ -65,13 +71,13 @@ def rows_of(experiment: Experiment) -> Iterator[Row]:
         for user, items, train_end, valid_end in zip(
             *(batch.column(name).to_pylist() for name in columns), strict=True
         ):
-            for at in range(1, len(items)):
-                part = PARTS[(at >= train_end) + (at >= valid_end)]
-                yield Row(part, user, items[max(at - longest, 0) : at], items[at])
+            for index in range(1, len(items)):
+                part = PARTS[(index >= train_end) + (index >= valid_end)]
+                yield Row(part, user, items[max(index - longest, 0) : index], items[index])
 
 
 def write_split(experiment: Experiment, folder: Path) -> None:
-    """RecBole's benchmark files NAME.PART.inter, and NAME.item so that it knows every item."""
+    """Write RecBole's benchmark files NAME.PART.inter, and NAME.item with every item."""
     uri = tables.table_uri(experiment.root, "items")
     (folder / NAME).mkdir()
     items = "".join(f"{item}\n" for item in range(tables.open_table(uri).rows))
@@ -85,7 +91,7 @@ def write_split(experiment: Experiment, folder: Path) -> None:
 
 
 def settings_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """The experiment, a SASRec, in RecBole's words."""
+    """Return RecBole's settings for the experiment, a SASRec."""
     model, train = experiment.model, experiment.train
     assert isinstance(model, SASRecConfig)
     return {
@@ -106,7 +112,7 @@ def settings_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
         "learning_rate": experiment.optim.lr,
         "train_batch_size": train.batch_size,
         "epochs": train.max_epochs,
-        "stopping_step": train.patience - 1,  # RecBole ends in the epoch after so many
+        "stopping_step": train.patience - 1,  # RecBole stops after one epoch more
         "eval_args": {"order": "TO", "mode": "full"},
         "eval_batch_size": experiment.eval.user_batch,
         "metrics": ["Recall", "NDCG"],
@@ -119,18 +125,23 @@ def settings_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
     }
 
 
-def peer(python: str, what: str, settings: dict[str, Any], threads: int, **more: int) -> Any:
-    """What RecBole answers; InputError with its last line if it fails."""
+def run_recbole(
+    python: str, method: str, settings: dict[str, Any], threads: int, **options: int
+) -> Any:
+    """Run a method of `peer.Peer` under that interpreter and return its result.
+
+    InputError with the last line of its output if it fails.
+    """
     command = [python, "-I", peer.__file__ or ""]
-    request = json.dumps({"what": what, "settings": settings, "threads": threads, **more})
+    request = {"method": method, "settings": settings, "threads": threads, **options}
     try:
         done = subprocess.run(
             command,
-            input=request,
+            input=json.dumps(request),
             capture_output=True,
             text=True,
             check=False,
-            cwd=settings["data_path"],  # where RecBole leaves its logs
+            cwd=settings["data_path"],  # RecBole writes its logs there
         )
     except OSError as error:
         raise InputError(f"--python {python}: cannot be run: {error.strerror}") from None

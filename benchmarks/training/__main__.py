@@ -1,5 +1,5 @@
-"""`python -m benchmarks.training NAME ...`: what a training step costs, where its time goes,
-what the model and its parts are worth, and how SASRec here stands beside RecBole's.
+"""Speed of training, the value of the parts of the model, and RecBole's SASRec for comparison:
+`python -m benchmarks.training NAME ...`
 """
 
 import sys
@@ -21,7 +21,7 @@ MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    commands.run(PROG, __doc__ or "", MODULES, argv)
+    commands.run_subcommand(PROG, __doc__ or "", MODULES, argv)
 
 
 if __name__ == "__main__":

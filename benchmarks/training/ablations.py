@@ -1,6 +1,6 @@
-"""Variants of an experiment over several seeds: test metrics, and how far each is from the whole.
+"""Test metrics of variants of an experiment over several seeds, compared with the full model.
 
-Every run is trained and ranked by its stages, as a user would; what stands is not made again. The
+Every run is trained and ranked by the command-line stages. Finished runs are not repeated. The
 differences are means over users and seeds, with 95% intervals of a bootstrap over users.
 """
 
@@ -9,38 +9,40 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.measure import markdown
+from benchmarks.commands import add_experiment
 from evaluation.metrics.bootstrap import difference
 from evaluation.metrics.events import Events, read_events
-from mdsrec.command import OVERRIDES_HELP
+from mdsrec.arrays import Floats
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
+from mdsrec.text import markdown_table
 from tuning.stages import RunSpec, train_and_rank
 
-Floats = NDArray[np.float64]
-
 CUTOFFS = (10, 20)
-WHOLE = "MDSRec"
+FULL = "MDSRec"
 
 
 def variants_of(experiment: Experiment) -> dict[str, list[str]]:
-    """Overrides by name: Table 3 of the paper, ids alone, other readings, and sampled losses."""
+    """Return the overrides of each variant.
+
+    They are those of Table 3 of the paper, a model of ids only, other readings of the paper, and
+    sampled losses.
+    """
     sampled = ["train.loss=sampled", "train.num_negatives=1000"]
     return {
-        WHOLE: [],
+        FULL: [],
         "w/o DIS": ["graph.distance=false"],
         "w/o CRE": [f"model.mu.{modality}=0.0" for modality in experiment.modalities],
         "w/o MRGC": ["model.item_graph=false"],
         "w/o ICA": ["model.interest_centers=false"],
-        "ids alone": ["model.modalities=[]", "model.mu={}"],
+        "only ids": ["model.modalities=[]", "model.mu={}"],
         "inner products": ["model.temperature=0.0"],
         "O symmetric": ["graph.normalize=symmetric"],
         "O bare": ["graph.normalize=none"],
-        "item beside its neighbours": ["model.include_self=true"],
-        "no item hidden": ["model.item_mask=0.0"],
+        "item among its neighbors": ["model.include_self=true"],
+        "no masked items": ["model.item_mask=0.0"],
         "sampled, uniform": sampled,
         "sampled, popularity": [*sampled, "train.negatives=popularity"],
         "sampled, in batch": ["train.loss=sampled", "train.negatives=in_batch"],
@@ -48,11 +50,10 @@ def variants_of(experiment: Experiment) -> dict[str, list[str]]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
-    parser.add_argument("--variants", metavar="NAME", nargs="+", help="the default is all")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    add_experiment(parser)
+    parser.add_argument("--variants", metavar="NAME", nargs="+", help="default: all")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per variant (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings in parallel (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -60,10 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
     outcome = train_and_rank(runs, arguments.jobs)
     if outcome.failed:
         raise InputError("; ".join(outcome.failed))
-    found: dict[str, list[Events]] = {}
+    events_of: dict[str, list[Events]] = {}
     for each in runs:
-        found.setdefault(each.label, []).append(read_events(each.paths.uri, CUTOFFS))
-    print(_table(found))
+        events_of.setdefault(each.label, []).append(read_events(each.paths.uri, CUTOFFS))
+    print(_table(events_of))
 
 
 def _runs(arguments: argparse.Namespace) -> Iterator[RunSpec]:
@@ -71,29 +72,31 @@ def _runs(arguments: argparse.Namespace) -> Iterator[RunSpec]:
     variants = variants_of(experiment)
     chosen = arguments.variants or list(variants)
     if unknown := [name for name in chosen if name not in variants]:
-        raise InputError(f"--variants: no {unknown[0]!r}; there is {', '.join(variants)}")
+        raise InputError(f"--variants {unknown[0]!r}: unknown; choose from {', '.join(variants)}")
     for seed, name in product(range(arguments.seeds), chosen):
-        words = "".join(letter if letter.isalnum() else "-" for letter in name)
-        identity = [f"name={experiment.name}-{words}-{seed}", f"seed={seed}"]
+        slug = "".join(letter if letter.isalnum() else "-" for letter in name)
+        identity = [f"name={experiment.name}-{slug}-{seed}", f"seed={seed}"]
         yield RunSpec(name, arguments.config, [*arguments.overrides, *variants[name], *identity])
 
 
-def _table(found: dict[str, list[Events]]) -> str:
+def _table(events_of: dict[str, list[Events]]) -> str:
     names = [f"{metric}@{n}" for metric, n in product(("recall", "ndcg"), CUTOFFS)]
     compared = names[0], names[2]
     rows = []
-    for variant, seeds in found.items():
-        place = [seeds[0].names.index(name) for name in names]
-        of_seeds = np.stack([seed.values[:, place].mean(axis=0) for seed in seeds])
+    for variant, seeds in events_of.items():
+        columns = [seeds[0].names.index(name) for name in names]
+        of_seeds = np.stack([seed.values[:, columns].mean(axis=0) for seed in seeds])
         row = [variant, *map(_mean_and_deviation, of_seeds.T)]
-        if WHOLE in found and variant != WHOLE:
-            values, of_whole = (
-                np.mean([s.values for s in of], axis=0) for of in (seeds, found[WHOLE])
+        if FULL in events_of and variant != FULL:
+            values, of_full = (
+                np.mean([s.values for s in of], axis=0) for of in (seeds, events_of[FULL])
             )
-            apart = difference(seeds[0].users, values, of_whole)
-            row += [apart.text(seeds[0].names.index(name)) for name in compared]
+            differences = difference(seeds[0].users, values, of_full)
+            row += [differences.text(seeds[0].names.index(name)) for name in compared]
         rows.append([*row, *[""] * (len(names) + 3 - len(row))])
-    return markdown(["variant", *names, *(f"{name} minus {WHOLE}'s" for name in compared)], rows)
+    return markdown_table(
+        ["variant", *names, *(f"{name} minus {FULL}'s" for name in compared)], rows
+    )
 
 
 def _mean_and_deviation(of_seeds: Floats) -> str:

@@ -1,7 +1,10 @@
-"""What the interest centres of a trained run are worth, by the length of a prefix.
+"""Effect of the interest centers of a trained run, by the length of a prefix.
 
-Their spread by layer: the distance of centres from their mean, root mean square, over the mean's
-length. What they add to a prefix, over the prefix's own length; over how many centres it is spread.
+The spread of the centers in each layer is the root mean square of their distances from their mean,
+divided by the length of the mean. The vector that they add to a prefix is given relative to the
+length of the prefix's own vector, with the number of centers that it effectively mixes.
+
+Shapes: P prefixes, T positions, K centers, D width, F columns.
 """
 
 import argparse
@@ -11,11 +14,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.measure import markdown
+from benchmarks.commands import add_experiment
 from benchmarks.training import plain
-from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
+from mdsrec.text import markdown_table
 from training.data.batch import Batch, batch_of
 from training.data.sequences import SequenceReader
 from training.inference import load_trained
@@ -28,9 +31,8 @@ LENGTHS = {"1": (1, 1), "2 to 3": (2, 3), "4 to 7": (4, 7), "8 or more": (8, mat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
-    parser.add_argument("--steps", type=int, default=10)
+    add_experiment(parser)
+    parser.add_argument("--steps", type=int, default=10, help="steps of training (default: 10)")
 
 
 @torch.no_grad()
@@ -38,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     experiment = load_experiment(arguments.config, arguments.overrides)
     model = load_trained(experiment).model
     if not isinstance(model, MDSRec):
-        raise InputError(f"model.name = {experiment.model.name}: the run has no centres")
-    lengths, facts = [], []
+        raise InputError(f"model.name = {experiment.model.name}: the run has no interest centers")
+    lengths, columns = [], []
     for number, step in enumerate(SequenceReader(experiment).steps(0)):
         if number == arguments.steps:
             break
@@ -47,31 +49,31 @@ def run(arguments: argparse.Namespace) -> None:
         prefixes = plain.prefixes_of(batch, experiment.model.max_length)
         for index, name in enumerate(model.modalities):
             lengths.append(prefixes.lengths)
-            facts.append(torch.stack(list(_facts(model, batch, prefixes, index, name)), dim=1))
-    length_P, facts_PF = torch.cat(lengths), torch.cat(facts)
+            columns.append(torch.stack(list(_columns(model, batch, prefixes, index, name)), dim=1))
+    length_P, columns_PF = torch.cat(lengths), torch.cat(columns)
     rows = []
-    for words, (least, most) in LENGTHS.items():
-        of_length = facts_PF[(length_P >= least) & (length_P <= most)]
+    for name, (least, most) in LENGTHS.items():
+        of_length = columns_PF[(length_P >= least) & (length_P <= most)]
         means = of_length.mean(dim=0).tolist()
-        rows.append([words, f"{len(of_length):,}", *(f"{mean:.2f}" for mean in means)])
+        rows.append([name, f"{len(of_length):,}", *(f"{mean:.2f}" for mean in means)])
     spreads = [f"spread of c^{layer}" for layer in range(experiment.model.num_layers + 1)]
-    header = ["events", "prefixes", *spreads, "added / own length", "centres it is spread over"]
-    print(markdown(header, rows))
+    header = ["events", "prefixes", *spreads, "added / own length", "effective centers"]
+    print(markdown_table(header, rows))
 
 
-def _facts(
+def _columns(
     model: MDSRec, batch: Batch, prefixes: plain.Prefixes, index: int, name: str
 ) -> Iterator[Tensor]:
-    """Spread of c^0 ... c^L, what is added, over how many centres -> [P] each."""
+    """Yield columns [P]: spread of c^0 ... c^L, added / own length, effective centers."""
     entries = model.items.entries(batch.items, CPU)
     _, tokens, starts = model.items.sequence_inputs(model.item_embedding, batch.items, entries, {})
     start_KD = starts[index]
     if start_KD is None:
-        raise InputError("model.interest_centers = false: the run has no centres")
+        raise InputError("model.interest_centers = false: the run has no interest centers")
     (P, T), lengths_P = prefixes.items.shape, prefixes.lengths
     x_PTD = tokens[1 + index][prefixes.items] + model.position_embedding[:T]
-    seen_PT, c_PKD = torch.arange(T) < lengths_P[:, None], start_KD.expand(P, -1, -1)
-    states = list(plain.states_of(model.encoders[module_key(name)], x_PTD, c_PKD, seen_PT))
+    valid_PT, c_PKD = torch.arange(T) < lengths_P[:, None], start_KD.expand(P, -1, -1)
+    states = list(plain.states_of(model.encoders[module_key(name)], x_PTD, c_PKD, valid_PT))
     yield from (_spread(centers) for _, centers in states if centers is not None)
     x_PTD, last_PKD = states[-1]
     assert last_PKD is not None
@@ -85,6 +87,6 @@ def _facts(
 
 def _spread(c_PKD: Tensor) -> Tensor:
     mean_P1D = c_PKD.mean(dim=1, keepdim=True)
-    apart_P = (c_PKD - mean_P1D).square().sum(dim=-1).mean(dim=1).sqrt()
-    spread_P: Tensor = apart_P / mean_P1D.norm(dim=-1)[:, 0]
+    distance_P = (c_PKD - mean_P1D).square().sum(dim=-1).mean(dim=1).sqrt()
+    spread_P: Tensor = distance_P / mean_P1D.norm(dim=-1)[:, 0]
     return spread_P

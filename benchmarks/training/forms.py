@@ -1,7 +1,8 @@
-"""A training step beside its plain padded per-prefix form: speed, losses, and where time goes.
+"""A training step compared with its plain form: speed, losses, and the operators that take time.
 
-Both forms get the same steps, weights and noise, in one process on the same threads. Dropout is 0
-where they are compared: first their losses, then, on the first TIMED steps again, their seconds.
+Both forms (see `plain.py`) get the same steps, weights and noise, in one process on the same
+threads. For the comparison dropout is 0. It trains on all steps and compares the losses, then
+repeats the first TIMED steps for the timing.
 """
 
 import argparse
@@ -12,11 +13,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.measure import markdown
+from benchmarks.commands import add_experiment
 from benchmarks.training import plain
-from mdsrec.command import OVERRIDES_HELP
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
+from mdsrec.text import markdown_table
 from training.data.batch import Batch, batch_of
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
@@ -25,10 +26,10 @@ from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 
 CPU = torch.device("cpu")
-TIMED, READINGS = 20, 10
+TIMED, READINGS = 20, 10  # steps; products
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
-CERTAIN = ("model.dropout=0.0", "model.item_mask=0.0")
-KINDS = {  # how the operators of a step are told apart, first match
+DETERMINISTIC = ("model.dropout=0.0", "model.item_mask=0.0")
+KINDS = {  # prefixes of the operators' names; the first match counts
     "matrix products": PRODUCTS,
     "sparse products": ("_embedding_bag", "index_add_", "index_select", "embedding"),
     "softmax and cross-entropy": (
@@ -47,23 +48,22 @@ KINDS = {  # how the operators of a step are told apart, first match
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_experiment(parser)
+    parser.add_argument("--steps", type=int, default=50, help="to compare losses on (default: 50)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
 
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
-    without = load_experiment(arguments.config, [*arguments.overrides, *CERTAIN])
+    without = load_experiment(arguments.config, [*arguments.overrides, *DETERMINISTIC])
     steps = _steps(without, arguments.steps)
-    print(_forms(without, steps), "", sep="\n")
+    print(_compare_forms(without, steps), "", sep="\n")
     with_dropout = load_experiment(arguments.config, arguments.overrides)
     print(_breakdown(with_dropout, _steps(with_dropout, TIMED)))
 
 
 class Form:
-    """One form of the model, trained on its own."""
+    """One form of the model, with its own weights and optimizer."""
 
     def __init__(self, experiment: Experiment, losses: Callable[[MDSRec, Batch], Tensor]) -> None:
         self.experiment, self.losses = experiment, losses
@@ -78,12 +78,12 @@ class Form:
 
     def step(self, number: int, step: Step) -> None:
         batch = batch_of(step, 0, 1, noise_of(self.model, self.experiment, step, (0, number)), CPU)
-        began = time.perf_counter()
+        started = time.perf_counter()
         loss = self.model.channel_weights @ self.losses(self.model, batch) / step.num_prefixes
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - started
         self.history.append(loss.item())
 
 
@@ -92,7 +92,7 @@ def _steps(experiment: Experiment, count: int) -> list[Step]:
     return [step for _, step in zip(range(count), reader.steps(0), strict=False)]
 
 
-def _forms(experiment: Experiment, steps: list[Step]) -> str:
+def _compare_forms(experiment: Experiment, steps: list[Step]) -> str:
     longest = experiment.model.max_length
     ours = Form(experiment, lambda model, batch: model(batch))
     padded = Form(experiment, lambda model, batch: plain.losses(model, batch, longest))
@@ -104,7 +104,7 @@ def _forms(experiment: Experiment, steps: list[Step]) -> str:
         for number, step in enumerate(timed):
             form.step(number, step)
     prefixes = sum(step.num_prefixes for step in timed)
-    apart = max(abs(a - b) for a, b in zip(ours.history, padded.history, strict=True))
+    difference = max(abs(a - b) for a, b in zip(ours.history, padded.history, strict=True))
     rows = [
         [
             name,
@@ -113,18 +113,20 @@ def _forms(experiment: Experiment, steps: list[Step]) -> str:
             f"{form.history[0]:.5f}",
             f"{form.history[len(steps) - 1]:.5f}",
         ]
-        for name, form in (("plain, padded, a row a prefix", padded), ("ours", ours))
+        for name, form in (("plain", padded), ("ours", ours))
     ]
-    table = markdown(["form", "prefixes/s", "times plain", "first loss", "last loss"], rows)
-    said = f"{len(steps)} steps of training, dropout 0"
-    threads = f"{torch.get_num_threads()} threads"
-    return f"{said}, {threads}: losses differ by {apart:.1e} at most\n\n{table}"
+    table = markdown_table(["form", "prefixes/s", "times plain", "first loss", "last loss"], rows)
+    settings = f"{len(steps)} steps of training, dropout 0, {torch.get_num_threads()} threads"
+    return f"{settings}: losses differ by {difference:.1e} at most\n\n{table}"
 
 
 def _breakdown(experiment: Experiment, steps: list[Step]) -> str:
-    """A step by kinds of operators, and the rate of its matrix products beside the machine's."""
+    """Return the shares of operators in a step, and the rate of its matrix products.
+
+    The rate is compared with that of the largest of these products, repeated by itself.
+    """
     form = Form(experiment, lambda model, batch: model(batch))
-    for _ in range(2):  # the first time warms
+    for _ in range(2):  # the first pass is the warm-up
         form.seconds = 0.0
         for number, step in enumerate(steps):
             form.step(number, step)
@@ -132,13 +134,13 @@ def _breakdown(experiment: Experiment, steps: list[Step]) -> str:
     with torch.profiler.profile(with_flops=True) as profile:
         for number, step in enumerate(steps):
             form.step(number, step)
-    spent: Counter[str] = Counter()
+    microseconds: Counter[str] = Counter()
     flops = 0
     for event in profile.key_averages():
-        spent[_kind(event.key)] += event.self_cpu_time_total
+        microseconds[_kind(event.key)] += event.self_cpu_time_total
         flops += event.flops if event.key.removeprefix("aten::") in PRODUCTS else 0
-    total = sum(spent.values())
-    rows = [[kind, f"{time / total:.0%}"] for kind, time in spent.most_common()]
+    total = sum(microseconds.values())
+    rows = [[kind, f"{used / total:.0%}"] for kind, used in microseconds.most_common()]
     peak = _peak(steps[0].num_prefixes, experiment.model.dim, len(form.model.item_embedding))
     rate = flops / len(steps) / seconds
     prefixes = sum(step.num_prefixes for step in steps) / len(steps)
@@ -146,24 +148,26 @@ def _breakdown(experiment: Experiment, steps: list[Step]) -> str:
         f"a step with dropout {experiment.model.dropout:g}: {seconds * 1e3:.0f} ms, "
         f"{prefixes / seconds:,.0f} prefixes/s",
         f"its matrix products: {flops / len(steps) / 1e9:.1f} GFLOP, so {rate / 1e9:.0f} GFLOP/s "
-        f"over the whole step; the largest alone, warm: {peak / 1e9:.0f}; share {rate / peak:.2f}",
+        f"over the whole step, {rate / peak:.2f} of the {peak / 1e9:.0f} GFLOP/s of the largest "
+        "product by itself",
     ]
-    return "\n".join([*lines, "", markdown(["kind of operator", "share of a step"], rows)])
+    return "\n".join([*lines, "", markdown_table(["kind of operator", "share of a step"], rows)])
 
 
 def _kind(operator: str) -> str:
+    """Return the kind of KINDS that an operator belongs to."""
     name = operator.removeprefix("aten::")
-    found = (kind for kind, marks in KINDS.items() if any(name.startswith(m) for m in marks))
-    return next(found, "all else")
+    found = (kind for kind, prefixes in KINDS.items() if name.startswith(prefixes))
+    return next(found, "everything else")
 
 
 def _peak(rows: int, inner: int, columns: int) -> float:
-    """FLOP/s of the step's own largest product, the best of READINGS."""
+    """Return the FLOP/s of the step's largest product, the best of READINGS."""
     left, right = torch.randn(rows, inner), torch.randn(columns, inner).T
     product = left @ right
     best = float("inf")
     for _ in range(READINGS):
-        began = time.perf_counter()
+        started = time.perf_counter()
         torch.mm(left, right, out=product)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - started)
     return 2 * rows * inner * columns / best

@@ -1,7 +1,9 @@
-"""MDSRec's loss in plain form: every prefix a row padded to the longest sequence, every projection
-applied to every centre, every logit in memory, no dropout. What the model is measured against.
+"""MDSRec's loss in plain form, the reference for the model's speed and losses.
 
-P prefixes, T the longest sequence, K centres, D width, N heads, C channels.
+Every prefix is a row padded to the longest sequence, every projection is applied to every center,
+all logits are in memory, and there is no dropout.
+
+Shapes: P prefixes, T longest sequence, K centers, D width, X items, C channels, M modalities.
 """
 
 import math
@@ -21,24 +23,25 @@ from training.models.mdsrec.model import MDSRec
 
 
 class Prefixes(NamedTuple):
-    """The counted prefixes of a batch, in its order."""
+    """The prefixes of a batch that count in the loss, in its order."""
 
-    items: Tensor  # int64 [P, T], places in the batch's items, padded at the end
+    items: Tensor  # int64 [P, T], indices into the batch's items, padded at the end
     lengths: Tensor  # int64 [P]
     targets: Tensor  # int64 [P]
-    noise: Tensor  # [P, |M|, K]
+    noise: Tensor  # [P, M, K]
 
 
 def prefixes_of(batch: Batch, longest: int) -> Prefixes:
+    """Return the prefixes of a batch as padded rows; `longest` is the length of a row."""
     T = batch.item_index.shape[1]
     row, end = batch.prefixes // T, batch.prefixes % T
-    place = F.pad(batch.item_index, (0, longest - T))[row]
+    index_PT = F.pad(batch.item_index, (0, longest - T))[row]
     inside = torch.arange(longest) <= end[:, None]
-    return Prefixes(place * inside, end + 1, batch.targets, batch.noise[row, end])
+    return Prefixes(index_PT * inside, end + 1, batch.targets, batch.noise[row, end])
 
 
 def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
-    """Loss of each channel, summed over the prefixes -> [C] (Eq. 3-24)."""
+    """Return the loss of each channel, summed over the prefixes -> [C] (Eq. 3-24)."""
     prefixes, entries = prefixes_of(batch, longest), model.with_sparse_rows(batch).entries
     assert entries is not None
     embedding_XD, tokens, starts = model.items.sequence_inputs(
@@ -48,16 +51,16 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
     P, T = prefixes.items.shape
     last = torch.arange(P), prefixes.lengths - 1
     positions = model.position_embedding[:T]
-    seen_PT = torch.arange(T) < prefixes.lengths[:, None]
+    valid_PT = torch.arange(T) < prefixes.lengths[:, None]
     x_PTD = tokens[0][prefixes.items] + positions
-    *_, (id_PTD, _) = states_of(model.encoders["id"], x_PTD, None, seen_PT)
+    *_, (id_PTD, _) = states_of(model.encoders["id"], x_PTD, None, valid_PT)
     fused = id_PTD[last]
     total = []
     for index, name in enumerate(model.modalities):
         start = starts[index]
         c_PKD = None if start is None else start.expand(P, -1, -1)
         x_PTD = tokens[1 + index][prefixes.items] + positions
-        *_, (x_PTD, c_PKD) = states_of(model.encoders[module_key(name)], x_PTD, c_PKD, seen_PT)
+        *_, (x_PTD, c_PKD) = states_of(model.encoders[module_key(name)], x_PTD, c_PKD, valid_PT)
         e_PD = x_PTD[last]
         fused = fused + model.channel_weights[1 + index] * e_PD  # Eq. 17
         if c_PKD is not None:
@@ -71,7 +74,7 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
 
 
 def _loss(model: MDSRec, e_PD: Tensor, items_XD: Tensor, targets: Tensor) -> Tensor:
-    """Eq. 24 of one channel."""
+    """Return the loss of one channel (Eq. 24)."""
     if model.config.scores_cosines:
         e_PD = F.normalize(e_PD, dim=1) / model.config.temperature
         items_XD = F.normalize(items_XD, dim=1)
@@ -79,39 +82,39 @@ def _loss(model: MDSRec, e_PD: Tensor, items_XD: Tensor, targets: Tensor) -> Ten
 
 
 def states_of(
-    encoder: nn.Module, x_PTD: Tensor, c_PKD: Tensor | None, seen_PT: Tensor
+    encoder: nn.Module, x_PTD: Tensor, c_PKD: Tensor | None, valid_PT: Tensor
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Tokens and centres before the first layer and after each."""
+    """Yield the tokens and centers before the first layer and after each layer."""
     assert isinstance(encoder, Encoder)
     x_PTD = encoder.norm(x_PTD)
     yield x_PTD, c_PKD
     for block in encoder.blocks:
         assert isinstance(block, Block)
-        updated = None if c_PKD is None else _updated(block, c_PKD, x_PTD, seen_PT)
+        updated = None if c_PKD is None else _updated_centers(block, c_PKD, x_PTD, valid_PT)
         queries, keys, values = (
             split_heads(project(x_PTD), block.num_heads)
             for project in (block.query, block.key, block.value)
         )
         attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        x_PTD = block.attention_norm(x_PTD + block.output(_joined(attended)))
+        x_PTD = block.attention_norm(x_PTD + block.output(_join_heads(attended)))
         hidden = block.outer(F.gelu(block.inner(x_PTD)))
         x_PTD = block.feedforward_norm(x_PTD + hidden)
         c_PKD = updated
         yield x_PTD, c_PKD
 
 
-def _updated(block: Block, c_PKD: Tensor, x_PTD: Tensor, seen_PT: Tensor) -> Tensor:
-    """Eq. 12-15."""
+def _updated_centers(block: Block, c_PKD: Tensor, x_PTD: Tensor, valid_PT: Tensor) -> Tensor:
+    """Return the centers after a layer (Eq. 12-15)."""
     assert isinstance(block, InterestBlock)
     queries = split_heads(block.query(c_PKD), block.num_heads)
     keys = split_heads(block.key(x_PTD), block.num_heads)
     values = split_heads(block.value(x_PTD), block.num_heads)
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(keys.shape[-1])
-    scores = scores.masked_fill(~seen_PT[:, None, None], -math.inf)
+    scores = scores.masked_fill(~valid_PT[:, None, None], -math.inf)
     weights = torch.softmax(scores, dim=-1)
-    g_PKD = block.output(_joined(weights @ values))
+    g_PKD = block.output(_join_heads(weights @ values))
     return F.gelu(block.center.second(block.center.first(g_PKD)))
 
 
-def _joined(x: Tensor) -> Tensor:
+def _join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(-2)

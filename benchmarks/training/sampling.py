@@ -1,6 +1,7 @@
-"""How near the sampled loss's mean gradient is to the full one's, at the weights of a trained run.
+"""Distance of the sampled loss's mean gradient from the full loss's, at the weights of a run.
 
-One step of training, without dropout; the mean is over DRAWS draws of negatives.
+The gradient is that of one training step without dropout. Its mean is over DRAWS draws of
+negatives.
 """
 
 import argparse
@@ -8,10 +9,10 @@ import argparse
 import torch
 from torch import Tensor
 
-from benchmarks.measure import markdown
-from mdsrec.command import OVERRIDES_HELP
+from benchmarks.commands import add_experiment
 from mdsrec.config import TrainConfig
 from mdsrec.config.loading import load_experiment
+from mdsrec.text import markdown_table
 from training.data.batch import Batch, batch_of
 from training.data.item_tables import load_item_tables
 from training.data.negatives import build_sampler
@@ -22,12 +23,13 @@ from training.step import noise_of
 
 CPU = torch.device("cpu")
 DRAWS = 60
+COLUMNS = ["negatives", "draws", "distance / length of the full gradient", "cosine"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
-    parser.add_argument("--negatives", type=int, nargs="+", default=[10, 100, 1000])
+    add_experiment(parser)
+    numbers = [10, 100, 1000]
+    parser.add_argument("--negatives", type=int, nargs="+", default=numbers, help="per step")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -46,16 +48,16 @@ def run(arguments: argparse.Namespace) -> None:
         draws = DRAWS if count < tables.num_items else 1
         mean = torch.zeros_like(full)
         for seed in range(draws):
-            drawn = sampler.draw(step.targets, seed)
-            mean += _gradient(model, batch_of(step, 0, 1, noise, CPU, drawn)) / draws
-        apart = (mean - full).norm() / full.norm()
+            negatives = sampler.draw(step.targets, seed)
+            mean += _gradient(model, batch_of(step, 0, 1, noise, CPU, negatives)) / draws
+        distance = (mean - full).norm() / full.norm()
         cosine = torch.cosine_similarity(mean, full, dim=0)
-        rows.append([f"{count:,}", f"{draws}", f"{apart:.1e}", f"{cosine:.4f}"])
-    print(markdown(["negatives", "draws", "distance / length of the full one", "cosine"], rows))
+        rows.append([f"{count:,}", f"{draws}", f"{distance:.1e}", f"{cosine:.4f}"])
+    print(markdown_table(COLUMNS, rows))
 
 
 def _gradient(model: MDSRec, batch: Batch) -> Tensor:
-    """Of the objective's sum, every parameter's, end to end."""
+    """Return the gradient of the summed objective, of all parameters end to end."""
     loss = model.channel_weights @ model(batch)
-    found = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
-    return torch.cat([gradient.flatten().double() for gradient in found])
+    gradients = torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+    return torch.cat([gradient.flatten().double() for gradient in gradients])

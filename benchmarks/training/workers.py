@@ -1,6 +1,6 @@
-"""Weak scaling on one machine: every worker keeps the one-worker batch, on one thread.
+"""Weak scaling on one machine: the batch grows with the number of workers, each with one thread.
 
-The workers are processes that meet by gloo, and take the steps of training through DeepSpeed.
+The workers are gloo processes that take the steps of training with DeepSpeed.
 """
 
 import argparse
@@ -9,89 +9,92 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks.measure import markdown
-from mdsrec.command import OVERRIDES_HELP
+from benchmarks.commands import add_experiment
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
+from mdsrec.text import markdown_table
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
 from training.distributed import engine as ds
+from training.distributed.engine_protocol import Engine
+from training.models.base import Model
 from training.models.registry import build_model
 from training.step import share_of, take_step
 
 CPU = torch.device("cpu")
-WARM = 3
+WARMUP_STEPS = 3
+BATCH = 512  # prefixes per worker and step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
+    add_experiment(parser)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--readings", type=int, default=3, help="the median counts")
+    parser.add_argument("--steps", type=int, default=30, help="per reading (default: 30)")
+    parser.add_argument("--readings", type=int, default=3, help="the median counts (default: 3)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Readings of each number of workers are taken in turns."""
-    found: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
+    """Print the median rate of each number of workers; their readings are taken in turns."""
+    rates_of: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
     for _ in range(arguments.readings):
-        for workers, rates in found.items():
-            batch = f"train.batch_size={512 * workers}"
+        for workers, rates in rates_of.items():
+            batch = f"train.batch_size={BATCH * workers}"
             overrides = [*arguments.overrides, f"train.num_workers={workers}", batch]
             experiment = load_experiment(arguments.config, overrides)
             rates.append(_rate(experiment, workers, arguments.steps))
-    one = statistics.median(found[arguments.workers[0]])
+    one = statistics.median(rates_of[arguments.workers[0]])
     rows = [
-        [str(workers), f"{512 * workers}", f"{rate:,.0f}", f"{rate / one:.2f}"]
-        for workers, rate in ((w, statistics.median(rates)) for w, rates in found.items())
+        [str(workers), f"{BATCH * workers}", f"{rate:,.0f}", f"{rate / one:.2f}"]
+        for workers, rate in ((w, statistics.median(rates)) for w, rates in rates_of.items())
     ]
-    print(markdown(["workers", "batch", "prefixes/s", "times the first"], rows))
+    print(markdown_table(["workers", "batch", "prefixes/s", "times the first"], rows))
 
 
 def _rate(experiment: Experiment, workers: int, steps: int) -> float:
-    """Prefixes a second of the whole group."""
+    """Return the prefixes per second of all workers together."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(_worker, (workers, folder, experiment, steps), nprocs=workers)  # type: ignore[no-untyped-call]
         return float((Path(folder) / "rate").read_text())
 
 
 def _worker(rank: int, workers: int, folder: str, experiment: Experiment, steps: int) -> None:
-    engine = joined(rank, workers, folder, experiment, threads=1)
+    engine = start_engine(rank, workers, folder, experiment, threads=1)
     rate = prefixes_per_second(engine, experiment, steps)
     if rank == 0:
         (Path(folder) / "rate").write_text(str(rate))
     distributed.destroy_process_group()
 
 
-def joined(rank: int, workers: int, folder: str, experiment: Experiment, threads: int) -> Any:
-    """The engine of one of `workers` processes that meet in `folder`, its weights fresh."""
+def start_engine(
+    rank: int, workers: int, folder: str, experiment: Experiment, threads: int
+) -> Engine[Model]:
+    """Return the engine of one of `workers` processes that rendezvous in `folder`, untrained."""
     torch.set_num_threads(threads)
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(workers))
-    meeting = f"file://{folder}/meeting"
-    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
+    rendezvous = f"file://{folder}/rendezvous"
+    distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=workers)
     model = build_model(experiment, load_item_tables(experiment))
     model.initialize(experiment.seed)
     return ds.initialize(model, experiment, CPU)
 
 
-def prefixes_per_second(engine: Any, experiment: Experiment, steps: int) -> float:
-    """Of the whole group, over the `steps` steps of the first epoch after WARM others."""
+def prefixes_per_second(engine: Engine[Model], experiment: Experiment, steps: int) -> float:
+    """Return the rate of all workers together over `steps` steps, after WARMUP_STEPS others."""
     engine.train()
-    prefixes, began = 0, 0.0
+    prefixes, started = 0, 0.0
     for number, step in enumerate(SequenceReader(experiment).steps(0)):
-        if number == WARM:
+        if number == WARMUP_STEPS:
             distributed.barrier()
-            prefixes, began = 0, time.perf_counter()
+            prefixes, started = 0, time.perf_counter()
         share = share_of(engine.module, experiment, step, (0, number), CPU)
         take_step(engine, experiment, share)
         prefixes += step.num_prefixes
-        if number == WARM + steps - 1:
+        if number == WARMUP_STEPS + steps - 1:
             break
     distributed.barrier()
-    return prefixes / (time.perf_counter() - began)
+    return prefixes / (time.perf_counter() - started)

@@ -16,7 +16,7 @@ from training.distributed.deepspeed_internals import (
 from training.distributed.engine_protocol import Engine
 from training.distributed.schedule import schedule_of
 
-BUCKET = 2**23  # elements that ranks exchange at a time; a larger parameter goes alone, uncopied
+BUCKET = 2**23  # elements that ranks exchange at a time; a larger parameter is not copied
 
 LEAVES = (
     "training.layers.transformer.Block",
