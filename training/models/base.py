@@ -22,7 +22,7 @@ INIT_STD = 0.02
 
 
 class ItemVectors(Protocol):
-    """Item vectors for ranking, the same for every user. A model adds what else its users need."""
+    """Item vectors for ranking. A model adds the fields that its `user_vectors` needs."""
 
     @property
     def vectors(self) -> Tensor: ...  # [C, X, D], what each channel scores against

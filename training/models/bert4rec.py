@@ -53,14 +53,14 @@ class BERT4Rec(NextItem):
 
         Where scores are cosines there is no b_i.
         """
-        embedded = self.embedded(items)
+        embedded = self.embed(items)
         if self.item_bias is None:
             return embedded
         bias = self.item_bias if items is None else self.item_bias[items]
         return torch.cat([embedded, bias[:, None]], dim=1)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        return (self.embedded(items),)
+        return (self.embed(items),)
 
     def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
         """Draw the masked targets of a step -> loss weights [prefixes, 1], 0 for the unmasked ones.
@@ -85,7 +85,7 @@ class BERT4Rec(NextItem):
         row, position = row_P[chosen], position_P[chosen]
         masked = torch.zeros_like(events, dtype=torch.bool)
         masked[row, position] = True
-        queries = self._encoded(self.item_embedding, events, masked, lengths_B)[row, position]
+        queries = self._encode(self.item_embedding, events, masked, lengths_B)[row, position]
         scored = batch.scored
         scored = None if scored is None else scored._replace(targets=scored.targets[chosen])
         weight = weights_P.sum() / chosen.sum().clamp(min=1)
@@ -98,9 +98,9 @@ class BERT4Rec(NextItem):
         next_B1 = lengths_B[:, None]
         masked = torch.arange(events.shape[1], device=events.device) == next_B1
         [tokens_XD] = item_vectors.tokens
-        return self.scaled(self._encoded(tokens_XD, events, masked, lengths_B + 1, next_B1))
+        return self.scale(self._encode(tokens_XD, events, masked, lengths_B + 1, next_B1))
 
-    def _encoded(
+    def _encode(
         self,
         tokens_XD: Tensor,
         events_BT: Tensor,

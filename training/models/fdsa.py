@@ -38,9 +38,9 @@ class FDSA(CausalTransformer):
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
         features_nMD = self.features(items)
         alpha_nM1 = torch.softmax(self.attention(features_nMD), dim=1)
-        return self.embedded(items), (alpha_nM1 * features_nMD).sum(dim=1)
+        return self.embed(items), (alpha_nM1 * features_nMD).sum(dim=1)
 
-    def encoded(
+    def encode(
         self, tokens: tuple[Tensor, ...], index_BT: Tensor, positions_BQ: Tensor | None
     ) -> Tensor:
         items, features = (self.with_positions(table, index_BT) for table in tokens)

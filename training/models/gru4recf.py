@@ -38,7 +38,7 @@ class GRU4RecF(NextItem):
         initialize_recurrent(self, seed)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        return self.embedded(items), self.features(items).flatten(1)
+        return self.embed(items), self.features(items).flatten(1)
 
     def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
         items_BTD, features_BTF = (F.embedding(index_BT, table) for table in tokens)

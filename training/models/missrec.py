@@ -14,7 +14,8 @@ prefix; the fusion has learned weights per item (the original's `dynamic_instanc
 depend on the user, because a score is an inner product here; input vectors are whitened; the
 orthogonality term, of weight 1e-4, is left out.
 
-B users, T positions, S interests of a user and one more, X items, n of them, M modalities, D width.
+B users, T positions, M modalities, S = T M interests of a user, X items, n of them, D width. The
+memory of the decoder has 1 + S rows.
 """
 
 from dataclasses import replace
@@ -62,21 +63,21 @@ class MISSRec(NextItem):
         fusion_nM = self.fusion if items is None else self.fusion[items]
         absent_nM = self._interests(items) == NO_INTEREST
         weights_nM = torch.softmax(fusion_nM.masked_fill(absent_nM, MASKED), dim=1)
-        adapted_nMD = F.normalize(self._adapted(items), dim=-1)
+        adapted_nMD = F.normalize(self._adapt(items), dim=-1)
         modalities_nD = (weights_nM[..., None] * adapted_nMD).sum(dim=1)
         M = weights_nM.shape[1]
-        id_nD = F.normalize(self.embedded(items), dim=-1)
+        id_nD = F.normalize(self.embed(items), dim=-1)
         return (id_nD + M * modalities_nD) / (1 + M)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
         """Return v + E [n, D], and the vectors [n, M, D] and numbers [n, M] of the interests."""
-        items_nD = self.embedded(items) + self._adapted(items).sum(dim=1)
+        items_nD = self.embed(items) + self._adapt(items).sum(dim=1)
         number_nM = self._interests(items)
         vectors = []
         for adaptor, number_n in zip(self.adaptors, number_nM.unbind(dim=1), strict=True):
             centers_KD = cast(Modality, adaptor).mapped_centers()
             assert centers_KD is not None
-            vectors.append(centers_KD[number_n])
+            vectors.append(centers_KD[number_n])  # for NO_INTEREST any vector: it is never seen
         return items_nD, torch.stack(vectors, dim=1), number_nM
 
     def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
@@ -91,17 +92,17 @@ class MISSRec(NextItem):
         first_BS = _is_first(number_BTM).flatten(1)
         seen_BTS = first_BS[:, None] & (positions_S <= positions_T[:, None])
         seen_BSS = first_BS[:, None] & (positions_S <= positions_S[:, None])
-        # Position 0 of the memory is seen by all, so a prefix without an interest sees something.
+        # Row 0 of the memory is seen by all, so that a prefix without an interest sees one row.
         no_interest = self.no_interest.expand(B, 1, -1)
-        memory_BSD = torch.cat([no_interest, interests_BTMD.flatten(1, 2)], dim=1)
+        memory = torch.cat([no_interest, interests_BTMD.flatten(1, 2)], dim=1)
         seen_BSS = F.pad(F.pad(seen_BSS, (0, 0, 1, 0)), (1, 0), value=True)
         seen_BTS = F.pad(seen_BTS, (1, 0), value=True)
-        memory_BSD = self.encoder(memory_BSD, seen_BSS[:, None])
+        memory = self.encoder(memory, seen_BSS[:, None])
         x_BTD = items_BTD + self.position_embedding[:T]
-        decoded: Tensor = self.decoder(x_BTD, memory_BSD, seen_BTS[:, None])
+        decoded: Tensor = self.decoder(x_BTD, memory, seen_BTS[:, None])
         return decoded
 
-    def _adapted(self, items: Tensor | None) -> Tensor:
+    def _adapt(self, items: Tensor | None) -> Tensor:
         """Return v, the adapted vectors of every modality -> [n, M, D]."""
         return torch.stack([adaptor(items) for adaptor in self.adaptors], dim=1)
 
@@ -118,10 +119,10 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
 
-    def forward(self, x_BTD: Tensor, memory_BSD: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         x_BTD = dropout(self.norm(x_BTD), self.dropout, self.training)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, memory_BSD, seen)
+            x_BTD = layer(x_BTD, memory, seen)
         return x_BTD
 
 
@@ -136,18 +137,18 @@ class DecoderLayer(nn.Module):
         self.inner, self.outer = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
         self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=NORM_EPS) for _ in range(3))
 
-    def forward(self, x_BTD: Tensor, memory_BSD: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         """Return the items after this layer [B, T, D].
 
-        `seen`, bool [B, 1, T, S], marks the interests of the memory that each position attends to.
+        `seen`, bool [B, 1, T, 1 + S], marks the memory rows that each position attends to.
         """
-        x_BTD = self._added(0, x_BTD, self.own(x_BTD, x_BTD, None))
-        x_BTD = self._added(1, x_BTD, self.interests(x_BTD, memory_BSD, seen))
-        return self._added(2, x_BTD, self.outer(F.gelu(self.inner(x_BTD))))
+        x_BTD = self._add_and_norm(0, x_BTD, self.own(x_BTD, x_BTD, None))
+        x_BTD = self._add_and_norm(1, x_BTD, self.interests(x_BTD, memory, seen))
+        return self._add_and_norm(2, x_BTD, self.outer(F.gelu(self.inner(x_BTD))))
 
-    def _added(self, norm: int, x_BTD: Tensor, of_layer: Tensor) -> Tensor:
-        added: Tensor = self.norms[norm](x_BTD + dropout(of_layer, self.dropout, self.training))
-        return added
+    def _add_and_norm(self, norm: int, x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
+        after_BTD: Tensor = self.norms[norm](x_BTD + dropout(y_BTD, self.dropout, self.training))
+        return after_BTD
 
 
 class Attention(nn.Module):
@@ -160,12 +161,12 @@ class Attention(nn.Module):
         self.query, self.key = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.value, self.output = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
-    def forward(self, x_BTD: Tensor, memory_BSD: Tensor, seen: Tensor | None) -> Tensor:
-        """Attend to the memory positions that are `seen`, bool [B, 1, T, S]. None means causal."""
+    def forward(self, x_BTD: Tensor, memory: Tensor, seen: Tensor | None) -> Tensor:
+        """Attend to the memory rows that are `seen`, bool [B, 1, T, rows]. None means causal."""
         attended = F.scaled_dot_product_attention(
             split_heads(self.query(x_BTD), self.num_heads),
-            split_heads(self.key(memory_BSD), self.num_heads),
-            split_heads(self.value(memory_BSD), self.num_heads),
+            split_heads(self.key(memory), self.num_heads),
+            split_heads(self.value(memory), self.num_heads),
             attn_mask=seen,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=seen is None,

@@ -39,7 +39,7 @@ class MMMLP(NextItem):
         self.last_norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        return self.embedded(items), *self.features(items).unbind(dim=1)
+        return self.embed(items), *self.features(items).unbind(dim=1)
 
     def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
         streams = zip(self.mixers, tokens, strict=True)
@@ -77,7 +77,7 @@ class PositionMixing(nn.Module):
         longest = config.max_length
         self.dropout = config.dropout
         self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
-        # W1[s, j, t] and W2[t, s, j] for hidden unit j of position s; only t <= s and s <= t count.
+        # Hidden unit j of position s: W1[s, j, t], used for t <= s, and W2[t, s, j], for s <= t.
         self.inner = nn.Parameter(torch.empty(longest, EXPANSION, longest))
         self.inner_bias = nn.Parameter(torch.empty(longest * EXPANSION))
         self.outer = nn.Parameter(torch.empty(longest, longest, EXPANSION))

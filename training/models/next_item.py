@@ -38,17 +38,17 @@ class NextItem(Model):
         self.item_embedding = nn.Parameter(torch.empty(tables.num_items, self.config.dim))  # E
         self.set_channels({"fused": 1.0})
 
-    def embedded(self, items: Tensor | None) -> Tensor:
+    def embed(self, items: Tensor | None) -> Tensor:
         """Return the rows of E of the items (None: all) -> [n, D]."""
         embedding = self.item_embedding
         return embedding if items is None else F.embedding(items, embedding)
 
     def vectors(self, items: Tensor | None) -> Tensor:
-        """Return the vectors that score the items (None: all) -> [n, D]; E unless overridden."""
-        return self.embedded(items)
+        """Return the vectors that score the items (None: all) -> [n, D]; E by default."""
+        return self.embed(items)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        """Return what stands for the items in a sequence, [n, ...] each; as many as needed."""
+        """Return the tokens of the items, one or more tensors [n, ...]; `vectors` by default."""
         return (self.vectors(items),)
 
     def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class NextItem(Model):
 
     def loss(self, queries_PD: Tensor, targets_P: Tensor, scored: ScoredItems | None) -> Tensor:
         """Return the cross-entropy, summed over the prefixes -> [1]."""
-        queries_CPD = self.scaled(queries_PD)[None]
+        queries_CPD = self.scale(queries_PD)[None]
         if scored is None:
             tables = [self.vectors(None)]
             return full_softmax_loss(queries_CPD, targets_P, [Channel(0, None)], tables, self.unit)
@@ -92,9 +92,9 @@ class NextItem(Model):
     def user_vectors(
         self, items_BT: Tensor, lengths_B: Tensor, item_vectors: NextItemVectors
     ) -> Tensor:
-        return self.scaled(self.queries_at(item_vectors.tokens, items_BT, lengths_B[:, None] - 1))
+        return self.scale(self.queries_at(item_vectors.tokens, items_BT, lengths_B[:, None] - 1))
 
-    def scaled(self, queries: Tensor) -> Tensor:
+    def scale(self, queries: Tensor) -> Tensor:
         """Scale the queries so that inner products with the item vectors are the scores."""
         if not self.config.scores_cosines:
             return queries
@@ -120,7 +120,7 @@ class CausalTransformer(NextItem):
         """Return token + P of every position -> [B, T, D]."""
         return F.embedding(index_BT, tokens_nD) + self.position_embedding[: index_BT.shape[1]]
 
-    def encoded(
+    def encode(
         self, tokens: tuple[Tensor, ...], index_BT: Tensor, positions_BQ: Tensor | None
     ) -> Tensor:
         """Return the queries of the prefixes that end at `positions_BQ` -> [B, Q, D].
@@ -132,9 +132,9 @@ class CausalTransformer(NextItem):
         return queries_BQD
 
     def queries(self, tokens: tuple[Tensor, ...], index_BT: Tensor) -> Tensor:
-        return self.encoded(tokens, index_BT, None)
+        return self.encode(tokens, index_BT, None)
 
     def queries_at(
         self, tokens: tuple[Tensor, ...], index_BT: Tensor, positions_BQ: Tensor
     ) -> Tensor:
-        return self.encoded(tokens, index_BT, positions_BQ)
+        return self.encode(tokens, index_BT, positions_BQ)

@@ -29,5 +29,5 @@ class SASRecF(CausalTransformer):
         self.encoder = Encoder(config)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
-        with_features = torch.cat([self.embedded(items), self.features(items).flatten(1)], dim=1)
+        with_features = torch.cat([self.embed(items), self.features(items).flatten(1)], dim=1)
         return (self.together(with_features),)

@@ -35,7 +35,7 @@ class UniSRec(CausalTransformer):
         self.encoder = Encoder(config)
 
     def vectors(self, items: Tensor | None) -> Tensor:
-        vectors = self.embedded(items)
+        vectors = self.embed(items)
         for adaptor in self.adaptors:
             vectors = vectors + adaptor(items)
         return vectors

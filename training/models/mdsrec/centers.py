@@ -1,13 +1,13 @@
 """Interest centers of every prefix, and what they add to its representation (Eq. 12-16, 18-19).
 
-b users, T positions, P prefixes of a user, K centers, D width, N heads, d = D / N. A row of centers
-is written c: K rows for c^0, which all prefixes share, and P K rows after the first layer.
+b users, T positions, P prefixes of a user, K centers, D width, N heads, d = D / N, c centers of a
+user: K of c^0, which all prefixes share, and P K after the first layer.
 
-A center attends only to the tokens of its own prefix, so every prefix has its own centers: P K
-vectors per user beside T tokens. Between the value of a token and the sigma of Eq. 15 all is
-linear. So U W1 W2 can be applied to the values instead of the centers, and Q to the keys: the
-projections are then absorbed. Where there are many tokens and heads it is cheaper to project the
-centers. `absorption_is_cheaper` decides.
+A center attends only to the tokens of its own prefix, so every prefix has its own centers: a user
+has P K centers but only T tokens. All steps between the value of a token and the sigma of Eq. 15
+are linear. So U W1 W2 can be applied to the values instead of the centers, and Q to the keys: the
+projections are then absorbed. With many tokens and heads it is cheaper to project the centers.
+`absorption_is_cheaper` decides.
 """
 
 from functools import partial
@@ -89,9 +89,9 @@ def prefix_interests(
     """Return gamma c^L, which Eq. 18 adds to each prefix -> [b, P, D] (Eq. 12-19)."""
     assert layers[0].shift is not None
     widest = max(prefixes.e.shape[-1], layers[0].shift.shape[-1])  # D, or N T attention weights
-    bytes_a_user = prefixes.e[0, :, 0].numel() * num_centers * widest * prefixes.e.element_size()
-    size = max(1, working_set(prefixes.e) // bytes_a_user)
-    keep = bytes_a_user * len(prefixes.e) * len(layers) <= SAVED_BYTES
+    bytes_per_user = prefixes.e[0, :, 0].numel() * num_centers * widest * prefixes.e.element_size()
+    size = max(1, working_set(prefixes.e) // bytes_per_user)
+    keep = bytes_per_user * len(prefixes.e) * len(layers) <= SAVED_BYTES
     projections = [layer.projection for layer in layers]
     split = prefixes, [layer._replace(projection=None) for layer in layers]
     with torch.autocast(prefixes.e.device.type, enabled=False):

@@ -100,7 +100,7 @@ class ItemRepresentations(nn.Module):
         `mapped` is what `mapped_features` returned, or empty where not all items are scored.
         """
         embedding_XD, products = multiply_all(embedding_XD, entries)
-        tokens, centers = [self._smoothed(products["own"], products["near"])], []
+        tokens, centers = [self._smooth(products["own"], products["near"])], []
         for name, modality in self.modalities.items():
             if modality.graph is not None:
                 tokens.append(products[f"tokens of {name}"])
@@ -156,19 +156,19 @@ class ItemRepresentations(nn.Module):
         if self.unit:
             lengths = vectors_CXD.norm(dim=-1, keepdim=True).clamp_min_(EPS)
             vectors_CXD /= lengths
-        return MDSRecItemVectors(vectors_CXD, lengths, self._all_smoothed(embedding_XD), centers)
+        return MDSRecItemVectors(vectors_CXD, lengths, self._smooth_all(embedding_XD), centers)
 
-    def _all_smoothed(self, embedding_XD: Tensor) -> Tensor:
+    def _smooth_all(self, embedding_XD: Tensor) -> Tensor:
         """Return Ebar^id of all items [X, D]."""
         smoothed_XD = torch.empty_like(embedding_XD)
         for first in range(0, len(embedding_XD), ROWS):
             own = embedding_XD[first : first + ROWS]
             rows = np.arange(first, first + len(own))
             near = self.cooccurrence.select(rows, own.device).times(embedding_XD)
-            smoothed_XD[first : first + ROWS] = self._smoothed(own, near)
+            smoothed_XD[first : first + ROWS] = self._smooth(own, near)
         return smoothed_XD
 
-    def _smoothed(self, own: Tensor, near: Tensor) -> Tensor:
+    def _smooth(self, own: Tensor, near: Tensor) -> Tensor:
         """Return Ebar^id = mu N(O) E^id + E^id (Eq. 3)."""
         return own + self.mu_id * near
 

@@ -100,12 +100,12 @@ class MDSRec(Model):
         19, and None means delta = 1/2.
         """
         positions_TD = self.position_embedding[: index_BT.shape[1]]
-        hidden_BT1 = self._hidden(index_BT, tokens[0])
-        x_BTD = _embedded(tokens[0], index_BT, hidden_BT1) + positions_TD  # Eq. 7
+        hidden_BT1 = self._draw_hidden(index_BT, tokens[0])
+        x_BTD = _embed(tokens[0], index_BT, hidden_BT1) + positions_TD  # Eq. 7
         fused_BPD = self.encoders["id"](x_BTD, positions_BQ=ends_BP)
         queries = []
         for m, name in enumerate(self.modalities):
-            x_BTD = _embedded(tokens[1 + m], index_BT, hidden_BT1) + positions_TD  # Eq. 9
+            x_BTD = _embed(tokens[1 + m], index_BT, hidden_BT1) + positions_TD  # Eq. 9
             encoder, c_KD = self.encoders[module_key(name)], centers[m]
             if c_KD is None:
                 e_BPD, layers = encoder(x_BTD, positions_BQ=ends_BP), []
@@ -123,7 +123,7 @@ class MDSRec(Model):
             return F.normalize(queries_BPCD, dim=-1) / self.config.temperature
         return queries_BPCD
 
-    def _hidden(self, index_BT: Tensor, like: Tensor) -> Tensor | None:
+    def _draw_hidden(self, index_BT: Tensor, like: Tensor) -> Tensor | None:
         """Draw the positions whose item training hides in every channel -> bool [B, T, 1]."""
         p, shape = self.config.item_mask, (*index_BT.shape, 1)
         return dropout_mask(shape, p, like) == 0 if self.training and p else None
@@ -146,7 +146,7 @@ class MDSRec(Model):
         return PrefixStates(e_BPD, visible_BPT, noise_BPK, masks)
 
 
-def _embedded(tokens_nD: Tensor, index_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:
+def _embed(tokens_nD: Tensor, index_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:
     """Look up the token of each position -> [B, T, D]. A hidden one is zero."""
     x_BTD = F.embedding(index_BT, tokens_nD)
     return x_BTD if hidden_BT1 is None else x_BTD.masked_fill(hidden_BT1, 0.0)
