@@ -222,7 +222,7 @@ def test_ranks_are_not_committed_if_a_node_wrote_to_another_place(experiment, mo
             return super().write_part(shard, version if shard.number else f"{version}-elsewhere")
 
     monkeypatch.setattr("evaluation.run.RankWorker", WritesElsewhere)
-    with pytest.raises(InputError, match="every node must see the same root"):
+    with pytest.raises(InputError, match="put the root on storage that all nodes share"):
         rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
     assert tables.read_manifest(f"{run_of(experiment)}/ranks") is None
 
