@@ -1,4 +1,4 @@
-"""Eq. 1-2 against plain Python. No Spark: the functions that run inside a task."""
+"""Co-occurrence (Eq. 1-2) against plain Python, by the functions that run inside a Spark task."""
 
 import json
 import subprocess
@@ -17,12 +17,12 @@ from etl.graph.pairs import (
     Histories,
     SumOverflowError,
     Weighting,
-    by_part,
-    emitted,
-    ends_of_pairs,
-    flushed,
+    count_ends,
+    make_pairs,
+    merge_blocks,
     part_bounds,
-    totals,
+    split_by_part,
+    sum_weights,
 )
 
 NUM_ITEMS = 7
@@ -32,7 +32,7 @@ REACH = st.sampled_from([None, 1, 2, 5])
 
 
 def plain(sequences, weighting=PAPER):
-    """O by its definition, both directions."""
+    """Return O by its definition, in both directions."""
     found = defaultdict(float)
     for items in sequences:
         for p in range(len(items)):
@@ -51,23 +51,23 @@ def histories(sequences):
 
 def parts_of(sequences, reach, num_items=NUM_ITEMS, part_size=8):
     found = histories(sequences)
-    ends = np.bincount(found.items, ends_of_pairs(found, reach), minlength=num_items)
+    ends = np.bincount(found.items, count_ends(found, reach), minlength=num_items)
     return part_bounds(ends.astype(np.int64), 1, num_items, reach.bit_length(), part_size)
 
 
-def ours(batches, weighting=PAPER, num_items=NUM_ITEMS):
-    """Fixed-point sums by (item, other), over all parts."""
+def fixed_point_sums(batches, weighting=PAPER, num_items=NUM_ITEMS):
+    """Return the sums of all parts by (item, other)."""
     whole = [items for batch in batches for items in batch]
     reach = weighting.reach(max(map(len, whole), default=0))
     parts = parts_of(whole, reach, num_items)
     blobs = defaultdict(list)
-    blocks = (block for batch in batches for block in emitted(histories(batch), reach))
-    for flush in flushed(blocks):
-        for part, packed in by_part(flush, num_items, parts):
+    blocks = (block for batch in batches for block in make_pairs(histories(batch), reach))
+    for flush in merge_blocks(blocks):
+        for part, packed in split_by_part(flush, num_items, parts):
             blobs[part].append(packed)
     found = {}
     for part, packed in blobs.items():
-        sums = totals(packed, parts.bits, weighting.table(reach))
+        sums = sum_weights(packed, parts.bits, weighting.table(reach))
         keys = (sums.keys + parts.bounds[part]).tolist()
         assert all(parts.bounds[part] <= key < parts.bounds[part + 1] for key in keys)
         found |= {divmod(k, num_items): w for k, w in zip(keys, sums.weights.tolist(), strict=True)}
@@ -75,19 +75,19 @@ def ours(batches, weighting=PAPER, num_items=NUM_ITEMS):
 
 
 def scores(batches, weighting=PAPER):
-    return {pair: w / weighting.scale for pair, w in ours(batches, weighting).items()}
+    return {pair: w / weighting.scale for pair, w in fixed_point_sums(batches, weighting).items()}
 
 
 def both(half):
     return half | {(other, item): score for (item, other), score in half.items()}
 
 
-def test_a_repeated_item_counts_with_every_occurrence():
-    # positions 0 1 2 hold items 3 5 3: 3-5 at distance 1 twice, 3-3 is no pair
+def test_every_occurrence_of_a_repeated_item_counts():
+    # positions 0 1 2 hold items 3 5 3: 3-5 at distance 1 twice, 3-3 is not a pair
     assert scores([[[3, 5, 3]]]) == both({(3, 5): 1 / 1 + 1 / 1})
 
 
-def test_distance_divides_and_users_add_up():
+def test_weights_are_divided_by_distance_and_summed_over_users():
     found = scores([[[0, 1, 2], [2, 0]]])
     assert found == both({(0, 1): 1 / 1, (1, 2): 1 / 1, (0, 2): 1 / 2 + 1 / 1})
 
@@ -108,31 +108,33 @@ def test_pairs_equal_the_definition(sequences, distance, max_distance):
 
 @given(SEQUENCES, st.integers(0, 8))
 def test_sums_have_the_same_bits_however_users_are_batched(sequences, cut):
-    assert ours([sequences]) == ours([sequences[cut:], sequences[:cut]])
+    assert fixed_point_sums([sequences]) == fixed_point_sums([sequences[cut:], sequences[:cut]])
 
 
-def test_blocks_flushes_and_sums_of_any_size_change_nothing(monkeypatch):
+def test_sums_do_not_depend_on_the_sizes_of_blocks_flushes_and_partial_sums(monkeypatch):
     rng = np.random.default_rng(0)
     sequences = [rng.integers(0, NUM_ITEMS, length).tolist() for length in (60, 3, 90, 1, 17)]
-    whole = ours([sequences])
-    for name, value in {"BLOCK": 40, "FLUSH": 50, "COMBINE_AT": 30}.items():
+    whole = fixed_point_sums([sequences])
+    for name, value in {"PAIRS_PER_BLOCK": 40, "PAIRS_PER_FLUSH": 50, "PAIRS_PER_SUM": 30}.items():
         monkeypatch.setattr(pairs, name, value)
-    assert whole == ours([[items] for items in sequences])
+    assert whole == fixed_point_sums([[items] for items in sequences])
 
 
-def test_keys_too_wide_to_stand_beside_a_distance_are_sorted_all_the_same():
+def test_keys_that_do_not_fit_beside_a_distance_are_sorted_too():
     most = 2**31 - 1  # keys of 62 bits, distances of 2
     spread = {0: 0, 1: 7, 2: most - 1}
     sequences = [[0, 1, 2], [2, 0], [2, 1]]
     parts = part_bounds(np.array([9]), most, most, bits=2)
     assert max(np.diff(parts.bounds).tolist()) << 2 <= 2**63
     blobs = defaultdict(list)
-    for flush in flushed(emitted(histories([[spread[i] for i in s] for s in sequences]), 2)):
-        for part, packed in by_part(flush, most, parts):
+    for flush in merge_blocks(
+        make_pairs(histories([[spread[i] for i in s] for s in sequences]), 2)
+    ):
+        for part, packed in split_by_part(flush, most, parts):
             blobs[part].append(packed)
     found = {}
     for part, packed in blobs.items():
-        sums = totals(packed, 2, Weighting().table(2))
+        sums = sum_weights(packed, 2, Weighting().table(2))
         for key, weight in zip(sums.keys.tolist(), sums.weights.tolist(), strict=True):
             found[divmod(key + int(parts.bounds[part]), most)] = weight / SCALE
     assert found == {(spread[i], spread[j]): score for (i, j), score in plain(sequences).items()}
@@ -145,20 +147,25 @@ def test_fixed_point_is_exact_to_thirty_and_far_below_1e_9_beyond(distance):
     assert error == 0 if distance <= 30 else error < 1e-12
 
 
-def test_a_sum_near_two_to_the_63_is_exact_and_one_beyond_is_an_error(monkeypatch):
-    monkeypatch.setattr(pairs, "COMBINE_AT", 1)  # the second pair meets the sum of the first
+def test_a_sum_near_two_to_the_63_is_exact_and_a_larger_one_is_an_error(monkeypatch):
+    monkeypatch.setattr(
+        pairs, "PAIRS_PER_SUM", 1
+    )  # the second pair is added to the sum of the first
     blobs = [np.array([3 << 1 | 1]), np.array([3 << 1 | 1, 5 << 1 | 1])]
     near = np.array([0, 2**62 - 2**43 + 1])
-    assert totals(blobs, 1, near).weights.tolist() == [2 * (2**62 - 2**43 + 1), 2**62 - 2**43 + 1]
+    assert sum_weights(blobs, 1, near).weights.tolist() == [
+        2 * (2**62 - 2**43 + 1),
+        2**62 - 2**43 + 1,
+    ]
     with pytest.raises(SumOverflowError) as error:
-        totals(blobs, 1, np.array([0, 2**62]))
+        sum_weights(blobs, 1, np.array([0, 2**62]))
     assert error.value.key == 3
 
 
-def test_parts_hold_about_as_many_pairs_and_a_hot_item_is_cut():
+def test_parts_have_about_the_same_size_and_a_popular_item_is_divided():
     ends = np.array([1, 1, 1, 1, 40, 1, 1, 10])
     parts = part_bounds(ends, 1, 8, bits=3, part_size=10)
-    # items 0-3; item 4 in four quarters of its 8 others; items 5-6; item 7
+    # items 0-3; item 4 in four ranges of its 8 other items; items 5-6; item 7
     assert parts.bounds.tolist() == [0, 32, 34, 36, 38, 40, 56, 64]
 
 
@@ -171,7 +178,7 @@ def test_parts_cover_every_key_once(sequences, part_size):
 
 @given(SEQUENCES, REACH)
 def test_ends_count_the_pairs_of_an_event_in_both_directions(sequences, max_distance):
-    found = ends_of_pairs(histories(sequences), max_distance)
+    found = count_ends(histories(sequences), max_distance)
     lengths = [len(items) for items in sequences]
     expected = [
         sum(0 < abs(p - q) <= (max_distance or length) for q in range(length))
@@ -191,14 +198,14 @@ def test_the_weight_of_a_history_is_the_sum_over_its_pairs(distance):
 
 LONG_HISTORY = """
 import json, resource, numpy as np
-from etl.graph.pairs import Histories, by_part, emitted, flushed, part_bounds
+from etl.graph.pairs import Histories, make_pairs, merge_blocks, part_bounds, split_by_part
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 events, num_items = 100_000, 1000
 items = np.random.default_rng(0).integers(0, num_items, events, dtype=np.int32)
 parts = part_bounds(np.full(num_items, 1 << 22), 1, num_items, events.bit_length())
 count = 0
-for flush in flushed(emitted(Histories(items, np.array([events])), events)):
-    count += sum(len(packed) for _, packed in by_part(flush, num_items, parts))
+for flush in merge_blocks(make_pairs(Histories(items, np.array([events])), events)):
+    count += sum(len(packed) for _, packed in split_by_part(flush, num_items, parts))
     if count > 20_000_000:
         break
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -206,11 +213,11 @@ print(json.dumps([count, (after - before) / 1024]))
 """
 
 
-def test_a_very_long_history_takes_little_memory():
-    # the first 10 of 400 million pairs of the first piece: from then on every flush is alike
+def test_a_very_long_history_needs_little_memory():
+    # the first 10 of 400 million pairs of the first piece; later flushes have the same size
     ended = subprocess.run(
         [sys.executable, "-c", LONG_HISTORY], capture_output=True, text=True, check=True
     )
     count, mebibytes = json.loads(ended.stdout)
-    assert count > 20_000_000  # 160 MB, were they held
+    assert count > 20_000_000  # they would take 160 MB
     assert mebibytes < 150

@@ -1,4 +1,4 @@
-"""O as a table: the same bits in the same files, however Spark has cut the sequences."""
+"""The co-occurrence table: the same bits in the same files for any partitioning of Spark."""
 
 import hashlib
 import logging
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etl.graph.cooccurrence import _write_sums, write_cooccurrence
-from etl.graph.pairs import PIECE, Parts, Weighting
+from etl.graph.pairs import EVENTS_PER_PIECE, Parts, Weighting
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 
@@ -23,7 +23,7 @@ NUM_ITEMS = 7
 
 
 def plain(sequences, max_distance=None):
-    """{(item, other): score} by the definition."""
+    """Return {(item, other): score} by the definition."""
     found = defaultdict(float)
     for items in sequences:
         for p, item in enumerate(items):
@@ -34,15 +34,15 @@ def plain(sequences, max_distance=None):
     return dict(found)
 
 
-def written(spark, folder, sequences, partitions=2, num_items=NUM_ITEMS, **how):
-    """(rows of the committed table, its manifest, {file: its bytes' hash})."""
-    how = {"weighting": Weighting(), "rows_per_file": 4, "part_size": 25} | how
+def write_and_commit(spark, folder, sequences, partitions=2, num_items=NUM_ITEMS, **options):
+    """Return (rows of the committed table, its manifest, {file: hash of its bytes})."""
+    options = {"weighting": Weighting(), "rows_per_file": 4, "part_size": 25} | options
     frame = spark.createDataFrame([(items,) for items in sequences], "items array<int>")
     version = f"{folder}/0123456789ab"
     spark.conf.set("spark.sql.shuffle.partitions", partitions)
     try:
         training = frame.repartition(partitions)
-        rows, counters = write_cooccurrence(training, num_items, version_uri=version, **how)
+        rows, counters = write_cooccurrence(training, num_items, version_uri=version, **options)
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", 2)
     manifest = tables.commit(str(folder), version, tables.Recipe({}, {}), rows, counters)
@@ -64,7 +64,7 @@ def test_o_equals_plain_python_at_one_three_and_eight_partitions(
 ):
     expected = plain(sequences)
     results = [
-        written(spark, tmp_path_factory.mktemp("o"), sequences, partitions)
+        write_and_commit(spark, tmp_path_factory.mktemp("o"), sequences, partitions)
         for partitions in (1, 3, 8)
     ]
     table, manifest, files = results[0]
@@ -80,12 +80,12 @@ def test_o_equals_plain_python_at_one_three_and_eight_partitions(
         assert other_files == files
 
 
-def test_an_item_that_everyone_holds_is_many_parts_of_bounded_files(spark, tmp_path):
+def test_an_item_of_all_users_is_divided_into_parts_with_bounded_files(spark, tmp_path):
     rng = np.random.default_rng(0)
     sequences = [[0, *rng.choice(np.arange(1, 40), 4, replace=False).tolist()] for _ in range(50)]
-    how = {"num_items": 40, "part_size": 50, "rows_per_file": 7}
-    table, manifest, files = written(spark, tmp_path / "one", sequences, 1, **how)
-    _, _, again = written(spark, tmp_path / "eight", sequences, 8, **how)
+    options = {"num_items": 40, "part_size": 50, "rows_per_file": 7}
+    table, manifest, files = write_and_commit(spark, tmp_path / "one", sequences, 1, **options)
+    _, _, again = write_and_commit(spark, tmp_path / "eight", sequences, 8, **options)
     assert files == again
     assert scores(table) == pytest.approx(plain(sequences), rel=1e-9)
     assert max(file.rows for file in manifest.files) == 7
@@ -94,15 +94,17 @@ def test_an_item_that_everyone_holds_is_many_parts_of_bounded_files(spark, tmp_p
         found = pq.read_table(path)
         if found["item"][0].as_py() == 0:
             first_other_by_part.setdefault(path.name.split("-")[1], found["other"][0].as_py())
-    assert len(first_other_by_part) == 50 * 4 // 50  # it is an end of 4 pairs of 50 users
+    assert (
+        len(first_other_by_part) == 50 * 4 // 50
+    )  # the item is an end of 4 pairs of each of 50 users
     assert list(first_other_by_part.values()) == sorted(first_other_by_part.values())
 
 
-def test_pairs_past_max_distance_are_left_out_and_their_weight_is_told(spark, tmp_path, caplog):
+def test_pairs_past_max_distance_are_left_out_and_their_weight_is_reported(spark, tmp_path, caplog):
     caplog.set_level(logging.INFO, "etl")
     sequences = [[0, 1, 2, 3], [4, 5]]
     weighting = Weighting(max_distance=1)
-    table, manifest, _ = written(spark, tmp_path, sequences, weighting=weighting)
+    table, manifest, _ = write_and_commit(spark, tmp_path, sequences, weighting=weighting)
     assert scores(table) == plain(sequences, 1)
     lost = 2 * (1 / 2) + 1 * (1 / 3)  # two pairs at distance 2, one at 3
     kept = 3 * 1 + 1 * 1
@@ -117,24 +119,26 @@ def test_pairs_past_max_distance_are_left_out_and_their_weight_is_told(spark, tm
     assert "graph.max_distance = 1 leaves out 25% of all weight (1.33333)" in caplog.text
 
 
-def test_a_history_of_several_pieces_makes_each_pair_once(spark, tmp_path):
-    history = np.random.default_rng(0).integers(0, 50, 2 * PIECE + 3).tolist()
+def test_a_history_of_several_pieces_has_each_pair_once(spark, tmp_path):
+    history = np.random.default_rng(0).integers(0, 50, 2 * EVENTS_PER_PIECE + 3).tolist()
     weighting = Weighting(max_distance=2)
-    how = {"num_items": 50, "part_size": 10_000, "rows_per_file": 1000}
-    table, _, _ = written(spark, tmp_path, [history, [3, 4]], weighting=weighting, **how)
+    options = {"num_items": 50, "part_size": 10_000, "rows_per_file": 1000}
+    table, _, _ = write_and_commit(
+        spark, tmp_path, [history, [3, 4]], weighting=weighting, **options
+    )
     assert scores(table) == pytest.approx(plain([history, [3, 4]], 2), rel=1e-9)
 
 
-def test_sequences_without_a_pair_make_an_empty_table(spark, tmp_path):
-    table, manifest, _ = written(spark, tmp_path, [[2], [], [3, 3]])
+def test_sequences_without_a_pair_give_an_empty_table(spark, tmp_path):
+    table, manifest, _ = write_and_commit(spark, tmp_path, [[2], [], [3, 3]])
     assert (table.num_rows, manifest.files, manifest.counters["pairs"]) == (0, (), 0)
 
 
-def test_two_items_that_meet_too_often_are_named(tmp_path):
+def test_the_error_for_a_sum_that_overflows_names_the_items(tmp_path):
     pairs = np.full(4_000_000, 9 << 1 | 1).tobytes()  # weights of SCALE: 4e6 * 2.3e12 > 2^63
     batch = pa.RecordBatch.from_pydict({"part": pa.array([0], pa.int32()), "pairs": [pairs]})
     parts = Parts(np.array([0, NUM_ITEMS**2]), bits=1)
     # key 9 = 1 * 7 + 2
-    with pytest.raises(InputError, match=r"items 1 and 2 meet too often.* graph.max_distance"):
+    with pytest.raises(InputError, match=r"items 1 and 2 co-occur too often.* graph.max_distance"):
         list(_write_sums(NUM_ITEMS, Weighting(), 1, parts, str(tmp_path), 10, iter([batch])))
     assert not list(tmp_path.rglob("*.parquet"))

@@ -1,4 +1,4 @@
-"""N(O) E (Eq. 3) against dense float64. No Spark: the functions that run inside a task."""
+"""N(O) E (Eq. 3) against dense float64, by the functions that run inside a Spark task."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl.graph.propagation import Propagation
-from etl.graph.unit_vectors import UnitVectors, chosen
+from etl.graph.unit_vectors import UnitVectors, in_sample
 from etl.spark import blocks
 from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
 from mdsrec.schema import COOCCURRENCE, FEATURES
@@ -15,7 +15,7 @@ NUM_ITEMS = 600  # more than two blocks of the smallest size, 256
 WIDTH = 3
 
 
-def write(folder, table, rows_per_file=250):
+def write_table(folder, table, rows_per_file=250):
     folder.mkdir()
     for number, start in enumerate(range(0, table.num_rows, rows_per_file)):
         pq.write_table(table.slice(start, rows_per_file), folder / f"part-{number:05d}.parquet")
@@ -24,7 +24,7 @@ def write(folder, table, rows_per_file=250):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """(O dense, E dense with zero rows where the modality is absent, their tables)."""
+    """Dense O and E, with zero rows for items without the modality, and their tables."""
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(0)
     half = np.triu(
@@ -35,9 +35,9 @@ def world(tmp_path_factory):
     E = rng.normal(size=(NUM_ITEMS, WIDTH)).astype(np.float32) * has[:, None]
     rows, columns = np.nonzero(O)
     pairs = [rows.astype(np.int32), columns.astype(np.int32), O[rows, columns]]
-    graph = write(folder / "graph", pa.table(pairs, schema=COOCCURRENCE), 1000)
+    graph = write_table(folder / "graph", pa.table(pairs, schema=COOCCURRENCE), 1000)
     items = np.flatnonzero(has)
-    features = VectorTable(write(folder / "features", vector_rows(items, E[items])), WIDTH)
+    features = VectorTable(write_table(folder / "features", vector_rows(items, E[items])), WIDTH)
     return O, E.astype(np.float64), has, graph, features, folder
 
 
@@ -47,7 +47,7 @@ def small_blocks(monkeypatch):
 
 
 def dense(O, has, normalize):  # noqa: E741
-    """N(O) over the items that have the modality."""
+    """Return N(O) over the items that have the modality."""
     O = O * has[:, None] * has[None, :]  # noqa: E741
     degree = O.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -67,20 +67,20 @@ def test_blocked_product_equals_the_dense_one(world, small_blocks, tmp_path, nor
     degrees = None
     if normalize == "symmetric":
         table = vector_rows(*product.degrees(0, NUM_ITEMS))
-        degrees = VectorTable(write(tmp_path / "degrees", table), 1)
+        degrees = VectorTable(write_table(tmp_path / "degrees", table), 1)
     expected = dense(O, has, normalize) @ E
-    met = np.flatnonzero(dense(O, has, "none").sum(axis=1))
+    connected = np.flatnonzero(dense(O, has, "none").sum(axis=1))
     found = [
         product.rows(normalize, degrees, first, min(first + span, NUM_ITEMS))
         for first in range(0, NUM_ITEMS, span)
     ]
     items, rows = (np.concatenate(column) for column in zip(*found, strict=True))
-    assert 0 < len(met) < has.sum() < NUM_ITEMS
-    np.testing.assert_array_equal(items, met)
-    np.testing.assert_allclose(rows, expected[met], rtol=1e-6, atol=1e-6)
+    assert 0 < len(connected) < has.sum() < NUM_ITEMS
+    np.testing.assert_array_equal(items, connected)
+    np.testing.assert_allclose(rows, expected[connected], rtol=1e-6, atol=1e-6)
 
 
-def test_the_width_of_a_span_does_not_change_a_bit(world, small_blocks):
+def test_rows_have_the_same_bits_for_any_width_of_a_span(world, small_blocks):
     *_, graph, features, _ = world
     product = Propagation(graph, features, NUM_ITEMS)
     whole = product.rows("row", None, 0, NUM_ITEMS)[1]
@@ -88,13 +88,13 @@ def test_the_width_of_a_span_does_not_change_a_bit(world, small_blocks):
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-def test_unit_vectors_are_smoothed_and_of_length_one(world, tmp_path):
+def test_unit_vectors_are_propagated_and_have_length_one(world, tmp_path):
     O, E, has, graph, features, _ = world  # noqa: E741
     product = Propagation(graph, features, NUM_ITEMS)
     table = vector_rows(*product.rows("row", None, 0, NUM_ITEMS))
-    moved = VectorTable(write(tmp_path / "propagated", table), WIDTH)
+    propagated = VectorTable(write_table(tmp_path / "propagated", table), WIDTH)
     Ebar = (E + 0.5 * dense(O, has, "row") @ E)[has]
-    items, rows = UnitVectors(features, moved, 0.5).read(0, NUM_ITEMS)
+    items, rows = UnitVectors(features, propagated, 0.5).read(0, NUM_ITEMS)
     np.testing.assert_array_equal(items, np.flatnonzero(has))
     np.testing.assert_allclose(rows, Ebar / np.linalg.norm(Ebar, axis=1)[:, None], atol=1e-6)
     _, raw = UnitVectors(features, None, 0.0).read(0, NUM_ITEMS)
@@ -103,7 +103,7 @@ def test_unit_vectors_are_smoothed_and_of_length_one(world, tmp_path):
     )
 
 
-def test_a_range_of_a_table_is_its_rows_in_that_range(world):
+def test_a_range_of_a_table_has_the_rows_of_that_range(world):
     *_, features, _ = world
     whole, vectors = features.read(0, NUM_ITEMS)
     ends = [(int(whole[place]), int(whole[place]) + 1) for place in (0, 249, 250, -1)]  # of files
@@ -121,8 +121,8 @@ def test_an_empty_table_has_no_rows(tmp_path):
     assert items.shape == (0,) and rows.shape == (0, 4)
 
 
-def test_a_larger_sample_holds_the_smaller_one():
+def test_a_larger_sample_contains_the_smaller_one():
     items = np.arange(10_000)
-    small, large = chosen(items, 0.1), chosen(items, 0.3)
+    small, large = in_sample(items, 0.1), in_sample(items, 0.3)
     assert (large | ~small).all()
-    assert abs(small.mean() - 0.1) < 0.01 and chosen(items, 1.0).all()
+    assert abs(small.mean() - 0.1) < 0.01 and in_sample(items, 1.0).all()

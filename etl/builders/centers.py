@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 
 from etl.builders.workspace import Workspace
 from etl.graph import centers
-from etl.graph.unit_vectors import chosen, sampled
+from etl.graph.unit_vectors import in_sample, sample_vectors
 from etl.spark.session import materialize
 from etl.spark.vector_table import Vectors, VectorTable
 from mdsrec import schema, tables
@@ -40,7 +40,7 @@ class CenterBuilder:
 
     def build_centers(self, k: int) -> Manifest:
         """Write the center of each item."""
-        rows = centers.members(self._assigned, k, self.clustering(k).moves)
+        rows = centers.final_centers(self._assigned, k, self.clustering(k).moves)
         return self.space.write(
             centers_name(self.space.experiment, self.modality, k),
             rows,
@@ -74,30 +74,33 @@ class CenterBuilder:
             k: max(k, min(centers.SAMPLE_PER_CENTER * k, max_sample)) / self._num_vectors
             for k in self.space.experiment.all_num_centers()
         }
-        items, vectors = sampled(
+        items, vectors = sample_vectors(
             self.space.spark,
             self._vectors,
             self.space.num_items,
             max(shares.values()),
             self.space.num_tasks,
         )
-        return {k: centers.trained(vectors[chosen(items, share)], k) for k, share in shares.items()}
+        return {
+            k: centers.train_centroids(vectors[in_sample(items, share)], k)
+            for k, share in shares.items()
+        }
 
     @cached_property
     def _assigned(self) -> DataFrame:
         """The nearest centroid of each item, for every k."""
         space = self.space
-        rows = centers.assigned(
+        rows = centers.assign_centers(
             space.spark, self._vectors, self._trained, self.space.num_items, space.num_tasks
         )
         return materialize(rows)
 
     def _clustering(self, k: int) -> Clustering:
         """Fill each empty center with an item that is far from its own center."""
-        centroids, sizes = self._trained[k].copy(), centers.sizes(self._assigned, k)
+        centroids, sizes = self._trained[k].copy(), centers.center_sizes(self._assigned, k)
         if (sizes > 0).all():
             return Clustering(centroids, {}, sizes)
-        far = centers.farthest(self._assigned, k)
+        far = centers.farthest_items(self._assigned, k)
         moves = centers.moves_to_empty(sizes, far)
         center_of = {item: center for item, center, _ in far}
         for item, empty in moves.items():

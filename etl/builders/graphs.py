@@ -6,7 +6,7 @@ from functools import partial
 from etl.builders.workspace import Workspace
 from etl.graph import cells, neighbors, propagation, recall
 from etl.graph.neighbor_lists import write_lists
-from etl.graph.unit_vectors import UnitVectors, chosen, sampled
+from etl.graph.unit_vectors import UnitVectors, in_sample, sample_vectors
 from etl.spark.table_io import range_width
 from etl.spark.vector_table import ItemTable, VectorTable
 from mdsrec import files, schema, tables
@@ -43,20 +43,20 @@ class GraphBuilder:
             if self.config.normalize == "symmetric":
                 self._write_spans(product.degrees, scratch)
                 degrees = VectorTable(ItemTable.uncommitted(scratch, schema.FEATURES), 1)
-            rows_between = partial(product.rows, self.config.normalize, degrees)
-            rows = self._write_spans(rows_between, version)
+            read_rows = partial(product.rows, self.config.normalize, degrees)
+            rows = self._write_spans(read_rows, version)
         finally:
             files.delete_folder(scratch)
         counters = {"width": vectors.width, "items": rows}
         return tables.commit(uri, version, self.space.recipes[name], rows, counters)
 
-    def _write_spans(self, rows_between: propagation.BetweenItems, version: str) -> int:
+    def _write_spans(self, read_rows: propagation.ReadRows, version: str) -> int:
         pairs = self.space.manifest(cooccurrence_name(self.space.experiment)).rows
         span = propagation.span_size(
             self.space.vectors(self.modality).width, pairs, self.space.num_items
         )
         return propagation.write_rows(
-            self.space.spark, rows_between, self.space.num_items, span, version
+            self.space.spark, read_rows, self.space.num_items, span, version
         )
 
     def build_neighbors(self, mu: float) -> Manifest:
@@ -90,37 +90,39 @@ class GraphBuilder:
         space, spark, tasks = self.space, self.space.spark, self.space.num_tasks
         num_vectors = space.manifest(features_name(self.modality)).rows
         count = min(self.config.max_neighbors, num_vectors - 1)
-        wanted = cells.wanted_cells(num_vectors)
+        num_cells = cells.target_num_cells(num_vectors)
         max_sample = max(1, SAMPLE_BYTES // (4 * vectors.width))
-        share = min(max_sample, max(recall.SAMPLE, wanted * cells.SAMPLE_PER_CELL)) / num_vectors
-        items, sample = sampled(spark, vectors, self.space.num_items, share, tasks)
-        centroids = cells.trained(sample, wanted)
-        filed = cells.filed(spark, vectors, self.space.num_items, centroids, scratch, tasks)
-        few = chosen(items, recall.SAMPLE / num_vectors)
-        truth = recall.exact_neighbors(spark, filed, items[few], sample[few], count, tasks)
+        share = min(max_sample, max(recall.SAMPLE, num_cells * cells.SAMPLE_PER_CELL)) / num_vectors
+        items, sample = sample_vectors(spark, vectors, self.space.num_items, share, tasks)
+        centroids = cells.train_centroids(sample, num_cells)
+        stored = cells.write_cells(spark, vectors, self.space.num_items, centroids, scratch, tasks)
+        few = in_sample(items, recall.SAMPLE / num_vectors)
+        exact_sample = recall.search_exactly(spark, stored, items[few], sample[few], count, tasks)
         exact = self.config.search == "exact" or num_vectors <= EXACT_UP_TO
-        overlap = len(filed) if exact else self._overlap(name, truth, len(filed))
+        overlap = len(stored) if exact else self._overlap(name, exact_sample, len(stored))
         rows_per_file = min(space.experiment.spark.rows_per_file, FILE_BYTES // (8 * count))
         width = range_width(self.space.num_items, rows_per_file)
-        packed = neighbors.neighbors(spark, neighbors.Search(filed, count, overlap), width, tasks)
+        packed = neighbors.find_neighbors(
+            spark, neighbors.Search(stored, count, overlap), width, tasks
+        )
         parts = -(-self.space.num_items // width)
-        written = write_lists(packed, parts, count, truth, version)
+        written = write_lists(packed, parts, count, exact_sample, version)
         log.info("%s: recall@%d %.4f on %d items", name, count, written.recall, few.sum())
         self._check_recall(name, written.recall)
         return {
             "items": num_vectors,
             "neighbors": count,
-            "cells": len(filed),
+            "cells": len(stored),
             "overlap": overlap,
             "recall": round(written.recall, 4),
             "lists_cut_short": written.lists_cut_short,
         }
 
-    def _overlap(self, name: str, truth: recall.Truth, num_cells: int) -> int:
+    def _overlap(self, name: str, sample: recall.ExactSample, num_cells: int) -> int:
         """Return how many of the nearest cells to search for each item."""
         config = self.config
-        overlap = recall.chosen_overlap(
-            truth, num_cells, config.min_recall, config.max_overlap, name
+        overlap = recall.choose_overlap(
+            sample, num_cells, config.min_recall, config.max_overlap, name
         )
         log.info("%s: search %d of %d cells per item", name, overlap, num_cells)
         return overlap

@@ -1,1 +1,1 @@
-"""What connects items: co-occurrence, neighbours, interest centres (Eq. 1-5, 10)."""
+"""Relations between items: co-occurrence, neighbors and interest centers (Eq. 1-5, 10)."""

@@ -1,11 +1,11 @@
-"""O of Eq. 1-2: for every pair of items, the sum of 1/(q-p) over users and positions p < q that
-hold the two.
+"""The co-occurrence matrix O (Eq. 1-2): the sum of 1/(q-p) over users and positions p < q.
 
-Only the training part of a sequence counts. Tasks make pairs from histories and cut them, in both
-directions, into parts: ranges of (item, other) that hold about as many pairs each. A shuffle brings
-a part's pairs together as a few large values, not as rows; one task sorts and sums them and writes
-its rows. Parts follow from the data alone, so any partitioning gives the same bits in the same
-files.
+An entry belongs to the items at p and q. Only the training part of a sequence counts.
+
+Tasks make pairs from histories and divide them, in both directions, into parts: ranges of keys
+(item, other) with about the same number of pairs. A shuffle moves the pairs of a part as a few
+large values, not as rows. One task then sorts and sums them and writes the part's rows. Parts
+depend only on the data, so any partitioning gives the same bits in the same files.
 """
 
 import logging
@@ -24,76 +24,79 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from etl.graph.pairs import (
-    PART,
-    PIECE,
+    ENDS_PER_PART,
+    EVENTS_PER_PIECE,
     Histories,
-    Ints,
     Parts,
     SumOverflowError,
     Weighting,
-    by_part,
-    emitted,
-    ends_of_pairs,
-    flushed,
+    count_ends,
+    make_pairs,
+    merge_blocks,
     part_bounds,
-    totals,
+    split_by_part,
+    sum_weights,
 )
 from etl.spark.part_files import write_part_file
 from etl.spark.session import num_partitions
 from mdsrec import schema
+from mdsrec.arrays import Ints
 from mdsrec.errors import InputError
 
 log = logging.getLogger("etl")
 
-EVENTS = 1 << 20  # of histories that are worked on together
-BUCKETS = 1 << 14  # ranges of items whose pairs are counted to cut the parts
-COUNTS = "what string, number int, count long"
+EVENTS_PER_BATCH = 1 << 20
+MAX_RANGES = 1 << 14  # of items, whose ends are counted to divide the keys into parts
+COUNTS = "kind string, number int, count long"
 
 Batches = Iterator[pa.RecordBatch]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What is known of the histories before pairs are made: how many have how many events, and of
-    how many pairs the events of each range of `width` items are ends.
-    """
+class HistoryStatistics:
+    """What is known of the histories before pairs are made."""
 
-    histories: dict[int, int]  # by number of events
-    ends: Ints
+    num_histories: dict[int, int]  # by number of events
+    ends: Ints  # of pairs, for each range of `width` items
     width: int
 
     def reach(self, weighting: Weighting) -> int:
-        """The highest distance of a pair that counts."""
-        return weighting.reach(max(self.histories, default=0))
+        """Return the largest distance of a pair that counts."""
+        return weighting.reach(max(self.num_histories, default=0))
 
     def weight(self, weighting: Weighting) -> float:
-        """Of all pairs, those of an item with itself included: there are some only if
-        sequences.repeats is keep.
+        """Return the weight of all pairs.
+
+        It includes pairs of an item with itself, which exist only if sequences.repeats is keep.
         """
         return math.fsum(
-            count * weighting.total(events) for events, count in self.histories.items()
+            count * weighting.total(events) for events, count in self.num_histories.items()
         )
 
 
-def shape_of(training: DataFrame, num_items: int, max_distance: int | None) -> Shape:
-    """By one pass. BUCKETS numbers reach the driver, and as many as there are different lengths: at
-    most sqrt(2 * events).
+def measure_histories(
+    training: DataFrame, num_items: int, max_distance: int | None
+) -> HistoryStatistics:
+    """Count histories and ends in one pass.
+
+    The driver gets at most MAX_RANGES numbers, and one for each length of a history: at most
+    sqrt(2 * events) lengths differ.
     """
-    width = -(-num_items // BUCKETS)
-    num_buckets = -(-num_items // width)
-    ends = np.zeros(num_buckets, np.int64)
-    histories = {}
+    width = -(-num_items // MAX_RANGES)
+    num_ranges = -(-num_items // width)
+    ends = np.zeros(num_ranges, np.int64)
+    num_histories = {}
     counts = (
-        training.mapInArrow(partial(_counts, width, num_buckets, max_distance), COUNTS)
-        .groupBy("what", "number")
+        training.mapInArrow(partial(_count, width, num_ranges, max_distance), COUNTS)
+        .groupBy("kind", "number")
         .agg(F.sum("count").alias("count"))
     )
     for row in sorted(counts.collect()):
-        if row.what == "events":
-            histories[row.number] = row["count"]
+        if row.kind == "events":
+            num_histories[row.number] = row["count"]
         else:
             ends[row.number] = row["count"]
-    return Shape(histories, ends, width)
+    return HistoryStatistics(num_histories, ends, width)
 
 
 def write_cooccurrence(
@@ -102,20 +105,20 @@ def write_cooccurrence(
     weighting: Weighting,
     version_uri: str,
     rows_per_file: int,
-    part_size: int = PART,
+    part_size: int = ENDS_PER_PART,
 ) -> tuple[int, dict[str, Any]]:
-    """Write O as Parquet files below `version_uri`; their rows, and counters: `pairs` of events,
-    the weight kept and lost by max_distance.
+    """Write O as Parquet files below `version_uri` -> the number of rows, and counters.
 
-    `training` is (items).
+    `training` is (items). Counters are `pairs` of events, and the weight kept and lost by
+    max_distance.
     """
-    shape = shape_of(training, num_items, weighting.max_distance)
-    reach = shape.reach(weighting)
-    parts = part_bounds(shape.ends, shape.width, num_items, reach.bit_length(), part_size)
+    statistics = measure_histories(training, num_items, weighting.max_distance)
+    reach = statistics.reach(weighting)
+    parts = part_bounds(statistics.ends, statistics.width, num_items, reach.bit_length(), part_size)
     make = partial(_packed_pairs, num_items, reach, parts)
     write = partial(_write_sums, num_items, weighting, reach, parts, version_uri, rows_per_file)
     written = (
-        in_pieces(training, reach)
+        split_histories(training, reach)
         .repartition(num_partitions(training.sparkSession))
         .mapInArrow(make, "part int, pairs binary")
         .repartitionById(len(parts.bounds) - 1, "part")
@@ -126,53 +129,57 @@ def write_cooccurrence(
     assert written is not None
     if not written.rows:
         write_part_file(version_uri, "part-00000-000", schema.COOCCURRENCE.empty_table())
-    return written.rows or 0, {"pairs": (written.ends or 0) // 2, **_weights(shape, weighting)}
+    counters = {"pairs": (written.ends or 0) // 2, **_weight_counters(statistics, weighting)}
+    return written.rows or 0, counters
 
 
-def _weights(shape: Shape, weighting: Weighting) -> dict[str, float]:
-    whole = shape.weight(Weighting(weighting.distance))
-    kept = shape.weight(weighting)
-    lost = whole - kept
-    share = lost / whole if whole else 0.0
+def _weight_counters(statistics: HistoryStatistics, weighting: Weighting) -> dict[str, float]:
+    total = statistics.weight(Weighting(weighting.distance))
+    kept = statistics.weight(weighting)
+    lost = total - kept
+    share = lost / total if total else 0.0
     if weighting.max_distance is not None:
         setting = f"graph.max_distance = {weighting.max_distance}"
         log.info("%s leaves out %.3g%% of all weight (%.6g)", setting, 100 * share, lost)
     return {"kept_weight": kept, "lost_weight": lost, "lost_share": share}
 
 
-def in_pieces(training: DataFrame, reach: int) -> DataFrame:
-    """DataFrame(items): a history of more than PIECE events several times, each time PIECE events
-    later, so that tasks share its pairs. A row's pairs begin with its first PIECE events.
+def split_histories(training: DataFrame, reach: int) -> DataFrame:
+    """Split long histories -> DataFrame(items), so that several tasks share their pairs.
+
+    Each row starts EVENTS_PER_PIECE events after the previous one and ends `reach` events later
+    than its piece, so it holds all pairs that begin in its piece.
     """
     last = F.greatest(F.size("items") - 1, F.lit(0))
-    starts = F.sequence(F.lit(0), last, F.lit(PIECE))
+    starts = F.sequence(F.lit(0), last, F.lit(EVENTS_PER_PIECE))
     return training.select("items", F.explode(starts).alias("start")).select(
-        F.slice("items", F.col("start") + 1, F.lit(PIECE + reach)).alias("items")
+        F.slice("items", F.col("start") + 1, F.lit(EVENTS_PER_PIECE + reach)).alias("items")
     )
 
 
-def _counts(width: int, num_buckets: int, max_distance: int | None, batches: Batches) -> Batches:
-    by_bucket = np.zeros(num_buckets, np.int64)
+def _count(width: int, num_ranges: int, max_distance: int | None, batches: Batches) -> Batches:
+    """Yield the ends by range of items, and the histories by number of events."""
+    by_range = np.zeros(num_ranges, np.int64)
     by_events: Counter[int] = Counter()
     for histories in _histories(batches):
-        ends = ends_of_pairs(histories, max_distance)
-        found = np.bincount(histories.items // width, ends, minlength=num_buckets)
-        by_bucket += found.astype(np.int64)
+        ends = count_ends(histories, max_distance)
+        added = np.bincount(histories.items // width, ends, minlength=num_ranges)
+        by_range += added.astype(np.int64)
         by_events.update(histories.lengths.tolist())
-    buckets = np.flatnonzero(by_bucket)
+    ranges = np.flatnonzero(by_range)
     yield pa.RecordBatch.from_pydict(
         {
-            "what": ["ends"] * len(buckets) + ["events"] * len(by_events),
-            "number": pa.array([*buckets.tolist(), *by_events], pa.int32()),
-            "count": pa.array([*by_bucket[buckets].tolist(), *by_events.values()], pa.int64()),
+            "kind": ["ends"] * len(ranges) + ["events"] * len(by_events),
+            "number": pa.array([*ranges.tolist(), *by_events], pa.int32()),
+            "count": pa.array([*by_range[ranges].tolist(), *by_events.values()], pa.int64()),
         }
     )
 
 
 def _packed_pairs(num_items: int, reach: int, parts: Parts, batches: Batches) -> Batches:
-    blocks = (block for histories in _histories(batches) for block in emitted(histories, reach))
-    for pairs in flushed(blocks):
-        numbers, packed = zip(*by_part(pairs, num_items, parts), strict=True)
+    blocks = (block for histories in _histories(batches) for block in make_pairs(histories, reach))
+    for pairs in merge_blocks(blocks):
+        numbers, packed = zip(*split_by_part(pairs, num_items, parts), strict=True)
         yield pa.RecordBatch.from_pydict(
             {
                 "part": pa.array(numbers, pa.int32()),
@@ -190,7 +197,7 @@ def _write_sums(
     rows_per_file: int,
     batches: Batches,
 ) -> Batches:
-    """All pairs of one part, or of none."""
+    """Sum the pairs of a task, which all belong to one part, and write its rows."""
     part, ends = -1, 0
 
     def packed() -> Iterator[Ints]:
@@ -203,11 +210,11 @@ def _write_sums(
                 yield pairs
 
     try:
-        sums = totals(packed(), parts.bits, weighting.table(reach))
+        sums = sum_weights(packed(), parts.bits, weighting.table(reach))
     except SumOverflowError as error:
         item, other = divmod(int(parts.bounds[part]) + error.key, num_items)
         raise InputError(
-            f"items {item} and {other} meet too often, their weight passes "
+            f"items {item} and {other} co-occur too often: their weight exceeds "
             f"{2**63 // weighting.scale:,}: "
             'set graph.max_distance or sequences.repeats = "first"'
         ) from None
@@ -225,12 +232,12 @@ def _write_sums(
 
 
 def _histories(batches: Batches) -> Iterator[Histories]:
-    """About EVENTS events at a time, however long the histories of a batch are."""
+    """Yield about EVENTS_PER_BATCH events at a time, however long the histories of a batch are."""
     for batch in batches:
         lists = batch.column("items")
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
         before = np.cumsum(lengths) - lengths
-        first = np.flatnonzero(np.diff(before // EVENTS, prepend=-1)).tolist()
+        first = np.flatnonzero(np.diff(before // EVENTS_PER_BATCH, prepend=-1)).tolist()
         for start, stop in pairwise([*first, len(lengths)]):
             items = lists.slice(start, stop - start).flatten().to_numpy()
             yield Histories(items, lengths[start:stop])

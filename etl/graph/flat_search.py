@@ -1,7 +1,7 @@
-"""Flat inner-product search and k-means inside a task.
+"""Exact inner-product search and k-means inside a task.
 
-On a GPU faiss searches. On a CPU one matrix product and a selection are twice as fast as faiss's
-flat index where, as in cells, few queries meet a thousand rows.
+On a GPU the search is that of faiss. On a CPU it is a matrix product and a selection: in cells,
+where a few queries meet a thousand rows, this takes half the time of faiss's flat index.
 """
 
 import logging
@@ -16,41 +16,45 @@ from etl.spark.vector_table import Vectors
 from mdsrec.arrays import Ints
 
 SEED = 0
-MOST_ON_GPU = 2048  # rows that faiss selects there
-PRODUCT_BYTES = 64 << 20  # of the products that are made at a time
+MAX_GPU_COUNT = 2048  # results per query that faiss supports on a GPU
+PRODUCT_BYTES = 64 << 20  # of the products in memory at a time
 GPU_SCRATCH_BYTES = 256 << 20
 
 
-def nearest(queries: Vectors, rows: Vectors, count: int) -> tuple[Vectors, Ints]:
-    """The `count` rows of highest inner product with each query: products and row numbers, both
-    [queries, min(count, rows)], best first.
+def nearest_rows(queries: Vectors, rows: Vectors, count: int) -> tuple[Vectors, Ints]:
+    """Return the inner products and numbers of the `count` rows most similar to each query.
+
+    Both are [queries, min(count, rows)], best first.
     """
     count = min(count, len(rows))
     faiss = _faiss()
-    if (gpus := faiss.get_num_gpus()) and count <= MOST_ON_GPU:
-        on = {"metric": faiss.METRIC_INNER_PRODUCT, "device": gpu_of_task(gpus)}
-        return faiss.knn_gpu(_gpu(), queries, rows, count, **on)  # type: ignore[no-any-return]
+    if (num_gpus := faiss.get_num_gpus()) and count <= MAX_GPU_COUNT:
+        options = {"metric": faiss.METRIC_INNER_PRODUCT, "device": gpu_of_task(num_gpus)}
+        return faiss.knn_gpu(  # type: ignore[no-any-return]
+            _gpu_resources(), queries, rows, count, **options
+        )
     products = np.empty((len(queries), count), np.float32)
     numbers = np.empty((len(queries), count), np.int64)
     for first, last in block_ranges(len(queries), max(1, PRODUCT_BYTES // (4 * len(rows)))):
-        found = queries[first:last] @ rows.T
-        best = _places_of_best(found, count)
-        values = np.take_along_axis(found, best, 1)
+        all_products = queries[first:last] @ rows.T
+        best = _largest_positions(all_products, count)
+        values = np.take_along_axis(all_products, best, 1)
         order = np.argsort(-values, axis=1, kind="stable")
         products[first:last] = np.take_along_axis(values, order, 1)
         numbers[first:last] = np.take_along_axis(best, order, 1)
     return products, numbers
 
 
-def _places_of_best(products: Vectors, count: int) -> Ints:
+def _largest_positions(products: Vectors, count: int) -> Ints:
+    """Return the columns of the `count` largest products of each row, in no order."""
     if count == 1:
         return np.asarray(products.argmax(axis=1))[:, None]
-    beaten = products.shape[1] - count
-    return np.argpartition(products, beaten, axis=1)[:, beaten:]
+    num_others = products.shape[1] - count
+    return np.argpartition(products, num_others, axis=1)[:, num_others:]
 
 
 def kmeans(rows: Vectors, k: int, iterations: int, spherical: bool = False) -> Vectors:
-    """Centroids [k, d] of all the rows: one thread and one seed, so the same every time."""
+    """Return k centroids [k, d] of the rows, the same in every run: one thread and one seed."""
     clustering = _faiss().Kmeans(
         rows.shape[1],
         k,
@@ -66,7 +70,7 @@ def kmeans(rows: Vectors, k: int, iterations: int, spherical: bool = False) -> V
 
 @cache
 def _faiss() -> Any:
-    """faiss on one thread: tasks are what runs in parallel."""
+    """Import faiss with one thread, as parallelism comes from Spark's tasks."""
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     import faiss
 
@@ -75,7 +79,7 @@ def _faiss() -> Any:
 
 
 @cache
-def _gpu() -> Any:
+def _gpu_resources() -> Any:
     resources = _faiss().StandardGpuResources()
     resources.setTempMemory(GPU_SCRATCH_BYTES)
     return resources

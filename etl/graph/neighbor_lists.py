@@ -1,4 +1,4 @@
-"""The neighbours table from packed lists: each part written by one task, recall measured on it."""
+"""The neighbors table: one task writes each part from packed lists, and measures its recall."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,53 +8,53 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from etl.graph.recall import Truth, hits
+from etl.graph.recall import ExactSample, count_hits
 from etl.spark.part_files import write_part_file
 from mdsrec.schema import NEIGHBORS
 
-WRITTEN = "lists_cut_short long, found long, sampled long"
+COUNTS = "lists_cut_short long, found long, sampled long"
 
 
 @dataclass(frozen=True)
-class Written:
+class ListStatistics:
     lists_cut_short: int  # items whose cells hold fewer than H others
     recall: float
 
 
 def write_lists(
-    packed: DataFrame, num_parts: int, count: int, truth: Truth, version: str
-) -> Written:
-    """Write the lists of `neighbors.neighbors` as parts under `version`."""
-    write = partial(_write_parts, count, truth, version)
-    parts = packed.repartitionById(num_parts, "part").mapInArrow(write, WRITTEN).collect()
-    short, found, sampled = (sum(column) for column in zip(*parts, strict=True))
-    return Written(short, found / sampled)
+    packed: DataFrame, num_parts: int, count: int, sample: ExactSample, version: str
+) -> ListStatistics:
+    """Write the lists of `neighbors.find_neighbors` as files below `version`."""
+    write = partial(_write_part, count, sample, version)
+    counts = packed.repartitionById(num_parts, "part").mapInArrow(write, COUNTS).collect()
+    short, found, sampled = (sum(column) for column in zip(*counts, strict=True))
+    return ListStatistics(short, found / sampled)
 
 
-def _write_parts(
-    count: int, truth: Truth, version: str, batches: Iterator[pa.RecordBatch]
+def _write_part(
+    count: int, sample: ExactSample, version: str, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """All rows of a task are of one part."""
-    blobs = [row for batch in batches for row in batch.to_pylist()]
-    if not blobs:
+    """Write the rows of a task, which all belong to one part."""
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    if not rows:
         return
-    items = np.concatenate([np.frombuffer(row["items"], np.int32) for row in blobs])
+    items = np.concatenate([np.frombuffer(row["items"], np.int32) for row in rows])
     order = np.argsort(items)
     items = items[order]
     lists, similarities = (
-        np.concatenate([np.frombuffer(row[name], kind).reshape(-1, count) for row in blobs])[order]
+        np.concatenate([np.frombuffer(row[name], kind).reshape(-1, count) for row in rows])[order]
         for name, kind in (("neighbors", np.int32), ("similarities", np.float32))
     )
-    there = lists >= 0
-    ends = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
+    present = lists >= 0
+    ends = np.concatenate([[0], np.cumsum(present.sum(axis=1))]).astype(np.int32)
     columns = [
         pa.array(items),
-        pa.ListArray.from_arrays(ends, pa.array(lists[there])),
-        pa.ListArray.from_arrays(ends, pa.array(similarities[there])),
+        pa.ListArray.from_arrays(ends, pa.array(lists[present])),
+        pa.ListArray.from_arrays(ends, pa.array(similarities[present])),
     ]
-    name = f"part-{blobs[0]['part']:05d}"
+    name = f"part-{rows[0]['part']:05d}"
     write_part_file(version, name, pa.Table.from_arrays(columns, schema=NEIGHBORS))
-    found, sampled = hits(truth, items, similarities)
-    row = [int((~there[:, -1]).sum()), found, sampled]
+    found, sampled = count_hits(sample, items, similarities)
+    counts = [int((~present[:, -1]).sum()), found, sampled]
     names = ["lists_cut_short", "found", "sampled"]
-    yield pa.RecordBatch.from_arrays([pa.array([value], pa.int64()) for value in row], names)
+    yield pa.RecordBatch.from_arrays([pa.array([value], pa.int64()) for value in counts], names)

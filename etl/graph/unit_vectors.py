@@ -1,4 +1,4 @@
-"""Ebar of Eq. 3 in rows of length 1: what the cosines of Eq. 4 are taken of."""
+"""Rows of Ebar (Eq. 3) scaled to length 1, whose inner products are the cosines of Eq. 4."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from pyspark.sql import SparkSession
 
 from etl.spark.blocks import block_ranges, block_size, map_blocks
 from etl.spark.vector_table import Vectors, VectorTable
-from mdsrec.arrays import Ints
+from mdsrec.arrays import Floats, Ints
 
-SPREAD = 2_654_435_761  # Knuth's multiplier: consecutive ids lie far apart modulo 2^32
+HASH_MULTIPLIER = 2_654_435_761  # Knuth's: scatters consecutive ids modulo 2^32
 SAMPLED = "items binary, vectors binary"
 
 
@@ -22,7 +22,7 @@ class UnitVectors:
     """Ebar = E + mu N(O) E, each row divided by its length."""
 
     features: VectorTable
-    propagated: VectorTable | None  # none for mu = 0
+    propagated: VectorTable | None  # None for mu = 0
     mu: float
 
     @property
@@ -30,48 +30,51 @@ class UnitVectors:
         return self.features.width
 
     def read(self, first: int, last: int) -> tuple[Ints, Vectors]:
-        """Items first <= item < last that have the modality, and their rows."""
+        """Return the items of [first, last) that have the modality, and their rows."""
         items, vectors = self.features.read(first, last)
         Ebar = vectors.astype(np.float64)
         if self.propagated is not None:
-            met, moved = self.propagated.read(first, last)
-            Ebar[np.searchsorted(items, met)] += self.mu * moved.astype(np.float64)
+            changed, propagated = self.propagated.read(first, last)
+            Ebar[np.searchsorted(items, changed)] += self.mu * propagated.astype(np.float64)
         return items, unit_rows(Ebar).astype(np.float32)
 
 
-def unit_rows(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Rows of length 1; a row of zeros stays, its cosine with anything is 0."""
+def unit_rows(rows: Floats) -> Floats:
+    """Divide each row by its length; a row of zeros stays, so its cosines are 0."""
     norm = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
     return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0))
 
 
-def sampled(
+def sample_vectors(
     spark: SparkSession,
     table: VectorTable | UnitVectors,
     num_items: int,
     share: float,
     num_tasks: int,
 ) -> tuple[Ints, Vectors]:
-    """About `share` of the rows, by a hash of the item: the same for any partitioning."""
+    """Return about `share` of the items and their vectors, the same for any partitioning."""
     blocks = list(block_ranges(num_items, block_size(table.width)))
     sample = partial(_sample_block, table, blocks, share)
     rows = map_blocks(spark, len(blocks), sample, SAMPLED, num_tasks).toArrow()
     items = [np.frombuffer(part.as_buffer(), np.int64) for part in rows.column("items")]
     vectors = [np.frombuffer(part.as_buffer(), np.float32) for part in rows.column("vectors")]
-    found, matrix = np.concatenate(items), np.concatenate(vectors).reshape(-1, table.width)
-    order = np.argsort(found)
-    return found[order], matrix[order]
+    all_items, matrix = np.concatenate(items), np.concatenate(vectors).reshape(-1, table.width)
+    order = np.argsort(all_items)
+    return all_items[order], matrix[order]
 
 
-def chosen(items: Ints, share: float) -> npt.NDArray[np.bool_]:
-    """Whether each item is in a sample of `share`; a larger share only adds items."""
-    return (items * SPREAD) % 2**32 < share * 2**32
+def in_sample(items: Ints, share: float) -> npt.NDArray[np.bool_]:
+    """Return True for the items in a sample of `share`, chosen by a hash of their ids.
+
+    A larger share contains the smaller ones.
+    """
+    return (items * HASH_MULTIPLIER) % 2**32 < share * 2**32
 
 
 def _sample_block(
     table: VectorTable | UnitVectors, blocks: list[tuple[int, int]], share: float, number: int
 ) -> Iterator[pa.RecordBatch]:
     items, vectors = table.read(*blocks[number])
-    kept = chosen(items, share)
-    row = {"items": [items[kept].tobytes()], "vectors": [vectors[kept].tobytes()]}
+    sampled = in_sample(items, share)
+    row = {"items": [items[sampled].tobytes()], "vectors": [vectors[sampled].tobytes()]}
     yield pa.RecordBatch.from_pydict(row)
