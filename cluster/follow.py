@@ -15,7 +15,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from mdsrec.errors import InputError
 
 RECONNECT_AFTER = 60  # seconds without output
-UNREACHABLE_AFTER = 600  # seconds without a connection; then this process ends, the job goes on
+UNREACHABLE_AFTER = 600  # seconds without a connection; only this process ends, not the job
 RETRY_INTERVAL = 1  # seconds
 TAIL_LENGTH = 20_000  # last characters of the log, searched for the cause of a failure
 CONNECTION_ERRORS = (

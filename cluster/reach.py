@@ -30,7 +30,7 @@ class SharedRoot:
 
             content = files.read_bytes(f"{self.folder}/driver")
             if content != self.marker.encode():
-                return "does not hold what the driver wrote there"
+                return "does not contain the file that the driver wrote"
             files.write_bytes(f"{self.folder}/{node}", self.marker.encode())
         except Exception as error:
             return f"cannot be used: {' '.join(str(error).split())}"
@@ -41,7 +41,11 @@ class SharedRoot:
         from mdsrec import files
 
         content = files.read_bytes(f"{self.folder}/{node}")
-        return "" if content == self.marker.encode() else "does not show what the node wrote there"
+        return (
+            ""
+            if content == self.marker.encode()
+            else "does not show the driver the file that the node wrote"
+        )
 
     def delete(self) -> None:
         from mdsrec import files

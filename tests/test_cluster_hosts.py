@@ -136,7 +136,7 @@ def test_the_preflight_reports_each_failure_of_a_host(folder: Path, cluster: lis
     failures = [line for line in output.splitlines() if line.startswith("preflight: ")]
     beginnings = [
         f"{first.name} ({first.address}): torch 2.12.0, the driver has ",
-        f"{first.name} ({first.address}): root {root} does not hold what the driver wrote",
+        f"{first.name} ({first.address}): root {root} does not contain the file that the driver ",
         f"{second.name} ({second.address}): faiss cannot be imported (ModuleNotFoundError: ",
         f"{second.name} ({second.address}): root {root} cannot be used: ",
         "train.num_workers = 3 of 0.9 CPUs each, the cluster of 3 nodes and 2 CPUs holds 2",

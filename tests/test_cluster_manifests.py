@@ -271,8 +271,8 @@ def test_both_targets_install_with_the_constraints_and_do_not_run_as_root() -> N
 def test_the_image_contains_every_package_and_only_listed_files() -> None:
     first, *others = (CLUSTER / "Dockerfile.dockerignore").read_text().split()
     assert first == "*"
-    kept = {line.removeprefix("!") for line in others if line.startswith("!")}
+    included = {line.removeprefix("!") for line in others if line.startswith("!")}
     packages = {path.parent.name for path in ROOT.glob("*/__main__.py")} - {"benchmarks"}
-    assert packages | {"mdsrec", "configs", "constraints.txt", "pyproject.toml"} <= kept
-    assert all((ROOT / name).exists() for name in kept)
-    assert not kept & {"data", "artifacts", "shared", ".git", ".venv"}
+    assert packages | {"mdsrec", "configs", "constraints.txt", "pyproject.toml"} <= included
+    assert all((ROOT / name).exists() for name in included)
+    assert not included & {"data", "artifacts", "shared", ".git", ".venv"}

@@ -84,10 +84,12 @@ def test_a_root_is_shared_if_driver_and_node_read_each_others_marker(tmp_path):
     shared = reach.SharedRoot(str(tmp_path / "root"))
     shared.write_marker()
     assert shared.check_from_node("node") == "" == shared.check_from_driver("node")
-    assert shared.check_from_driver("other") == "does not show what the node wrote there"
+    assert (
+        shared.check_from_driver("other") == "does not show the driver the file that the node wrote"
+    )
     shared.delete()
     assert list((tmp_path / "root").iterdir()) == []
-    assert shared.check_from_node("node") == "does not hold what the driver wrote there"
+    assert shared.check_from_node("node") == "does not contain the file that the driver wrote"
     (tmp_path / "file").write_text("")
     not_a_folder = reach.SharedRoot(str(tmp_path / "file"))
     assert not_a_folder.check_from_node("node").startswith("cannot be used: ")

@@ -109,9 +109,9 @@ def test_a_range_of_a_table_has_the_rows_of_that_range(world):
     ends = [(int(whole[place]), int(whole[place]) + 1) for place in (0, 249, 250, -1)]  # of files
     for first, last in [(0, 1), (300, 300), (590, 10_000), (100, 500), *ends]:
         items, rows = features.read(first, last)
-        kept = (whole >= first) & (whole < last)
-        np.testing.assert_array_equal(items, whole[kept])
-        np.testing.assert_array_equal(rows, vectors[kept])
+        inside = (whole >= first) & (whole < last)
+        np.testing.assert_array_equal(items, whole[inside])
+        np.testing.assert_array_equal(rows, vectors[inside])
 
 
 def test_an_empty_table_has_no_rows(tmp_path):

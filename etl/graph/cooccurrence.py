@@ -54,7 +54,7 @@ Batches = Iterator[pa.RecordBatch]
 
 @dataclass(frozen=True)
 class HistoryStatistics:
-    """What is known of the histories before pairs are made."""
+    """Statistics of the histories, collected before pairs are made."""
 
     num_histories: dict[int, int]  # by number of events
     ends: Ints  # of pairs, for each range of `width` items

@@ -68,20 +68,20 @@ def neighbors_of_shard(search: Search, queries: CellShard) -> tuple[Ints, Ints, 
 
 
 def nearest_items(search: Search, vectors: Vectors, num_candidates: int) -> tuple[Ints, Floats]:
-    """Return the count + 1 items with the highest cosine for each vector, and the cosines.
+    """Return the `search.count` + 1 items with the highest cosine for each vector, and the cosines.
 
     The item itself is among them. -1 and -inf fill a list whose cells hold fewer.
     """
     num_vectors, d = vectors.shape
-    kept = search.count + 1
-    items = np.full((num_vectors, kept), -1, np.int64)
-    cosines = np.full((num_vectors, kept), -np.inf)
+    count = search.count + 1
+    items = np.full((num_vectors, count), -1, np.int64)
+    cosines = np.full((num_vectors, count), -np.inf)
     margin = 2 * (d + 2) * 2.0**-24  # above the float32 error of two cosines
     unsettled = []
-    batch = max(1, QUERIES_PER_BATCH * (kept + SPARE_CANDIDATES) // num_candidates)
+    batch = max(1, QUERIES_PER_BATCH * (count + SPARE_CANDIDATES) // num_candidates)
     for first, last in block_ranges(num_vectors, batch):
         candidates = propose_candidates(search, vectors[first:last], num_candidates)
-        rescored = rescore(search.cells, candidates, vectors[first:last], kept)
+        rescored = rescore(search.cells, candidates, vectors[first:last], count)
         items[first:last], cosines[first:last] = rescored
         limit = candidates.products.min(axis=1) + margin  # no other row has a higher cosine
         unsettled.append(first + np.flatnonzero(cosines[first:last, -1] <= limit))
@@ -128,11 +128,12 @@ def _merge(best: Candidates, queries: Ints, products: Vectors, shard: Ints, row:
 
 
 def rescore(
-    cells: Cells, candidates: Candidates, vectors: Vectors, kept: int
+    cells: Cells, candidates: Candidates, vectors: Vectors, count: int
 ) -> tuple[Ints, Floats]:
-    """Return the `kept` items of highest cosine in float64, ties by item; -1 and -inf fill up.
+    """Return the `count` items of highest cosine in float64, ties by item; -1 and -inf fill up.
 
-    A candidate row is shared by all items with the same vector; the lowest `kept` of these count.
+    A candidate row is shared by all items with the same vector; of these only the
+    lowest `count` are compared.
     """
     found = []
     for position, (cell, number) in enumerate(candidates.shards):
@@ -142,10 +143,10 @@ def rescore(
             continue
         shard = cells.shard(cell, number)
         row = candidates.row[query, column]
-        entry, item = shard.items_of(row, kept)
+        entry, item = shard.items_of(row, count)
         found.append((query[entry], _cosines(vectors, query, shard.vectors, row)[entry], item))
     query, cosine, item = (np.concatenate(column) for column in zip(*found, strict=True))
-    return best_by_query(query, cosine, item, len(vectors), kept)
+    return best_by_query(query, cosine, item, len(vectors), count)
 
 
 def _cosines(vectors: Vectors, query: Ints, candidates: Vectors, row: Ints) -> Floats:
@@ -162,13 +163,13 @@ def _cosines(vectors: Vectors, query: Ints, candidates: Vectors, row: Ints) -> F
 
 
 def best_by_query(
-    query: Ints, similarity: Floats, item: Ints, num_queries: int, kept: int
+    query: Ints, similarity: Floats, item: Ints, num_queries: int, count: int
 ) -> tuple[Ints, Floats]:
-    """Return the first `kept` items of each query by (-similarity, item); -1 and -inf fill up."""
+    """Return the first `count` items of each query by (-similarity, item); -1 and -inf fill up."""
     by_query = np.argsort(query.astype(np.min_scalar_type(num_queries)), kind="stable")
     query = query[by_query]
     column = np.arange(len(query)) - np.searchsorted(query, query)
-    width = max(kept, int(column.max(initial=0)) + 1)
+    width = max(count, int(column.max(initial=0)) + 1)
     items = np.full((num_queries, width), -1, np.int64)
     similarities = np.full((num_queries, width), -np.inf)
     items[query, column], similarities[query, column] = item[by_query], similarity[by_query]
@@ -177,7 +178,7 @@ def best_by_query(
     equal = (ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])
     tied = np.flatnonzero(equal.any(axis=1))
     order[tied] = np.lexsort((items[tied], -similarities[tied]), axis=1)
-    best = order[:, :kept]
+    best = order[:, :count]
     return np.take_along_axis(items, best, 1), np.take_along_axis(similarities, best, 1)
 
 

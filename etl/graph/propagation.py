@@ -95,9 +95,9 @@ class Propagation:
         """Return row (a position in `items`), column and score of the entries, by column."""
         table = self.graph.read(first, last, ["item", "other", "score"])
         item, other, score = (table.column(name).to_numpy() for name in table.column_names)
-        kept = np.flatnonzero(np.isin(item, items))
-        kept = kept[np.argsort(other[kept], kind="stable")]
-        return np.searchsorted(items, item[kept]), other[kept], score[kept]
+        entry = np.flatnonzero(np.isin(item, items))
+        entry = entry[np.argsort(other[entry], kind="stable")]
+        return np.searchsorted(items, item[entry]), other[entry], score[entry]
 
 
 def span_size(width: int, num_pairs: int, num_items: int) -> int:
