@@ -18,8 +18,8 @@ from mdsrec import files, schema, table_names, tables
 from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig, Experiment
 from mdsrec.run_paths import RunPaths
-from training.data.sequences import SequenceReader
-from training.inference import History, TrainedModel
+from training.data.sequences import History, SequenceReader
+from training.inference import TrainedModel
 from training.layers.scoring import top_k_items
 
 NUM_USERS = 200

@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.baselines import Popularity
@@ -21,7 +20,7 @@ from evaluation.pool import ShardWorker, UserShard
 from mdsrec import schema, tables
 from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig
-from training.data.sequences import Target
+from training.data.sequences import History, Target
 from training.layers.scoring import count_channels
 
 
@@ -32,7 +31,7 @@ class Scorer(Protocol):
     def channels(self) -> tuple[str, ...]: ...  # all, fused, then each modality
     @property
     def channel_weights(self) -> Tensor: ...  # [C]
-    def user_vectors(self, histories: list[NDArray[np.int32]]) -> Tensor: ...
+    def user_vectors(self, histories: list[History]) -> Tensor: ...
 
 
 def rank_targets(
@@ -69,7 +68,7 @@ def rank_targets(
     return pa.concat_tables(parts) if parts else schema.RANKS.empty_table()
 
 
-def seen_pairs(histories: Sequence[NDArray[np.int32]]) -> Counts:
+def seen_pairs(histories: Sequence[History]) -> Counts:
     """Return the distinct pairs (index of a history, item in it) -> [pairs, 2]."""
     rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
     items = np.concatenate([np.empty(0, dtype=np.int64), *histories])

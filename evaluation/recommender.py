@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluation.pool import ShardWorker, UserShard
 from evaluation.ranking import seen_pairs
 from mdsrec import schema
-from training.inference import History
+from training.data.sequences import History
 from training.layers.scoring import top_k_items
 
 

@@ -332,10 +332,10 @@ def test_the_full_loss_needs_no_sampler_and_no_counts_of_events(tmp_path: Path) 
     ("settings", "message"),
     [
         ({"loss": "sampled"}, "negatives uniform needs num_negatives above 0"),
-        ({"num_negatives": 9}, "num_negatives 9 draws nothing"),
+        ({"num_negatives": 9}, "num_negatives 9 has no effect here"),
         (
             {"loss": "sampled", "negatives": "in_batch", "num_negatives": 9},
-            "num_negatives 9 draws nothing",
+            "num_negatives 9 has no effect here",
         ),
         ({"negatives": "popularity"}, 'negatives popularity needs loss "sampled"'),
     ],

@@ -10,7 +10,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load
 from torch import Tensor
 
@@ -19,12 +18,10 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.data.item_tables import load_item_tables
+from training.data.sequences import History
 from training.lifecycle.identity import check_identity
 from training.models.base import ItemVectors, Model
 from training.models.registry import build_model
-
-History = NDArray[np.int32]
-"""Item indices of a user's events, oldest first."""
 
 GROUPS = 8
 NO_HISTORY = np.zeros(1, dtype=np.int32)

@@ -47,7 +47,7 @@ class Sampler(Protocol):
     """A scheme that draws negatives."""
 
     def draw(self, targets: Ints, seed: int) -> Negatives:
-        """Draw the negatives of a global step with these targets; only `seed` is random."""
+        """Draw the negatives of a global step with these targets, by random numbers from `seed`."""
 
 
 def build_sampler(config: TrainConfig, tables: ItemTables) -> Sampler | None:
@@ -104,9 +104,9 @@ def expected_draws(weights: Floats, num_negatives: int) -> Floats:
 class InBatchSampler:
     """Sampler whose negatives are the targets of the step.
 
-    Each training event is a target once in an epoch, so item i is expected as the target of another
-    prefix in proportion to its training events. This is approximate: the first event of a user
-    counts although it is never a target, and an item without a training event is never a negative.
+    In an epoch each training event but a user's first is a target once. So item i is expected as
+    the target of another prefix in proportion to its training events. This is approximate: first
+    events are counted too, and an item that is never a target is never a negative.
     """
 
     def __init__(self, num_train: Ints) -> None:

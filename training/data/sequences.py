@@ -26,6 +26,7 @@ from training.data.windows import Samples, Step, cut_into_steps, windows_of
 GROUP_STREAM, WINDOW_STREAM = 0, 1  # of random numbers
 
 History = NDArray[np.int32]
+"""Item indexes of a user's events, oldest first."""
 
 
 class EpochPosition(NamedTuple):

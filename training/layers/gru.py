@@ -10,7 +10,7 @@ def gru(dim: int, hidden_dim: int, num_layers: int) -> nn.GRU:
 
 
 def initialize_recurrent(model: nn.Module, seed: int) -> None:
-    """Draw Glorot-uniform weights for every GRU of the model; only `seed` is random."""
+    """Draw Glorot-uniform weights for every GRU of the model, by random numbers from `seed`."""
     generator = torch.Generator().manual_seed(seed)
     for layers in (module for module in model.modules() if isinstance(module, nn.GRU)):
         for weight in layers.parameters():

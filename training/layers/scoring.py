@@ -78,10 +78,10 @@ def count_channels(
     tiles = Tiles(queries, items, weights, block)
     own = _expected_scores(tiles, targets)
     while True:
-        found, better, ties = _count_against(own, tiles, targets, seen)
-        if torch.equal(found, own):
-            return better.T, ties.T - 1
-        own = found
+        in_tiles, better, equal = _count_against(own, tiles, targets, seen)
+        if torch.equal(in_tiles, own):
+            return better.T, equal.T - 1  # a target equals itself
+        own = in_tiles
 
 
 def _expected_scores(tiles: Tiles, targets: Tensor) -> Tensor:
@@ -100,12 +100,12 @@ def _count_against(
     own: Tensor, tiles: Tiles, targets: Tensor, seen: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the targets' scores in their tiles, and how many items score above and equal `own`."""
-    found, better = own.clone(), torch.zeros_like(own, dtype=torch.int64)
+    in_tiles, better = own.clone(), torch.zeros_like(own, dtype=torch.int64)
     equal = torch.zeros_like(better)
     for start, scores in tiles:
         stop = start + scores.shape[-1]
         inside = ((targets >= start) & (targets < stop)).nonzero().squeeze(1)
-        found[:, inside] = scores[:, inside, targets[inside] - start]
+        in_tiles[:, inside] = scores[:, inside, targets[inside] - start]
         better += (scores > own[..., None]).sum(-1)
         equal += (scores == own[..., None]).sum(-1)
         if seen is not None:
@@ -113,7 +113,7 @@ def _count_against(
             excluded = scores[:, row, column]
             better.index_add_(1, row, (excluded > own[:, row]).long(), alpha=-1)
             equal.index_add_(1, row, (excluded == own[:, row]).long(), alpha=-1)
-    return found, better, equal
+    return in_tiles, better, equal
 
 
 def top_k_items(
@@ -124,16 +124,16 @@ def top_k_items(
     The pairs (row, item) in `seen` [pairs, 2] are left out. A row with fewer items ends in -inf.
     """
     best = queries.new_full((len(queries), k), -torch.inf)
-    found = torch.full_like(best, items.shape[1], dtype=torch.int64)
+    best_items = torch.full_like(best, items.shape[1], dtype=torch.int64)
     for start, (scores, *_) in Tiles(queries, items, weights, block):
         row, column = _pairs_in_tile(seen, start, start + scores.shape[1])
         scores[row, column] = -torch.inf
         rows = (scores.amax(1) > best[:, -1]).nonzero().squeeze(1)
         ids = torch.arange(start, start + scores.shape[1], device=scores.device)
         candidates = torch.cat([best[rows], scores[rows]], dim=1)
-        candidate_ids = torch.cat([found[rows], ids.expand(len(rows), -1)], dim=1)
-        best[rows], found[rows] = _top_k(candidates, candidate_ids, k)
-    return best, found
+        candidate_ids = torch.cat([best_items[rows], ids.expand(len(rows), -1)], dim=1)
+        best[rows], best_items[rows] = _top_k(candidates, candidate_ids, k)
+    return best, best_items
 
 
 def _pairs_in_tile(pairs: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
