@@ -6,7 +6,6 @@ neighbors per item, k centers.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,6 +98,8 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
     num_items = manifests["items"].rows
 
     def read(name: str, table_schema: pa.Schema, *columns: str) -> pa.Table:
+        # Check again: the table may have been rebuilt since the first check.
+        manifests[name] = _checked_manifest(experiment, name, manifests)
         return tables.read_table(tables.table_uri(experiment.root, name), table_schema, [*columns])
 
     num_train = cooccurrence = None
@@ -135,45 +136,42 @@ def load_item_tables(experiment: Experiment) -> ItemTables:
 def _checked_manifests(experiment: Experiment) -> dict[str, tables.Manifest]:
     """Return the manifests of the tables that the model reads, inputs before what uses them."""
     model, needs = experiment.model, experiment.model.needs
-    settings = table_settings(experiment)
     manifests: dict[str, tables.Manifest] = {}
 
-    def checked(name: str) -> tables.Manifest:
-        uri = tables.table_uri(experiment.root, name)
-        manifests[name] = tables.open_table(uri)
-        _check_made_for(uri, manifests[name], settings[name], manifests)
-        return manifests[name]
+    def check(name: str) -> int:
+        manifests[name] = _checked_manifest(experiment, name, manifests)
+        return manifests[name].rows
 
-    checked("sequences")
-    experiment.train.check_fits(checked("items").rows)
+    check("sequences")
+    experiment.train.check_fits(check("items"))
     if needs.cooccurrence:
-        checked(cooccurrence_name(experiment))
+        check(cooccurrence_name(experiment))
     for modality in experiment.modalities:
-        model.check_fits(modality, checked(features_name(modality)).rows)
+        model.check_fits(modality, check(features_name(modality)))
         if needs.neighbors:
-            checked(neighbors_name(experiment, modality))
+            check(neighbors_name(experiment, modality))
         if needs.centers:
-            checked(centers_name(experiment, modality))
+            check(centers_name(experiment, modality))
     return manifests
 
 
-def _check_made_for(
-    uri: str,
-    manifest: tables.Manifest,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, tables.Manifest],
-) -> None:
-    """Raise InputError if the table was made with other settings or from other inputs."""
+def _checked_manifest(
+    experiment: Experiment, name: str, inputs: Mapping[str, tables.Manifest]
+) -> tables.Manifest:
+    """Open a table; raise InputError if it was made with other settings or from other inputs."""
+    uri, settings = tables.table_uri(experiment.root, name), table_settings(experiment)[name]
+    manifest = tables.open_table(uri)
     for key in sorted(settings.keys() | manifest.settings.keys()):
-        wanted, found = settings.get(key), manifest.settings.get(key)
-        if wanted != found:
+        wanted, actual = settings.get(key), manifest.settings.get(key)
+        if wanted != actual:
             raise InputError(
-                f"{uri}: made with {key} = {found}, the configuration says {wanted}: "
+                f"{uri}: made with {key} = {actual}, the configuration says {wanted}: "
                 f"{tables.ETL_FIRST}"
             )
-    for name, made_from in manifest.inputs.items():
-        if name in inputs and inputs[name].fingerprint != made_from:
-            raise InputError(f"{uri}: made before {name} was rebuilt: {tables.ETL_FIRST}")
+    for input_name, fingerprint in manifest.inputs.items():
+        if input_name in inputs and inputs[input_name].fingerprint != fingerprint:
+            raise InputError(f"{uri}: made before {input_name} was rebuilt: {tables.ETL_FIRST}")
+    return manifest
 
 
 def _cooccurrence(table: pa.Table, num_items: int, config: GraphConfig) -> SparseMatrix:
