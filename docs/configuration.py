@@ -243,7 +243,7 @@ MODALITY_OF_KEY = {"vectors": "vectors", "asins": "vectors", "images": "image"}
 
 
 def keys_of(section: type[Section], prefix: str, base: Mapping[str, Any]) -> list[Key]:
-    """Return the rows of a section without its subsections; `prefix` is empty or ends with a dot."""
+    """Return the rows of a section, without its subsections; `prefix` ends with a dot, if any."""
     meaning, rows = meanings(section), []
     for name, field in section.model_fields.items():
         dotted = f"{prefix}{name}"
