@@ -1,4 +1,4 @@
-"""The files of a run, below `<root>/runs/NAME/`."""
+"""The files of a run, under `<root>/runs/NAME/`."""
 
 from typing import Self
 

@@ -1,4 +1,4 @@
-"""Names of the tables below `<root>/dataset/`, shared by the ETL and training."""
+"""Names of the tables under `<root>/dataset/`, shared by the ETL and training."""
 
 from decimal import Decimal
 

@@ -169,18 +169,18 @@ class GraphConfig(Section):
     max_overlap: NotIdentity[Positive] = 64
     """Most cells searched per item; as few are searched as min_recall needs."""
     mu: NotIdentity[tuple[NonNegativeFloat, ...]] = ()
-    """More values of mu^m to build neighbors for, beside `model.mu`; a sweep uses them."""
+    """More values of mu^m to build neighbors for, in addition to `model.mu`; for sweeps."""
     num_centers: NotIdentity[tuple[Positive, ...]] = ()
-    """More values of k to cluster for, beside `model.num_centers`; a sweep uses them."""
+    """More values of k to cluster for, in addition to `model.num_centers`; for sweeps."""
 
 
 class SparkConfig(Section):
     """The Spark session. The same rows come out of any session."""
 
     master: str = "local[*]"
-    """Spark master, as in local[*], spark://HOST:7077 or yarn."""
+    """Spark master, e.g. local[*], spark://HOST:7077 or yarn."""
     driver_memory: str | None = None
-    """Memory of the driver, as 4g. Unset means by the size of the input and of the machine."""
+    """Memory of the driver, e.g. 4g. Unset means by the size of the input and of the machine."""
     partitions: Positive | None = None
     """Partitions of a shuffle. Unset means by cores and the size of the input."""
     rows_per_file: Positive = 500_000

@@ -77,7 +77,7 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 multiplies matrices in bfloat16; weights and Adam's state remain float32."""
     max_failures: NotIdentity[Count] = 3
-    """Lost workers after which training restarts from its last checkpoint; one more ends it."""
+    """Most restarts after a lost worker; training ends at the next loss."""
     timeout_minutes: NotIdentity[PositiveFloat] = 10.0
     """Minutes that a worker waits for the others before the attempt fails and is restarted."""
     checkpoint_minutes: NotIdentity[PositiveFloat] = 30.0
@@ -131,7 +131,7 @@ class EvalConfig(Section):
     user_batch: Positive = 256
     """Users scored together."""
     item_block: Positive = 1024
-    """Items scored together. 1024 fits a CPU's cache; a GPU is faster with more, as 65536."""
+    """Items scored together. 1024 fits a CPU's cache; a GPU is faster with more, e.g. 65536."""
     exclude_seen: Flag = False
     """Leave out the items that a user had before a target when that target is ranked."""
     num_workers: Positive = 2

@@ -88,8 +88,8 @@ class TuneConfig(Section):
     grace_epochs: Positive = 1
     """Epochs before the first rung of asha."""
     reduction: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
-    """At a rung, asha keeps the best 1 / reduction of the trials seen there. Each rung comes
-    `reduction` times as many epochs after the start as the one before.
+    """At a rung, asha keeps the best 1 / reduction of the trials seen there. The epoch of each rung
+    is `reduction` times that of the one before.
     """
 
     @field_validator("space", mode="before")
