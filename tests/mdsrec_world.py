@@ -113,7 +113,8 @@ class World:
         params = {
             name: p.detach().double().requires_grad_() for name, p in self.model.named_parameters()
         }
-        rho = {m: self.experiment.rho(m) for m in self.experiment.modalities}
+        modalities = self.experiment.modalities
+        rho = {m: self.experiment.model.rho_of(m, len(modalities)) for m in modalities}
         by_oracle_name = {oracle_name(name): p for name, p in params.items()}
         oracle = plain.Oracle(
             by_oracle_name, self.config, rho, self.N_O, self.Ahat, self.C, self.features

@@ -101,7 +101,7 @@ def _write_modality(
 ) -> None:
     items = np.flatnonzero(has)
     vectors = generator.normal(size=(NUM_ITEMS, WIDTH)).astype(np.float32) * has[:, None]
-    smoothed = plain.smoothed(torch.from_numpy(vectors).double(), N_O, experiment.mu(modality))
+    smoothed = plain.smoothed(torch.from_numpy(vectors).double(), N_O, experiment.mus(modality)[0])
     lists = plain.neighbors(smoothed, torch.from_numpy(has), experiment.graph.max_neighbors)
     kept = [lists[i] for i in items]
     centers = np.arange(len(items)) % experiment.model.num_centers

@@ -41,8 +41,8 @@ def test_defaults_are_the_papers(path):
     model = experiment.model
     assert (model.dim, model.num_neighbors, model.num_centers, model.mu_id) == (64, 10, 32, 16.0)
     assert experiment.modalities == ("text", "image")
-    assert [experiment.rho(m) for m in experiment.modalities] == [1 / 2, 1 / 2]
-    assert experiment.mu("image") == 0.2
+    assert [model.rho_of(m, 2) for m in experiment.modalities] == [1 / 2, 1 / 2]
+    assert experiment.mus("image") == (0.2,)
 
 
 def test_local_paths_are_made_absolute_and_uris_kept(path):
@@ -160,7 +160,7 @@ def test_a_missing_or_broken_file_is_named(path):
 
 def test_rho_within_a_millionth_of_the_simplex_is_kept_as_it_is(path):
     overrides = ["model.rho.text=0.3333333", "model.rho.image=0.6666667"]
-    assert load_experiment(path, overrides).rho("text") == 0.3333333
+    assert load_experiment(path, overrides).model.rho_of("text", 2) == 0.3333333
 
 
 def test_a_resolved_configuration_loads_as_the_same_experiment(path):

@@ -54,7 +54,15 @@ def sgd_step_and_gradient(resolved: dict[str, Any]) -> list[Tensor]:
     engine.train()
     take_step(engine, experiment, share_of(model, experiment, step, (0, 0), CPU))
     losses = plain(batch_of(step, 0, 1, noise_of(plain, experiment, step, (0, 0)), CPU))
-    weights = torch.tensor([1.0, *(experiment.rho(m) for m in experiment.modalities)])
+    weights = torch.tensor(
+        [
+            1.0,
+            *(
+                experiment.model.rho_of(m, len(experiment.modalities))
+                for m in experiment.modalities
+            ),
+        ]
+    )
     (losses @ weights / step.num_prefixes).backward()  # type: ignore[no-untyped-call]
     moved = plain.item_embedding.detach() - engine.module.item_embedding.detach()
     assert plain.item_embedding.grad is not None

@@ -161,7 +161,7 @@ def test_best_toml_is_the_experiment_with_the_values_of_the_winner(tmp_path):
     (tmp_path / "best.toml").write_text(winner_toml(sweep, TRIALS[2]))
     best = load_experiment(tmp_path / "best.toml")
     assert best.name == "a-best" and best.optim.lr == 0.5
-    assert best.mdsrec.num_neighbors == 9 and best.mdsrec.rho == {"text": 0.6, "image": 0.4}
+    assert best.model.num_neighbors == 9 and best.model.rho == {"text": 0.6, "image": 0.4}
     same = load_experiment(config, ["optim.lr=0.5", *sweep.overrides_for(TRIALS[2].values)])
     assert {**best.identity(), "name": "a"} == same.identity()
     assert (best.input, best.root) == (same.input, same.root)

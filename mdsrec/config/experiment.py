@@ -70,16 +70,6 @@ class Experiment(Section):
         """Return M: the modalities that the model uses, in the order of the configuration."""
         return self.model.chosen(tuple(self.features))
 
-    @property
-    def mdsrec(self) -> MDSRecConfig:
-        """Return the section [model] of an MDSRec experiment."""
-        assert isinstance(self.model, MDSRecConfig)
-        return self.model
-
-    def mu(self, modality: str) -> float:
-        """Return mu^m of the model (Eq. 3)."""
-        return self.mdsrec.mus(modality)[0]
-
     def mus(self, modality: str) -> tuple[float, ...]:
         """Return every mu^m that neighbors are built for, the model's first."""
         return tuple(dict.fromkeys([*self.model.mus(modality), *self.graph.mu]))
@@ -87,10 +77,6 @@ class Experiment(Section):
     def all_num_centers(self) -> tuple[int, ...]:
         """Return every k that items are clustered for, the model's first."""
         return tuple(dict.fromkeys([*self.model.all_num_centers(), *self.graph.num_centers]))
-
-    def rho(self, modality: str) -> float:
-        """Return rho_m of Eq. 17, 22 and 23."""
-        return self.mdsrec.rho.get(modality, 1 / max(len(self.modalities), 1))
 
     def resolved(self) -> dict[str, Any]:
         """Return every key with its value, as JSON can hold it."""

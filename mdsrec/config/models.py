@@ -76,6 +76,10 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
             return "no-centers", "model.interest_centers=false"
         return "ids", "model.modalities=[]"
 
+    def rho_of(self, modality: str, num_modalities: int) -> float:
+        """Return rho_m of one of several modalities."""
+        return self.rho.get(modality, 1 / num_modalities)
+
     def mus(self, modality: str) -> tuple[float, ...]:
         return (self.mu.get(modality, DEFAULT_MU),)
 

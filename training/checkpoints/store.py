@@ -58,10 +58,10 @@ class CheckpointStore:
         return None
 
     def save(self, name: str, write: Callable[[Path], None]) -> str | None:
-        """Save a checkpoint: every rank calls `write` with a folder of its own.
+        """Save a checkpoint: every rank calls `write` with its staging folder.
 
-        Return None, or the reason if any rank could not write; then the former checkpoints stay as
-        they were.
+        Return None, or the reason if any rank could not write. In that case the former checkpoints
+        are unchanged.
         """
         if name == self._newest:
             return None

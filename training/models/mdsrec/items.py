@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdsrec.config import Experiment
+from mdsrec.config import MDSRecConfig
 from training.data.item_tables import ItemTables
 from training.data.sparse import Entries, identity, multiply_all
 from training.layers.losses import EPS, Channel
@@ -43,9 +43,9 @@ class ItemRepresentations(nn.Module):
     can read it.
     """
 
-    def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
+    def __init__(self, config: MDSRecConfig, tables: ItemTables) -> None:
         super().__init__()
-        config, self.names = experiment.mdsrec, experiment.modalities
+        self.names = tuple(tables.modalities)
         self.mu_id, self.unit = config.mu_id, config.scores_cosines
         assert tables.cooccurrence is not None
         self.cooccurrence = tables.cooccurrence

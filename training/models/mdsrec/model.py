@@ -34,12 +34,12 @@ class MDSRec(Model):
         # Owned here, not by a submodule: under ZeRO-3 only the forward of the owner can read them.
         self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
         self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
-        self.items = ItemRepresentations(experiment, tables)
+        self.items = ItemRepresentations(config, tables)
         self.encoders = nn.ModuleDict({"id": Encoder(config)})
         encoder = InterestEncoder if config.interest_centers else Encoder
         for name in self.modalities:
             self.encoders[module_key(name)] = encoder(config)
-        rho = {name: experiment.rho(name) for name in self.modalities}
+        rho = {m: config.rho_of(m, len(self.modalities)) for m in self.modalities}
         self.set_channels({"fused": 1.0, **rho})
 
     def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
