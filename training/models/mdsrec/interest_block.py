@@ -91,8 +91,10 @@ class InterestEncoder(Encoder):
         x_BTD = dropout(self.norm(x_BTD), self.dropout, self.training)
         *lower, last = self.blocks
         layers: list[CenterAttention] = []
+        start_KD: Tensor | None = centers_KD  # only for the first layer
         for block in lower:
-            x_BTD, layer = block(x_BTD, None if layers else centers_KD)
+            x_BTD, layer = block(x_BTD, start_KD)
             layers.append(layer)
-        x_BQD, layer = last(x_BTD, None if layers else centers_KD, positions_BQ)
+            start_KD = None
+        x_BQD, layer = last(x_BTD, start_KD, positions_BQ)
         return x_BQD, [*layers, layer]
