@@ -1,4 +1,4 @@
-"""Fixtures that several test files share. Spark starts with the first test that asks for it."""
+"""Fixtures of several test files. Spark and Ray start with the first test that needs them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("any machine", deadline=None)  # a busy one is slow, not wrong
+settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("any machine")
 
 
@@ -19,3 +19,13 @@ def spark() -> Iterator[Any]:
     session = open_session(config)
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """Start Ray in this process. Everything that asks for Ray here then uses it."""
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()

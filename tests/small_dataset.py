@@ -1,4 +1,4 @@
-"""A small random data set written straight as tables, for tests that need no Spark."""
+"""A small random data set, written directly as tables, for tests without Spark."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ NUM_ITEMS, NUM_USERS, WIDTH = 40, 61, 6
 
 
 def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
-    """An experiment of two modalities over the data set at `root`; sections are laid over it."""
+    """Return an experiment with two modalities on the data at `root`; `sections` override it."""
     content: dict[str, Any] = {
         "name": "small",
         "root": str(root),
@@ -43,7 +43,7 @@ def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
 
 
 def write_dataset(experiment: Experiment, seed: int = 0, users_per_file: int = 20) -> None:
-    """Random histories and features and what derives from them, as the ETL would leave them."""
+    """Write random histories and features, and the tables that the ETL would derive from them."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(2, 15, NUM_USERS)
     histories = [generator.integers(0, NUM_ITEMS, n).tolist() for n in lengths]

@@ -3,12 +3,11 @@
 import faiss
 import numpy as np
 import pytest
-import ray
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from random_runs import TWO_USERS, run_of, write_weights
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
-from test_evaluation_run import TWO_USERS, run_of, write_weights
 
 from evaluation.recommend import Options, read_user_file, recommend
 from mdsrec import schema, tables
@@ -43,9 +42,8 @@ def test_top_items_are_those_of_a_plain_sort(scores, count, block, data):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A run with random weights, and its recommendations and vectors."""
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+def served(tmp_path_factory, shared_ray):
+    """Return a run with random weights that has recommendations and vectors."""
     model = {"temperature": 0.2, "rho": {"text": 0.7, "image": 0.3}}
     root = tmp_path_factory.mktemp("served")
     experiment = small_experiment(root, eval=TWO_USERS, model=model)
@@ -54,8 +52,7 @@ def served(tmp_path_factory):
     assert "in the top 7 of some user, seen items included" in recommend(
         experiment, Options(7, False)
     )
-    yield experiment
-    ray.shutdown()
+    return experiment
 
 
 def read(experiment, name, table_schema):

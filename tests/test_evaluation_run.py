@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from safetensors.torch import save
+from random_runs import TWO_USERS, run_of, write_weights
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
 from evaluation.case_study import nearest_neighbors
@@ -23,34 +23,9 @@ from mdsrec import files, metrics, schema, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.config.models import sections
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
-from training.data.item_tables import load_item_tables
 from training.inference import load_trained
-from training.models.registry import build_model
 
 pytestmark = pytest.mark.ray
-
-# 61 users in shards of 32 and 29. The last batch has one user.
-TWO_USERS = {"user_batch": 2, "item_block": 16}
-FIGURES = {"epoch": 0, "loss": 3.25, "ndcg@10": 0.125, "recall@10": 0.25, "seconds": 61.0}
-
-
-def write_weights(experiment: Experiment, seed: int) -> None:
-    """Write the files that a training leaves, with the initial weights."""
-    item_tables = load_item_tables(experiment)
-    model = build_model(experiment, item_tables)
-    model.initialize(seed)
-    weights = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-    fingerprint = item_tables.fingerprint
-    paths = RunPaths.of(experiment)
-    files.write_bytes(paths.best_weights, save(weights, {"dataset": fingerprint}))
-    history = {"epochs": [FIGURES], "best_epoch": 0, "num_parameters": 4321}
-    files.write_json(paths.history, history)
-    files.write_json(paths.config, experiment.resolved())
-
-
-def run_of(experiment: Experiment) -> str:
-    return RunPaths.of(experiment).uri
 
 
 def parts_of(experiment: Experiment) -> list[bytes]:
@@ -58,13 +33,6 @@ def parts_of(experiment: Experiment) -> list[bytes]:
     uri = f"{run_of(experiment)}/ranks"
     manifest = tables.open_table(uri, "")
     return [Path(path).read_bytes() for path in tables.data_files(uri, manifest)]
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def small_run(root: Path) -> Experiment:
@@ -75,12 +43,12 @@ def small_run(root: Path) -> Experiment:
 
 
 @pytest.fixture
-def experiment(tmp_path: Path, cluster: None) -> Experiment:
+def experiment(tmp_path: Path, shared_ray: None) -> Experiment:
     return small_run(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Experiment:
+def evaluated(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Experiment:
     """An evaluated run that tests only read."""
     experiment = small_run(tmp_path_factory.mktemp("evaluated"))
     assert f"{run_of(experiment)}/report.html" in evaluate(experiment)
