@@ -1,10 +1,14 @@
 """Fixtures of several test files. Spark and Ray start with the first test that needs them."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# The tensors of tests are so small that a second thread only costs time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("any machine")
