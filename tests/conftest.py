@@ -25,11 +25,10 @@ def spark() -> Iterator[Any]:
     session.stop()
 
 
-@pytest.fixture(scope="session")
-def shared_ray() -> Iterator[None]:
-    """Start Ray in this process. Everything that asks for Ray here then uses it."""
+@pytest.fixture(scope="module")
+def shared_ray() -> None:
+    """Start Ray in this process, unless an earlier module did. It runs until the tests end."""
     import ray
 
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)

@@ -35,7 +35,7 @@ def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
         },
         "optim": {"lr": 0.01},
         "train": {"batch_size": 24, "max_epochs": 3, "shuffle_window": 25},
-        "eval": {"user_batch": 7, "item_block": 16},
+        "eval": {"user_batch": 7, "item_block": 16, "num_workers": 1},
     }
     for section, values in sections.items():
         content[section] = {**content.get(section, {}), **values}

@@ -230,6 +230,7 @@ print("ended", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 @with_model
 def test_a_killed_job_continues_from_its_cache(spark, tmp_path):

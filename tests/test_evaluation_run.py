@@ -137,7 +137,11 @@ def test_ranks_are_computed_again_only_when_the_weights_change(experiment):
     assert tables.open_table(f"{run_of(experiment)}/ranks", "").fingerprint != first.fingerprint
 
 
-def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(experiment, monkeypatch):
+def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(
+    experiment, tmp_path, monkeypatch
+):
+    experiment = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": 2})
+
     class DiesOnce(RankWorker):
         """A worker whose process is killed at its first shard, as when a node is switched off."""
 

@@ -159,6 +159,7 @@ def test_a_run_without_weights_names_the_command_that_trains_it(experiment: Expe
         load_trained(experiment)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_whose_worker_is_killed_equals_one_never_killed(
     experiment: Experiment, tmp_path: Path

@@ -76,6 +76,7 @@ def workspace(tmp_path_factory):
     return Workspace(tmp_path_factory.mktemp("workspace"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_grid_has_a_winner_and_only_the_winner_is_ranked(workspace):
     space = "tune.space={model.num_neighbors={grid=[0,5]}}"

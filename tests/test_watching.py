@@ -183,6 +183,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         wait_for(names, NAMES - {USERS})
         files.write_bytes(RunPaths.of(experiment).stop, b"")
 
+    ray.shutdown()  # other tests may have started one without a dashboard
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "1000")
         patch.setenv(FORMAT_KEY, "json")
