@@ -10,12 +10,19 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing
 
+# Imported once by the server that the ranks are forked from; it takes longer than most tests.
+PRELOADED = ["torch", "deepspeed", "training.loop"]
+
 
 def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Call `function(*arguments)` on every rank and return the results in order of rank."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(
-            _one_rank, (world_size, folder, function, arguments), nprocs=world_size, join=True
+        multiprocessing.start_processes(
+            _one_rank,
+            (world_size, folder, function, arguments),
+            nprocs=world_size,
+            start_method="forkserver",
         )
         return [
             torch.load(Path(folder) / f"rank-{rank}.pt", weights_only=True)
