@@ -121,6 +121,7 @@ def test_a_key_in_several_files_has_the_vector_of_the_first_by_name(spark, tmp_p
         assert [(p.block, p.row) for p in locations if p.key == b"a" * 32] == [(0, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 @with_model
 def test_vectors_do_not_depend_on_the_partitioning_and_items_without_text_have_none(

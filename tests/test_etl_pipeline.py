@@ -70,7 +70,7 @@ def table(experiment, name):
     return tables.read_table(uri, SCHEMAS[name.split("/")[0].split(",")[0]])
 
 
-@pytest.mark.parametrize("partitions", [3, 8])
+@pytest.mark.parametrize("partitions", [pytest.param(3, marks=pytest.mark.slow), 8])
 def test_any_partitioning_gives_the_same_bits_in_the_same_files(
     spark, raw, built, tmp_path, partitions
 ):

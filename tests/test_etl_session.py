@@ -190,6 +190,7 @@ spark.stop()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_under_spark_submit_its_master_and_memory_and_unset_properties_are_used(tmp_path):
     program = tmp_path / "program.py"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from evaluation.pool import Pool, user_shards
 from evaluation.ranking import RankWorker
 from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate, rank_all, ranks_recipe
-from mdsrec import files, metrics, schema, table_names, tables
+from mdsrec import metrics, schema, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.config.models import sections
 from mdsrec.errors import InputError
@@ -55,15 +54,15 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Exp
     return experiment
 
 
-def test_ranks_are_bitwise_equal_for_any_number_of_workers(experiment, tmp_path):
-    found = []
-    for num_workers in (1, 2, 3):  # two shards, so the third worker is never started
-        shared = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": num_workers})
-        files.delete_folder(f"{run_of(shared)}/ranks")
-        rank_all(shared, ranks_recipe(shared, load_trained(shared)))
-        found.append(parts_of(shared))
-    assert found[0] == found[1] == found[2]
-    assert len(found[0]) == 2
+def test_ranks_and_cases_have_the_same_bytes_for_any_number_of_workers(evaluated, tmp_path):
+    two = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": 2})
+    small_run(tmp_path)
+    evaluate(two)
+    assert evaluated.eval.num_workers == 1
+    assert len(parts_of(two)) == 2  # one for each worker
+    assert parts_of(two) == parts_of(evaluated)
+    cases = [Path(run_of(run), "cases.json").read_bytes() for run in (two, evaluated)]
+    assert cases[0] == cases[1]
 
 
 def test_every_target_is_ranked_once_in_every_channel(evaluated):
@@ -138,7 +137,7 @@ def test_ranks_are_computed_again_only_when_the_weights_change(experiment):
 
 
 def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(
-    experiment, tmp_path, monkeypatch
+    evaluated, experiment, tmp_path, monkeypatch
 ):
     experiment = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": 2})
 
@@ -152,14 +151,10 @@ def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().write_part(shard, version)
 
-    recipe = ranks_recipe(experiment, load_trained(experiment))
-    rank_all(experiment, recipe)
-    undisturbed = parts_of(experiment)
-    shutil.rmtree(f"{run_of(experiment)}/ranks")
     monkeypatch.setattr("evaluation.run.RankWorker", DiesOnce)
-    rank_all(experiment, recipe)
+    rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
     assert list(Path(run_of(experiment), "ranks").rglob("died"))
-    assert parts_of(experiment) == undisturbed
+    assert parts_of(experiment) == parts_of(evaluated)
 
 
 def test_a_restarted_ranking_writes_only_missing_and_truncated_parts(experiment, monkeypatch):
@@ -213,23 +208,22 @@ def test_a_run_without_weights_is_an_error(experiment):
         evaluate(experiment.model_copy(update={"name": "other"}))
 
 
-def test_runs_on_the_same_data_are_compared(experiment):
-    evaluate(experiment)
-    other = experiment.model_copy(update={"name": "other"})
+def test_runs_on_the_same_data_are_compared(evaluated):
+    other = evaluated.model_copy(update={"name": "other"})
     write_weights(other, seed=2)
     evaluate(other)
-    screen = compare_runs([run_of(experiment), run_of(other)])
+    screen = compare_runs([run_of(evaluated), run_of(other)])
     terms, table, differences, reports = screen.split("\n\n")
     header, *lines = table.splitlines()
     assert terms.endswith("40 items, each ranked among all items")
     assert [line.split()[0] for line in differences.splitlines()] == ["minus", "other"]
     assert reports.split() == [
         "report",
-        f"{run_of(experiment)}/report.html",
+        f"{run_of(evaluated)}/report.html",
         "report",
         f"{run_of(other)}/report.html",
         "page",
-        f"{run_of(experiment)}/comparison.html",
+        f"{run_of(evaluated)}/comparison.html",
     ]
     assert header.split() == ["run", "recall@10", "recall@20", "ndcg@10", "ndcg@20"]
     assert [line.split()[0] for line in lines] == ["small", "other", "popularity"]
@@ -269,17 +263,7 @@ def test_cases_show_the_nearest_neighbors_and_no_more_than_the_model_reads(evalu
         assert found == {9: neighbors[9][:count], 30: neighbors[30][:count]}
 
 
-def test_cases_are_the_same_for_any_number_of_workers(experiment, tmp_path):
-    found = set()
-    for num_workers in (1, 2):
-        shared = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": num_workers})
-        files.delete_folder(f"{run_of(shared)}/ranks")
-        evaluate(shared)
-        found.add(Path(run_of(shared), "cases.json").read_bytes())
-    assert len(found) == 1
-
-
-@pytest.mark.parametrize("name", ["sasrec", "unisrec"])
+@pytest.mark.parametrize("name", [pytest.param("sasrec", marks=pytest.mark.slow), "unisrec"])
 def test_another_model_is_ranked_and_recommends(experiment, name):
     model = sections()[name](dim=8, max_length=6)
     other = experiment.model_copy(update={"name": name, "model": model})

@@ -156,6 +156,7 @@ def test_two_workers_with_different_data_take_the_same_steps_as_one(
     torch.testing.assert_close(parts[0] + parts[1], losses_of_one_worker, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_more_workers_than_users_in_a_step_take_the_same_steps(root: Path) -> None:
     experiment = small_experiment(root, train={"batch_size": 6})
     expected = on_ranks(1, losses_of_steps, experiment.resolved(), 8)[0]

@@ -175,6 +175,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(root: Path) 
     assert re.fullmatch(pattern, progress)
 
 
+@pytest.mark.slow
 def test_a_run_continues_on_another_number_of_workers(root: Path) -> None:
     moving = resolved_run(root, "moves", stage=2)
     on_ranks(2, train_piece, moving, [], 5)
@@ -221,7 +222,8 @@ def train_on_full_disk(resolved: dict[str, Any], rank: int, first: int, last: in
     return [epochs, lines]
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_disk_that_is_full_for_a_while_costs_a_checkpoint(root: Path, rank: int) -> None:
     full = resolved_run(root, f"full-{rank}", stage=2, max_epochs=1)
     epochs, lines = on_ranks(2, train_on_full_disk, full, rank, 3, 4)[0]

@@ -204,6 +204,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
             yield Observed(metrics, epochs, logged, node.webui_url, answer.value.code, token, root)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_training_sets_gauges_on_rays_metrics_port(observed: Observed) -> None:
     for figure, (name, _) in GAUGES.items():
@@ -211,23 +212,27 @@ def test_a_training_sets_gauges_on_rays_metrics_port(observed: Observed) -> None
         assert any(value == pytest.approx(epoch[figure]) for epoch in observed.epochs), name
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_evaluation_counts_every_user_once_on_rays_metrics_port(observed: Observed) -> None:
     assert observed.metrics[USERS] == NUM_USERS
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_log_lines_of_a_rank_carry_run_and_rank(observed: Observed) -> None:
     lines = [json.loads(line) for line in observed.logs.splitlines() if '"rank": 0' in line]
     assert any(line["run"] == "small" and "epoch   0" in line.get("message", "") for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_rays_dashboard_is_on_loopback_and_needs_the_token(observed: Observed) -> None:
     assert observed.dashboard.startswith("127.0.0.1:")
     assert observed.status_without_token == 401
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_no_secret_is_in_the_files_of_the_run_or_in_rays_logs(observed: Observed) -> None:
     written = [path.read_bytes() for path in observed.root.rglob("*") if path.is_file()]
