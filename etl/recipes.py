@@ -1,14 +1,16 @@
 """Recipes of the tables: their settings, and the fingerprints of the inputs they are made from.
 
-A table is up to date if its manifest has the fingerprint of its recipe. Partitions and memory are
-not part of a recipe because they do not change the rows. `spark.rows_per_file` is part of the
-recipe of `sequences` because training shuffles within files.
+A table is up to date if its manifest has the fingerprint of its recipe. Input files are identified
+by their content, so they may be copied or moved. Partitions and memory are not part of a recipe
+because they do not change the rows. `spark.rows_per_file` is part of the recipe of `sequences`
+because training shuffles within files.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from etl.catalogue.content_hashes import ContentHashes
 from etl.catalogue.raw import RawFile, raw_files
 from etl.features.encoders import encoder_identity
 from etl.features.images import folder_identity
@@ -33,71 +35,69 @@ def raw_inputs(experiment: Experiment) -> RawInputs:
 
 
 def recipes(experiment: Experiment, inputs: RawInputs) -> dict[str, Recipe]:
-    """Return the recipe of each table by name, in an order in which they can be built."""
+    """Return the recipe of each table by name, in an order in which they can be built.
+
+    Input files that have changed are read once, to hash them.
+    """
+    hashes = _file_hashes(experiment, inputs)
     found: dict[str, Recipe] = {}
     for name, settings in table_settings(experiment).items():
-        found[name] = Recipe(
-            settings, _input_fingerprints(name, settings, experiment, inputs, found)
-        )
+        made_from = _fingerprints(found, *_tables_read(name, settings, experiment))
+        found[name] = Recipe(settings, hashes.get(name, {}) | made_from)
     return found
 
 
-def _input_fingerprints(
-    name: str,
-    settings: Mapping[str, Any],
-    experiment: Experiment,
-    raw: RawInputs,
-    found: dict[str, Recipe],
-) -> dict[str, str]:
-    """Return the fingerprints of a table's inputs. `found` has the recipes of earlier tables."""
+def _tables_read(name: str, settings: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Return the tables that a table is made from."""
     kind, *rest = name.split("/")
     match kind.split(",")[0]:
-        case "interactions":
-            return _file_identities(reviews=raw.reviews)
-        case "metadata":
-            return _file_identities(metadata=raw.metadata)
-        case "rejects":
-            return _file_identities(reviews=raw.reviews, metadata=raw.metadata)
+        case "interactions" | "metadata" | "rejects":
+            return []
         case "sequences":
             full = experiment.sequences.catalogue == "full"
-            return _fingerprints(found, "interactions", *(["metadata"] if full else []))
+            return ["interactions", "metadata"] if full else ["interactions"]
         case "items":
-            return _fingerprints(found, "sequences", "metadata")
+            return ["sequences", "metadata"]
         case "cooccurrence":
-            return _fingerprints(found, "sequences")
+            return ["sequences"]
         case "features":
-            sources = _feature_sources(experiment.features[rest[0]])
-            return sources | _fingerprints(found, "items")
+            return ["items"]
         case "propagated":
-            features = features_name(rest[0].split(",")[0])
-            return _fingerprints(found, features, cooccurrence_name(experiment))
+            return [features_name(rest[0].split(",")[0]), cooccurrence_name(experiment)]
         case "neighbors":
             propagated = [propagated_name(experiment, rest[0])] if settings["mu"] else []
-            return _fingerprints(found, features_name(rest[0]), *propagated)
+            return [features_name(rest[0]), *propagated]
         case "centers" | "centroids":
-            return _fingerprints(found, features_name(rest[0]))
+            return [features_name(rest[0])]
     raise AssertionError(name)
 
 
-def _feature_sources(config: FeatureConfig) -> dict[str, str]:
-    """Return the fingerprints of an encoder and its images, or of the files of vectors."""
+def _file_hashes(experiment: Experiment, inputs: RawInputs) -> dict[str, dict[str, str]]:
+    """Return, for each table that is made from files, the hashes of their content."""
+    hashes = ContentHashes(experiment.root)
+    reviews = _numbered("reviews", hashes.of_files(inputs.reviews))
+    metadata = _numbered("metadata", hashes.of_files(inputs.metadata))
+    found = {"interactions": reviews, "metadata": metadata, "rejects": reviews | metadata}
+    for modality in experiment.modalities:
+        found[features_name(modality)] = _feature_hashes(experiment.features[modality], hashes)
+    return found
+
+
+def _feature_hashes(config: FeatureConfig, hashes: ContentHashes) -> dict[str, str]:
+    """Return the hashes of an encoder and its images, or of the files of vectors."""
     if config.encoder is not None:
-        encoder = {"encoder": fingerprint(encoder_identity(config.encoder))}
+        encoder = {"encoder": fingerprint(encoder_identity(config.encoder, hashes))}
         if config.images in (None, "url"):
             return encoder
-        return encoder | {"images": fingerprint(folder_identity(config.images))}
+        return encoder | {"images": folder_identity(config.images, hashes)}
     files = raw_files([uri for uri in (config.vectors, config.asins) if uri], (".parquet",))
-    return _file_identities(vectors=files)
+    return _numbered("vectors", hashes.of_files(files))
 
 
 def _fingerprints(found: dict[str, Recipe], *names: str) -> dict[str, str]:
     return {name: found[name].fingerprint for name in names}
 
 
-def _file_identities(**files: Sequence[RawFile]) -> dict[str, str]:
-    """Return path, size and time of change of each file under a name such as `reviews.0`."""
-    return {
-        f"{kind}.{number}": file.identity
-        for kind, listed in files.items()
-        for number, file in enumerate(listed)
-    }
+def _numbered(kind: str, content_hashes: Sequence[str]) -> dict[str, str]:
+    """Return each hash under a name such as `reviews.0`."""
+    return {f"{kind}.{number}": text for number, text in enumerate(content_hashes)}

@@ -1,10 +1,15 @@
-"""Files at the URIs of any pyarrow file system. Writes are atomic."""
+"""Files at the URIs of any pyarrow file system. Writes are atomic.
+
+A URI is quoted (`a%20b`), a local path is not.
+"""
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -15,15 +20,53 @@ from mdsrec.errors import InputError
 STORAGE_ERRORS = (OSError, pa.ArrowException, InputError)
 """Raised when storage cannot be reached; it may be back at the next try."""
 
+UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%:/?#@!$&'()*+,;=._~-]")
+QUERY = re.compile(r"\w+=[^/&]*(://[^/&]*)?(&\w+=[^/&]*(://[^/&]*)?)*")  # ends the URI
+
 
 def file_system(uri: str) -> tuple[fs.FileSystem, str]:
     """Return pyarrow's file system of a URI or absolute local path, and the path inside it."""
     refuse_credentials(uri)
+    _refuse_cut_path(uri)
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, pa.ArrowException) as error:
+        if escapes := _missing_escapes(uri):
+            raise InputError(f"{uri}: not a valid URI: quote {escapes}") from None
         raise InputError(f"{uri}: unknown file system: {first_line(error)}") from None
     return filesystem, path
+
+
+def join(folder: str, name: str) -> str:
+    """Return the URI or path of the file `name` in a folder.
+
+    In a URI the name is quoted and put before a query, as in `s3://bucket/a%20b?region=eu-west-1`.
+    """
+    if "://" not in folder:
+        return f"{folder.rstrip('/')}/{name}"
+    path, mark, query = folder.partition("?")
+    return f"{path.rstrip('/')}/{quote(name)}{mark}{query}"
+
+
+def _refuse_cut_path(uri: str) -> None:
+    """Raise InputError if a URI has a `#` or `?` at which its path would end unnoticed."""
+    if "://" not in uri:
+        return
+    path, mark, query = uri.partition("?")
+    if "#" in uri:
+        raise InputError(f"{uri}: the path of a URI ends at '#': quote it as %23")
+    if mark and (path.startswith("file:") or not QUERY.fullmatch(query)):
+        raise InputError(
+            f"{uri}: the path of a URI ends at '?': quote it as %3F; options such as ?region=... "
+            "may end the URI of an input, not the root"
+        )
+
+
+def _missing_escapes(uri: str) -> str:
+    """Return the characters that the path of a URI must quote, as `' ' as %20, '[' as %5B`."""
+    path = uri.partition("://")[2].partition("/")[2]
+    characters = dict.fromkeys(UNQUOTED.findall(path))
+    return ", ".join(f"{character!r} as {quote(character)}" for character in characters)
 
 
 def check_root(root: str) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from vectors_by_item import vectors_by_item
 
+from etl.catalogue.content_hashes import ContentHashes
 from etl.features.encoders import check_encoder, encoder_identity
 from etl.features.encoding import _encode_chunk, _progress_line, cache_name, encode_items
 from etl.features.vector_cache import CacheFiles, num_vectors, open_cache, write_cache_file
@@ -56,9 +57,11 @@ def test_a_local_model_is_identified_by_its_files_in_any_folder(tmp_path):
     for name in "abc":
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_bytes(b"1" if name == "c" else b"0")
-    a, b, c = (encoder_identity(str(tmp_path / name)) for name in "abc")
+    hashes = ContentHashes(str(tmp_path / "root"))
+    a, b, c = (encoder_identity(str(tmp_path / name), hashes) for name in "abc")
     assert a == b != c
-    assert encoder_identity("someone/some-model") == ["someone/some-model"]
+    assert a == [f"weights {hashlib.sha256(b'0').hexdigest()}"]
+    assert encoder_identity("someone/some-model", hashes) == ["someone/some-model"]
 
 
 def test_each_encoder_token_limit_and_kind_of_content_has_its_own_cache(tmp_path):
@@ -72,10 +75,13 @@ def test_each_encoder_token_limit_and_kind_of_content_has_its_own_cache(tmp_path
         {"encoder": str(tmp_path / "a"), "images": str(tmp_path)},
         {"encoder": str(tmp_path / "a"), "images": "url"},
     ]
-    names = [cache_name(FeatureConfig(**config)) for config in configs]
+    hashes = ContentHashes(str(tmp_path / "root"))
+    names = [cache_name(FeatureConfig(**config), hashes) for config in configs]
     assert len(set(names)) == len(configs)
     again = {"encoder": str(tmp_path / "a"), "fields": ("title",), "timeout": 1.0}
-    assert cache_name(FeatureConfig(**again)) == names[0]  # the key of a vector covers the text
+    assert (
+        cache_name(FeatureConfig(**again), hashes) == names[0]
+    )  # the key of a vector covers the text
 
 
 def items_of(spark, texts):

@@ -10,6 +10,7 @@ from image_server import image_server, random_image
 from PIL import Image
 from vectors_by_item import vectors_by_item
 
+from etl.catalogue.content_hashes import ContentHashes
 from etl.features import images
 from etl.features.encoding import encode_items
 from etl.features.images import decode_image, folder_identity, image_files
@@ -219,19 +220,20 @@ def test_local_and_remote_listings_are_equal(tmp_path):
 def test_the_identity_of_a_folder_changes_with_one_of_its_images(tmp_path):
     for name in ("B1.jpg", "B2.jpg"):
         (tmp_path / name).write_bytes(b"x")
-    before = folder_identity(str(tmp_path))
-    assert folder_identity(str(tmp_path)) == before
+    hashes = ContentHashes(str(tmp_path))
+    before = folder_identity(str(tmp_path), hashes)
+    assert folder_identity(str(tmp_path), hashes) == before
     (tmp_path / "B2.jpg").write_bytes(b"xy")
-    assert folder_identity(str(tmp_path)) != before
+    assert folder_identity(str(tmp_path), hashes) != before
 
 
 def test_a_folder_that_is_missing_or_has_no_image_is_named(tmp_path):
     (tmp_path / "B1.txt").write_bytes(b"x")
     with pytest.raises(InputError, match=r"no file of this folder ends in \.jpg or"):
-        folder_identity(str(tmp_path))
+        list(image_files(str(tmp_path)))
     for path in (tmp_path / "nowhere", tmp_path / "B1.txt"):
         with pytest.raises(InputError, match="no such folder of images"):
-            folder_identity(str(path))
+            list(image_files(str(path)))
 
 
 def test_concurrent_tasks_share_the_rate_limit():

@@ -151,7 +151,7 @@ def _read_trials(uri: str) -> Iterator[Trial]:
     found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     for info in sorted(found, key=lambda info: str(info.base_name)):
         if info.extension == "json":
-            content = files.read_bytes(f"{uri}/{info.base_name}") or b""
+            content = files.read_bytes(files.join(uri, info.base_name)) or b""
             try:
                 yield Trial(**json.loads(content))
             except (ValueError, TypeError) as error:

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from etl.builders.workspace import Workspace
-from etl.catalogue import amazon, cold, interactions, items, sequences, split
+from etl.catalogue import amazon, cold, interactions, items, metadata, sequences, split
 from etl.catalogue.interactions import EventCounts
 from etl.catalogue.raw import RawFile, raw_lines
 from etl.graph import cooccurrence
@@ -47,7 +47,7 @@ class ParsedLines:
 
     @property
     def usable_rows(self) -> DataFrame:
-        return self.rows.where(F.col("reason").isNull()).drop("reason", "raw")
+        return self.rows.where(F.col("reason").isNull()).drop(*amazon.OUTCOME)
 
     @property
     def rejected_rows(self) -> DataFrame:
@@ -104,6 +104,7 @@ class CatalogueBuilder:
         parsed = ParsedLines(amazon.parse_metadata(lines, self.edition), files)
         if files:
             _check_usable(parsed, "metadata record", self.edition)
+            metadata.warn_of_absent_fields(parsed.usable_rows, [file.uri for file in files])
         return parsed
 
     @cached_property
@@ -134,14 +135,19 @@ class CatalogueBuilder:
         return self._write_parsed("interactions", self.reviews, schema.INTERACTIONS)
 
     def build_metadata(self) -> Manifest:
-        return self._write_parsed("metadata", self.records, schema.METADATA)
+        notes = metadata.count_notes(self.records.rows)
+        return self._write_parsed("metadata", self.records, schema.METADATA, notes)
 
-    def _write_parsed(self, name: str, parsed: ParsedLines, table_schema: pa.Schema) -> Manifest:
+    def _write_parsed(
+        self,
+        name: str,
+        parsed: ParsedLines,
+        table_schema: pa.Schema,
+        notes: Mapping[str, int] = MappingProxyType({}),
+    ) -> Manifest:
         layout = table_io.files_by_line(parsed.lines, self.rows_per_file)
-        order = ["file", "line"]
-        return self.space.write(
-            name, parsed.usable_rows, table_schema, order, layout, parsed.counters
-        )
+        order, counters = ["file", "line"], parsed.counters | notes
+        return self.space.write(name, parsed.usable_rows, table_schema, order, layout, counters)
 
     def build_rejects(self) -> Manifest:
         kinds = {"reviews": self.reviews, "metadata": self.records}
@@ -225,7 +231,10 @@ def _check_full_catalogue(space: Workspace) -> None:
 
 
 def _with_source(parsed: ParsedLines, sources: list[str]) -> DataFrame:
-    """Add `source`, the file's URI, to rejected rows; `file` becomes its position in `sources`."""
+    """Add `source`, the file's URI, to rejected rows; `file` becomes its position in `sources`.
+
+    A table stays up to date when its input is copied or moved. Then `source` is the former place.
+    """
     positions = [(n, sources.index(f.uri), f.uri) for n, f in enumerate(parsed.files)]
     rows = parsed.rejected_rows
     columns = "file int, position int, source string"

@@ -52,7 +52,7 @@ class FeatureBuilder:
             return vectors.locate_vectors(
                 self.space.spark, self.config, catalogue, self.space.num_tasks
             )
-        folder = self.space.uri(encoding.cache_name(self.config))
+        folder = self.space.uri(encoding.cache_name(self.config, self.space.hashes))
         return encoding.encode_items(items, self.config, folder, self.space.num_tasks, self.table)
 
     def check_settings(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
+from etl.catalogue.content_hashes import ContentHashes
 from etl.recipes import RawInputs, raw_inputs, recipes
 from etl.spark import table_io
 from etl.spark.session import num_partitions, open_session
@@ -28,6 +29,7 @@ class Workspace:
         self.experiment = experiment
         self.inputs: RawInputs = raw_inputs(experiment)
         self.recipes: dict[str, Recipe] = recipes(experiment, self.inputs)
+        self.hashes = ContentHashes(experiment.root)
         self._given_spark = spark
         self._checkpoints = self.uri(f".checkpoints-{uuid.uuid4().hex}")
 

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from etl.spark.session import num_partitions
 from mdsrec.errors import InputError
-from mdsrec.files import file_system
+from mdsrec.files import file_system, join
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 GZIP_MAGIC = b"\x1f\x8b"
@@ -25,16 +25,16 @@ RAW_LINES = "file int, line long, raw binary"
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file of the raw input, with what identifies its content."""
+    """A file of the raw input."""
 
     uri: str
     size: int
-    modified: str
+    modified: int | None  # nanoseconds; None if the storage keeps no time
 
     @property
-    def identity(self) -> str:
-        """Return path, size and time of change, which enter the fingerprints of tables."""
-        return f"{self.uri} {self.size} {self.modified}"
+    def state(self) -> str | None:
+        """Return text that changes when the file is written again; None if that is unknown."""
+        return None if self.modified is None else f"{self.size} {self.modified}"
 
 
 def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list[RawFile]:
@@ -130,18 +130,23 @@ def _batch(file: int, numbers: list[int], lines: list[bytes]) -> pa.RecordBatch:
 def _files_of_folder(
     uri: str, filesystem: Any, path: str, suffixes: tuple[str, ...]
 ) -> list[RawFile]:
-    infos = [
-        info
-        for info in filesystem.get_file_info(fs.FileSelector(path))
-        if info.type == fs.FileType.File and info.base_name.endswith(suffixes)
-    ]
+    try:
+        infos = [
+            info
+            for info in filesystem.get_file_info(fs.FileSelector(path))
+            if info.type == fs.FileType.File and info.base_name.endswith(suffixes)
+        ]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{uri}: the name {error.object!r} is not UTF-8: rename the file"
+        ) from None
     if not infos:
         raise InputError(f"{uri}: no file in this folder ends in {' or '.join(suffixes)}")
     infos.sort(key=lambda info: info.base_name)
-    return [_raw_file(f"{uri.rstrip('/')}/{info.base_name}", info) for info in infos]
+    return [_raw_file(join(uri, info.base_name), info) for info in infos]
 
 
 def _raw_file(uri: str, info: Any) -> RawFile:
     if info.type != fs.FileType.File:
         raise InputError(f"{uri}: not a file and not a folder")
-    return RawFile(uri, int(info.size), str(info.mtime_ns or ""))
+    return RawFile(uri, int(info.size), info.mtime_ns)

@@ -1,6 +1,5 @@
 """Encoders: where a model is found, its identity, and the text encoder that a task runs."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from etl.catalogue.content_hashes import ContentHashes
+from etl.catalogue.raw import raw_files
 from etl.spark.gpu import gpu_of_task
 from etl.spark.vector_table import Vectors
 from mdsrec.config import FeatureConfig
@@ -92,14 +93,16 @@ def load_error(encoder: str, error: Exception) -> InputError:
     )
 
 
-def encoder_identity(encoder: str) -> list[str]:
+def encoder_identity(encoder: str, hashes: ContentHashes) -> list[str]:
     """Return what distinguishes two encoders: the hashes of a local model's files, or the name.
 
     The folder of a local model is not part of it.
     """
-    folder = Path(model_location(encoder))
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-    return [f"{path.relative_to(folder)} {_digest(path)}" for path in files] or [encoder]
+    folder = Path(model_location(encoder)).absolute()
+    paths = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    hash_of_file = hashes.of_files(raw_files([str(path) for path in paths]))
+    named = zip(paths, hash_of_file, strict=True)
+    return [f"{path.relative_to(folder)} {text}" for path, text in named] or [encoder]
 
 
 def device_of_task() -> str:
@@ -136,8 +139,3 @@ def _silence_libraries() -> None:
         "HF_HUB_VERBOSITY": "error",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

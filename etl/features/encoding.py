@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from etl.catalogue.content_hashes import ContentHashes
 from etl.features import images, vector_cache
 from etl.features.encoders import Encoder, TextEncoder, check_encoder, encoder_identity
 from etl.features.vector_blocks import VectorLocations
@@ -31,9 +32,9 @@ CHUNK_SIZES = {"text": (128, 4096), "images": (64, 512)}  # smallest, largest; a
 OUTCOME = "key binary, missed string"
 
 
-def cache_name(config: FeatureConfig) -> str:
+def cache_name(config: FeatureConfig, hashes: ContentHashes) -> str:
     """Return the name of the cache for one encoder and kind of content, below the root."""
-    identity = [config.sees, *encoder_identity(str(config.encoder))]
+    identity = [config.sees, *encoder_identity(str(config.encoder), hashes)]
     if config.sees == "text":
         identity.append(f"max_tokens {config.max_tokens}")
     elif config.images == "url":

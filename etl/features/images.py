@@ -3,7 +3,9 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,9 +14,11 @@ from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from etl.catalogue.content_hashes import ContentHashes
+from etl.spark.progress import periodic_log
 from etl.spark.session import materialize, num_partitions
 from mdsrec.errors import InputError
-from mdsrec.files import file_system, read_bytes
+from mdsrec.files import file_system, join, read_bytes
 from mdsrec.images import SUFFIXES, ImageError, flatten, open_image
 
 if TYPE_CHECKING:
@@ -22,19 +26,20 @@ if TYPE_CHECKING:
 
 MAX_ASPECT = 100  # longer side to shorter: a thin image grows when its shorter side is scaled up
 FILES_PER_BATCH = 10_000
+HASH_THREADS = 16
 WITH_KEYS = "item int, content string, key binary, missed string"
 
 
 class ImageFile(NamedTuple):
     name: str
     size: int
-    modified: int  # nanoseconds
+    modified: int | None  # nanoseconds; None if the storage keeps no time
 
 
 def image_files(folder: str) -> Iterator[ImageFile]:
     """Yield the images of a folder in no order, by their suffix in any case.
 
-    InputError if the folder is missing or holds no image.
+    InputError if the folder is missing or holds no image, or if a name is not UTF-8.
     """
     filesystem, path = file_system(folder)
     if filesystem.get_file_info(path).type != fs.FileType.Directory:
@@ -43,20 +48,73 @@ def image_files(folder: str) -> Iterator[ImageFile]:
     found = False
     for file in _local_files(path) if is_local else _remote_files(filesystem, path):
         if file.name.lower().endswith(SUFFIXES):
+            if any("\ud800" <= character <= "\udfff" for character in file.name):
+                raise InputError(f"{folder}: the name {file.name!a} is not UTF-8: rename the file")
             found = True
             yield file
     if not found:
         raise InputError(f"{folder}: no file of this folder ends in {' or '.join(SUFFIXES)}")
 
 
-def folder_identity(folder: str) -> str:
-    """Return one number for the names, sizes and modification times of a folder's images.
+def folder_identity(folder: str, hashes: ContentHashes) -> str:
+    """Return one number for the names and contents of a folder's images, wherever it lies.
 
-    It is a sum of hashes, so the files are neither held in memory nor sorted.
+    It is remembered with the names, sizes and modification times: while these stay the same, no
+    image is read.
     """
-    total = 0
+    listing, num_files = _listing(folder)
+    found = hashes.recall(folder, listing)
+    if found is None:
+        found, is_complete = _content_sum(folder, num_files)
+        hashes.remember({folder: (listing if is_complete else None, found)})
+    return found
+
+
+def _listing(folder: str) -> tuple[str | None, int]:
+    """Return one number for names, sizes and modification times, and the number of files.
+
+    The first is None if a time is unknown. Sums of hashes need neither memory nor an order.
+    """
+    total, num_files, has_times = 0, 0, True
     for file in image_files(folder):
-        total += int.from_bytes(hashlib.sha256(repr(tuple(file)).encode()).digest())
+        total += _number(repr(tuple(file)))
+        num_files += 1
+        has_times &= file.modified is not None
+    return _hex(total) if has_times else None, num_files
+
+
+def _content_sum(folder: str, num_files: int) -> tuple[str, bool]:
+    """Return one number for names and contents, and whether every image could be read."""
+    filesystem, path = file_system(folder)
+    files, total, num_read, is_complete = image_files(folder), 0, 0, True
+
+    def progress() -> str:
+        return f"{folder}: hashed {num_read:,} of {num_files:,} images"
+
+    with periodic_log(progress), ThreadPoolExecutor(HASH_THREADS) as pool:
+        while names := [file.name for file in islice(files, FILES_PER_BATCH)]:
+            contents = pool.map(partial(_hash_image, filesystem, path), names)
+            for name, content_hash in zip(names, contents, strict=True):
+                total += _number(f"{name}/{content_hash}")
+                num_read += 1
+                is_complete &= content_hash is not None
+    return _hex(total), is_complete
+
+
+def _hash_image(filesystem: fs.FileSystem, folder: str, name: str) -> str | None:
+    """Return the SHA-256 of an image's bytes, None if it cannot be read."""
+    try:
+        with filesystem.open_input_stream(f"{folder}/{name}", compression=None) as stream:
+            return hashlib.sha256(stream.read()).hexdigest()
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest())
+
+
+def _hex(total: int) -> str:
     return f"{total % 2**256:064x}"
 
 
@@ -118,7 +176,7 @@ def _local_files(path: str) -> Iterator[ImageFile]:
 def _remote_files(filesystem: fs.FileSystem, path: str) -> Iterator[ImageFile]:
     for info in filesystem.get_file_info(fs.FileSelector(path)):
         if info.type == fs.FileType.File:
-            yield ImageFile(info.base_name, info.size, info.mtime_ns or 0)
+            yield ImageFile(info.base_name, info.size, info.mtime_ns)
 
 
 def _list_images(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -135,7 +193,7 @@ def _list_images(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.
 def _image_rows(folder: str, names: list[str]) -> pa.RecordBatch:
     columns = {
         "asin": pa.array([Path(name).stem for name in names], pa.string()),
-        "content": pa.array([f"{folder.rstrip('/')}/{name}" for name in names], pa.string()),
+        "content": pa.array([join(folder, name) for name in names], pa.string()),
     }
     return pa.RecordBatch.from_pydict(columns)
 

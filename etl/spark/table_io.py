@@ -7,6 +7,7 @@ on how Spark partitioned the rows before.
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -27,10 +28,14 @@ class FileLayout(NamedTuple):
 
 
 def spark_uri(uri: str) -> str:
-    """Return `uri` as Spark spells it: s3a:// instead of s3://, file:// before a local path."""
-    if uri.startswith("s3://"):
-        return "s3a://" + uri.removeprefix("s3://")
-    return uri if "://" in uri else f"file://{uri}"
+    """Return `uri` as Spark spells it: s3a:// instead of s3://, file:// before a local path.
+
+    Spark's paths are not quoted: in file:///a%20b it would look for a percent sign.
+    """
+    scheme, mark, path = uri.partition("://")
+    if not mark:
+        return f"file://{uri}"
+    return f"{'s3a' if scheme == 's3' else scheme}://{unquote(path)}"
 
 
 def read_table(spark: SparkSession, uri: str, schema: pa.Schema) -> DataFrame:

@@ -24,7 +24,7 @@ def load_thumbnails(folder: str | None, asins: Sequence[str]) -> dict[str, str]:
     """
     found = {}
     for asin in asins if folder else ():
-        content = _read_picture(f"{str(folder).rstrip('/')}/{asin}") if "/" not in asin else None
+        content = _read_picture(str(folder), asin) if "/" not in asin else None
         small = thumbnail(content) if content else None
         if small:
             found[asin] = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
@@ -47,10 +47,10 @@ def thumbnail(content: bytes) -> bytes | None:
     return small.getvalue()
 
 
-def _read_picture(path: str) -> bytes | None:
+def _read_picture(folder: str, asin: str) -> bytes | None:
     for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)):
         try:
-            content = files.read_bytes(path + suffix)
+            content = files.read_bytes(files.join(folder, asin + suffix))
         except (OSError, ValueError):  # also raised for an asin that is not a valid path
             continue
         if content:
