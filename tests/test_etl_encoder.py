@@ -79,9 +79,8 @@ def test_each_encoder_token_limit_and_kind_of_content_has_its_own_cache(tmp_path
     names = [cache_name(FeatureConfig(**config), hashes) for config in configs]
     assert len(set(names)) == len(configs)
     again = {"encoder": str(tmp_path / "a"), "fields": ("title",), "timeout": 1.0}
-    assert (
-        cache_name(FeatureConfig(**again), hashes) == names[0]
-    )  # the key of a vector covers the text
+    # `fields` are left out, as the key of a vector covers the text
+    assert cache_name(FeatureConfig(**again), hashes) == names[0]
 
 
 def items_of(spark, texts):
