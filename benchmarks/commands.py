@@ -1,10 +1,9 @@
-"""Command lines of benchmarks: sub-commands, and the arguments that name an experiment."""
+"""Command lines of benchmarks: sub-commands."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
-from mdsrec.command import OVERRIDES_HELP
+from mdsrec.command import stage_parser
 
 
 def run_subcommand(
@@ -14,7 +13,7 @@ def run_subcommand(
 
     The help of a sub-command is the first paragraph of its module's docstring.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=summary)
+    parser = stage_parser(prog, summary)
     subparsers = parser.add_subparsers(required=True, metavar="NAME")
     for name, path in modules.items():
         module = import_module(path)
@@ -25,9 +24,3 @@ def run_subcommand(
         subparser.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
-
-
-def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG and the overrides."""
-    parser.add_argument("config", metavar="CONFIG", help="the experiment's TOML file")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)

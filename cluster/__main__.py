@@ -5,7 +5,14 @@ import sys
 from collections.abc import Sequence
 
 from cluster.stages import STAGE_COMMANDS, STAGES
-from mdsrec.command import dispatch, experiment_of, experiment_parser, run_command
+from mdsrec.command import (
+    DistinctValues,
+    dispatch,
+    experiment_of,
+    experiment_parser,
+    run_command,
+    stage_parser,
+)
 
 COMMANDS = {
     "run": "run etl, training and evaluation on this machine",
@@ -20,13 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def no_command(words: Sequence[str]) -> None:
-    """Print the help, or refuse an unknown sub-command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster", description="Run all stages of an experiment with one command."
-    )
-    listed = "; ".join(f"{name}: {does}" for name, does in COMMANDS.items())
-    parser.add_argument("command", choices=COMMANDS, help=listed)
-    parser.add_argument("rest", metavar="...", nargs="*", help="see `run --help`")
+    """Print the help or the version, or refuse anything else."""
+    summary = "Run all stages of an experiment with one command."
+    parser = stage_parser("cluster", summary, COMMANDS)
+    parser.add_argument("command", metavar="SUB-COMMAND", choices=COMMANDS, help="one of these")
     parser.parse_args(words)
 
 
@@ -102,6 +106,7 @@ def _add_stages(parser: argparse.ArgumentParser, choices: list[str]) -> None:
         "--stages",
         metavar="STAGE",
         nargs="+",
+        action=DistinctValues,
         choices=choices,
         default=list(STAGES),
         help=f"any of {', '.join(choices)} (default: {' '.join(STAGES)})",

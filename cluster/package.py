@@ -1,6 +1,5 @@
 """Working directory of a job: our packages and its configuration, nothing else of this folder."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution, requires
@@ -9,7 +8,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from mdsrec.config.loading import experiment_from, read_content
+from mdsrec.config.loading import experiment_from, read_content, toml_value
 from mdsrec.errors import InputError
 from mdsrec.packages import copy_packages
 
@@ -42,7 +41,7 @@ def _absolute_paths(content: Mapping[str, Any], resolved: Mapping[str, Any]) -> 
         if isinstance(written, dict) and isinstance(value, dict):
             yield from (f"{key}.{inner}" for inner in _absolute_paths(written, value))
         elif isinstance(written, str | list) and type(value) is type(written) and value != written:
-            yield f"{key}={json.dumps(value)}"
+            yield f"{key}={toml_value(value)}"
 
 
 def requirements() -> list[str]:

@@ -7,10 +7,8 @@ from mdsrec.command import command_line, dispatch, experiment_of, experiment_par
 
 BUILD = "Build the tables below ROOT/dataset from raw files. Tables that are up to date are kept."
 STATUS = "Show which tables below ROOT/dataset are up to date. Nothing is built."
-MORE = (
-    "python -m etl status CONFIG shows the state of the tables; "
-    "python -m etl.synthetic FOLDER writes a small raw catalogue to try things out."
-)
+COMMANDS = {"status": "show which tables are up to date"}
+MORE = "`python -m etl.synthetic FOLDER` writes a small raw catalogue to try things out."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build(words: Sequence[str]) -> None:
     """Build the tables of an experiment."""
-    parser = experiment_parser("etl", BUILD)
+    parser = experiment_parser("etl", BUILD, COMMANDS)
     parser.epilog = MORE
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)

@@ -1,23 +1,25 @@
 """`python -m evaluation CONFIG`: rank and report a run. Sub-commands: `recommend`, `compare`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from mdsrec.command import (
+    DistinctValues,
     command_line,
     dispatch,
     experiment_of,
     experiment_parser,
+    path,
     positive_int,
     run_command,
+    stage_parser,
 )
 
 RANK = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
-MORE = (
-    "python -m evaluation recommend CONFIG writes every user's best items and all vectors; "
-    "python -m evaluation compare RUN RUN ... compares runs on the same data."
-)
+COMMANDS = {
+    "recommend": "write every user's best items, and all vectors",
+    "compare": "compare runs on the same data",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def rank(words: Sequence[str]) -> None:
     """Rank the held-out events of an experiment and write its report."""
-    parser = experiment_parser("evaluation", RANK)
-    parser.epilog = MORE
+    parser = experiment_parser("evaluation", RANK, COMMANDS)
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
     from evaluation.run import evaluate
@@ -46,7 +47,10 @@ def recommend(words: Sequence[str]) -> None:
         "--exclude-seen", action="store_true", help="leave out items that the user already had"
     )
     parser.add_argument(
-        "--users", metavar="FILE", help="file with one user id per line (default: every user)"
+        "--users",
+        metavar="FILE",
+        type=path,
+        help="file with one user id per line (default: every user)",
     )
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
@@ -60,15 +64,24 @@ def recommend(words: Sequence[str]) -> None:
 
 def compare(words: Sequence[str]) -> None:
     """Compare evaluated runs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation compare",
-        description="Compare runs on the same data: a table on the screen, and a page.",
+    parser = stage_parser(
+        "evaluation compare", "Compare runs on the same data: a table on the screen, and a page."
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run: ROOT/runs/NAME")
     parser.add_argument(
-        "--out", metavar="HTML", help="page to write (default: comparison.html in the first run)"
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=path,
+        action=DistinctValues,
+        help="folder of a run: ROOT/runs/NAME",
     )
-    arguments = parser.parse_args(words)
+    parser.add_argument(
+        "--out",
+        metavar="HTML",
+        type=path,
+        help="page to write (default: comparison.html in the first run)",
+    )
+    arguments = parser.parse_intermixed_args(words)
     from evaluation.compare import compare_runs
 
     print(compare_runs(arguments.runs, arguments.out))

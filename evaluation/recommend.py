@@ -72,10 +72,7 @@ def read_user_file(experiment: Experiment, path: str) -> frozenset[int]:
 
     Raises InputError for an unknown id, and for a file without ids.
     """
-    content = files.read_bytes(path)
-    if content is None:
-        raise InputError(f"--users {path}: no such file")
-    ids = [line.strip() for line in content.decode(errors="replace").splitlines()]
+    ids = [line.strip() for line in _read_text(path).splitlines()]
     uri = tables.table_uri(experiment.root, "sequences")
     rows = tables.read_table(uri, schema.SEQUENCES, ["user", "user_id"])
     indices = pc.index_in(pa.array(ids, pa.string()), rows["user_id"].combine_chunks())
@@ -86,6 +83,19 @@ def read_user_file(experiment: Experiment, path: str) -> frozenset[int]:
     if not users:
         raise InputError(f"--users {path}: the file has no user ids")
     return users
+
+
+def _read_text(path: str) -> str:
+    """Return the content of the file `--users`. InputError if it is not UTF-8 text."""
+    try:
+        content = files.read_bytes(path)
+        if content is None:
+            raise InputError(f"--users {path}: no such file")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"--users {path}: not UTF-8 text: save it in that encoding") from None
+    except OSError as error:
+        raise InputError(f"--users {path}: cannot be read: {files.first_line(error)}") from None
 
 
 def item_vector_batches(experiment: Experiment, trained: TrainedModel) -> Iterator[pa.RecordBatch]:

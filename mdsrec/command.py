@@ -1,13 +1,20 @@
 """The command line that all stages share: arguments, sub-commands, exit codes."""
 
 import argparse
+import difflib
 import os
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
+from mdsrec import __version__
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
+from mdsrec.config.section import absolute, distinct, listed
 from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
 from mdsrec.logs import configure_logging
@@ -17,12 +24,43 @@ Command = Callable[[Sequence[str]], None]
 OVERRIDES_HELP = "dotted keys that override the file, as in optim.lr=3e-4"
 
 
-def experiment_parser(stage: str, summary: str) -> argparse.ArgumentParser:
-    """Return a parser of CONFIG and overrides; a stage adds its own options."""
-    parser = argparse.ArgumentParser(prog=f"python -m {stage}", description=summary)
-    parser.add_argument("config", metavar="CONFIG", help="the experiment's TOML file")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=OVERRIDES_HELP)
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no secret."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(without_secret(message))
+
+
+def stage_parser(
+    stage: str, summary: str, commands: Mapping[str, str] | None = None
+) -> argparse.ArgumentParser:
+    """Return a parser whose help lists `commands`, the sub-commands of the stage."""
+    parser = _Parser(prog=f"python -m {stage}", description=summary)
+    parser.add_argument("--version", action="version", version=f"mdsrec {__version__}")
+    if commands:
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps the lines
+        lines = [f"{name:<10}  {does}" for name, does in commands.items()]
+        parser.add_argument_group("sub-commands, each with its own --help", "\n".join(lines))
     return parser
+
+
+def experiment_parser(
+    stage: str, summary: str, commands: Mapping[str, str] | None = None
+) -> argparse.ArgumentParser:
+    """Return a parser of CONFIG and overrides; a stage adds its own options."""
+    parser = stage_parser(stage, summary, commands)
+    add_experiment(parser)
+    return parser
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Add CONFIG and the overrides."""
+    parser.add_argument(
+        "config", metavar="CONFIG", type=os.path.expanduser, help="the experiment's TOML file"
+    )
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help=OVERRIDES_HELP
+    )
 
 
 def experiment_of(arguments: argparse.Namespace) -> Experiment:
@@ -36,6 +74,14 @@ def command_line(stage: str, arguments: argparse.Namespace) -> str:
     """Return the shell line that runs `stage` on the same experiment, without secret values."""
     overrides = map(without_secret, arguments.overrides)
     return shlex.join(["python", "-m", *stage.split(), arguments.config, *overrides])
+
+
+def path(text: str) -> str:
+    """Parse a path, which becomes absolute, or a URI."""
+    try:
+        return absolute(text).rstrip("/") or "/"
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive_int(text: str) -> int:
@@ -52,11 +98,37 @@ def minutes(text: str) -> float:
     return float(text)
 
 
+class DistinctValues(argparse.Action):
+    """A list without repeated values. An option that is given again adds to its values."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        values = values if before is self.default else [*before, *values]
+        try:
+            setattr(namespace, self.dest, distinct(values))
+        except InputError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+
+
 def dispatch(argv: Sequence[str] | None, commands: Mapping[str, Command], default: Command) -> None:
-    """Run the sub-command that the first argument names, or else `default` on all arguments."""
+    """Run the sub-command that the first argument names, or else `default` on all arguments.
+
+    InputError for a word that is neither a sub-command nor a file.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in commands:
-        commands[words[0]](words[1:])
+    first = words[0] if words else ""
+    if first in commands:
+        commands[first](words[1:])
+    elif re.fullmatch(r"[A-Za-z][A-Za-z_-]*", first) and not Path(first).exists():
+        near = difflib.get_close_matches(first, commands, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {listed(commands)}"
+        raise InputError(f"unknown sub-command {first}; {hint}")
     else:
         default(words)
 
@@ -73,6 +145,9 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     except InputError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{stage}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output, as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

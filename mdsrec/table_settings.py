@@ -88,8 +88,8 @@ def _sequence_settings(experiment: Experiment) -> Settings:
 def _feature_settings(config: FeatureConfig) -> Settings:
     match config.sees:
         case "text":
-            return {"encoder": config.encoder, "max_tokens": config.max_tokens}
+            return {"encoder": config.encoder_name, "max_tokens": config.max_tokens}
         case "images":
             by_address = config.images == "url"
-            return {"encoder": config.encoder, "images": "url" if by_address else "files"}
+            return {"encoder": config.encoder_name, "images": "url" if by_address else "files"}
     return {}

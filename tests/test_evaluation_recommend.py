@@ -114,6 +114,8 @@ def test_only_the_users_of_a_file_are_served(served, tmp_path):
     path.write_text(f"{ids[30]}\n\n{ids[2]}\n{ids[30]}\n")
     users = read_user_file(served, str(path))
     assert users == {2, 30}
+    path.write_text(f"{ids[30]}\r\n{ids[2]}", encoding="utf-8-sig")  # as Windows writes it
+    assert read_user_file(served, str(path)) == users
     assert "of 2 users" in recommend(served, Options(3, False, users))
     rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
     assert [(row["user"], row["items"]) for row in rows] == [
@@ -133,6 +135,11 @@ def test_unknown_users_and_empty_files_are_errors(served, tmp_path):
             read_user_file(served, str(path))
     with pytest.raises(InputError, match="no such file"):
         read_user_file(served, str(tmp_path / "none.txt"))
+    path.write_text("U0000\n", encoding="utf-16")
+    with pytest.raises(InputError, match=f"--users {path}: not UTF-8 text"):
+        read_user_file(served, str(path))
+    with pytest.raises(InputError, match=f"--users {tmp_path}: cannot be read"):
+        read_user_file(served, str(tmp_path))
 
 
 @pytest.mark.ray

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from mdsrec.command import (
+    DistinctValues,
     dispatch,
     experiment_of,
     experiment_parser,
@@ -13,6 +14,7 @@ from mdsrec.command import (
 )
 
 SWEEP = "Search the space of the section [tune] by validation, and write the winner to best.toml."
+COMMANDS = {"study": "compare several models over several seeds"}
 STUDY = "Train and rank several models over several seeds, and write a table that compares them."
 
 
@@ -23,8 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def sweep(words: Sequence[str]) -> None:
     """Run the sweep of an experiment."""
-    parser = experiment_parser("tuning", SWEEP)
-    parser.epilog = f"python -m tuning study CONFIG: {STUDY}"
+    parser = experiment_parser("tuning", SWEEP, COMMANDS)
     parser.add_argument(
         "--resume", action="store_true", help="continue a sweep that was stopped or killed"
     )
@@ -42,7 +43,12 @@ def study(words: Sequence[str]) -> None:
     """Compare models on the data of an experiment."""
     parser = experiment_parser("tuning study", STUDY)
     parser.add_argument(
-        "--models", metavar="NAME", nargs="+", default=[], help="models to train (default: all)"
+        "--models",
+        metavar="NAME",
+        nargs="+",
+        action=DistinctValues,
+        default=[],
+        help="models to train (default: all)",
     )
     parser.add_argument(
         "--seeds", type=positive_int, default=3, help="number of seeds: 0, 1, ... (default: 3)"

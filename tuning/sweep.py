@@ -142,8 +142,8 @@ def build_listed_tables(sweep: Sweep, builder: Any) -> None:
     graph = sweep.experiment.graph
     overrides = [
         *sweep.overrides,
-        f"graph.mu={[*graph.mu, *mus]}",
-        f"graph.num_centers={[*graph.num_centers, *ks]}",
+        f"graph.mu={sorted({*graph.mu, *mus})}",
+        f"graph.num_centers={sorted({*graph.num_centers, *ks})}",
     ]
     log.info("building the tables of the trials")
     built = ray.get(

@@ -8,12 +8,12 @@ import argparse
 import sys
 import tempfile
 
-from benchmarks.commands import add_experiment
 from benchmarks.measure import DONE, GIB, Reading, Stopwatch, measure, print_result
 from etl.features import encoding
 from etl.spark import table_io
 from etl.spark.session import open_session
 from mdsrec import schema, tables
+from mdsrec.command import add_experiment
 from mdsrec.config import Experiment, SparkConfig
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.commands import add_experiment
 from benchmarks.recbole import peer
 from mdsrec import schema, tables
+from mdsrec.command import add_experiment
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.model_base import TransformerConfig

@@ -10,10 +10,10 @@ from itertools import product
 
 import numpy as np
 
-from benchmarks.commands import add_experiment
 from evaluation.metrics.bootstrap import difference
 from evaluation.metrics.events import Events, read_events
 from mdsrec.arrays import Floats
+from mdsrec.command import add_experiment
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.commands import add_experiment
 from benchmarks.training import plain
+from mdsrec.command import add_experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.text import markdown_table

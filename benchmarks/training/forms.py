@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.commands import add_experiment
 from benchmarks.training import plain
+from mdsrec.command import add_experiment
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.text import markdown_table

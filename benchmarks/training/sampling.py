@@ -9,7 +9,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from benchmarks.commands import add_experiment
+from mdsrec.command import add_experiment
 from mdsrec.config import TrainConfig
 from mdsrec.config.loading import load_experiment
 from mdsrec.text import markdown_table

@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks.commands import add_experiment
+from mdsrec.command import add_experiment
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.text import markdown_table

@@ -1,21 +1,26 @@
 """Sections of the ETL: [input], [sequences], [features.NAME], [graph] and [spark]."""
 
+from collections.abc import Mapping
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from mdsrec.config.section import (
     Count,
+    Distinct,
     Flag,
     Fraction,
     NonNegativeFloat,
     NotIdentity,
+    PathOrUri,
     Positive,
     PositiveFloat,
     Section,
     absolute,
 )
+from mdsrec.errors import InputError
 
 
 def _share_or_date(value: Any) -> float | str:
@@ -37,19 +42,10 @@ class InputConfig(Section):
 
     edition: Annotated[Literal["2014", "2018", "2023"], BeforeValidator(str)]
     """Edition of the Amazon reviews, which decides the format of the raw files."""
-    reviews: tuple[str, ...] = Field(min_length=1)
+    reviews: Distinct[PathOrUri] = Field(min_length=1)
     """Files or folders of reviews, plain or .gz, as paths or URIs."""
-    metadata: tuple[str, ...] = ()
+    metadata: Distinct[PathOrUri] = ()
     """Files or folders of item metadata; without them items have no title and no text."""
-
-    @field_validator("reviews", "metadata")
-    @classmethod
-    def _absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
-        found = tuple(absolute(path) for path in paths)
-        twice = [path for path in found if found.count(path) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]} is listed twice: remove one")
-        return found
 
 
 class SequencesConfig(Section):
@@ -94,20 +90,30 @@ class SequencesConfig(Section):
         return self
 
 
+def _absolute_folder(encoder: str) -> str:
+    """Return a local folder of a model as an absolute path, and the name of a model unchanged."""
+    is_local = encoder.startswith(("/", ".", "~")) or Path(encoder).is_dir()
+    return absolute(encoder) if is_local else encoder
+
+
+def _folder_or_url(images: str) -> str:
+    return images if images == "url" else absolute(images)
+
+
 class FeatureConfig(Section):
     """One modality: encoded from the text or the images of items, or read as ready vectors."""
 
-    encoder: str | None = None
+    encoder: Annotated[str, AfterValidator(_absolute_folder)] | None = None
     """Text: a sentence-transformers model. Images: a transformers vision model (CLIP, ViT). Give a
     name, a local folder or, for text, an installed package that contains the model.
     """
-    fields: tuple[Literal["title", "features", "description", "categories", "brand"], ...] = Field(
+    fields: Distinct[Literal["title", "features", "description", "categories", "brand"]] = Field(
         default=("title", "features", "description"), min_length=1
     )
     """Metadata fields that form an item's text, joined in this order."""
     max_tokens: Positive | None = None
     """Longest text in tokens, the rest is cut off. Unset means the model's own limit."""
-    images: NotIdentity[str | None] = None
+    images: NotIdentity[Annotated[str, AfterValidator(_folder_or_url)] | None] = None
     """Source of images: a folder of files named ASIN.jpg (.png, ...), or `url` to download each
     item's image_url.
     """
@@ -117,17 +123,12 @@ class FeatureConfig(Section):
     """Further attempts of a failed download."""
     requests_per_second: NotIdentity[PositiveFloat] = 20.0
     """Download rate of all Spark tasks together."""
-    vectors: NotIdentity[str | None] = None
+    vectors: NotIdentity[PathOrUri | None] = None
     """File of ready vectors: Parquet with columns asin and vector; .npy with one row for each line
     of `asins`; or the publisher's binary image features (.b: 10 bytes of asin, 4096 float32).
     """
-    asins: NotIdentity[str | None] = None
+    asins: NotIdentity[PathOrUri | None] = None
     """Text file with the asin of each row of a .npy file."""
-
-    @field_validator("images", "vectors", "asins")
-    @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        return path if path in (None, "url") else absolute(path)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -147,6 +148,16 @@ class FeatureConfig(Section):
         if self.encoder is None:
             return "nothing"
         return "images" if self.images else "text"
+
+    @property
+    def encoder_name(self) -> str | None:
+        """Return the encoder, of a local model only the name of its folder, which may move."""
+        if self.encoder is None or not Path(self.encoder).is_absolute():
+            return self.encoder
+        return Path(self.encoder).name
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "encoder": self.encoder_name}
 
 
 class GraphConfig(Section):
@@ -168,10 +179,31 @@ class GraphConfig(Section):
     """Least recall of the search in cells against exact search; below it the job fails."""
     max_overlap: NotIdentity[Positive] = 64
     """Most cells searched per item; as few are searched as min_recall needs."""
-    mu: NotIdentity[tuple[NonNegativeFloat, ...]] = ()
+    mu: NotIdentity[Distinct[NonNegativeFloat]] = ()
     """More values of mu^m to build neighbors for, in addition to `model.mu`; for sweeps."""
-    num_centers: NotIdentity[tuple[Positive, ...]] = ()
+    num_centers: NotIdentity[Distinct[Positive]] = ()
     """More values of k to cluster for, in addition to `model.num_centers`; for sweeps."""
+
+
+def spark_properties(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return properties by dotted key, of the nested sections that TOML makes of dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        dotted = f"{prefix}{key}"
+        inner = (
+            spark_properties(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
+        )
+        if twice := found.keys() & inner.keys():
+            raise InputError(f"{min(twice)} is set twice: remove one")
+        found |= inner
+    return found
+
+
+def _spark_text(value: Any) -> Any:
+    """Return a number or a boolean as Spark writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
 
 
 class SparkConfig(Section):
@@ -185,5 +217,14 @@ class SparkConfig(Section):
     """Partitions of a shuffle. Unset means by cores and the size of the input."""
     rows_per_file: Positive = 500_000
     """Most rows in one Parquet file of a table."""
-    settings: dict[str, str] = Field(default={}, exclude=True)
-    """Other Spark properties. They are never written down: they may hold credentials."""
+    settings: dict[str, Annotated[str, BeforeValidator(_spark_text)]] = Field(
+        default={}, exclude=True
+    )
+    """Other Spark properties, as in `spark.executor.memory = "4g"`. They are never written down:
+    they may hold credentials.
+    """
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _by_dotted_keys(cls, settings: Any) -> Any:
+        return spark_properties(settings) if isinstance(settings, Mapping) else settings

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mdsrec.config.etl import FeatureConfig, GraphConfig, InputConfig, SequencesConfig, SparkConfig
 from mdsrec.config.models import AnyModel, MDSRecConfig
-from mdsrec.config.section import NotIdentity, Section, Text, absolute, listed
+from mdsrec.config.section import NotIdentity, PathOrUri, Section, Text, listed
 from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
 from mdsrec.config.tune import TuneConfig
 
@@ -22,7 +22,7 @@ class Experiment(Section):
 
     name: Text = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run. Its files are written to `<root>/runs/NAME/`."""
-    root: NotIdentity[str]
+    root: NotIdentity[PathOrUri]
     """Folder or URI that holds everything: tables below `dataset/`, runs below `runs/`."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     """Seed of the initial weights and of all random numbers of training."""
@@ -41,8 +41,8 @@ class Experiment(Section):
 
     @field_validator("root")
     @classmethod
-    def _absolute(cls, root: str) -> str:
-        return absolute(root).rstrip("/") or "/"
+    def _without_slash(cls, root: str) -> str:
+        return root.rstrip("/") or "/"
 
     @field_validator("features")
     @classmethod

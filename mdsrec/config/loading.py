@@ -1,17 +1,18 @@
 """Load an experiment from a TOML file and overrides. A mistake becomes an error of one line."""
 
-import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
-from mdsrec.config import Experiment, FeatureConfig
+from mdsrec.config import Experiment, FeatureConfig, MDSRecConfig
+from mdsrec.config.etl import spark_properties
 from mdsrec.config.models import sections
-from mdsrec.config.section import listed
+from mdsrec.config.nearest_key import nearest_key
+from mdsrec.config.section import Section, listed
 from mdsrec.config.tune import Domain
 from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
@@ -27,6 +28,7 @@ EXPECTED = {  # messages by pydantic's error type
 }
 
 MODELS = sections()
+SPARK_SETTINGS = ["spark", "settings"]
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -41,13 +43,25 @@ def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     """Return the content of a TOML file, changed by `overrides` and not validated."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        _join_spark_settings(content)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{without_secret(str(path))}: no such configuration file") from None
+    except InputError as error:
+        raise InputError(f"{path}: spark.settings: {error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text: save it in that encoding") from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
     for override in overrides:
         _lay_over(content, override)
     return content
+
+
+def _join_spark_settings(content: dict[str, Any]) -> None:
+    """Join the dotted keys of spark.settings, so that an override finds them in any spelling."""
+    spark = content.get("spark")
+    if isinstance(spark, dict) and isinstance(spark.get("settings"), dict):
+        spark["settings"] = spark_properties(spark["settings"])
 
 
 def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
@@ -59,22 +73,31 @@ def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
 
 
 def to_overrides(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield `model.dim=64` for {"model": {"dim": 64}} or {"model.dim": 64}.
-
-    Values are written as JSON, which TOML reads as the same value.
-    """
+    """Yield `model.dim=64` for {"model": {"dim": 64}} or {"model.dim": 64}."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from to_overrides(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}={json.dumps(value)}"
+            yield f"{prefix}{key}={toml_value(value)}"
+
+
+def toml_value(value: Any) -> str:
+    """Write a text, number, boolean or list as TOML, on one line.
+
+    JSON writes them as TOML does, but for the escapes of characters outside ASCII and of DEL.
+    """
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _lay_over(content: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
+    keys = [key.strip().strip("\"'") for key in dotted.split(".")]
     if not equals or not all(keys):
-        raise InputError(f"override {override!r}: expected key=value, as in optim.lr=3e-4")
+        raise InputError(
+            f"override {without_secret(override)!r}: expected key=value, as in optim.lr=3e-4"
+        )
+    if keys[:2] == SPARK_SETTINGS and keys[2:]:  # the rest is the name of one property
+        keys[2:] = [".".join(keys[2:])]
     section = content
     for key in keys[:-1]:
         section = section.setdefault(key, {})
@@ -96,10 +119,10 @@ def _toml_value(text: str) -> Any:
 def _explained(error: ValidationError) -> str:
     """Return the first validation error as one line."""
     first = error.errors()[0]
-    location, section = [str(part) for part in first["loc"]], _section_at(first["loc"])
-    if location[:1] == ["model"]:
-        del location[1:2]  # pydantic's tag of the model
-    dotted = ".".join(location)
+    location, section = first["loc"], _section_at(first["loc"])
+    if location[:1] == ("model",):
+        location = ("model", *location[2:])  # without pydantic's tag of the model
+    dotted = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in location)[1:]
     if first["type"] == "union_tag_invalid":
         return f'model.name = "{first["ctx"]["tag"]}": unknown model; choose from {listed(MODELS)}'
     if first["type"] == "extra_forbidden":
@@ -109,15 +132,24 @@ def _explained(error: ValidationError) -> str:
                 f"{dotted}: the model {name} has no such key: remove it, or replace the section "
                 f"with 'model={{name=\"{name}\"}}'"
             )
-        near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.0)
-        return f"unknown key {dotted}" + (f"; the nearest key is {near[0]}" if near else "")
+        hint = nearest_key(str(location[-1]), section.model_fields, _searched_sections())
+        return f"unknown key {dotted}; {hint}"
     if first["type"] == "missing":
         return f"key {dotted} is missing"
     message = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
     if first["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    found = json.dumps(first["input"], default=str)
+    found = json.dumps(first["input"], default=str, ensure_ascii=False)
     return f"{without_secret(f'{dotted} = {found}')}: {message}"
+
+
+def _searched_sections() -> Mapping[str, Collection[str]]:
+    """Return the keys of the sections in which a key of another section is searched."""
+    return {
+        name: field.annotation.model_fields
+        for name, field in Experiment.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    } | {"model": MDSRecConfig.model_fields}
 
 
 def _section_at(location: Sequence[str | int]) -> type[BaseModel]:

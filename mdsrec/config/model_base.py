@@ -6,7 +6,14 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from mdsrec.config.etl import GraphConfig
-from mdsrec.config.section import Fraction, NonNegativeFloat, Positive, Section, listed
+from mdsrec.config.section import (
+    Distinct,
+    Fraction,
+    NonNegativeFloat,
+    Positive,
+    Section,
+    listed,
+)
 
 
 class Needs(NamedTuple):
@@ -96,14 +103,8 @@ class TransformerConfig(ModelConfig):
 class MultimodalConfig(ModelConfig):
     """Keys of models that use modalities."""
 
-    modalities: tuple[str, ...] | None = None
+    modalities: Distinct[str] | None = None
     """Modalities to use. Unset means every [features.NAME]; [] means item ids only."""
-
-    @model_validator(mode="after")
-    def _named_once(self) -> Self:
-        if len(set(self.modalities or ())) < len(self.modalities or ()):
-            raise ValueError(f"modalities {listed(self.modalities or ())}: remove the repeated one")
-        return self
 
     @property
     def needs(self) -> Needs:

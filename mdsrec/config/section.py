@@ -1,12 +1,13 @@
 """The base of all configuration sections: frozen, typed, unknown keys refused."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from mdsrec.credentials import refuse_credentials
+from mdsrec.errors import InputError
 
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
@@ -46,14 +47,31 @@ def _identity(value: Any, dumped: Any) -> Any:
 
 
 def absolute(path: str) -> str:
-    """Return a local path as an absolute one, and a URI unchanged.
+    """Return a local path as an absolute one, with ~ expanded, and a URI unchanged.
 
     ValueError if the path is empty, InputError if a URI holds credentials.
     """
     if not path.strip():
         raise ValueError("the path is empty")
     refuse_credentials(path)
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    try:
+        return path if "://" in path else str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise InputError(f"{path}: there is no such home folder") from None
+
+
+PathOrUri = Annotated[str, AfterValidator(absolute)]
+
+
+def distinct(values: Sequence[T]) -> Sequence[T]:
+    """Return the values of a list that is a set. InputError names a repeated one."""
+    for position, value in enumerate(values):
+        if value in values[:position]:  # lists have no hash
+            raise InputError(f"{value} is listed twice: remove one")
+    return values
+
+
+Distinct = Annotated[tuple[T, ...], AfterValidator(distinct)]
 
 
 def listed(keys: Iterable[str]) -> str:

@@ -6,13 +6,14 @@ from pydantic import Field, field_validator, model_validator
 
 from mdsrec.config.section import (
     Count,
+    Distinct,
     Flag,
     NonNegativeFloat,
     NotIdentity,
+    PathOrUri,
     Positive,
     PositiveFloat,
     Section,
-    absolute,
 )
 from mdsrec.errors import InputError
 
@@ -126,8 +127,10 @@ class TrainConfig(Section):
 class EvalConfig(Section):
     """Evaluation, which ranks every held-out event against all items."""
 
-    cutoffs: tuple[Positive, ...] = Field(default=(10, 20), min_length=1)
-    """Values of N in recall@N, ndcg@N and mrr@N."""
+    cutoffs: Distinct[Positive] = Field(default=(10, 20), min_length=1)
+    """Values of N in recall@N, ndcg@N and mrr@N, in any order. Charts and tests of differences
+    use the smallest.
+    """
     user_batch: Positive = 256
     """Users scored together."""
     item_block: Positive = 1024
@@ -136,12 +139,12 @@ class EvalConfig(Section):
     """Leave out the items that a user had before a target when that target is ranked."""
     num_workers: Positive = 2
     """Ray actors that rank users in parallel."""
-    pictures: str | None = None
+    pictures: PathOrUri | None = None
     """Folder of files named ASIN.jpg (.png, ...), shown in reports. Unset means the folder that an
     image encoder reads, if there is one.
     """
 
-    @field_validator("pictures")
+    @field_validator("cutoffs")
     @classmethod
-    def _absolute(cls, path: str | None) -> str | None:
-        return None if path is None else absolute(path)
+    def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(cutoffs))

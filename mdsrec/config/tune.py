@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mdsrec.config.section import Positive, PositiveFloat, Section, listed
+from mdsrec.config.section import Distinct, Positive, PositiveFloat, Section, listed
 
 Numbers = tuple[float, float]
 
@@ -24,15 +24,15 @@ NOT_SEARCHED = {
 class Domain(Section):
     """The values of one key. Exactly one of the kinds of domain is set."""
 
-    choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    choice: Distinct[Any] | None = Field(default=None, min_length=1)
     """Draw one of these values."""
-    grid: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    grid: Distinct[Any] | None = Field(default=None, min_length=1)
     """Try every one of these values with every draw of the other keys."""
     uniform: Numbers | None = None
     """Draw uniformly from [low, high]."""
     loguniform: Numbers | None = None
     """Draw the logarithm uniformly from [low, high]."""
-    simplex: tuple[str, ...] | None = Field(default=None, min_length=2)
+    simplex: Distinct[str] | None = Field(default=None, min_length=2)
     """Draw one share per name; the shares sum to 1."""
     steps: Positive | None = None
     """Use only shares that are multiples of 1 / steps, and try all of them, as in a grid. Unset
