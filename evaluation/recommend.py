@@ -34,25 +34,29 @@ class Options(NamedTuple):
 def recommend(experiment: Experiment, options: Options) -> str:
     """Write the tables `recommendations` and `vectors` of a trained run -> summary for the screen.
 
-    A table that exists for the same weights and options is not written again.
+    A table that exists for the same weights, options and columns is not written again.
     """
     trained, paths = load_trained(experiment), RunPaths.of(experiment)
     if options.top > trained.num_items:
         raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
     inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}
-    identity = experiment.identity()
     users = None if options.users is None else sorted(options.users)
-    list_recipe = Recipe({"run": identity, **options._asdict(), "users": users}, inputs)
-    vector_recipe = Recipe({"run": identity}, inputs)
+
+    def recipe_of(columns: pa.Schema, **settings: object) -> Recipe:
+        run = experiment.identity()
+        return Recipe({"run": run, "columns": columns.names, **settings}, inputs)
+
+    list_recipe = recipe_of(schema.RECOMMENDATIONS, **options._asdict() | {"users": users})
     for uri, worker, recipe in (
         (paths.recommendations, RecommendWorker, list_recipe),
-        (paths.user_vectors, UserVectorWorker, vector_recipe),
+        (paths.user_vectors, UserVectorWorker, recipe_of(schema.USER_VECTORS)),
     ):
         if tables.find_table(uri, recipe) is None:
             write_table_in_shards(experiment, worker, uri, recipe, "served", options)
-    if tables.find_table(paths.item_vectors, vector_recipe) is None:
+    item_recipe = recipe_of(schema.ITEM_VECTORS)
+    if tables.find_table(paths.item_vectors, item_recipe) is None:
         batches = item_vector_batches(experiment, trained)
-        tables.write_table(paths.item_vectors, batches, schema.ITEM_VECTORS, vector_recipe)
+        tables.write_table(paths.item_vectors, batches, schema.ITEM_VECTORS, item_recipe)
     lists = list_metrics(experiment, inputs)
     assert lists
     served = "every user" if users is None else f"{len(users):,} users"
@@ -101,14 +105,16 @@ def _read_text(path: str) -> str:
 def item_vector_batches(experiment: Experiment, trained: TrainedModel) -> Iterator[pa.RecordBatch]:
     """Yield rows of the item vectors of all channels, concatenated to [C D]."""
     vectors_CXD = trained.item_vectors()
-    asins = tables.read_table(tables.table_uri(experiment.root, "items"), schema.ITEMS, ["asin"])
+    uri = tables.table_uri(experiment.root, "items")
+    names = tables.read_table(uri, schema.ITEMS, ["asin", "title"])
     for first in range(0, trained.num_items, ITEM_BATCH):
         vectors_nCD = vectors_CXD[:, first : first + ITEM_BATCH].transpose(0, 1)
         flat = pa.array(vectors_nCD.reshape(-1).numpy())
         lists = pa.FixedSizeListArray.from_arrays(flat, vectors_nCD[0].numel())
         columns = {
             "item": pa.array(np.arange(first, first + len(lists), dtype=np.int32)),
-            "asin": asins["asin"].slice(first, len(lists)),
+            "asin": names["asin"].slice(first, len(lists)),
+            "title": names["title"].slice(first, len(lists)),
             "vector": lists,
         }
         yield from pa.table(columns).cast(schema.ITEM_VECTORS).combine_chunks().to_batches()

@@ -4,6 +4,8 @@ B users, C channels, D width, n items of a list.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +15,32 @@ from torch import Tensor
 
 from evaluation.pool import ShardWorker, UserShard
 from evaluation.ranking import seen_pairs
-from mdsrec import schema
+from mdsrec import schema, tables
+from mdsrec.config import Experiment
 from training.data.sequences import History
 from training.layers.scoring import top_k_items
+
+
+class UserBatch(NamedTuple):
+    """Users whose vectors are computed together."""
+
+    users: list[int]
+    user_ids: pa.ChunkedArray
+    histories: list[History]
+
+
+class ItemNames(NamedTuple):
+    """Asin and title of every item, each in one array: `take` would join several at every call."""
+
+    asins: pa.LargeStringArray
+    titles: pa.LargeStringArray
+
+    @classmethod
+    def read(cls, experiment: Experiment) -> Self:
+        uri, names = tables.table_uri(experiment.root, "items"), ["asin", "title"]
+        rows = tables.read_table(uri, schema.ITEMS, names)
+        # large: the titles of all items may have more bytes than a string array can address
+        return cls(*(rows[name].cast(pa.large_string()).combine_chunks() for name in names))
 
 
 class RecommendWorker(ShardWorker):
@@ -24,11 +49,15 @@ class RecommendWorker(ShardWorker):
     `options` are those of `evaluation.recommend`.
     """
 
+    @cached_property
+    def names(self) -> ItemNames:
+        return ItemNames.read(self.experiment)
+
     def rows(self, shard: UserShard) -> pa.Table:
         parts = [schema.RECOMMENDATIONS.empty_table()]
-        for users, histories in _user_batches(self, shard, self.options.users):
-            queries = self.trained.user_vectors(histories)
-            seen = seen_pairs(histories if self.options.exclude_seen else [])
+        for batch in _user_batches(self, shard, self.options.users):
+            queries = self.trained.user_vectors(batch.histories)
+            seen = seen_pairs(batch.histories if self.options.exclude_seen else [])
             weights = self.trained.channel_weights.to(self.items.device)
             scores, items = top_k_items(
                 queries,
@@ -39,7 +68,7 @@ class RecommendWorker(ShardWorker):
                 torch.from_numpy(seen).to(self.items.device),
             )
             channels = self._largest_channels(queries, items)
-            parts.append(_recommendation_rows(users, scores, items, channels))
+            parts.append(_recommendation_rows(batch, scores, items, channels, self.names))
         return pa.concat_tables(parts)
 
     def _largest_channels(self, queries: Tensor, items: Tensor) -> NDArray[np.str_]:
@@ -61,43 +90,45 @@ class UserVectorWorker(ShardWorker):
     def rows(self, shard: UserShard) -> pa.Table:
         parts = [schema.USER_VECTORS.empty_table()]
         weights = self.trained.channel_weights[:, None]
-        for batch, histories in _user_batches(self, shard, None):
-            queries = self.trained.user_vectors(histories).cpu() * weights
+        for batch in _user_batches(self, shard, None):
+            queries = self.trained.user_vectors(batch.histories).cpu() * weights
             flat = pa.array(queries.reshape(-1).numpy())
             vectors = pa.FixedSizeListArray.from_arrays(flat, queries[0].numel())
-            table = pa.table({"user": pa.array(batch), "vector": vectors})
-            parts.append(table.cast(schema.USER_VECTORS))
+            columns = {"user": batch.users, "user_id": batch.user_ids, "vector": vectors}
+            parts.append(pa.table(columns).cast(schema.USER_VECTORS))
         return pa.concat_tables(parts)
 
 
 def _user_batches(
     worker: ShardWorker, shard: UserShard, selected: frozenset[int] | None
-) -> Iterator[tuple[list[int], list[History]]]:
-    """Yield the selected users (None: all) of each batch of a shard, and their histories."""
+) -> Iterator[UserBatch]:
+    """Yield the selected users (None: all) of each batch of a shard."""
     size = worker.experiment.eval.user_batch
     for first in range(shard.first, shard.last, size):
-        batch = range(first, min(first + size, shard.last))
-        users = [user for user in batch if selected is None or user in selected]
+        last = min(first + size, shard.last)
+        users = [user for user in range(first, last) if selected is None or user in selected]
         if users:
-            histories = worker.reader.histories(batch.start, batch.stop)
-            yield users, [histories[user - first] for user in users]
+            places = [user - first for user in users]
+            user_ids = worker.reader.user_ids(first, last).take(places)
+            histories = worker.reader.histories(first, last)
+            yield UserBatch(users, user_ids, [histories[place] for place in places])
 
 
 def _recommendation_rows(
-    users: list[int], scores: Tensor, items: Tensor, channels: NDArray[np.str_]
+    batch: UserBatch, scores: Tensor, items: Tensor, channels: NDArray[np.str_], names: ItemNames
 ) -> pa.Table:
     """Return one row per user. A list ends early where a user has fewer items left to recommend."""
     is_item = (scores > -torch.inf).cpu().numpy()
-    columns = {
-        "user": users,
-        "items": _ragged(items.cpu().numpy(), is_item),
-        "scores": _ragged(scores.cpu().numpy(), is_item),
-        "channels": _ragged(channels, is_item),
+    offsets = pa.array(np.cumsum([0, *is_item.sum(axis=1)]), pa.int32())
+    listed = pa.array(items.cpu().numpy()[is_item])
+    lists = {
+        "items": listed,
+        "asins": names.asins.take(listed),
+        "titles": names.titles.take(listed),
+        "scores": pa.array(scores.cpu().numpy()[is_item]),
+        "channels": pa.array(channels[is_item], pa.string()),
     }
-    target = schema.RECOMMENDATIONS
-    arrays = {name: pa.array(c, target.field(name).type) for name, c in columns.items()}
-    return pa.table(arrays, schema=target)
-
-
-def _ragged(values: NDArray[np.generic], mask: NDArray[np.bool_]) -> list[list[object]]:
-    return [row[kept].tolist() for row, kept in zip(values, mask, strict=True)]
+    columns = {"user": batch.users, "user_id": batch.user_ids} | {
+        name: pa.ListArray.from_arrays(offsets, values) for name, values in lists.items()
+    }
+    return pa.table(columns).cast(schema.RECOMMENDATIONS)

@@ -6,7 +6,7 @@ vectors of a table have the same width, written in its manifest as `counters.wid
 
 import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 
 
 INTERACTIONS = pa.schema(
@@ -30,10 +30,14 @@ METADATA = pa.schema(
         "description": pa.string(),
         "categories": pa.string(),
         "brand": pa.string(),
+        "details": pa.string(),  # as `Key: value; Key: value`
         "image_url": pa.string(),
     }
 )
-"""Every usable metadata record, sorted by (file, line). Null means the record has none."""
+"""Every usable metadata record, sorted by (file, line). Null means the record has none.
+
+Its texts are plain, without markup and page script.
+"""
 
 REJECTS = pa.schema(
     {"source": pa.string(), "line": pa.int64(), "reason": pa.string(), "raw": pa.string()}
@@ -104,17 +108,27 @@ RANKS = pa.schema(
 RECOMMENDATIONS = pa.schema(
     {
         "user": pa.int64(),
+        "user_id": pa.string(),
         "items": pa.list_(pa.int32()),  # with the highest score (Eq. 22), ties by item
+        "asins": pa.list_(pa.string()),
+        "titles": pa.list_(pa.string()),  # null where an item has none
         "scores": pa.list_(pa.float32()),
         "channels": pa.list_(pa.string()),  # channel with the largest term of each score
     }
 )
 """Sorted by user; recommendations after all events of the user."""
 
-USER_VECTORS = pa.schema({"user": pa.int64(), "vector": pa.list_(pa.float32())})
+USER_VECTORS = pa.schema(
+    {"user": pa.int64(), "user_id": pa.string(), "vector": pa.list_(pa.float32())}
+)
 """Sorted by user. The inner product with an item's vector is the item's score."""
 
 ITEM_VECTORS = pa.schema(
-    {"item": pa.int32(), "asin": pa.string(), "vector": pa.list_(pa.float32())}
+    {
+        "item": pa.int32(),
+        "asin": pa.string(),
+        "title": pa.string(),  # null means it has none
+        "vector": pa.list_(pa.float32()),
+    }
 )
 """Sorted by item; vectors have width (1 + modalities) D."""

@@ -42,6 +42,11 @@ def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
     return experiment_from(content, source="test")
 
 
+def title_of(item: int) -> str | None:
+    """Return the title of an item; every third has none."""
+    return f"Item <{item}> & co" if item % 3 else None
+
+
 def write_dataset(experiment: Experiment, seed: int = 0, users_per_file: int = 20) -> None:
     """Write random histories and features, and the tables that the ETL would derive from them."""
     generator = np.random.default_rng(seed)
@@ -52,7 +57,7 @@ def write_dataset(experiment: Experiment, seed: int = 0, users_per_file: int = 2
     num_train = np.bincount(np.concatenate(training).astype(int), minlength=NUM_ITEMS)
     item = np.arange(NUM_ITEMS, dtype=np.int32)
     asin = [f"B{i:04d}" for i in item]
-    titles = [f"Item <{i}> & co" for i in item]
+    titles = [title_of(i) for i in item]
     _write(
         experiment,
         "items",

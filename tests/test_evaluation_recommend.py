@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from random_runs import TWO_USERS, run_of, write_weights
-from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
+from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, title_of, write_dataset
 
 from evaluation.recommend import Options, read_user_file, recommend
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
+from training.data.sequences import SequenceReader
 from training.inference import load_trained
 from training.layers.scoring import top_k_items
 
@@ -84,6 +85,42 @@ def test_recommendations_are_the_items_with_the_highest_whole_score(served):
 
 
 @pytest.mark.ray
+def test_users_and_items_have_their_ids_and_titles(served):
+    rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
+    for row in rows:
+        assert row["user_id"] == f"U{row['user']:04d}"
+        assert row["asins"] == [f"B{item:04d}" for item in row["items"]]
+        assert row["titles"] == [title_of(item) for item in row["items"]]
+    assert {title for row in rows for title in row["titles"]} > {None}
+    users = read(served, "vectors/users", schema.USER_VECTORS)
+    assert users["user_id"].to_pylist() == [f"U{user:04d}" for user in range(NUM_USERS)]
+    items = read(served, "vectors/items", schema.ITEM_VECTORS)
+    assert items["title"].to_pylist() == [title_of(item) for item in range(NUM_ITEMS)]
+
+
+@pytest.mark.ray
+def test_a_table_that_lacks_the_present_columns_is_written_again(served):
+    for name, columns in (
+        ("recommendations", schema.RECOMMENDATIONS),
+        ("vectors/users", schema.USER_VECTORS),
+        ("vectors/items", schema.ITEM_VECTORS),
+    ):
+        manifest = tables.open_table(f"{run_of(served)}/{name}")
+        assert manifest.settings["columns"] == columns.names
+    former = schema.ITEM_VECTORS.remove(schema.ITEM_VECTORS.names.index("title"))
+    settings = manifest.settings | {"columns": former.names}
+    recipe = tables.Recipe(settings, manifest.inputs)
+    tables.write_table(f"{run_of(served)}/vectors/items", [], former, recipe)
+    recommend(served, Options(7, False))
+    assert len(read(served, "vectors/items", schema.ITEM_VECTORS)) == NUM_ITEMS
+
+
+def test_ids_are_read_across_the_files_of_the_sequences(served):
+    ids = SequenceReader(served).user_ids(15, 45)  # of 20 users each
+    assert ids.to_pylist() == [f"U{user:04d}" for user in range(15, 45)]
+
+
+@pytest.mark.ray
 def test_a_flat_index_over_the_vectors_finds_the_recommendations(served):
     items = read(served, "vectors/items", schema.ITEM_VECTORS)
     users = read(served, "vectors/users", schema.USER_VECTORS)
@@ -118,9 +155,8 @@ def test_only_the_users_of_a_file_are_served(served, tmp_path):
     assert read_user_file(served, str(path)) == users
     assert "of 2 users" in recommend(served, Options(3, False, users))
     rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
-    assert [(row["user"], row["items"]) for row in rows] == [
-        (user, of_all[user]["items"]) for user in (2, 30)
-    ]
+    for row, user in zip(rows, (2, 30), strict=True):
+        assert all(row[name] == of_all[user][name] for name in ("user", "user_id", "items"))
 
 
 @pytest.mark.ray

@@ -24,6 +24,7 @@ from mdsrec.config import Experiment
 from training.data.windows import Samples, Step, cut_into_steps, windows_of
 
 GROUP_STREAM, WINDOW_STREAM = 0, 1  # of random numbers
+EVENTS = ("items", "train_end", "valid_end")
 
 History = NDArray[np.int32]
 """Item indexes of a user's events, oldest first."""
@@ -66,8 +67,9 @@ class SequenceReader:
         self.num_users = manifest.rows
         self._file_system, _ = files.file_system(uri)
         self._groups = list(self._row_groups(tables.data_files(uri, manifest)))
-        # Ranking reads users in order, often fewer at a time than a row group holds.
-        self._last_group = lru_cache(maxsize=1)(self._read_group)
+        # Ranking reads users in order, often fewer at a time than a row group holds. The last
+        # group is kept, with its events and with its ids.
+        self._last_group = lru_cache(maxsize=2)(self._read_group)
 
     def steps(self, epoch: int) -> Iterator[Step]:
         """Yield the global steps of an epoch in order."""
@@ -107,6 +109,11 @@ class SequenceReader:
             for events in rows.column("items")
         ]
 
+    def user_ids(self, first: int, last: int) -> pa.ChunkedArray:
+        """Return the id of each user first <= user < last."""
+        rows = [rows for _, rows in self._rows(first, last, ("user_id",))]
+        return pa.concat_tables(rows)["user_id"]
+
     def _row_groups(self, paths: list[str]) -> Iterator[RowGroup]:
         first = 0
         for path in paths:
@@ -116,17 +123,19 @@ class SequenceReader:
                 yield RowGroup(path, number, first, last)
                 first = last
 
-    def _read_group(self, group: RowGroup) -> pa.Table:
-        columns = ["items", "train_end", "valid_end"]
+    def _read_group(self, group: RowGroup, columns: tuple[str, ...] = EVENTS) -> pa.Table:
         with pq.ParquetFile(group.path, filesystem=self._file_system) as file:
             return file.read_row_group(group.number, columns)
 
-    def _rows(self, first: int, last: int) -> Iterator[tuple[int, pa.Table]]:
+    def _rows(
+        self, first: int, last: int, columns: tuple[str, ...] = EVENTS
+    ) -> Iterator[tuple[int, pa.Table]]:
         """Yield the rows of users first <= user < last by row group, each with its first user."""
         for group in self._groups:
             start, stop = max(first, group.first), min(last, group.last)
             if start < stop:
-                yield start, self._last_group(group).slice(start - group.first, stop - start)
+                rows = self._last_group(group, columns)
+                yield start, rows.slice(start - group.first, stop - start)
 
     def _shuffle_windows(self, epoch: int) -> Iterator[list[RowGroup]]:
         """Yield the row groups in the epoch's order, as many together as are shuffled together."""
