@@ -6,6 +6,8 @@ Pillow is imported inside the functions, so importing this module stays cheap.
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -39,11 +41,30 @@ def open_image(content: bytes) -> "Image.Image":
 
 
 def flatten(image: "Image.Image") -> "Image.Image":
-    """Return the image in RGB, with transparent parts on white."""
-    from PIL import Image
+    """Return the image upright, in RGB of 8 bits, with transparent parts on white.
 
+    Upright means turned by the orientation that its EXIF data hold.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(_to_8_bits(image))
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
     white = Image.new("RGBA", layer.size, "white")
     return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _to_8_bits(image: "Image.Image") -> "Image.Image":
+    """Scale a gray image of 16 bits; Pillow's own conversion cuts its values off at 255."""
+    from PIL import Image
+
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image).astype(np.uint16)
+    scaled = Image.fromarray((values >> 8).astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:
+        opaque = np.where(values == transparent, 0, 255).astype(np.uint8)
+        scaled.putalpha(Image.fromarray(opaque))
+    scaled.info["exif"] = image.getexif().tobytes()
+    return scaled

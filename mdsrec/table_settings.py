@@ -91,5 +91,6 @@ def _feature_settings(config: FeatureConfig) -> Settings:
             return {"encoder": config.encoder_name, "max_tokens": config.max_tokens}
         case "images":
             by_address = config.images == "url"
-            return {"encoder": config.encoder_name, "images": "url" if by_address else "files"}
-    return {}
+            source = {"images": "url" if by_address else "files"}
+            return {"encoder": config.encoder_name, **source, "max_shared": config.max_shared}
+    return {"max_shared": config.max_shared}

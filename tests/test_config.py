@@ -299,8 +299,7 @@ def test_the_identity_holds_exactly_these_keys(path):
         *("max_neighbors", "normalize", "distance", "max_distance", "search", "min_recall")
     }
     assert set(identity["train"]) == {
-        *("batch_size", "loss", "negatives", "num_negatives", "max_epochs", "patience"),
-        *("shuffle_window", "precision"),
+        *("batch_size", "loss", "negatives", "num_negatives", "shuffle_window", "precision"),
     }
 
 

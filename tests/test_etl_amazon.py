@@ -92,7 +92,9 @@ def test_metadata_of_2014_are_python_literals():
         "description": "It is good",
         "categories": "Toys, Games, Gifts",
         "brand": "X",
+        "details": None,
         "image_url": "http://i/1.jpg",
+        "notes": [],
     }
 
 
@@ -114,7 +116,9 @@ def test_metadata_of_2018_join_lists_and_prefer_the_high_resolution_image():
         "description": None,
         "categories": "C1, C2",
         "brand": None,
+        "details": None,
         "image_url": "http://large",
+        "notes": [],
     }
 
 
@@ -122,6 +126,61 @@ def test_metadata_of_2023_use_the_main_image_and_the_parent_asin():
     images = [{"large": "http://a", "variant": "PT01"}, {"thumb": "http://b", "variant": "MAIN"}]
     found = metadata_record("2023", line({"parent_asin": "B1", "store": "S", "images": images}))
     assert (found["asin"], found["brand"], found["image_url"]) == ("B1", "S", "http://b")
+
+
+@pytest.mark.parametrize(
+    ("edition", "field", "images", "address"),
+    [
+        ("2018", "image", ["http://first", "http://second"], "http://first"),
+        ("2018", "image", "http://only", "http://only"),
+        ("2018", "image", [], None),
+        (
+            "2023",
+            "images",
+            {
+                "hi_res": [None, "http://h2"],
+                "large": ["http://l1", "http://l2"],
+                "thumb": ["http://t1", "http://t2"],
+                "variant": ["PT01", "MAIN"],
+            },
+            "http://h2",
+        ),
+        ("2023", "images", {"hi_res": [None], "large": ["http://l1"], "thumb": []}, "http://l1"),
+        ("2023", "images", {"hi_res": [], "large": [], "thumb": [], "variant": []}, None),
+        ("2023", "images", ["http://a"], "http://a"),
+    ],
+)
+def test_image_addresses_are_found_under_the_names_of_every_export(edition, field, images, address):
+    asin = "parent_asin" if edition == "2023" else "asin"
+    assert metadata_record(edition, line({asin: "B1", field: images}))["image_url"] == address
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_details_are_text_of_keys_and_values(as_text):
+    details = {"Brand:": " Acme ", "Size": {"Width": "3 in"}, "Pages": 12, "Uses": ["a", "b"]}
+    record = {"parent_asin": "B1", "details": json.dumps(details) if as_text else details}
+    found = metadata_record("2023", line(record))["details"]
+    assert found == "Brand: Acme; Size: Width: 3 in; Pages: 12; Uses: a, b"
+
+
+def test_a_field_of_markup_only_is_null_and_noted():
+    record = {
+        "asin": "B1",
+        "title": '<span class="a-size-medium a-color-secondary"',
+        "feature": ["<b></b>", "Strong"],
+        "description": ["<style>.a{", " "],
+        "brand": "",
+    }
+    found = metadata_record("2018", line(record))
+    assert (found["title"], found["features"], found["description"]) == (None, "Strong", None)
+    assert found["notes"] == ["titles_of_markup", "fields_of_markup"]
+
+
+def test_the_end_of_a_field_with_too_many_tags_is_cut_off_and_noted():
+    record = {"asin": "B1", "title": "T", "description": "<b>a</b> " * 3000}
+    found = metadata_record("2018", line(record))
+    assert found["description"].split() == ["a"] * 2500
+    assert found["notes"] == ["fields_cut_off"]
 
 
 def test_a_metadata_record_needs_only_an_asin():

@@ -3,6 +3,7 @@
 import json
 import os
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from etl.features import images
 from etl.features.encoding import encode_items
 from etl.features.images import decode_image, folder_identity, image_files
 from etl.features.vision import DownloadSettings, ImageEncoder
+from evaluation.report.pictures import thumbnail
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.files import file_system
@@ -184,6 +186,39 @@ def test_transparent_parts_are_white():
     assert [image.getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
 
 
+def test_gray_of_16_bits_is_scaled_to_8():
+    stream = BytesIO()
+    Image.fromarray(np.array([[0, 256, 0x7FFF, 0xFFFF]], np.uint16)).save(stream, "PNG")
+    image = decode_image(stream.getvalue())
+    assert [image.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 1, 127, 255)]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_image_is_turned_upright_by_its_exif_orientation(kind):
+    turned, stream = Image.new("RGB", (40, 20), "red"), BytesIO()
+    turned.paste("blue", (0, 0, 20, 20))  # the left half of the stored image is the upper one
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned.save(stream, kind, exif=exif)
+    for image in (
+        decode_image(stream.getvalue()),
+        Image.open(BytesIO(thumbnail(stream.getvalue()))),
+    ):
+        assert image.size == (20, 40)
+        assert image.getpixel((10, 5))[2] > 200
+        assert image.getpixel((10, 35))[0] > 200
+
+
+def test_the_same_image_has_the_same_vector_in_any_batch(tmp_path):
+    save_model(tmp_path / "model", clip_tower)
+    uris = [str(tmp_path / f"{number}.png") for number in range(18)]
+    for number, uri in enumerate(uris):
+        Path(uri).write_bytes(random_image(number % 17))
+    vectors, _ = ImageEncoder(str(tmp_path / "model"), None).encode(uris)
+    assert np.array_equal(vectors[0], vectors[17])
+    assert not np.array_equal(vectors[0], vectors[1])
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -193,6 +228,7 @@ def test_transparent_parts_are_white():
         (random_image(0, "JPEG")[:300], "broken image"),
         (decompression_bomb(), "too many pixels"),
         (random_image(0, size=(101, 1)), "too narrow"),
+        (random_image(0, "GIF", size=(1, 1)), "a single pixel"),
     ],
 )
 def test_an_unusable_image_is_refused_with_a_reason(content, reason):
@@ -302,6 +338,10 @@ def test_images_are_downloaded_once_and_missing_ones_counted(spark, server, tmp_
         4: "status/404",
         5: "slow",
         6: "page",
+        8: "icons/no-img-sm._V192198896_.gif",
+        9: "image/9",
+        10: "image/9",
+        11: "image/9?of=another-address",
     }
     rows = [(item, server.address(path)) for item, path in paths.items()] + [(7, None)]
     items = spark.createDataFrame(rows, "item int, image_url string")
@@ -311,14 +351,21 @@ def test_images_are_downloaded_once_and_missing_ones_counted(spark, server, tmp_
         timeout=0.5,
         retries=1,
         requests_per_second=200.0,
+        max_shared=2,
     )
     cache = str(tmp_path / "cache")
     located = encode_items(items, config, cache, 2, "features/image")
-    misses = {"missed: 404": 2, "missed: not an image": 1, "missed: timeout": 1}
-    assert located.counters == {"encoded": 2, "cached": 0, "damaged_cache_files": 0, **misses}
+    misses = {
+        "missed: 404": 2,
+        "missed: a no-image icon": 1,
+        "missed: not an image": 1,
+        "missed: shared by more than 2 items": 3,
+        "missed: timeout": 1,
+    }
+    assert located.counters == {"encoded": 4, "cached": 0, "damaged_cache_files": 0, **misses}
     contents = {0: random_image(0), 1: random_image(1), 2: random_image(0)}
     assert_close(vectors_by_item(located, tmp_path / "table"), expected_vectors(tmp_path, contents))
     again = encode_items(items, config, cache, 2, "features/image")
-    assert again.counters == {"encoded": 0, "cached": 2, "damaged_cache_files": 0, **misses}
+    assert again.counters == {"encoded": 0, "cached": 4, "damaged_cache_files": 0, **misses}
     assert server.requests["/image/0"] == 1
     assert server.requests["/status/404"] == 2  # once per run

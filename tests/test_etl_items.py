@@ -4,27 +4,14 @@ import json
 
 import pytest
 
-from etl.catalogue.items import add_text, clean_text, join_sentences
+from etl.builders.catalogue import CatalogueBuilder
+from etl.builders.workspace import Workspace
+from etl.catalogue.items import add_text, join_sentences
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 
 DAY = 86_400
-
-
-@pytest.mark.parametrize(
-    ("raw", "text"),
-    [
-        ("a  b\n\tc ", "a b c"),
-        ("<p>Bold &amp; <b>new</b></p>", "Bold & new"),
-        ("&lt;br&gt;line&amp;nbsp;two", "line two"),
-        ("3 < 5 and 7 > 2", "3 < 5 and 7 > 2"),
-        ("x<script>var a = '<b>';</script>y<!-- z -->", "x y"),
-        ("<img src='x'>", ""),
-    ],
-)
-def test_html_is_removed_and_white_space_collapsed(raw, text):
-    assert clean_text(raw) == text
 
 
 def test_fields_are_joined_as_sentences():
@@ -33,11 +20,11 @@ def test_fields_are_joined_as_sentences():
     assert join_sentences([]) == ""
 
 
-def test_an_item_without_any_field_has_no_text():
-    row = {"title": " <b></b> ", "features": None, "description": "d"}
-    assert add_text(row, ("features",))["text"] is None
-    assert add_text(row, ("title",))["title"] is None
-    assert add_text(row, ("title", "features", "description"))["text"] == "d"
+def test_the_text_of_an_item_is_joined_from_its_fields_on_one_line():
+    row = {"title": None, "features": "a\nb", "description": "d", "details": "Brand: X"}
+    assert add_text(row, ("title",))["text"] is None
+    assert add_text(row, ("title", "features", "description"))["text"] == "a b. d"
+    assert add_text(row, ("details",))["text"] == "Brand: X"
 
 
 def write_lines(path, records):
@@ -45,8 +32,8 @@ def write_lines(path, records):
     return str(path)
 
 
-def experiment(folder, described):
-    """Return an experiment with a full catalogue: interactions, and metadata of `described`.
+def experiment(folder, metadata):
+    """Return an experiment with a full catalogue: interactions, and records of metadata.
 
     Two users interact with b and d on days 0 to 3, one user once with e.
     """
@@ -56,14 +43,13 @@ def experiment(folder, described):
         for user, asins in histories.items()
         for day, asin in enumerate(asins)
     ]
-    metadata = write_lines(folder / "metadata.json", [{"asin": asin} for asin in described])
     content = {
         "name": "x",
         "root": str(folder / "root"),
         "input": {
             "edition": "2018",
             "reviews": [write_lines(folder / "reviews.json", reviews)],
-            "metadata": [metadata] if described else [],
+            "metadata": [write_lines(folder / "metadata.json", metadata)] if metadata else [],
         },
         "sequences": {
             "k_core": 2,
@@ -82,7 +68,7 @@ def test_a_full_catalogue_has_items_without_interactions_and_items_outside_the_k
 ):
     from etl.run import build_tables
 
-    full = experiment(tmp_path, described="acdea")
+    full = experiment(tmp_path, [{"asin": asin} for asin in "acdea"])
     manifests = build_tables(full, spark)
     rows = tables.read_table(tables.table_uri(full.root, "items"), schema.ITEMS).to_pylist()
     assert {row["asin"]: (row["item"], row["num_train"]) for row in rows} == {
@@ -111,4 +97,34 @@ def test_a_full_catalogue_without_metadata_is_refused(tmp_path):
     from etl.run import build_tables
 
     with pytest.raises(InputError, match=r'catalogue = "full" needs input\.metadata'):
-        build_tables(experiment(tmp_path, described=""))
+        build_tables(experiment(tmp_path, []))
+
+
+@pytest.mark.spark
+def test_markup_is_no_text_and_what_is_missing_or_shared_is_counted_and_logged(
+    spark, tmp_path, caplog
+):
+    garbage = '<span class="a-size-medium a-color-secondary"'
+    records = [{"asin": "b", "title": garbage, "feature": ["Strong"]}, {"asin": "d"}]
+    records += [{"asin": f"s{n}", "title": garbage, "description": "See page"} for n in range(11)]
+    full = experiment(tmp_path, records)
+    builder = CatalogueBuilder(Workspace(full, spark))
+    builder.build_interactions()
+    metadata = builder.build_metadata()
+    builder.build_sequences()
+    counters = builder.build_items().counters
+    assert metadata.counters["titles_of_markup"] == 12
+    assert "metadata: 12 titles hold only markup" in caplog.text
+    assert "metadata.json: none of 13 records has a title (fields: title)" in caplog.text
+    assert "none of 13 records has a picture (fields: images, imageURLHighRes" in caplog.text
+    assert "has a text" not in caplog.text
+    rows = tables.read_table(tables.table_uri(full.root, "items"), schema.ITEMS).to_pylist()
+    assert {row["title"] for row in rows} == {None}
+    assert {row["asin"]: row["text"] for row in rows if row["asin"] in "bd"} == {
+        "b": "Strong",
+        "d": None,
+    }
+    assert counters["items_with_text"] == counters["text_without_title"] == 12
+    assert counters["items_with_shared_text"] == 11
+    assert "11 items have a text that more than 10 items share" in caplog.text
+    assert "'See page'" in caplog.text

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from etl.builders.workspace import Workspace
-from etl.catalogue import amazon, cold, interactions, items, metadata, sequences, split
+from etl.catalogue import amazon, cold, completeness, interactions, items, sequences, split
 from etl.catalogue.interactions import EventCounts
 from etl.catalogue.raw import RawFile, raw_lines
 from etl.graph import cooccurrence
@@ -104,7 +104,7 @@ class CatalogueBuilder:
         parsed = ParsedLines(amazon.parse_metadata(lines, self.edition), files)
         if files:
             _check_usable(parsed, "metadata record", self.edition)
-            metadata.warn_of_absent_fields(parsed.usable_rows, [file.uri for file in files])
+            completeness.warn_of_absent_fields(parsed.usable_rows, [file.uri for file in files])
         return parsed
 
     @cached_property
@@ -132,18 +132,14 @@ class CatalogueBuilder:
         return Selection(events, catalogue, num_items, counters, after)
 
     def build_interactions(self) -> Manifest:
-        return self._write_parsed("interactions", self.reviews, schema.INTERACTIONS)
+        return self._write_parsed("interactions", self.reviews, schema.INTERACTIONS, {})
 
     def build_metadata(self) -> Manifest:
-        notes = metadata.count_notes(self.records.rows)
+        notes = completeness.count_notes(self.records.rows)
         return self._write_parsed("metadata", self.records, schema.METADATA, notes)
 
     def _write_parsed(
-        self,
-        name: str,
-        parsed: ParsedLines,
-        table_schema: pa.Schema,
-        notes: Mapping[str, int] = MappingProxyType({}),
+        self, name: str, parsed: ParsedLines, table_schema: pa.Schema, notes: dict[str, int]
     ) -> Manifest:
         layout = table_io.files_by_line(parsed.lines, self.rows_per_file)
         order, counters = ["file", "line"], parsed.counters | notes

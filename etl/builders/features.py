@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from etl.builders.workspace import Workspace
+from etl.catalogue.metadata import IMAGES
 from etl.features import encoding, vectors
 from etl.features.vector_blocks import FILE_BYTES, VectorLocations, write_vectors
 from etl.spark import table_io
@@ -27,7 +28,7 @@ class FeatureBuilder:
         if not num_vectors:
             raise InputError(
                 f"features.{self.modality}: none of {num_items} items has a vector"
-                f"{_missed_reasons(located.counters)}: remove the section"
+                f"{_missed_reasons(located.counters)}: {self._remedy()}, or remove the section"
             )
         counters = {
             "width": located.width,
@@ -54,6 +55,13 @@ class FeatureBuilder:
             )
         folder = self.space.uri(encoding.cache_name(self.config, self.space.hashes))
         return encoding.encode_items(items, self.config, folder, self.space.num_tasks, self.table)
+
+    def _remedy(self) -> str:
+        if self.config.sees == "text":
+            return f"choose metadata fields that hold text; fields = {list(self.config.fields)}"
+        if self.config.images == "url":
+            return f"give metadata with image addresses (one of {', '.join(IMAGES)})"
+        return "name the files or rows by the asins of the items"
 
     def check_settings(self) -> None:
         """Raise InputError if a setting needs more items with this modality than there are."""

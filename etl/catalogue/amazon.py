@@ -14,9 +14,8 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from etl.catalogue.metadata import Record, metadata_fields, replace_surrogates
 from mdsrec.schema import INTERACTIONS, METADATA
-
-Record = dict[str, Any]
 
 YEAR_2100 = 4_102_444_800  # seconds since 1970
 BLANK = "blank"
@@ -24,11 +23,12 @@ USER = {"2014": "reviewerID", "2018": "reviewerID", "2023": "user_id"}
 ASIN = {"2014": "asin", "2018": "asin", "2023": "parent_asin"}
 TIME = {"2014": "unixReviewTime", "2018": "unixReviewTime", "2023": "timestamp"}
 TICKS_PER_SECOND = {"2014": 1, "2018": 1, "2023": 1000}  # unit of the edition's times
-FEATURES = {"2014": "feature", "2018": "feature", "2023": "features"}
-CATEGORIES = {"2014": "categories", "2018": "category", "2023": "categories"}
-BRAND = {"2014": "brand", "2018": "brand", "2023": "store"}
 TYPE_NAMES = {str: "string", bool: "boolean", int: "number", float: "number", list: "list"}
-OUTCOME = {"reason": pa.string(), "raw": pa.string()}  # both null for a usable line
+OUTCOME = {
+    "reason": pa.string(),  # null for a usable line
+    "raw": pa.string(),  # null for a usable line
+    "notes": pa.list_(pa.string()),  # counters that a usable line adds to
+}
 
 
 class UnusableLineError(Exception):
@@ -36,12 +36,12 @@ class UnusableLineError(Exception):
 
 
 def parse_reviews(lines: DataFrame, edition: str) -> DataFrame:
-    """Return a row of INTERACTIONS plus (reason, raw) for each line; both null if it is usable."""
+    """Return a row of INTERACTIONS plus OUTCOME for each line."""
     return _parse_lines(lines, INTERACTIONS, partial(review_record, edition))
 
 
 def parse_metadata(lines: DataFrame, edition: str) -> DataFrame:
-    """Return a row of METADATA plus (reason, raw) for each line; both null if it is usable."""
+    """Return a row of METADATA plus OUTCOME for each line."""
     return _parse_lines(lines, METADATA, partial(metadata_record, edition))
 
 
@@ -56,21 +56,9 @@ def review_record(edition: str, raw: bytes) -> Record:
 
 
 def metadata_record(edition: str, raw: bytes) -> Record:
-    """Return the fields of one raw line. Raises UnusableLineError with the reason.
-
-    An optional field of an unexpected type counts as absent.
-    """
+    """Return asin and `metadata_fields` of one raw line. Raises UnusableLineError."""
     record = _load_object(raw, _load_literal if edition == "2014" else _load_json)
-    image_url = _image_url_2023(record) if edition == "2023" else _image_url(record)
-    return {
-        "asin": _required_string(record, ASIN[edition]),
-        "title": _text(record.get("title"), " "),
-        "features": _text(record.get(FEATURES[edition]), "\n"),
-        "description": _text(record.get("description"), "\n"),
-        "categories": _text(record.get(CATEGORIES[edition]), ", "),
-        "brand": _text(record.get(BRAND[edition]), " "),
-        "image_url": image_url,
-    }
+    return {"asin": _required_string(record, ASIN[edition]), **metadata_fields(record, edition)}
 
 
 def _parse_lines(
@@ -135,7 +123,7 @@ def _required_string(record: Record, field: str) -> str:
         raise UnusableLineError(f"{field} is {_type_name(value)}, not string")
     if not value.strip():
         raise UnusableLineError(f"{field} is empty")
-    if value != _replace_surrogates(value):
+    if value != replace_surrogates(value):
         raise UnusableLineError(f"{field} is not UTF-8")
     return value
 
@@ -157,42 +145,3 @@ def _time(record: Record, field: str, end: int) -> int:
 
 def _type_name(value: Any) -> str:
     return "null" if value is None else TYPE_NAMES.get(type(value), "object")
-
-
-def _text(value: Any, separator: str) -> str | None:
-    """Return a string, or the strings of nested lists joined; None if nothing is left."""
-    joined = separator.join(part for part in map(str.strip, _strings(value)) if part)
-    return _replace_surrogates(joined) or None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _strings(part)
-
-
-def _image_url(record: Record) -> str | None:
-    """Return the first URL of: high resolution, normal (2018), imUrl (2014)."""
-    for field in ("imageURLHighRes", "imageURL", "imUrl"):
-        first = next((url for url in _strings(record.get(field)) if url.strip()), None)
-        if first:
-            return _replace_surrogates(first.strip())
-    return None
-
-
-def _image_url_2023(record: Record) -> str | None:
-    """Return the largest size of the MAIN image, otherwise of the first image that has a URL."""
-    images = record.get("images")
-    usable = [i for i in images if isinstance(i, dict)] if isinstance(images, list) else []
-    for image in sorted(usable, key=lambda i: i.get("variant") != "MAIN"):
-        for size in ("hi_res", "large", "thumb"):
-            if isinstance(url := image.get(size), str) and url.strip():
-                return _replace_surrogates(url.strip())
-    return None
-
-
-def _replace_surrogates(text: str) -> str:
-    """Replace lone surrogates by question marks: JSON can encode them, UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode("utf-8")

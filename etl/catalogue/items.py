@@ -1,7 +1,6 @@
 """The items table: metadata of each item of the catalogue, and the text that an encoder reads."""
 
-import html
-import re
+import logging
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -13,23 +12,15 @@ from etl.catalogue.sequences import dense_ids
 from etl.spark.session import materialize
 from mdsrec.schema import ITEMS
 
-SCRIPT = re.compile(r"<(script|style)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)  # not the "<" of "3 < 5"
-FIELDS = ("title", "features", "description", "categories", "brand")
+log = logging.getLogger("etl")
 
-
-def clean_text(text: str) -> str:
-    """Decode HTML entities, drop scripts and tags, and collapse white space.
-
-    It is done twice because Amazon escapes some markup twice.
-    """
-    for _ in range(2):
-        text = TAG.sub(" ", SCRIPT.sub(" ", html.unescape(text)))
-    return " ".join(text.split())
+FIELDS = ("title", "features", "description", "categories", "brand", "details")
+SHARED_BY_MANY = 10  # items; more than these with one text are reported
+SHOWN_TEXT = 60  # characters
 
 
 def join_sentences(parts: Sequence[str]) -> str:
-    """Join cleaned parts as sentences: `Title. Description`."""
+    """Join parts as sentences: `Title. Description`."""
     return " ".join(part if part[-1] in ".!?" else part + "." for part in parts[:-1]) + (
         " " * (len(parts) > 1) + parts[-1] if parts else ""
     )
@@ -83,15 +74,42 @@ def counters(item_rows: DataFrame, metadata: DataFrame, events: DataFrame) -> di
         F.count("title").alias("items_with_title"),
         F.count("text").alias("items_with_text"),
         F.count("image_url").alias("items_with_image"),
+        F.count_if(F.col("title").isNull() & F.col("text").isNotNull()).alias("text_without_title"),
     ).first()
     assert row is not None
     return {
         **row.asDict(),
+        "items_with_shared_text": count_shared_texts(item_rows),
         "items_interacted": num_interacted,
         "items_without_metadata": num_interacted - both,
         "metadata_without_interactions": num_described - both,
         "metadata_duplicates": metadata.count() - num_described,
     }
+
+
+def count_shared_texts(item_rows: DataFrame) -> int:
+    """Count the items whose text more than SHARED_BY_MANY items have, and log the commonest text.
+
+    Such items are neighbors of one another for no reason but this text.
+    """
+    shared = materialize(
+        item_rows.where(F.col("text").isNotNull())
+        .groupBy("text")
+        .count()
+        .where(F.col("count") > SHARED_BY_MANY)
+    )
+    commonest = shared.orderBy(F.desc("count"), "text").first()
+    if commonest is None:
+        return 0
+    total = int(shared.agg(F.sum("count")).collect()[0][0])
+    log.warning(
+        "items: %s items have a text that more than %d items share; %s of them have %r",
+        f"{total:,}",
+        SHARED_BY_MANY,
+        f"{commonest['count']:,}",
+        commonest.text[:SHOWN_TEXT],
+    )
+    return total
 
 
 def _with_text(rows: DataFrame, fields: tuple[str, ...]) -> DataFrame:
@@ -104,7 +122,6 @@ def _with_text(rows: DataFrame, fields: tuple[str, ...]) -> DataFrame:
 
 
 def add_text(row: dict[str, str | None], fields: Sequence[str]) -> dict[str, str | None]:
-    """Return the row with a clean title, and with `text` joined from `fields`; None if empty."""
-    cleaned = {field: clean_text(row[field] or "") for field in {*fields, "title"}}
-    parts = [cleaned[field] for field in fields if cleaned[field]]
-    return row | {"title": cleaned["title"] or None, "text": join_sentences(parts) or None}
+    """Return the row with `text` joined from `fields`, on one line; None if all are null."""
+    parts = [" ".join(text.split()) for field in fields if (text := row[field])]
+    return row | {"text": join_sentences(parts) or None}

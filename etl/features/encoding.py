@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from etl.catalogue.content_hashes import ContentHashes
 from etl.features import images, vector_cache
 from etl.features.encoders import Encoder, TextEncoder, check_encoder, encoder_identity
+from etl.features.placeholders import drop_shared, shared_reason
 from etl.features.vector_blocks import VectorLocations
 from etl.features.vector_cache import VectorCache
 from etl.features.vision import DownloadSettings, ImageEncoder
@@ -30,6 +31,12 @@ log = logging.getLogger("etl")
 MAX_CHUNKS = 256  # exceeded only when chunks have their largest size
 CHUNK_SIZES = {"text": (128, 4096), "images": (64, 512)}  # smallest, largest; a chunk is one file
 OUTCOME = "key binary, missed string"
+PIXELS = "upright, 8 bits"  # changes when the same file gives an encoder other pixels
+# Of the last part of an address, as in ".../no-img-sm._V192198896_.gif".
+NO_IMAGE_ICON = (
+    r"(?i)[/_.-](?:no[-_]?(?:img|image|photo|picture|pic)|image[-_](?:not|un)[-_]?available|"
+    r"(?:transparent|1x1)[-_]pixel|spacer)(?![a-z])[^/]*$"
+)
 
 
 def cache_name(config: FeatureConfig, hashes: ContentHashes) -> str:
@@ -37,8 +44,10 @@ def cache_name(config: FeatureConfig, hashes: ContentHashes) -> str:
     identity = [config.sees, *encoder_identity(str(config.encoder), hashes)]
     if config.sees == "text":
         identity.append(f"max_tokens {config.max_tokens}")
-    elif config.images == "url":
-        identity.append("by address")
+    else:
+        identity.append(PIXELS)
+        if config.images == "url":
+            identity.append("by address")
     return f"encoded/{fingerprint(identity)}"
 
 
@@ -65,6 +74,11 @@ def encode_items(
     locations = materialize(hashes.join(cache.locations, "key"))
     missed = _count_missed(hashes, outcomes, locations)
     width = _common_width(locations, hashes.count() - sum(missed.values()), folder)
+    if config.sees == "images":
+        num_located = locations.count()
+        locations = materialize(drop_shared(locations, config.max_shared))
+        if num_shared := num_located - locations.count():
+            missed[shared_reason(config.max_shared)] = num_shared
     counters = {
         "encoded": outcomes.where(F.col("missed").isNull()).count(),
         "cached": num_cached,
@@ -86,10 +100,11 @@ def _contents(items: DataFrame, config: FeatureConfig) -> tuple[DataFrame, dict[
         known = files.join(items.select("asin", "item"), "asin")
         return images.with_keys(known), {"unknown_asins": files.count() - known.count()}
     content = F.col("text" if config.sees == "text" else "image_url")
+    is_icon = F.lit(config.sees == "images") & content.rlike(NO_IMAGE_ICON)
     columns = {
         "content": content,
-        "key": F.unhex(F.sha2(content.cast("binary"), 256)),
-        "missed": F.lit(None).cast("string"),
+        "key": F.when(~is_icon, F.unhex(F.sha2(content.cast("binary"), 256))),
+        "missed": F.when(is_icon, F.lit("a no-image icon")),
     }
     return items.where(content.isNotNull()).withColumns(columns).select("item", *columns), {}
 

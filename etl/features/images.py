@@ -24,6 +24,7 @@ from mdsrec.images import SUFFIXES, ImageError, flatten, open_image
 if TYPE_CHECKING:
     from PIL import Image
 
+MIN_SIDE = 2  # pixels of the longer side; an image of one pixel is a spacer
 MAX_ASPECT = 100  # longer side to shorter: a thin image grows when its shorter side is scaled up
 FILES_PER_BATCH = 10_000
 HASH_THREADS = 16
@@ -155,8 +156,10 @@ def read_file(uri: str) -> bytes:
 
 
 def decode_image(content: bytes) -> "Image.Image":
-    """Return the image in RGB, with transparent parts white; ImageError if it is not usable."""
+    """Return the image upright in RGB, transparent parts white; ImageError if it is not usable."""
     image = open_image(content)
+    if max(image.size) < MIN_SIDE:
+        raise ImageError("a single pixel")
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError("too narrow")
     try:

@@ -58,8 +58,8 @@ class VectorCache:
 
     @cached_property
     def locations(self) -> DataFrame:
-        """DataFrame(key, block, row, width); a key in several files has that of the first."""
-        location = F.min(F.struct("block", "row", "width")).alias("location")
+        """DataFrame(key, block, row, width, digest); a key has the vector of its first file."""
+        location = F.min(F.struct("block", "row", "width", "digest")).alias("location")
         by_key = self.vectors.groupBy(F.col("label").alias("key")).agg(location)
         return by_key.select("key", "location.*")
 

@@ -58,7 +58,7 @@ class ImageEncoder:
                 batch = list(pool.map(pixels_or_reason, contents[first : first + size]))
                 missed += [result if isinstance(result, str) else None for result in batch]
                 if images := [result for result in batch if not isinstance(result, str)]:
-                    vectors.append(model.vectors(images))
+                    vectors.append(model.vectors(images, size))
         return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32), missed
 
     def _reader(self) -> Callable[[str], bytes]:
@@ -81,8 +81,10 @@ class _VisionModel:
         prepared = self.processor(images=[image], return_tensors="np")
         return np.asarray(prepared["pixel_values"][0], np.float32)
 
-    def vectors(self, images: list[Pixels]) -> Vectors:
-        """Return the features [n, d] of a batch of images.
+    def vectors(self, images: list[Pixels], batch_size: int) -> Vectors:
+        """Return the features [n, d] of n <= batch_size images.
+
+        The batch is filled up to its size, so that the same image has the same bits in any batch.
 
         They are the first of these that the model has: the features that a full CLIP or SigLIP
         compares with texts, the output of a projection, the output of a trained pooler, the class
@@ -95,9 +97,11 @@ class _VisionModel:
                 f"encoder {self.name!r} prepares images of different sizes: set a crop or resize "
                 "to one size in its preprocessor_config.json"
             )
-        x = torch.from_numpy(np.stack(images)).to(self.model.device)
+        x = torch.zeros((batch_size, *images[0].shape))
+        x[: len(images)] = torch.from_numpy(np.stack(images))
         with torch.inference_mode():
-            return np.asarray(self._features(x).flatten(1).float().cpu().numpy())
+            features = self._features(x.to(self.model.device))[: len(images)]
+        return np.asarray(features.flatten(1).float().cpu().numpy())
 
     def _features(self, x: Any) -> Any:
         if hasattr(self.model, "get_image_features"):

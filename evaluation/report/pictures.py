@@ -40,8 +40,9 @@ def thumbnail(content: bytes) -> bytes | None:
     try:
         image = open_image(content)
         image.draft("RGB", (SIDE, SIDE))
-        image.thumbnail((SIDE, SIDE))
-        flatten(image).save(small, "JPEG", quality=80)
+        upright = flatten(image)
+        upright.thumbnail((SIDE, SIDE))
+        upright.save(small, "JPEG", quality=80)
     except Exception:  # decoders raise many kinds
         return None
     return small.getvalue()

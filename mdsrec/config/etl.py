@@ -107,9 +107,9 @@ class FeatureConfig(Section):
     """Text: a sentence-transformers model. Images: a transformers vision model (CLIP, ViT). Give a
     name, a local folder or, for text, an installed package that contains the model.
     """
-    fields: Distinct[Literal["title", "features", "description", "categories", "brand"]] = Field(
-        default=("title", "features", "description"), min_length=1
-    )
+    fields: Distinct[
+        Literal["title", "features", "description", "categories", "brand", "details"]
+    ] = Field(default=("title", "features", "description"), min_length=1)
     """Metadata fields that form an item's text, joined in this order."""
     max_tokens: Positive | None = None
     """Longest text in tokens, the rest is cut off. Unset means the model's own limit."""
@@ -123,6 +123,10 @@ class FeatureConfig(Section):
     """Further attempts of a failed download."""
     requests_per_second: NotIdentity[PositiveFloat] = 20.0
     """Download rate of all Spark tasks together."""
+    max_shared: NotIdentity[Positive] = 10
+    """Most items that may share one image, or one given vector. If more items share it, it is a
+    placeholder such as a "no image" icon, and these items count as having none.
+    """
     vectors: NotIdentity[PathOrUri | None] = None
     """File of ready vectors: Parquet with columns asin and vector; .npy with one row for each line
     of `asins`; or the publisher's binary image features (.b: 10 bytes of asin, 4096 float32).

@@ -1,0 +1,113 @@
+"""Title, texts and image address of a raw metadata record, of any edition and export.
+
+A field of an unexpected type counts as absent.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import Any
+
+from etl.catalogue.page_text import clean_text, has_too_many_tags
+
+Record = dict[str, Any]
+
+FEATURES = {"2014": "feature", "2018": "feature", "2023": "features"}
+CATEGORIES = {"2014": "categories", "2018": "category", "2023": "categories"}
+BRAND = {"2014": "brand", "2018": "brand", "2023": "store"}
+IMAGES = ("images", "imageURLHighRes", "imageURL", "image", "imUrl")  # the best first
+IMAGE_SIZES = ("hi_res", "large", "thumb")
+
+TITLES_OF_MARKUP = "titles_of_markup"
+FIELDS_OF_MARKUP = "fields_of_markup"
+FIELDS_CUT_OFF = "fields_cut_off"
+
+
+def metadata_fields(record: Mapping[str, Any], edition: str) -> Record:
+    """Return title, features, description, categories, brand, details, image_url and `notes`.
+
+    A text without a word is None. `notes` are the names of the counters that this record adds to:
+    a title, or another field, that holds only markup or page script, or a field whose end was cut
+    off.
+    """
+    raw = {
+        "title": (record.get("title"), " "),
+        "features": (record.get(FEATURES[edition]), "\n"),
+        "description": (record.get("description"), "\n"),
+        "categories": (record.get(CATEGORIES[edition]), ", "),
+        "brand": (record.get(BRAND[edition]), " "),
+        "details": (list(_details(record.get("details"))), "; "),
+    }
+    notes: list[str] = []
+    fields: Record = {}
+    for name, (value, separator) in raw.items():
+        parts = [part for part in map(replace_surrogates, _strings(value)) if part.strip()]
+        cleaned = separator.join(filter(None, map(clean_text, parts)))
+        if parts and not cleaned:
+            notes.append(TITLES_OF_MARKUP if name == "title" else FIELDS_OF_MARKUP)
+        if any(map(has_too_many_tags, parts)):
+            notes.append(FIELDS_CUT_OFF)
+        fields[name] = cleaned or None
+    return fields | {"image_url": _image_url(record), "notes": notes}
+
+
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates by question marks: JSON can encode them, UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield a string, or the strings of nested lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
+
+
+def _details(value: Any) -> Iterator[str]:
+    """Yield `Key: value` of a mapping, which some exports hold as JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return
+    if not isinstance(value, dict):
+        return
+    for key, content in value.items():
+        name = " ".join(str(key).split()).rstrip(": ")
+        if isinstance(content, dict):
+            yield from (f"{name}: {part}" for part in _details(content))
+        elif isinstance(content, bool | int | float):
+            yield f"{name}: {content}"
+        elif texts := list(_strings(content)):
+            yield f"{name}: {', '.join(texts)}"
+
+
+def _image_url(record: Mapping[str, Any]) -> str | None:
+    """Return the first address of the first field of IMAGES that has one."""
+    for field in IMAGES:
+        for address in _addresses(record.get(field)):
+            if address.strip():
+                return replace_surrogates(address.strip())
+    return None
+
+
+def _addresses(images: Any) -> Iterator[str]:
+    """Yield the addresses of strings, or of {size: address} with the MAIN image first.
+
+    Such images come as a list of dicts or, in exports by columns, as a dict of lists.
+    """
+    if isinstance(images, dict):
+        columns = {key: v if isinstance(v, list) else [v] for key, v in images.items()}
+        images = [dict(zip(columns, row, strict=True)) for row in zip_longest(*columns.values())]
+    if not isinstance(images, list | tuple):
+        yield from _strings(images)
+        return
+    for image in sorted(
+        images, key=lambda i: not isinstance(i, dict) or i.get("variant") != "MAIN"
+    ):
+        if isinstance(image, dict):
+            yield from (image[s] for s in IMAGE_SIZES if isinstance(image.get(s), str))
+        else:
+            yield from _strings(image)
