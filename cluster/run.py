@@ -49,14 +49,18 @@ def _is_trained(paths: RunPaths) -> bool:
 def run_process(command: Sequence[str]) -> int:
     """Run a stage to its end and return its exit code.
 
-    SIGTERM, such as the notice of a spot instance, is passed on to it.
+    SIGTERM, such as the notice of a spot instance, and SIGINT are passed on to it.
     """
     with subprocess.Popen(command) as stage:
-        before = signal.signal(signal.SIGTERM, lambda *_: stage.terminate())
+        before = {
+            signum: signal.signal(signum, lambda received, _: stage.send_signal(received))
+            for signum in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             return stage.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
 
 
 def _stage_times(seconds: dict[str, float]) -> str:

@@ -3,10 +3,17 @@
 A new version may change any of them, so each place says what fails then.
 """
 
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import grpc
+import psutil
 import ray
+from ray._private import ray_constants, services
+from ray._private.grpc_utils import init_grpc_channel
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import get_train_context
 
@@ -16,6 +23,69 @@ SUBMISSION_LOGGERS = (
     "ray._private.runtime_env.packaging",
 )
 """Loggers of a job's submission. If they are renamed, `submit` shows their lines."""
+
+START_WAIT_KEY = "RAY_raylet_start_wait_time_s"
+START_SECONDS = 180.0  # Ray itself waits 30 s, for its dashboard 60 s
+ANSWERLESS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@contextmanager
+def longer_start() -> Iterator[None]:
+    """Let each process of a local Ray take START_SECONDS to start, or what START_WAIT_KEY says.
+
+    Variables of Ray that the user has set are kept. For the raylet Ray has none, but 30 s in its
+    code, between calls of `services.get_node`; so that call waits here. If Ray renames it, a raylet
+    has 30 s again.
+    """
+    most = float(os.environ.get(START_WAIT_KEY, START_SECONDS))
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", f"{max(most, 30):.0f}")
+    if "RAY_DASHBOARD_STARTUP_TIMEOUT_S" not in os.environ:
+        ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = max(most, 60)
+    get_node = services.get_node
+
+    def wait_for_node(gcs_address: str, node_id: str) -> Any:
+        deadline = time.monotonic() + most
+        while True:
+            try:
+                return get_node(gcs_address, node_id)
+            except RuntimeError:  # the raylet has not registered
+                if _raylet_has_ended():
+                    raise ChildProcessError("its raylet ended during startup") from None
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(f"its raylet has not started within {most:g} s") from None
+            time.sleep(0.1)
+
+    services.get_node = wait_for_node
+    try:
+        yield
+    finally:
+        services.get_node = get_node
+
+
+def _raylet_has_ended() -> bool:
+    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    return all(raylet.status() == psutil.STATUS_ZOMBIE for raylet in raylets)
+
+
+def server_addresses() -> tuple[str, str]:
+    """Return the addresses of the servers that this driver depends on: GCS, raylet of this node."""
+    node = ray._private.worker.global_worker.node
+    return node.gcs_address, f"{node.node_ip_address}:{node.node_manager_port}"
+
+
+def is_answering(address: str, seconds: float) -> bool:
+    """Return True if a server of Ray answers a health check (of gRPC) in time.
+
+    A refusal is an answer too. The channel is Ray's, with its TLS settings and token.
+    """
+    channel = init_grpc_channel(address)
+    try:
+        channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=seconds)
+    except grpc.RpcError as error:
+        return error.code() not in ANSWERLESS
+    finally:
+        channel.close()
+    return True
 
 
 def propagate_to_workers(variables: Iterable[str]) -> None:

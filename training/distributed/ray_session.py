@@ -2,55 +2,94 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import ray
-from ray.exceptions import AuthenticationError
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
 from mdsrec.logs import FORMAT_KEY
-from training.distributed.ray_internals import autoscaler_limits, propagate_to_workers
+from training.distributed.ray_internals import (
+    START_WAIT_KEY,
+    autoscaler_limits,
+    longer_start,
+    propagate_to_workers,
+)
+from training.distributed.ray_watch import RAY_IS_GONE, watch_ray
+
+log = logging.getLogger("training")
 
 TOKEN_HINT = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file) as on the cluster"
+START_HINT = (
+    "see the logs in /tmp/ray/session_latest/logs; on a busy machine try again later, or let it "
+    f"take longer with {START_WAIT_KEY}=600"
+)
 ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
 
 
 @contextmanager
-def ray_session(log_to_driver: bool = True) -> Iterator[None]:
+def ray_session(log_to_driver: bool = True, graceful: Collection[int] = ()) -> Iterator[None]:
     """Use the Ray that this process has initialized, the cluster of RAY_ADDRESS, or a local Ray.
 
     In a submitted job RAY_ADDRESS is set. With `log_to_driver` the workers' log lines are printed
-    here too.
+    here too. `graceful` are signals at which the caller saves and ends (see `ray_watch.py`).
+    InputError if Ray cannot be started or reached, or if it ends meanwhile.
     """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    with watch_ray(graceful) as watch:
+        _connect(address, log_to_driver)
+        watch.connected()
+        pin_ray_address()
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            if watch.probe():
+                raise
+            log.debug("Ray is gone: %r", error)
+            if not watch.signal:
+                raise InputError(RAY_IS_GONE) from None
+            log.error("%s", RAY_IS_GONE)
+            raise SystemExit(watch.exit_code) from None
+        finally:
+            ray.shutdown()
+            del os.environ["RAY_ADDRESS"]
+            if address:
+                os.environ["RAY_ADDRESS"] = address
+
+
+def _connect(address: str | None, log_to_driver: bool) -> None:
+    """Connect to the cluster of RAY_ADDRESS, or start a local Ray. InputError if that fails.
+
+    Ray raises errors of any class, also the plain Exception.
+    """
     if address and address.startswith("http"):
         raise InputError(
             f"RAY_ADDRESS = {address} is for `ray job submit`: submit the command as a job, "
             "or unset it to run here"
         )
-    local = {} if address else {"include_dashboard": True}
+    options = {"logging_level": logging.WARNING, "log_to_driver": log_to_driver}
     try:
-        ray.init(
-            address or "local", logging_level=logging.WARNING, log_to_driver=log_to_driver, **local
-        )
-    except (AuthenticationError, ConnectionError) as error:  # a wrong token raises either
-        raise InputError(
-            f"RAY_ADDRESS = {address}: {first_line(error)}: if the cluster runs, {TOKEN_HINT}"
-        ) from None
-    pin_ray_address()
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        del os.environ["RAY_ADDRESS"]
         if address:
-            os.environ["RAY_ADDRESS"] = address
+            ray.init(address, **options)
+        else:
+            with longer_start():
+                ray.init("local", include_dashboard=True, **options)
+    except SystemExit:  # of Ray's handler of SIGTERM
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except Exception as error:
+        cause = first_line(error).rstrip(". ")
+        if address:
+            hint = f"if the cluster runs, {TOKEN_HINT}"
+            raise InputError(f"RAY_ADDRESS = {address}: {cause}: {hint}") from None
+        raise InputError(f"Ray did not start: {cause}: {START_HINT}") from None
 
 
 def pin_ray_address() -> None:

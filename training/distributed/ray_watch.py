@@ -1,0 +1,139 @@
+"""A watch over Ray: the driver ends when Ray is gone, and within a minute of a signal.
+
+A call to a Ray that is gone may wait for minutes, and meanwhile no signal handler of Python runs.
+So a thread asks Ray's servers for an answer, and gets the signals through a pipe.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from training.distributed.ray_internals import is_answering, server_addresses
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PROBE_SECONDS = 2.0  # between two probes
+ANSWER_SECONDS = 5.0  # for the answer of one server
+SILENT_SECONDS = 60.0  # without an answer until the driver ends; a GCS may restart meanwhile
+SILENT_AFTER_SIGNAL = 30.0
+END_SECONDS = 30.0  # from a signal that does not ask to save, until the driver ends
+DUPLICATE_SECONDS = 1.0  # a second signal this soon is the first one, forwarded by the parent
+
+RAY_IS_GONE = (
+    "Ray no longer answers: its raylet or GCS has ended (out of memory, a lost node, `ray stop`): "
+    "run the same command again; Ray's logs are in /tmp/ray/session_latest/logs"
+)
+
+
+class RayWatch:
+    """The state of a watch: signals received, and when Ray last answered.
+
+    `signal` is the first one, or 0. One of `graceful` asks the driver to save and end; it has
+    time for that as long as Ray answers.
+    """
+
+    def __init__(self, graceful: Collection[int]) -> None:
+        self._graceful = graceful
+        self._addresses: tuple[str, ...] = ()
+        self._answered = time.monotonic()
+        self.signal, self._signaled = 0, 0.0
+        self._end_at = float("inf")
+
+    def connected(self) -> None:
+        """Begin with probes, as Ray has started. From now on SIGTERM is an exit as of a shell.
+
+        Ray's own handler, which it installs when it starts, prints the stack and exits with 15.
+        """
+        self._answered, self._addresses = time.monotonic(), server_addresses()
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, _exit)
+
+    def probe(self) -> bool:
+        """Return True if Ray answers."""
+        if all(is_answering(address, ANSWER_SECONDS) for address in self._addresses):
+            self._answered = time.monotonic()
+            return True
+        return False
+
+    def receive(self, signum: int) -> None:
+        """Record a signal."""
+        now = time.monotonic()
+        is_first = not self.signal
+        if is_first:
+            self.signal, self._signaled = signum, now
+        elif now - self._signaled < DUPLICATE_SECONDS:
+            return
+        if not (is_first and signum in self._graceful):
+            self._end_at = min(self._end_at, now + END_SECONDS)
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signal if self.signal else 2
+
+    def reason_to_end(self) -> str:
+        """Return why the driver has to end now, or an empty text."""
+        now = time.monotonic()
+        longest = SILENT_AFTER_SIGNAL if self.signal else SILENT_SECONDS
+        if self._addresses and now - self._answered > longest:
+            return RAY_IS_GONE
+        if now > self._end_at:
+            return f"not ended {END_SECONDS:g} s after the signal, so it ends without Ray's help"
+        return ""
+
+
+@contextmanager
+def watch_ray(graceful: Collection[int] = ()) -> Iterator[RayWatch]:
+    """Watch Ray in a thread, which ends the process when it must."""
+    watch, (ours, pythons) = RayWatch(graceful), socket.socketpair()
+    ended = threading.Event()
+
+    def loop() -> None:
+        while True:
+            if select.select([ours], [], [], PROBE_SECONDS)[0]:
+                for signum in set(ours.recv(1024)) & set(SIGNALS):
+                    watch.receive(signum)
+            if ended.is_set():
+                return
+            watch.probe()
+            if not ended.is_set() and (reason := watch.reason_to_end()):
+                print(reason, file=sys.stderr, flush=True)
+                os._exit(watch.exit_code)
+
+    with ours, pythons, _signals_to(pythons):
+        thread = threading.Thread(target=loop, name="ray watch", daemon=True)
+        thread.start()
+        try:
+            yield watch
+        finally:
+            ended.set()
+            pythons.send(b"\0")
+            thread.join()
+
+
+@contextmanager
+def _signals_to(pipe: socket.socket) -> Iterator[None]:
+    """Write the number of each signal to the pipe, at once, and restore the handler at the end."""
+    if not _in_main_thread():  # no signals here
+        yield
+        return
+    pipe.setblocking(False)
+    handler = signal.getsignal(signal.SIGTERM)
+    before = signal.set_wakeup_fd(pipe.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _exit(signum: int, _frame: object) -> None:
+    raise SystemExit(128 + signum)
