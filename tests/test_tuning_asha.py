@@ -101,3 +101,19 @@ def test_a_failed_trial_is_recorded_with_its_cause_and_counts_in_no_rung(tmp_pat
         ("failed", "its process was lost 4 times: The node has died"),
     ]
     assert asha.stopped == set() and shown == list(store.trials.values())
+
+
+def test_a_failed_trial_keeps_its_checkpoints_until_it_has_finished(tmp_path):
+    run = SimpleNamespace(root=str(tmp_path), name="a-00000")
+    checkpoints = tmp_path / "runs/a-00000/checkpoints"
+    checkpoints.mkdir(parents=True)
+    store = TrialStore(str(tmp_path))
+    store.save(Trial(0, {}, {}))
+    recorder = TrialRecorder(store, None, lambda _: [run], lambda _: None)
+    recorder.on_trial_result(0, [], ray_trial(0), {"cause": "no room"})
+    recorder.delete_checkpoints()
+    assert checkpoints.exists()
+    recorder.on_trial_result(0, [], ray_trial(0), {"history": [], "outcomes": [], "built": []})
+    recorder.delete_checkpoints()
+    assert not checkpoints.exists()
+    assert (store.trials[0].state, store.trials[0].cause) == ("finished", "")

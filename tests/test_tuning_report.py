@@ -10,10 +10,11 @@ import pytest
 
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.tune import Domain
+from mdsrec.errors import InputError
 from tuning.live import SweepDisplay, table_rows
 from tuning.report.charts import key_importance, mean_line, metric_charts, varying_axes
 from tuning.report.parallel_coordinates import parallel_coordinates
-from tuning.report.results import trials_parquet, winner_toml
+from tuning.report.results import trials_parquet, winner_toml, write_results
 from tuning.sweep import Sweep
 from tuning.trials import METRIC, Trial, TrialStore, format_values
 
@@ -94,7 +95,7 @@ def test_the_key_that_determines_the_metric_has_the_highest_importance():
 
 def test_the_parquet_file_has_a_row_per_trial_with_values_metrics_and_cost():
     failed = Trial(4, {}, {"model.num_neighbors": 7, "model.rho": {"text": 1, "image": 0}})
-    failed.state, failed.cause = "failed", "no room"
+    failed.state, failed.cause, failed.retries = "failed", "no room", 2
     rows = pq.read_table(io.BytesIO(trials_parquet([*TRIALS, failed]))).to_pylist()
     assert [row["trial"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[0]["model.rho.text"] == 0.3 and rows[0]["model.num_neighbors"] == 5
@@ -102,6 +103,7 @@ def test_the_parquet_file_has_a_row_per_trial_with_values_metrics_and_cost():
     assert (rows[0]["epochs"], rows[0]["seconds"]) == (4, 3.0)
     assert (rows[3][METRIC], rows[3]["spread"], rows[3]["epochs"]) == (0.05, None, 1)
     assert (rows[4][METRIC], rows[4]["state"], rows[4]["cause"]) == (None, "failed", "no room")
+    assert [row["retries"] for row in rows] == [0, 0, 0, 0, 2]
 
 
 def test_the_table_has_the_best_trials_first_and_every_running_trial():
@@ -169,6 +171,21 @@ def test_best_toml_is_the_experiment_with_the_values_of_the_winner(tmp_path):
     assert "tune" not in content and content["model"].keys() == {"num_neighbors", "rho"}
 
 
+@pytest.mark.parametrize("key", ["max_epochs", "patience"])
+def test_a_sweep_does_not_go_on_with_other_limits_as_a_run_does(tmp_path, key):
+    config = tmp_path / "a.toml"
+    config.write_text(
+        f'name = "a"\nroot = "{tmp_path}"\n[input]\nedition = "2018"\nreviews = ["a.json"]\n'
+        "[tune.space]\noptim.lr = { choice = [0.1, 0.2] }\n"
+    )
+    sweep, other = (Sweep(str(config), [f"train.{key}={n}"]) for n in (5, 6))
+    sweep.claim_name(resume=False)
+    assert sweep.experiment.identity() == other.experiment.identity()
+    with pytest.raises(InputError, match="sweep a has another configuration or space"):
+        other.claim_name(resume=True)
+    sweep.claim_name(resume=True)
+
+
 def test_a_sweep_without_a_space_or_with_an_invalid_value_is_refused(tmp_path):
     config = tmp_path / "a.toml"
     head = 'name = "a"\nroot = "root"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
@@ -186,3 +203,31 @@ def test_runs_are_named_after_the_sweep_the_trial_and_the_seed(tmp_path):
         sweep.tune = SimpleNamespace(seeds=seeds)
         found = [Sweep.run_keys(sweep, Trial(12, {}, {}), seed) for seed in range(seeds)]
         assert found == [{"name": n, "seed": 7 + s} for s, n in enumerate(names)]
+
+
+def grid_sweep(tmp_path, *states_and_causes):
+    """Return a sweep of a grid of three trials, of which some have ended."""
+    config = tmp_path / "a.toml"
+    config.write_text(
+        f'name = "a"\nroot = "{tmp_path}"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'
+        "[tune]\nsearcher = 'grid'\n[tune.space]\nmodel.num_neighbors = { grid = [5, 7, 9] }\n"
+    )
+    sweep = Sweep(str(config), [])
+    for number, (state, cause) in enumerate(states_and_causes):
+        values = {"model.num_neighbors": 5 + 2 * number}
+        sweep.store.save(Trial(number, {}, values, state=state, cause=cause))
+    return sweep
+
+
+def test_a_sweep_without_a_finished_trial_is_an_error_with_the_commonest_cause(tmp_path, capsys):
+    failures = [("failed", "loss is not finite"), ("failed", "no room"), ("failed", "no room")]
+    with pytest.raises(InputError, match=r"^3 of 3 trials failed: no room \(2 of them\): "):
+        write_results(grid_sweep(tmp_path, *failures))
+    assert "num_neighbors 9" in capsys.readouterr().out
+    assert (tmp_path / "sweeps/a/trials.parquet").exists()
+
+
+def test_failures_are_counted_while_trials_are_left(tmp_path):
+    text = write_results(grid_sweep(tmp_path, ("failed", "no room")))
+    assert "1 of 3 trials failed: no room; --resume tries them again" in text
+    assert text.endswith("2 of 3 trials are left: continue with --resume")

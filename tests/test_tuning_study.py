@@ -1,8 +1,10 @@
 """The runs of a study differ only in model and seed, and its table summarizes them."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,8 @@ from mdsrec.config.loading import load_experiment
 from mdsrec.config.models import sections
 from mdsrec.errors import InputError
 from mdsrec.tables import Recipe
-from tuning.stages import RunSpec
-from tuning.study import model_overrides, study_runs, study_table
+from tuning.stages import BatchResult, RunSpec
+from tuning.study import model_overrides, run_study, study_runs, study_table
 
 ROOT = Path(__file__).parent.parent
 MORE = """temperature = 0.1
@@ -124,6 +126,50 @@ def test_the_table_has_means_over_the_runs_and_their_cost(config):
     assert mdsrec[1] == "1.0000 [1.0000, 1.0000]"
     assert sasrec[-4:-1] == ["4,321", "200", "3"]  # the best epochs ended after 2 s and 4 s
     assert sasrec[-1] == "1 of 2, 2 of 2"
+
+
+def test_a_study_with_failed_runs_is_an_error_that_names_the_cause(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("tuning.study.train_and_rank", lambda *_: BatchResult([], ["no room"], []))
+    with pytest.raises(InputError, match=r"^1 of 2 runs failed: no room: .* same command again"):
+        run_study(config, [], ["sasrec"], 2)
+    assert not (tmp_path / "root/studies").exists()  # the table is not complete
+
+
+STAGE = """
+import signal, sys, time
+
+def stop(*_):
+    print("training: saved at epoch 3", file=sys.stderr)
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, stop)
+open("up", "w").close()
+time.sleep(60)
+"""
+
+
+def test_sigterm_reaches_the_running_stages_and_no_other_starts(config, tmp_path):
+    (tmp_path / "etl.py").write_text("")
+    (tmp_path / "training.py").write_text(STAGE)
+    code = (
+        "import sys\n"
+        "from tuning.stages import RunSpec, train_and_rank\n"
+        f"runs = [RunSpec('any', {config!r}, [f'name=run-{{n}}']) for n in (1, 2)]\n"
+        "train_and_rank(runs, 1)\n"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "up").exists():
+        assert job.poll() is None
+        time.sleep(0.05)
+    job.terminate()
+    error = job.communicate(timeout=20)[1]
+    assert job.returncode == 128 + signal.SIGTERM and error == ""
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def test_values_that_exclude_each_other_make_a_failed_trial(tmp_path):
     assert store.trials[3].cause == "dim 9 is not a multiple of num_heads 2"
 
 
-def test_a_resumed_search_suggests_running_trials_first_and_skips_ended_ones(tmp_path):
+def test_a_resumed_search_suggests_running_and_failed_trials_first(tmp_path):
     plan = Plan(TuneConfig(space={"optim.lr": {"uniform": [1, 2]}}, trials=5), 0)
     before = TrialStore(str(tmp_path))
     trials = [Trial(number, *plan.draw(number, {})) for number in range(3)]
@@ -105,9 +105,12 @@ def test_a_resumed_search_suggests_running_trials_first_and_skips_ended_ones(tmp
         before.save(trial)
     store = TrialStore(str(tmp_path))
     searcher = PlanSearcher(plan, store, lambda trial: {"number": trial.number})
-    assert searcher.num_left == 3
-    assert [searcher.suggest("any") for _ in range(3)] == [{"number": n} for n in (1, 3, 4)]
-    assert store.trials[1].values == trials[1].values
+    assert searcher.num_left == 4
+    assert [searcher.suggest("any") for _ in range(4)] == [{"number": n} for n in (1, 2, 3, 4)]
+    assert [store.trials[n].values for n in (1, 2)] == [trials[n].values for n in (1, 2)]
+    assert [(t.state, t.retries) for t in TrialStore(str(tmp_path)).in_order()] == [
+        ("finished", 0), ("running", 0), ("running", 1), ("running", 0), ("running", 0),
+    ]  # fmt: skip
     assert store.trials[4].values == plan.draw(4, {}).values
 
 

@@ -1,16 +1,18 @@
 """Runs made by the command-line stages, as a user would make them. Finished stages are skipped."""
 
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, cause_of
 from mdsrec.run_paths import RunPaths
 
 
@@ -32,23 +34,62 @@ class RunSpec(NamedTuple):
     def run_stage(self, name: str, *flags: str, folder: str | None = None) -> None:
         """Run `python -m NAME` on the configuration, in `folder` or else the current folder.
 
-        Raises InputError with the command's last line if it fails.
+        Raises InputError with its last line if it fails.
         """
         command = [sys.executable, "-m", name, self.config, *self.overrides, *flags]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise InputError(f"{' '.join(command)}: {(done.stderr or '?').splitlines()[-1]}")
+        code, errors = _run(command, folder)
+        if code:
+            raise InputError(cause_of(errors))
 
     def history(self) -> dict[str, Any]:
         """Return history.json, or {} before the first epoch has ended."""
         return files.read_json(self.paths.history)
 
 
+_running: set[subprocess.Popen[str]] = set()
+_received: list[int] = []  # signals
+
+
+def _run(command: Sequence[str], folder: str | None) -> tuple[int, str]:
+    """Run a command that gets the signals of `signals_to_stages` -> exit code, standard error."""
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as stage:
+        _running.add(stage)
+        for signum in _received:  # before it was in the set
+            stage.send_signal(signum)
+        _, errors = stage.communicate()
+        _running.remove(stage)
+    return stage.returncode, errors
+
+
+@contextmanager
+def signals_to_stages() -> Iterator[None]:
+    """Pass SIGTERM and SIGINT on to the running stages; when they have ended, end as a shell does.
+
+    A training saves and ends, and the same command continues. Call this in the main thread.
+    """
+
+    def pass_on(signum: int, _frame: object) -> None:
+        _received.append(signum)
+        for stage in list(_running):
+            stage.send_signal(signum)
+
+    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        if _received:
+            raise SystemExit(128 + _received[0])
+
+
 class BatchResult(NamedTuple):
     """The result of `train_and_rank`."""
 
     finished: list[RunSpec]
-    failed: list[str]  # an error per failed run
+    failed: list[str]  # a cause per failed run
     left: list[RunSpec]  # unfinished when the time was over
 
 
@@ -58,10 +99,10 @@ def train_and_rank(runs: Sequence[RunSpec], jobs: int, minutes: float | None = N
     The tables are built first, once per label. If a run fails, the others continue.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    for any_seed in {run.label: run for run in runs}.values():
-        any_seed.run_stage("etl")
     result = BatchResult([], [], [])
-    with ThreadPoolExecutor(jobs) as pool:
+    with signals_to_stages(), ThreadPoolExecutor(jobs) as pool:
+        for any_seed in {run.label: run for run in runs}.values():
+            any_seed.run_stage("etl")
         outcomes = pool.map(lambda run: _train_and_rank_one(run, deadline), runs)
         for run, outcome in zip(runs, outcomes, strict=True):
             if isinstance(outcome, str):
@@ -72,9 +113,9 @@ def train_and_rank(runs: Sequence[RunSpec], jobs: int, minutes: float | None = N
 
 
 def _train_and_rank_one(run: RunSpec, deadline: float | None) -> bool | str:
-    """Return True if the run was finished before the deadline, or the error if it failed."""
+    """Return True if the run was finished before the deadline, or the cause if it failed."""
     minutes = None if deadline is None else (deadline - time.monotonic()) / 60
-    if minutes is not None and minutes <= 0:
+    if _received or (minutes is not None and minutes <= 0):
         return False
     try:
         run.run_stage("training", *([] if minutes is None else [f"--minutes={minutes}"]))
@@ -82,6 +123,9 @@ def _train_and_rank_one(run: RunSpec, deadline: float | None) -> bool | str:
             return False
         run.run_stage("evaluation")
     except InputError as error:
+        if _received:
+            return False
+        print(f"{run.experiment.name} failed: {error}", file=sys.stderr, flush=True)
         return str(error)
     print(f"{run.experiment.name} is trained and ranked", file=sys.stderr, flush=True)
     return True

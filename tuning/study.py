@@ -22,6 +22,7 @@ from mdsrec.config.models import sections
 from mdsrec.errors import InputError
 from mdsrec.text import markdown_table
 from tuning.stages import RunSpec, train_and_rank
+from tuning.trials import commonest_cause
 
 REFERENCE = "mdsrec"  # the model that the others are compared with
 SHAPE = ("dim", "max_length", "num_layers", "num_heads", "inner_dim", "modalities")
@@ -37,8 +38,8 @@ def run_study(
 ) -> str:
     """Make the runs that are left and return the study's table as Markdown.
 
-    The finished table is also written to `<root>/studies/NAME.md`. Raises InputError at the end if
-    a run failed.
+    The finished table is also written to `<root>/studies/NAME.md`. If a run failed, the table is
+    printed and InputError is raised at the end; the same call tries it again.
     """
     experiment = load_experiment(config, overrides)
     runs = list(study_runs(experiment, config, overrides, models, seeds))
@@ -51,13 +52,16 @@ def run_study(
         text = study_table(experiment, result.finished, baselines)
     if result.left:
         text += f"\n\n{len(result.left)} of {len(runs)} runs are left: the same command continues"
-    else:
+    elif not result.failed:
         uri = f"{experiment.root}/studies/{experiment.name}.md"
         files.write_bytes(uri, f"{text}\n".encode())
         text += f"\n\n{uri}"
     if result.failed:
         print(text)
-        raise InputError("; ".join(result.failed))
+        raise InputError(
+            f"{len(result.failed)} of {len(runs)} runs failed: {commonest_cause(result.failed)}: "
+            "correct that, then run the same command again; finished runs are kept"
+        )
     return text
 
 

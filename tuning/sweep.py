@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import ray
@@ -87,7 +88,10 @@ class Sweep:
         """
         uri = f"{self.uri}/sweep.json"
         settings = self.tune.model_dump(mode="json", exclude=set(CHANGEABLE))
-        identity = {"experiment": self.experiment.identity(), "tune": settings}
+        experiment, train = self.experiment.identity(), self.experiment.train
+        # A run may go on with other limits. A sweep may not: they decide which trials ASHA stops.
+        experiment["train"] |= {"max_epochs": train.max_epochs, "patience": train.patience}
+        identity = {"experiment": experiment, "tune": settings}
         identity = json.loads(json.dumps(identity))
         found = files.read_json(uri)
         if found and found != identity:
@@ -110,14 +114,15 @@ class Sweep:
 def run_sweep(sweep: Sweep, resume: bool) -> None:
     """Run the remaining trials of the sweep, until `tune.hours` are over.
 
-    Raises InputError, before any table is built, if the cluster has no room for one trial.
+    With `resume`, the trials that failed in earlier calls are tried again, once each. Raises
+    InputError, before any table is built, if the cluster has no room for one trial.
     """
     sweep.check_values()
     files.check_root(sweep.experiment.root)
     sweep.claim_name(resume)
-    if sweep.is_done:
+    if sweep.is_done and not (resume and sweep.store.failed()):
         return
-    with run_lease(sweep.uri), ray_session(log_to_driver=False):
+    with run_lease(sweep.uri), ray_session(False, [SIGTERM]):
         size = trial_size(sweep.experiment)
         limit = sweep.tune.concurrent or sweep.plan.num_trials
         parallel = max_parallel_trials(size, cluster_machines(), limit)

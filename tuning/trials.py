@@ -6,7 +6,8 @@ continues from these files; Ray Tune's own snapshots are not read.
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -37,7 +38,9 @@ class Trial:
     built: list[str] = field(default_factory=list)
     """Tables that were built for this trial."""
     cause: str = ""
-    """Why it failed."""
+    """Why it failed, the last time."""
+    retries: int = 0
+    """How often it was tried again after a failure."""
 
     @property
     def score(self) -> float:
@@ -113,6 +116,9 @@ class TrialStore:
     def ended(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.state != "running"]
 
+    def failed(self) -> list[Trial]:
+        return [trial for trial in self.in_order() if trial.state == "failed"]
+
     def winner(self) -> Trial | None:
         """Return the finished trial with the highest score, or None if no trial has finished.
 
@@ -125,6 +131,12 @@ class TrialStore:
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
     """Sort by score, highest first. Trials without a score come last."""
     return sorted(trials, key=lambda t: (-t.score if t.has_score else math.inf, t.number))
+
+
+def commonest_cause(causes: Sequence[str]) -> str:
+    """Return the commonest cause of failures, and how many have it if others have another."""
+    [(cause, count)] = Counter(causes).most_common(1)
+    return cause if count == len(causes) else f"{cause} ({count} of them)"
 
 
 def format_score(score: float) -> str:

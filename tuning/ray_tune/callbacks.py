@@ -46,6 +46,7 @@ class TrialRecorder(tune.Callback):  # type: ignore[misc]
             for epoch in result["history"]:  # includes epochs whose own report was lost
                 self._store.add_report(record.number, epoch)
             record.outcomes, record.built = result["outcomes"], result["built"]
+            record.cause = ""
             self._end(record, "finished")
         elif "cause" in result:
             record.cause = result["cause"]
@@ -57,6 +58,7 @@ class TrialRecorder(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         record = self._store.trials[trial.config["number"]]
         if record.state == "running" and record.number in self._stopped:
+            record.cause = ""
             self._end(record, "stopped")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -69,7 +71,10 @@ class TrialRecorder(tune.Callback):  # type: ignore[misc]
         self._end(record, "failed")
 
     def delete_checkpoints(self) -> None:
-        """Delete the checkpoints and leases of ended trials. Their weights and metrics stay."""
+        """Delete the checkpoints and leases of ended trials. Their weights and metrics stay.
+
+        A failed trial keeps all, because it may be tried again.
+        """
         while self._with_checkpoints:
             for experiment in self._experiments_of(self._with_checkpoints.pop()):
                 paths = RunPaths.of(experiment)
@@ -81,7 +86,8 @@ class TrialRecorder(tune.Callback):  # type: ignore[misc]
         self._store.save(record)
         # Only those of earlier trials: the processes of a stopped trial may still be writing.
         self.delete_checkpoints()
-        self._with_checkpoints.append(record)
+        if state != "failed":
+            self._with_checkpoints.append(record)
         self._notify(record)
 
 

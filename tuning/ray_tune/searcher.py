@@ -1,4 +1,4 @@
-"""Searcher for Ray Tune: first the trials that were running, then the rest of the plan."""
+"""Searcher for Ray Tune: first the trials that were running or failed, then the plan's others."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ log = logging.getLogger("tuning")
 
 
 class PlanSearcher(Searcher):  # type: ignore[misc]
-    """Suggests the trials of a plan that have not ended.
+    """Suggests the trials of a plan that have not ended, and those that failed in earlier calls.
 
     `trial_config` makes the argument of a trial's process. If it raises InputError, because the
     values exclude each other, the trial is recorded as failed and the next one is suggested.
@@ -28,9 +28,8 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         super().__init__(metric=METRIC, mode="max")
         self._plan, self._store, self._trial_config = plan, store, trial_config
         known = store.trials
-        self._left = [
-            n for n in range(plan.num_trials) if n not in known or known[n].state == "running"
-        ]
+        begun = sorted(n for n, trial in known.items() if trial.state in ("running", "failed"))
+        self._left = begun + [n for n in range(plan.num_trials) if n not in known]
 
     @property
     def num_left(self) -> int:
@@ -40,6 +39,8 @@ class PlanSearcher(Searcher):  # type: ignore[misc]
         while self._left:
             number = self._left.pop(0)
             trial = self._store.trials.get(number) or self._draw(number)
+            if trial.state == "failed":
+                trial.state, trial.retries = "running", trial.retries + 1
             config = None
             try:
                 config = self._trial_config(trial)

@@ -13,27 +13,35 @@ import tomli_w
 from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec import files
 from mdsrec.config.loading import load_experiment
+from mdsrec.errors import InputError
 from mdsrec.text import text_table
 from tuning.live import HEADER, NUM_TEXT_COLUMNS, table_rows
 from tuning.report.page import sweep_page
 from tuning.space import Values
-from tuning.stages import RunSpec
+from tuning.stages import RunSpec, signals_to_stages
 from tuning.sweep import Sweep
-from tuning.trials import METRIC, REPORTED, Trial, format_values
+from tuning.trials import METRIC, REPORTED, Trial, commonest_cause, format_values
 
 NUM_SHOWN = 10  # trials on the screen
+REMEDY = "correct that, then try them again with --resume; other values need another name"
 
 
 def write_results(sweep: Sweep) -> str:
     """Write the results of a sweep and return them as one screen of text.
 
     The report is written when all trials have ended. Only the winner is ranked on the test split.
+    If all trials have ended and none has finished, the text is printed and InputError is raised.
     """
     trials = sweep.store.in_order()
     files.write_bytes(f"{sweep.uri}/trials.parquet", trials_parquet(trials))
-    winner = sweep.store.winner()
+    winner, failures = sweep.store.winner(), failures_line(sweep)
     lines = [text_table(HEADER, table_rows(trials, NUM_SHOWN), NUM_TEXT_COLUMNS), ""]
     left = sweep.plan.num_trials - len(sweep.store.ended())
+    if not winner and not left:
+        print("\n".join(lines))
+        raise InputError(f"{failures}: {REMEDY}")
+    if failures:
+        lines += [f"{failures}; --resume tries them again", ""]
     best = f"{sweep.uri}/best.toml"
     if winner:
         files.write_bytes(best, winner_toml(sweep, winner).encode())
@@ -45,9 +53,14 @@ def write_results(sweep: Sweep) -> str:
         lines += [*_winner_lines(sweep, winner, metrics), ""]
         lines += [f"report  {sweep.uri}/report.html", f"trials  {sweep.uri}/trials.parquet"]
         lines += [f"next    python -m tuning study {best} --models mdsrec --seeds 3"]
-    else:
-        lines += ["no trial finished: see the column `cause` of trials.parquet"]
     return "\n".join(lines)
+
+
+def failures_line(sweep: Sweep) -> str:
+    """Return how many trials failed and the commonest cause; empty text if none failed."""
+    causes = [trial.cause for trial in sweep.store.failed()]
+    count = f"{len(causes)} of {sweep.plan.num_trials} trials failed"
+    return f"{count}: {commonest_cause(causes)}" if causes else ""
 
 
 def trials_parquet(trials: Sequence[Trial]) -> bytes:
@@ -64,6 +77,7 @@ def trials_parquet(trials: Sequence[Trial]) -> bytes:
             "runs": [outcome["run"] for outcome in trial.outcomes],
             "built": trial.built,
             "cause": trial.cause,
+            "retries": trial.retries,
         }
         for trial in trials
     ]
@@ -108,7 +122,8 @@ def evaluate_winner(sweep: Sweep, winner: Trial) -> RunMetrics:
     """Rank the winner's first seed on the test split and return its metrics."""
     overrides = sweep.overrides_for(winner.values, **sweep.run_keys(winner, 0))
     run = RunSpec("winner", sweep.config, overrides)
-    run.run_stage("evaluation")
+    with signals_to_stages():
+        run.run_stage("evaluation")
     return RunMetrics.read(run.paths.metrics)
 
 
