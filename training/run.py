@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from signal import SIGTERM
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def fit(
         if history.get("finished"):
             return FitResult(experiment, history, trained_now=False)
     run = RunPaths.of(experiment).uri
-    with run_lease(run, takes_over) as lease, ray_session():
+    with run_lease(run, takes_over) as lease, ray_session(graceful=[SIGTERM]):
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
         if fresh:
