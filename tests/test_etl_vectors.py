@@ -52,19 +52,86 @@ def test_flags_of_a_batch_are_counted_per_vector(vectors):
     assert batch.count(values > 0).tolist() == expected
 
 
-@pytest.mark.parametrize("kind", [pa.list_, pa.large_list, lambda t: pa.list_(t, 2)])
-@pytest.mark.parametrize("number", [pa.float32(), pa.float64(), pa.float16()])
+LISTS = [pa.list_, pa.large_list, lambda t: pa.list_(t, 2), pa.list_view, pa.large_list_view]
+FLOATS = [pa.float32(), pa.float64(), pa.float16(), pa.decimal128(5, 2)]
+INTEGERS = [pa.int8(), pa.uint64()]
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("number", [*FLOATS, *INTEGERS])
 def test_parquet_is_read_by_row_groups_with_any_type_of_list(tmp_path, monkeypatch, kind, number):
     monkeypatch.setattr(vector_files, "PARQUET_BATCH", 2)
-    rows = [[0.5, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]
-    columns = {"asin": list("abcd"), "other": range(4), "vector": pa.array(rows, kind(number))}
+    first = 1.0 if number in INTEGERS else 0.5
+    rows = [[first, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]
+    numbers = pa.array(rows).cast(pa.list_(number)).to_pylist()
+    columns = {"asin": list("abcd"), "other": range(4), "vector": pa.array(numbers, kind(number))}
     pq.write_table(pa.table(columns), tmp_path / "v.parquet", row_group_size=3)
     source = ParquetVectors.open(str(tmp_path))
     assert len(source) == 2
     assert labeled_vectors(source) == list(zip([b"a", b"b", b"c", b"d"], rows, strict=True))
 
 
-@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2"])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array(["B1", "é"], pa.large_string()),
+        pa.array(["B1", "é"], pa.string_view()),
+        pa.array(["B1", "é"]).dictionary_encode(),
+        pa.array(["B1", "é"], pa.large_string()).dictionary_encode(),
+        pa.array(["B1", "é"]).cast(pa.binary()),
+        pa.array(["B1", "é"]).cast(pa.large_binary()).dictionary_encode(),
+        pa.array(["B1", "é"]).cast(pa.binary()).cast(pa.binary_view()),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+def test_asins_of_any_type_of_text_are_read(tmp_path, ids):
+    assert labels_in_parquet(tmp_path, ids) == [b"B1", "é".encode()]
+
+
+def test_integer_ids_are_read_as_their_decimal_digits(tmp_path):
+    for integers in (pa.array([7, -30]), pa.array([7, -30], pa.int16()).dictionary_encode()):
+        assert labels_in_parquet(tmp_path, integers) == [b"7", b"-30"]
+
+
+def test_ids_of_a_fixed_size_are_read_without_their_padding(tmp_path):
+    for padded in ([b"B1\0", b"B23"], [b"B1 ", b"B23"]):
+        assert labels_in_parquet(tmp_path, pa.array(padded, pa.binary(3))) == [b"B1", b"B23"]
+
+
+def test_an_id_that_is_not_utf8_is_refused_with_its_bytes(tmp_path):
+    with pytest.raises(InputError, match=r"v\.parquet: column asin has b'B\\xff', which is"):
+        labels_in_parquet(tmp_path, pa.array([None, b"B1", b"B\xff"]))
+
+
+def labels_in_parquet(folder, asins):
+    vectors = pa.array([[1.0]] * len(asins))
+    pq.write_table(pa.table({"asin": asins, "vector": vectors}), folder / "v.parquet")
+    source = ParquetVectors.open(str(folder / "v.parquet"))
+    return [label for label, _ in labeled_vectors(source)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (
+            {"asin": pa.array([1.5])},
+            "column asin is double, expected text, UTF-8 bytes or int",
+        ),
+        ({"asin": pa.array([1.5]).dictionary_encode()}, "column asin is d.*, expected text, UTF-8"),
+        ({"vector": pa.array(["[1, 2]"])}, "column vector is string, expected lists of numbers"),
+        ({"vector": pa.array([[[1.0]]])}, "column vector is list<.*, expected lists of numbers"),
+        ({"vector": pa.array([["1"]])}, "column vector is list<.*, expected lists of numbers"),
+        ({"vector": pa.array([1.0])}, "column vector is double, expected lists of numbers"),
+    ],
+)
+def test_a_column_of_another_type_is_refused_with_what_is_wanted(tmp_path, columns, words):
+    usable = {"asin": pa.array(["B0"]), "vector": pa.array([[1.0]])}
+    pq.write_table(pa.table(usable | columns), tmp_path / "v.parquet")
+    with pytest.raises(InputError, match=r"v\.parquet: " + words):
+        ParquetVectors.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "<i8", "u1"])
 def test_npy_is_read_by_ranges_of_rows(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(vector_files, "block_size", lambda width: 2)
     matrix = np.arange(15).reshape(5, 3).astype(dtype)
@@ -112,8 +179,8 @@ def test_another_binary_file_is_refused_with_the_invalid_asin(tmp_path):
 @pytest.mark.parametrize(
     ("matrix", "words"),
     [
-        (np.zeros(3), r"float64 of shape \(3,\), expected a matrix of floats"),
-        (np.zeros((2, 2), int), r"int64 of shape \(2, 2\), expected a matrix of floats"),
+        (np.zeros(3), r"float64 of shape \(3,\), expected a matrix of numbers, one row per asin"),
+        (np.zeros((2, 2), complex), r"complex128 of shape \(2, 2\), expected a matrix of numbers"),
         (np.zeros((2, 3)).T, "stored in column order"),
         (np.zeros((3, 0)), "the vectors are empty"),
     ],
@@ -166,6 +233,21 @@ def test_vectors_belong_to_the_items_of_their_asins_for_any_partitioning(spark, 
         found = vectors_by_item(located, tmp_path / f"table-{tasks}", tasks)
         lists = {item: vector.tolist() for item, vector in found.items()}
         assert lists == {0: wide_vector(0), 2: wide_vector(2)}
+
+
+@pytest.mark.spark
+def test_a_vector_that_many_items_share_is_a_counted_miss_for_any_partitioning(spark, tmp_path):
+    rows = {"B0": [1, 2], "B1": [3, 4], "B2": [1, 2], "B3": [3, 4], "B4": [1, 2], "B5": [5, 6]}
+    unknown = {"U0": [3, 4], "U1": [3, 4]}  # of no item, so they do not count
+    config = write_as("parquet", tmp_path, rows | unknown)  # in blocks of two
+    catalogue = spark.createDataFrame([(f"B{n}", n) for n in range(6)], "asin string, item int")
+    for most, kept in ((2, [1, 3, 5]), (3, [0, 1, 2, 3, 4, 5])):
+        for tasks in (1, 3):
+            settings = config.model_copy(update={"max_shared": most})
+            located = locate_vectors(spark, settings, catalogue, tasks)
+            assert sorted(row.item for row in located.locations.collect()) == kept
+            missed = {"missed: shared by more than 2 items": 3} if most == 2 else {}
+            assert located.counters == {"unknown_asins": 2, "zero_vectors": 0, **missed}
 
 
 @pytest.mark.spark

@@ -4,10 +4,11 @@ Spark first handles only the location of each vector: a block, and a row in it. 
 through Spark once, as bytes, on their way into the table.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +25,10 @@ from mdsrec.arrays import Ints
 from mdsrec.errors import InputError
 
 FILE_BYTES = 64 << 20  # of the vectors in one file of the table; a task holds a file in memory
-INSPECTED = "label binary, block int, row int, width int, finite boolean, zero boolean"
+DIGEST_BYTES = 16
+INSPECTED = (
+    "label binary, block int, row int, width int, finite boolean, zero boolean, digest binary"
+)
 PACKED = "item int, vector binary"
 
 
@@ -50,6 +54,14 @@ class VectorBatch:
         total = np.concatenate([[0], np.cumsum(flags)])
         return np.asarray(total[self.offsets[1:]] - total[self.offsets[:-1]])
 
+    def digests(self) -> list[bytes]:
+        """Return a hash of each vector's bytes; equal vectors have the same."""
+        content = self.values.view(np.uint8).data
+        return [
+            hashlib.blake2b(content[start:stop], digest_size=DIGEST_BYTES).digest()
+            for start, stop in pairwise((4 * self.offsets).tolist())
+        ]
+
 
 class VectorSource(Protocol):
     """Vectors in numbered blocks; Spark sends it to the tasks."""
@@ -74,9 +86,10 @@ class VectorLocations:
 def inspect_vectors(
     spark: SparkSession, source: VectorSource, num_tasks: int, first: int = 0
 ) -> DataFrame:
-    """Read the blocks from `first` on -> DataFrame(label, block, row, width, finite, zero).
+    """Read the blocks from `first` on -> DataFrame of INSPECTED.
 
-    `row` counts within the block; `zero` is true if all values are.
+    `row` counts within the block; `zero` is true if all values are; equal vectors have the same
+    `digest`.
     """
     blocks = len(source) - first
     numbers = spark.range(first, len(source), numPartitions=max(1, min(num_tasks, blocks)))
@@ -115,8 +128,9 @@ def _inspect_blocks(
                     pa.array(np.diff(vectors.offsets).astype(np.int32)),
                     pa.array(vectors.count(~np.isfinite(vectors.values)) == 0),
                     pa.array(vectors.count(vectors.values != 0) == 0),
+                    pa.array(vectors.digests(), pa.binary()),
                 ]
-                names = ["label", "block", "row", "width", "finite", "zero"]
+                names = ["label", "block", "row", "width", "finite", "zero", "digest"]
                 yield pa.RecordBatch.from_arrays(columns, names)
                 first = last
 

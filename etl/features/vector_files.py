@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 
 from etl.catalogue.raw import open_stream, raw_files
 from etl.features.vector_blocks import VectorBatch
+from etl.features.vector_columns import asin_labels, check_columns, vector_lists
 from etl.spark.blocks import block_size
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, first_line
@@ -37,7 +38,7 @@ class ParquetVectors:
                     metadata = pq.read_metadata(source)
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{file.uri}: not Parquet: {first_line(error)}") from None
-            _check_columns(file.uri, metadata.schema.to_arrow_schema())
+            check_columns(file.uri, metadata.schema.to_arrow_schema())
             groups += [(file.uri, number) for number in range(metadata.num_row_groups)]
         return cls(tuple(groups))
 
@@ -49,16 +50,16 @@ class ParquetVectors:
         columns = ["asin", "vector"]
         with _open_file(uri) as source:
             for batch in pq.ParquetFile(source).iter_batches(PARQUET_BATCH, [group], columns):
-                asins = batch.column("asin").cast(pa.string()).cast(pa.binary())
-                lists = batch.column("vector").cast(pa.list_(pa.float32()), safe=False)
+                labels = asin_labels(uri, batch.column("asin"))
+                lists = vector_lists(batch.column("vector"))
                 offsets = lists.offsets.to_numpy().astype(np.int64)
                 values = lists.values.to_numpy(zero_copy_only=False)  # null becomes NaN
-                yield VectorBatch(asins, offsets, values)
+                yield VectorBatch(labels, offsets, values)
 
 
 @dataclass(frozen=True)
 class NpyVectors:
-    """A .npy matrix of floats, without labels; a block is a range of its rows."""
+    """A .npy matrix of numbers, without labels; a block is a range of its rows."""
 
     uri: str
     rows: int
@@ -75,8 +76,10 @@ class NpyVectors:
             except (KeyError, ValueError) as error:
                 raise InputError(f"{uri}: not a .npy array: {first_line(error)}") from None
             start, size = file.tell(), file.size()
-        if len(shape) != 2 or dtype.kind != "f":
-            raise InputError(f"{uri}: {dtype} of shape {shape}, expected a matrix of floats")
+        if len(shape) != 2 or dtype.kind not in "fiub":
+            raise InputError(
+                f"{uri}: {dtype} of shape {shape}, expected a matrix of numbers, one row per asin"
+            )
         if not shape[1]:
             raise InputError(f"{uri}: the vectors are empty")
         if by_column:
@@ -162,32 +165,12 @@ class BinaryVectors:
         return VectorBatch.of_matrix(pa.array(asins, pa.binary()), records["vector"])
 
 
-def _check_columns(file: str, schema: pa.Schema) -> None:
-    for column, has_right_type in (("asin", _is_text), ("vector", _is_vector)):
-        if column not in schema.names:
-            raise InputError(f"{file}: no column {column}; there is {', '.join(schema.names)}")
-        if not has_right_type(schema.field(column).type):
-            expected = "text" if column == "asin" else "lists of floats"
-            raise InputError(
-                f"{file}: column {column} is {schema.field(column).type}, expected {expected}"
-            )
-
-
 def _check_size(uri: str, size: int) -> None:
     if size % RECORD.itemsize:
         raise InputError(
             f"{uri}: {size} bytes are not a multiple of a record's {RECORD.itemsize} "
             "(10 of asin, 4096 float32): fetch the file again"
         )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_vector(kind: pa.DataType) -> bool:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) for test in lists) and bool(pa.types.is_floating(kind.value_type))
 
 
 def _open_file(uri: str) -> pa.NativeFile:

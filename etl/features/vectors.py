@@ -4,6 +4,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl.catalogue.raw import raw_files, raw_lines
+from etl.features.placeholders import drop_shared, shared_reason
 from etl.features.vector_blocks import VectorLocations, VectorSource, inspect_vectors
 from etl.features.vector_files import BinaryVectors, NpyVectors, ParquetVectors
 from etl.spark.session import materialize
@@ -16,7 +17,9 @@ BLANKS = " \t\r\n"
 def locate_vectors(
     spark: SparkSession, config: FeatureConfig, catalogue: DataFrame, num_tasks: int
 ) -> VectorLocations:
-    """Return the vectors of the items in `catalogue` (asin, item); a vector of zeros is left out.
+    """Return the vectors of the items in `catalogue` (asin, item).
+
+    A vector of zeros is left out, and one that more than `config.max_shared` items share.
 
     Raises InputError if vectors differ in width or hold a number that is not finite, if an asin has
     two, or if no vector belongs to the catalogue.
@@ -30,9 +33,13 @@ def locate_vectors(
         with_asin = vectors.withColumn("asin", F.col("label").cast("string"))
     rows = materialize(with_asin.join(catalogue, "asin", "left"))
     width = check_vectors(rows, uri)
-    usable = F.col("item").isNotNull() & ~F.col("zero")
-    locations = rows.where(usable).select("item", "block", "row")
-    return VectorLocations(source, locations, width, _count_unused(rows))
+    counters = _count_unused(rows)
+    nonzero = rows.where(F.col("item").isNotNull() & ~F.col("zero"))
+    kept = drop_shared(nonzero, config.max_shared)
+    locations = materialize(kept.select("item", "block", "row"))
+    if num_shared := nonzero.count() - locations.count():
+        counters[f"missed: {shared_reason(config.max_shared)}"] = num_shared
+    return VectorLocations(source, locations, width, counters)
 
 
 def open_vectors(uri: str) -> VectorSource:

@@ -1,0 +1,70 @@
+"""The columns asin and vector of the user's Parquet files, in any type that can be cast to ours."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from mdsrec.errors import InputError
+
+PADDING = "\0 "  # at the end of ids of a fixed size
+BYTES = (
+    *(types.is_string, types.is_large_string, types.is_string_view),
+    *(types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary),
+)
+LISTS = (
+    *(types.is_list, types.is_large_list, types.is_fixed_size_list),
+    *(types.is_list_view, types.is_large_list_view),
+)
+NUMBERS = (types.is_floating, types.is_integer, types.is_decimal, types.is_boolean)
+
+
+def check_columns(file: str, schema: pa.Schema) -> None:
+    """Raise InputError if a column is missing, or has a type that cannot be cast."""
+    for column, is_usable, expected in (
+        ("asin", _is_id, "text, UTF-8 bytes or integers"),
+        ("vector", _is_vector, "lists of numbers, such as list<float>"),
+    ):
+        if column not in schema.names:
+            raise InputError(
+                f"{file}: no column {column}; there is {', '.join(schema.names)}. Expected the "
+                "columns asin and vector"
+            )
+        if not is_usable(schema.field(column).type):
+            raise InputError(
+                f"{file}: column {column} is {schema.field(column).type}, expected {expected}"
+            )
+
+
+def asin_labels(file: str, column: pa.Array) -> pa.Array:
+    """Return asins as UTF-8 bytes: integers in decimal, ids of a fixed size without padding."""
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if types.is_integer(column.type):
+        return column.cast(pa.string()).cast(pa.binary())
+    labels = column.cast(pa.binary())
+    try:
+        text = labels.cast(pa.string())
+    except pa.ArrowInvalid:
+        found = next(filter(_is_not_utf8, labels.to_pylist()))
+        raise InputError(f"{file}: column asin has {found!r}, which is not UTF-8 text") from None
+    if types.is_fixed_size_binary(column.type):
+        return pc.utf8_rtrim(text, PADDING).cast(pa.binary())
+    return labels
+
+
+def vector_lists(column: pa.Array) -> pa.ListArray:
+    """Return vectors as lists of float32, rounded where float32 has fewer digits."""
+    return column.cast(pa.list_(pa.float32()), safe=False)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return any(test(kind) for test in (*BYTES, types.is_integer))
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in LISTS) and any(test(kind.value_type) for test in NUMBERS)
+
+
+def _is_not_utf8(label: bytes | None) -> bool:
+    return label is not None and label.decode(errors="replace").encode() != label
