@@ -167,6 +167,27 @@ def test_a_worker_killed_within_an_epoch_costs_one_attempt(
     assert_undisturbed(config, SHORT)
 
 
+@pytest.mark.slow
+def test_a_finished_run_that_is_killed_while_it_goes_on_equals_one_undisturbed(
+    config: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    before = start(SHORT).communicate()[0]
+    assert "epochs      2, best epoch" in before, before
+    run = config.parent / "runs" / "killed"
+    (run / "metrics.json").write_text("of the weights of two epochs")
+    job = start()  # to six epochs
+    wait_for_a_checkpoint_within_an_epoch(config, names(config))
+    job.send_signal(signal.SIGTERM)
+    output = job.communicate()[0]
+    assert "killed was finished: it goes on from epoch 2, with train.max_epochs = 6" in output
+    assert "resumed at epoch 2" in output and "trained before" not in output
+    assert not (run / "metrics.json").exists()
+    output = start().communicate()[0]
+    assert "resumed at epoch " in output and "was finished" not in output, output
+    assert_undisturbed(config)
+    assert json.loads((run / "config.json").read_text())["train"]["max_epochs"] == 6
+
+
 DRAINED = """
 import sys
 import threading

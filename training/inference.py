@@ -19,6 +19,7 @@ from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.data.item_tables import load_item_tables
 from training.data.sequences import History
+from training.length import check_trained
 from training.lifecycle.identity import check_identity
 from training.models.base import ItemVectors, Model
 from training.models.registry import build_model
@@ -58,13 +59,15 @@ class TrainedModel:
 def load_trained(experiment: Experiment, device: torch.device | None = None) -> TrainedModel:
     """Load the best epoch of the experiment's run.
 
-    InputError if the run has no weights, another configuration, or was trained on other tables.
+    InputError if the run has no weights, another configuration or length, or was trained on other
+    tables.
     """
     paths = RunPaths.of(experiment)
     content = files.read_bytes(paths.best_weights)
     if content is None:
         raise InputError(f"{paths.uri}: no trained weights: run `python -m training CONFIG` first")
     check_identity(experiment)
+    check_trained(experiment)
     item_tables = load_item_tables(experiment)
     fingerprint = item_tables.fingerprint
     trained_on = _metadata(content).get("dataset")

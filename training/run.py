@@ -32,6 +32,7 @@ from training.data.item_tables import check_item_tables
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
 from training.distributed.ray_session import check_capacity, ray_session, uses_gpu
+from training.length import check_can_go_on, close, has_ended, is_closed, reopen
 from training.lifecycle.identity import check_claim, claim
 from training.lifecycle.lease import RunLease, run_lease
 from training.lifecycle.stopping import stop_on_request
@@ -79,23 +80,27 @@ def fit(
 
     `fresh` deletes the run first, after all checks. `minutes` limits the time. `callbacks` are
     called by Ray Train after every epoch. With `takes_over` the run is taken from another driver.
-    InputError if the run belongs to another configuration or data set (unless `fresh`), if another
-    driver is training it, or if the cluster cannot hold the workers.
+    InputError if the run belongs to another configuration or data set or has the weights of a
+    longer training (unless `fresh`), if another driver is training it, or if the cluster cannot
+    hold the workers.
     """
     files.check_root(experiment.root)
     fingerprints = check_item_tables(experiment)
     _check_num_events(experiment)
     if not fresh:
         check_claim(experiment, fingerprints)
-        history = _history(experiment)
-        if history.get("finished"):
-            return FitResult(experiment, history, trained_now=False)
-    run = RunPaths.of(experiment).uri
+        if has_ended(experiment):
+            return _trained_before(experiment, takes_over)
+        check_can_go_on(experiment)
+    paths = RunPaths.of(experiment)
+    run = paths.uri
     with run_lease(run, takes_over) as lease, ray_session(graceful=[SIGTERM]):
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
         if fresh:
             files.delete_folder(run)
+        files.delete_file(paths.metrics)  # they are of the weights so far
+        reopen(experiment)
         claim(experiment, fingerprints)
         log.info(
             "%s: %d workers on %s, ZeRO stage %d",
@@ -113,6 +118,15 @@ def fit(
     if not result.is_saved:
         reason += ", not saved there (training will continue from the checkpoint before)"
     return FitResult(experiment, _history(experiment), reason=reason, position=result.position)
+
+
+def _trained_before(experiment: Experiment, takes_over: bool) -> FitResult:
+    """Return the result of a run that has all its epochs."""
+    if not is_closed(experiment):  # it was finished with other limits, or went on since then
+        with run_lease(RunPaths.of(experiment).uri, takes_over):
+            has_ended(experiment)  # another driver may have trained it until now
+            close(experiment)
+    return FitResult(experiment, _history(experiment), trained_now=False)
 
 
 def _run_attempts(new_trainer: Callable[[], TorchTrainer], max_failures: int) -> AttemptResult:

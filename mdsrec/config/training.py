@@ -57,10 +57,12 @@ class TrainConfig(Section):
     """Negatives: uniform, in proportion to training events, or the targets of the step."""
     num_negatives: Count = 0
     """Negatives drawn per step and shared by its prefixes, for example 1000."""
-    max_epochs: Positive = 100
-    """Most epochs."""
-    patience: Positive = 10
-    """Epochs without a better validation ndcg@10 after which training ends."""
+    max_epochs: NotIdentity[Positive] = 100
+    """Most epochs. A finished run goes on if it is raised."""
+    patience: NotIdentity[Positive] = 10
+    """Epochs without a better validation ndcg@10 after which training ends. A finished run goes on
+    if it is raised.
+    """
     shuffle_window: Positive = 200_000
     """Users that are held in memory, sorted by length and cut into batches together."""
     num_workers: NotIdentity[Positive] = 1

@@ -41,9 +41,10 @@ class CheckpointStore:
         the log and skipped. CollectiveInputError if there are only damaged ones.
         """
         group, any_damaged = self._group, False
-        for name in group.broadcast_from_first(_names(self.uri) if group.rank == 0 else []):
+        found = checkpoint_names(self.uri) if group.rank == 0 else []
+        for name in group.broadcast_from_first(found):
             damage = group.first_message(
-                find_damage(f"{self.uri}/{name}", group.rank, group.world_size)
+                find_damage(files.join(self.uri, name), group.rank, group.world_size)
             )
             if damage is None:
                 self._newest = name
@@ -151,18 +152,18 @@ def local_copy(uri: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _delete_all_but(uri: str, kept: set[str | None]) -> None:
-    for name in _names(uri):
-        if name not in kept:
-            files.delete_folder(f"{uri}/{name}")
-
-
-def _names(uri: str) -> list[str]:
+def checkpoint_names(uri: str) -> list[str]:
     """Return the names of all checkpoints, the newest first."""
     filesystem, path = files.file_system(uri)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     folders = (info.base_name for info in infos if info.type == fs.FileType.Directory)
     return sorted(folders, reverse=True)
+
+
+def _delete_all_but(uri: str, kept: set[str | None]) -> None:
+    for name in checkpoint_names(uri):
+        if name not in kept:
+            files.delete_folder(files.join(uri, name))
 
 
 def _move(file: Path, uri: str) -> None:
