@@ -222,6 +222,28 @@ def test_a_trial_that_fails_is_recorded_and_the_sweep_continues(workspace):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
+def test_a_sweep_whose_trials_all_failed_is_an_error_and_resume_tries_them_again(workspace):
+    words = ("tuning", workspace.config, "name=again", "tune.searcher=grid")
+    space = "tune.space={optim.lr={choice=[3e-3]}}"
+    in_the_way = workspace.folder / "root/runs/again-00000"
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.write_text("a file, where the run needs a folder")
+    for retries, resume in enumerate([[], ["--resume"]]):
+        failed = workspace.run(*words, space, *resume)
+        assert failed.returncode == 2, failed.stderr
+        assert failed.stderr.splitlines()[-1].startswith("tuning: 1 of 1 trials failed: ")
+        [trial] = workspace.trial_files("again")
+        assert (trial["state"], trial["retries"]) == ("failed", retries) and trial["cause"]
+    in_the_way.unlink()
+    unchanged = workspace.run(*words, space)
+    assert unchanged.returncode == 2 and "--resume" in unchanged.stderr
+    workspace.sweep("again", *words[3:], space, "--resume")
+    [trial] = workspace.trial_files("again")
+    assert (trial["state"], trial["retries"], trial["cause"]) == ("finished", 2, "")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_asha_matches_random_search_with_half_the_epochs(workspace):
     words = (
         "tune.trials=9", "tune.concurrent=1", "tune.grace_epochs=1", "tune.reduction=3",
