@@ -11,6 +11,7 @@ from etl.builders.catalogue import CatalogueBuilder
 from etl.builders.centers import CenterBuilder
 from etl.builders.features import FeatureBuilder
 from etl.builders.graphs import GraphBuilder
+from etl.builders.preflight import check_build
 from etl.builders.workspace import Workspace
 from etl.spark.progress import task_progress
 from etl.spark.session import unwrap_worker_errors
@@ -39,6 +40,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
     files.check_root(experiment.root)
     space = Workspace(experiment, spark)
     manifests: dict[str, Manifest] = {}
+    check_build(space)
     try:
         with unwrap_worker_errors():
             manifests |= _build_outdated(space, _shared_tables(space))

@@ -39,6 +39,7 @@ def recommend(experiment: Experiment, options: Options) -> str:
     trained, paths = load_trained(experiment), RunPaths.of(experiment)
     if options.top > trained.num_items:
         raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
+    files.check_room(paths.uri, _vector_bytes(experiment, trained), "the vectors of this run")
     inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}
     users = None if options.users is None else sorted(options.users)
 
@@ -100,6 +101,13 @@ def _read_text(path: str) -> str:
         raise InputError(f"--users {path}: not UTF-8 text: save it in that encoding") from None
     except OSError as error:
         raise InputError(f"--users {path}: cannot be read: {files.first_line(error)}") from None
+
+
+def _vector_bytes(experiment: Experiment, trained: TrainedModel) -> int:
+    """Return a lower bound of the size of all user and item vectors, which compress little."""
+    num_users = tables.open_table(tables.table_uri(experiment.root, "sequences")).rows
+    numbers = (1 + len(experiment.modalities)) * experiment.model.dim
+    return numbers * 4 * (num_users + trained.num_items) // 2
 
 
 def item_vector_batches(experiment: Experiment, trained: TrainedModel) -> Iterator[pa.RecordBatch]:

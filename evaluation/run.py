@@ -10,7 +10,7 @@ from evaluation.metrics.slices import read_slicings
 from evaluation.metrics.summary import summarize
 from evaluation.pool import write_table_in_shards
 from evaluation.ranking import RankWorker
-from evaluation.report.pictures import load_thumbnails
+from evaluation.report.pictures import check_pictures, load_thumbnails
 from evaluation.report.run_report import (
     ReportData,
     candidates_text,
@@ -32,6 +32,7 @@ def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFI
     `command` runs all stages of this experiment. The suggested next commands are built from it.
     """
     paths = RunPaths.of(experiment)
+    check_pictures(experiment)
     trained = load_trained(experiment)
     recipe = ranks_recipe(experiment, trained)
     ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, recipe)

@@ -5,9 +5,11 @@ A URI is quoted (`a%20b`), a local path is not.
 
 import json
 import re
+import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -79,6 +81,23 @@ def check_root(root: str) -> None:
         filesystem.delete_file(file_system(token)[1])
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"root {root}: cannot be written: {first_line(error)}") from None
+
+
+def check_room(uri: str, needed: int, purpose: str) -> None:
+    """Raise InputError if a local file system has fewer than `needed` bytes free for `purpose`.
+
+    The size of other storage is not known.
+    """
+    filesystem, path = file_system(uri)
+    if filesystem.type_name != "local":
+        return
+    folder = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: {free >> 20:,} MiB free, but {purpose} take {needed >> 20:,} MiB at least: "
+            "free some, or choose another disk"
+        )
 
 
 def write_bytes(uri: str, content: bytes) -> None:

@@ -208,6 +208,13 @@ def test_a_run_without_weights_is_an_error(experiment):
         evaluate(experiment.model_copy(update={"name": "other"}))
 
 
+def test_a_folder_of_pictures_that_is_missing_is_an_error_before_any_ranking(experiment):
+    eval_config = experiment.eval.model_copy(update={"pictures": "/no/such/folder"})
+    with pytest.raises(InputError, match=r"eval\.pictures = /no/such/folder: no such folder"):
+        evaluate(experiment.model_copy(update={"eval": eval_config}))
+    assert not Path(run_of(experiment), "ranks").exists()
+
+
 def test_runs_on_the_same_data_are_compared(evaluated):
     other = evaluated.model_copy(update={"name": "other"})
     write_weights(other, seed=2)

@@ -37,10 +37,14 @@ class Workspace:
     def spark(self) -> SparkSession:
         if self._given_spark is not None:
             return self._given_spark
-        raw = (*self.inputs.reviews, *self.inputs.metadata)
-        input_bytes = sum(uncompressed_bytes(file.uri, file.size) for file in raw)
         checkpoints = table_io.spark_uri(self._checkpoints)
-        return open_session(self.experiment.spark, input_bytes, checkpoints)
+        return open_session(self.experiment.spark, self.input_bytes, checkpoints)
+
+    @property
+    def input_bytes(self) -> int:
+        """Approximate size of the raw files after decompression."""
+        raw = (*self.inputs.reviews, *self.inputs.metadata)
+        return sum(uncompressed_bytes(file.uri, file.size) for file in raw)
 
     @property
     def spark_if_started(self) -> SparkSession | None:

@@ -18,6 +18,8 @@ from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
 
+MODEL_FILES = ("modules.json", "config.json")  # a folder with neither holds no model
+
 
 class Encoder(Protocol):
     """A model that turns contents into vectors; Spark sends it to the tasks."""
@@ -71,7 +73,10 @@ def check_encoder(config: FeatureConfig) -> None:
     This fails in seconds; each worker would retry the download for minutes.
     """
     encoder = str(config.encoder)
-    if Path(model_location(encoder)).is_dir():
+    folder = Path(model_location(encoder))
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in MODEL_FILES):
+            raise load_error(encoder, FileNotFoundError(f"no {' or '.join(MODEL_FILES)} in it"))
         return
     from huggingface_hub import HfApi, try_to_load_from_cache
 

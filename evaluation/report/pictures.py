@@ -4,8 +4,11 @@ import base64
 from collections.abc import Sequence
 from io import BytesIO
 
+from pyarrow.fs import FileType
+
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.errors import InputError
 from mdsrec.images import SUFFIXES, flatten, open_image
 
 SIDE = 128  # pixels at most
@@ -15,6 +18,16 @@ def picture_folder(experiment: Experiment) -> str | None:
     """Return `eval.pictures`, or else the first folder that an image encoder reads."""
     folders = [experiment.eval.pictures, *(f.images for f in experiment.features.values())]
     return next((folder for folder in folders if folder not in (None, "url")), None)
+
+
+def check_pictures(experiment: Experiment) -> None:
+    """Raise InputError if `eval.pictures` is not a folder."""
+    folder = experiment.eval.pictures
+    if folder is None:
+        return
+    filesystem, path = files.file_system(folder)
+    if filesystem.get_file_info(path).type != FileType.Directory:
+        raise InputError(f"eval.pictures = {folder}: no such folder")
 
 
 def load_thumbnails(folder: str | None, asins: Sequence[str]) -> dict[str, str]:
