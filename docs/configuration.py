@@ -239,7 +239,12 @@ SUBSECTIONS = (
     ),
 )
 SHARED_KEYS = {f"model.{name}" for name in ModelConfig.model_fields}
-MODALITY_OF_KEY = {"vectors": "vectors", "asins": "vectors", "images": "image"}
+MODALITY_OF_KEY = {
+    "vectors": "vectors",
+    "asins": "vectors",
+    "max_shared": "vectors",
+    "images": "image",
+}
 
 
 def keys_of(section: type[Section], prefix: str, base: Mapping[str, Any]) -> list[Key]:

@@ -25,6 +25,7 @@ from ray.train.torch import TorchTrainer, get_device
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
+from mdsrec.config.model_base import FeatureModelConfig
 from mdsrec.errors import InputError, cause_of
 from mdsrec.logs import configure_logging
 from mdsrec.run_paths import RunPaths
@@ -87,6 +88,7 @@ def fit(
     files.check_root(experiment.root)
     fingerprints = check_item_tables(experiment)
     _check_num_events(experiment)
+    _check_room(experiment)
     if not fresh:
         check_claim(experiment, fingerprints)
         if has_ended(experiment):
@@ -233,6 +235,18 @@ def _check_num_events(experiment: Experiment) -> None:
     ):
         if counters.get(counter) == 0:
             raise InputError(f"{uri}: {problem}: add data or lower sequences.k_core")
+
+
+def _check_room(experiment: Experiment) -> None:
+    """Raise InputError if the disk has no room for a checkpoint: item table and Adam's two moments.
+
+    Models of features may have no item table.
+    """
+    if isinstance(experiment.model, FeatureModelConfig):
+        return
+    num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
+    checkpoint = 3 * 4 * num_items * experiment.model.dim
+    files.check_room(experiment.root, checkpoint, "the checkpoints of this model")
 
 
 def _history(experiment: Experiment) -> dict[str, Any]:
