@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 	@echo "next    open the report; then your own data: README.md, \"Your data\""
 
 test: $(VENV)/ready
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/ready
 	$(RUN) -m ruff check .

@@ -157,6 +157,7 @@ def test_cold_items_keep_their_ids_and_are_not_in_any_training_data(built):
     assert manifests["sequences"].settings["cold_share"] == SHARE
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_training_tables_do_not_depend_on_the_cold_items_in_the_histories(spark, tmp_path, built):
     from etl.run import build_tables

@@ -295,7 +295,8 @@ def assert_close(found, expected):
 
 
 @pytest.mark.spark
-def test_images_of_a_folder_belong_to_the_items_they_are_named_after(spark, tmp_path):
+@pytest.mark.parametrize("tasks", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_images_of_a_folder_belong_to_the_items_they_are_named_after(spark, tmp_path, tasks):
     save_model(tmp_path / "model", clip_tower)
     folder = tmp_path / "images"
     folder.mkdir()
@@ -307,21 +308,18 @@ def test_images_of_a_folder_belong_to_the_items_they_are_named_after(spark, tmp_
     (folder / "UNKNOWN.png").write_bytes(random_image(5))
     items = spark.createDataFrame([(n, f"B{n}") for n in range(6)], "item int, asin string")
     config = FeatureConfig(encoder=str(tmp_path / "model"), images=str(folder))
-    for tasks in (1, 3):
-        cache = tmp_path / f"cache-{tasks}"
-        located = encode_items(
-            items.repartition(tasks), config, str(cache), tasks, "features/image"
-        )
-        assert located.counters == {
-            "encoded": 2,  # two items share an image
-            "cached": 0,
-            "damaged_cache_files": 0,
-            "unknown_asins": 1,
-            "missed: broken image": 1,
-            "missed: not an image": 1,
-        }
-        found = vectors_by_item(located, tmp_path / f"table-{tasks}", tasks)
-        assert_close(found, expected_vectors(tmp_path, contents))
+    cache = tmp_path / f"cache-{tasks}"
+    located = encode_items(items.repartition(tasks), config, str(cache), tasks, "features/image")
+    assert located.counters == {
+        "encoded": 2,  # two items share an image
+        "cached": 0,
+        "damaged_cache_files": 0,
+        "unknown_asins": 1,
+        "missed: broken image": 1,
+        "missed: not an image": 1,
+    }
+    found = vectors_by_item(located, tmp_path / f"table-{tasks}", tasks)
+    assert_close(found, expected_vectors(tmp_path, contents))
     (folder / "B1.jpeg").write_bytes(random_image(1))
     with pytest.raises(InputError, match=r"asin B1 has two images, .*B1\.PNG and .*B1\.jpeg"):
         encode_items(items, config, cache, 2, "features/image")

@@ -150,6 +150,7 @@ def test_a_corrupt_file_read_in_a_worker_is_one_line(spark, tmp_path):
     assert "t.json.gz: truncated or corrupt gzip after line" in one_line(error)
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_reviews_without_metadata_give_items_without_title_and_text(spark, tmp_path):
     from etl.run import build_tables

@@ -62,6 +62,7 @@ def experiment(folder, metadata):
     return experiment_from(content, "test")
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_a_full_catalogue_has_items_without_interactions_and_items_outside_the_k_core(
     spark, tmp_path

@@ -220,7 +220,9 @@ def write_as(kind, folder, vectors):
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("kind", ["parquet", "npy", "b"])
+@pytest.mark.parametrize(
+    "kind", ["parquet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("npy", "b"))]
+)
 def test_vectors_belong_to_the_items_of_their_asins_for_any_partitioning(spark, tmp_path, kind):
     vectors = {asin: wide_vector(item) for asin, item in reversed(CATALOGUE.items())}
     del vectors["B000000001"]

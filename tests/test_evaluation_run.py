@@ -270,7 +270,8 @@ def test_cases_show_the_nearest_neighbors_and_no_more_than_the_model_reads(evalu
         assert found == {9: neighbors[9][:count], 30: neighbors[30][:count]}
 
 
-@pytest.mark.parametrize("name", [pytest.param("sasrec", marks=pytest.mark.slow), "unisrec"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sasrec", "unisrec"])
 def test_another_model_is_ranked_and_recommends(experiment, name):
     model = sections()[name](dim=8, max_length=6)
     other = experiment.model_copy(update={"name": name, "model": model})

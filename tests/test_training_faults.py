@@ -290,6 +290,7 @@ def results_with_stops(resolved: dict[str, Any]) -> Any:
     return [list(result) for result in (stopped, left, train(experiment, CPU, SILENT))]
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_saves_its_position(root: Path) -> None:
     resolved = resolved_run(root, "stopped", max_epochs=8)
     for results in on_ranks(2, results_with_stops, resolved):

@@ -282,6 +282,7 @@ def losses_of_runs(runs: list[dict[str, Any]]) -> list[Tensor]:
     return [losses_of_steps(resolved, 4) for resolved in runs]
 
 
+@pytest.mark.slow
 def test_two_workers_draw_the_same_negatives_and_take_the_same_steps_as_one(
     tmp_path: Path,
 ) -> None:
