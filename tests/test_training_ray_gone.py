@@ -88,7 +88,7 @@ import signal, sys, time
 from training.distributed import ray_watch
 
 ray_watch.server_addresses = lambda: sys.argv[1:]
-ray_watch.PROBE_SECONDS, ray_watch.SILENT_AFTER_SIGNAL = 0.05, 0.5
+ray_watch.PROBE_SECONDS, ray_watch.SILENT_AFTER_SIGNAL = 0.05, 3.0
 with ray_watch.watch_ray([signal.SIGTERM]) as watch:
     watch.connected()
     signal.signal(signal.SIGTERM, lambda *_: print("asked to save", flush=True))
