@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import psutil
@@ -26,7 +26,11 @@ SUBMISSION_LOGGERS = (
 
 START_WAIT_KEY = "RAY_raylet_start_wait_time_s"
 START_SECONDS = 180.0  # Ray itself waits 30 s, for its dashboard 60 s
-ANSWERLESS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+Health = Literal["answers", "is silent", "is gone"]
+NO_ANSWER: dict[grpc.StatusCode, Health] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "is silent",
+    grpc.StatusCode.UNAVAILABLE: "is gone",  # no process has the port
+}
 
 
 @contextmanager
@@ -73,19 +77,16 @@ def server_addresses() -> tuple[str, str]:
     return node.gcs_address, f"{node.node_ip_address}:{node.node_manager_port}"
 
 
-def is_answering(address: str, seconds: float) -> bool:
-    """Return True if a server of Ray answers a health check (of gRPC) in time.
-
-    A refusal is an answer too. The channel is Ray's, with its TLS settings and token.
-    """
+def health(address: str, seconds: float) -> Health:
+    """Ask a server of Ray for its health (of gRPC) over a channel with Ray's TLS and token."""
     channel = init_grpc_channel(address)
     try:
         channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=seconds)
     except grpc.RpcError as error:
-        return error.code() not in ANSWERLESS
+        return NO_ANSWER.get(error.code(), "answers")  # a refusal of the request is an answer
     finally:
         channel.close()
-    return True
+    return "answers"
 
 
 def propagate_to_workers(variables: Iterable[str]) -> None:

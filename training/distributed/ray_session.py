@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -59,6 +58,7 @@ def ray_session(log_to_driver: bool = True, graceful: Collection[int] = ()) -> I
             log.error("%s", RAY_IS_GONE)
             raise SystemExit(watch.exit_code) from None
         finally:
+            watch.disconnecting()
             ray.shutdown()
             del os.environ["RAY_ADDRESS"]
             if address:
@@ -82,8 +82,6 @@ def _connect(address: str | None, log_to_driver: bool) -> None:
         else:
             with longer_start():
                 ray.init("local", include_dashboard=True, **options)
-    except SystemExit:  # of Ray's handler of SIGTERM
-        raise SystemExit(128 + signal.SIGTERM) from None
     except Exception as error:
         cause = first_line(error).rstrip(". ")
         if address:

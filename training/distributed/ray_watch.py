@@ -14,14 +14,15 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from training.distributed.ray_internals import is_answering, server_addresses
+from training.distributed.ray_internals import health, server_addresses
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PROBE_SECONDS = 2.0  # between two probes
 ANSWER_SECONDS = 5.0  # for the answer of one server
 SILENT_SECONDS = 60.0  # without an answer until the driver ends; a GCS may restart meanwhile
 SILENT_AFTER_SIGNAL = 30.0
-END_SECONDS = 30.0  # from a signal that does not ask to save, until the driver ends
+GONE_SECONDS = 6.0  # from a raylet's end; after 10 s Ray may end the driver itself, without a line
+END_SECONDS = 30.0  # for Ray to end, from a signal that does not ask to save
 DUPLICATE_SECONDS = 1.0  # a second signal this soon is the first one, forwarded by the parent
 
 RAY_IS_GONE = (
@@ -31,7 +32,7 @@ RAY_IS_GONE = (
 
 
 class RayWatch:
-    """The state of a watch: signals received, and when Ray last answered.
+    """The state of a watch: signals received, and when Ray's servers last answered.
 
     `signal` is the first one, or 0. One of `graceful` asks the driver to save and end; it has
     time for that as long as Ray answers.
@@ -40,25 +41,35 @@ class RayWatch:
     def __init__(self, graceful: Collection[int]) -> None:
         self._graceful = graceful
         self._addresses: tuple[str, ...] = ()
-        self._answered = time.monotonic()
+        self._answered = self._raylet_seen = time.monotonic()
         self.signal, self._signaled = 0, 0.0
         self._end_at = float("inf")
 
     def connected(self) -> None:
-        """Begin with probes, as Ray has started. From now on SIGTERM is an exit as of a shell.
+        """Begin with probes, as Ray has started, and replace its handler of SIGTERM.
 
-        Ray's own handler, which it installs when it starts, prints the stack and exits with 15.
+        That one prints a stack of C++.
         """
-        self._answered, self._addresses = time.monotonic(), server_addresses()
+        self._addresses = server_addresses()
+        self._answered = self._raylet_seen = time.monotonic()
         if _in_main_thread():
             signal.signal(signal.SIGTERM, _exit)
 
+    def disconnecting(self) -> None:
+        """End the probes, as Ray will shut down. If it is gone, that has END_SECONDS."""
+        if not self.probe():
+            self._end_at = min(self._end_at, time.monotonic() + END_SECONDS)
+        self._addresses = ()
+
     def probe(self) -> bool:
         """Return True if Ray answers."""
-        if all(is_answering(address, ANSWER_SECONDS) for address in self._addresses):
+        found = [health(address, ANSWER_SECONDS) for address in self._addresses]
+        if found[-1:] != ["is gone"]:
+            self._raylet_seen = time.monotonic()
+        answers = all(each == "answers" for each in found)
+        if answers:
             self._answered = time.monotonic()
-            return True
-        return False
+        return answers
 
     def receive(self, signum: int) -> None:
         """Record a signal."""
@@ -79,17 +90,33 @@ class RayWatch:
         """Return why the driver has to end now, or an empty text."""
         now = time.monotonic()
         longest = SILENT_AFTER_SIGNAL if self.signal else SILENT_SECONDS
-        if self._addresses and now - self._answered > longest:
+        is_gone = now - self._raylet_seen > GONE_SECONDS
+        if self._addresses and (is_gone or now - self._answered > longest):
             return RAY_IS_GONE
         if now > self._end_at:
-            return f"not ended {END_SECONDS:g} s after the signal, so it ends without Ray's help"
+            return f"Ray did not end within {END_SECONDS:g} s: the driver ends without it"
         return ""
 
 
 @contextmanager
 def watch_ray(graceful: Collection[int] = ()) -> Iterator[RayWatch]:
-    """Watch Ray in a thread, which ends the process when it must."""
-    watch, (ours, pythons) = RayWatch(graceful), socket.socketpair()
+    """Watch Ray in a thread, which ends the process when it must.
+
+    An exit at a signal gets the exit code of shells; Ray's own handlers exit with 0, 1 or 15.
+    """
+    watch = RayWatch(graceful)
+    try:
+        with _thread_of(watch):
+            yield watch
+    except SystemExit:
+        if watch.signal:
+            raise SystemExit(watch.exit_code) from None
+        raise
+
+
+@contextmanager
+def _thread_of(watch: RayWatch) -> Iterator[None]:
+    ours, pythons = socket.socketpair()
     ended = threading.Event()
 
     def loop() -> None:
@@ -108,7 +135,7 @@ def watch_ray(graceful: Collection[int] = ()) -> Iterator[RayWatch]:
         thread = threading.Thread(target=loop, name="ray watch", daemon=True)
         thread.start()
         try:
-            yield watch
+            yield
         finally:
             ended.set()
             pythons.send(b"\0")
