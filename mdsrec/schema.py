@@ -6,7 +6,7 @@ vectors of a table have the same width, written in its manifest as `counters.wid
 
 import pyarrow as pa
 
-VERSION = 2
+VERSION = 1
 
 
 INTERACTIONS = pa.schema(

@@ -60,7 +60,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(path, monkeypatch):
     text = experiment.features["text"]
     found = {experiment.root, *experiment.input.reviews, text.vectors, experiment.eval.pictures}
     assert found == {"/home/ada/x"}
-    with pytest.raises(InputError, match="root: ~nobody-here/x: there is no such home folder"):
+    with pytest.raises(InputError, match="root: ~nobody-here/x: no such home folder"):
         load_experiment(path, ["root=~nobody-here/x"])
 
 

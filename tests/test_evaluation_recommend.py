@@ -1,5 +1,7 @@
 """Recommendation lists equal a plain sort of the scores, and a search in the stored vectors."""
 
+from types import SimpleNamespace
+
 import faiss
 import numpy as np
 import pytest
@@ -182,3 +184,11 @@ def test_unknown_users_and_empty_files_are_errors(served, tmp_path):
 def test_more_items_than_exist_are_an_error(served):
     with pytest.raises(InputError, match="--top 41: there are only 40 items"):
         recommend(served, Options(41, False))
+
+
+@pytest.mark.ray
+def test_a_disk_without_room_for_the_vectors_is_named(served, monkeypatch):
+    vectors = 3 * 8 * 4 * (NUM_USERS + NUM_ITEMS)  # three channels of width 8
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=vectors // 2 - 1))
+    with pytest.raises(InputError, match="MiB free, but the vectors of this run take"):
+        recommend(served, Options(7, False))

@@ -16,7 +16,7 @@ from epoch_recorder import epochs_of_training
 from gloo import on_ranks
 from ray.train import WorkerGroupError
 from ray_processes import ray_processes
-from small_dataset import small_experiment, write_dataset
+from small_dataset import NUM_ITEMS, small_experiment, write_dataset
 
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
@@ -112,6 +112,16 @@ def test_fresh_deletes_the_run_only_after_all_checks(experiment: Experiment) -> 
     with pytest.raises(InputError, match="no such table"):
         fit(experiment, fresh=True)
     assert files.read_bytes(RunPaths.of(experiment).config) is not None
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_named_before_ray_starts(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = 3 * 4 * NUM_ITEMS * experiment.model.dim  # the item table and two moments
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=checkpoint - 1))
+    with pytest.raises(InputError, match=r"MiB free, but the checkpoints of this model take"):
+        fit(experiment)
+    assert not Path(RunPaths.of(experiment).uri).exists()
 
 
 def test_weights_are_not_loaded_into_another_model(experiment: Experiment) -> None:

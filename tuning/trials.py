@@ -40,7 +40,7 @@ class Trial:
     cause: str = ""
     """Why it failed, the last time."""
     retries: int = 0
-    """How often it was tried again after a failure."""
+    """Number of retries after failures."""
 
     @property
     def score(self) -> float:

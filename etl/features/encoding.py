@@ -15,8 +15,8 @@ from pyspark.sql import functions as F
 
 from etl.catalogue.content_hashes import ContentHashes
 from etl.features import images, vector_cache
-from etl.features.encoders import Encoder, TextEncoder, check_encoder, encoder_identity
-from etl.features.placeholders import drop_shared, shared_reason
+from etl.features.encoders import Encoder, TextEncoder, encoder_identity
+from etl.features.placeholders import drop_shared
 from etl.features.vector_blocks import VectorLocations
 from etl.features.vector_cache import VectorCache
 from etl.features.vision import DownloadSettings, ImageEncoder
@@ -58,7 +58,6 @@ def encode_items(
 
     Items without text or an image have none. `name` is that of the table, for the log.
     """
-    check_encoder(config)
     spark = items.sparkSession
     contents, unused = _contents(items, config)
     hashes = materialize(contents.select("item", "key", "missed"))
@@ -74,17 +73,16 @@ def encode_items(
     locations = materialize(hashes.join(cache.locations, "key"))
     missed = _count_missed(hashes, outcomes, locations)
     width = _common_width(locations, hashes.count() - sum(missed.values()), folder)
+    shared: dict[str, int] = {}
     if config.sees == "images":
-        num_located = locations.count()
-        locations = materialize(drop_shared(locations, config.max_shared))
-        if num_shared := num_located - locations.count():
-            missed[shared_reason(config.max_shared)] = num_shared
+        locations, shared = drop_shared(locations, config.max_shared)
     counters = {
         "encoded": outcomes.where(F.col("missed").isNull()).count(),
         "cached": num_cached,
         "damaged_cache_files": len(cache.damaged),
         **unused,
         **{f"missed: {reason}": missed[reason] for reason in sorted(missed)},
+        **shared,
     }
     return VectorLocations(cache.files, locations.select("item", "block", "row"), width, counters)
 

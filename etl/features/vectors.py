@@ -4,7 +4,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl.catalogue.raw import raw_files, raw_lines
-from etl.features.placeholders import drop_shared, shared_reason
+from etl.features.placeholders import drop_shared
 from etl.features.vector_blocks import VectorLocations, VectorSource, inspect_vectors
 from etl.features.vector_files import BinaryVectors, NpyVectors, ParquetVectors
 from etl.spark.session import materialize
@@ -33,13 +33,10 @@ def locate_vectors(
         with_asin = vectors.withColumn("asin", F.col("label").cast("string"))
     rows = materialize(with_asin.join(catalogue, "asin", "left"))
     width = check_vectors(rows, uri)
-    counters = _count_unused(rows)
-    nonzero = rows.where(F.col("item").isNotNull() & ~F.col("zero"))
-    kept = drop_shared(nonzero, config.max_shared)
-    locations = materialize(kept.select("item", "block", "row"))
-    if num_shared := nonzero.count() - locations.count():
-        counters[f"missed: {shared_reason(config.max_shared)}"] = num_shared
-    return VectorLocations(source, locations, width, counters)
+    usable = rows.where(F.col("item").isNotNull() & ~F.col("zero"))
+    kept, shared = drop_shared(usable, config.max_shared)
+    locations = kept.select("item", "block", "row")
+    return VectorLocations(source, locations, width, _count_unused(rows) | shared)
 
 
 def open_vectors(uri: str) -> VectorSource:

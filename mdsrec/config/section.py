@@ -57,7 +57,7 @@ def absolute(path: str) -> str:
     try:
         return path if "://" in path else str(Path(path).expanduser().absolute())
     except RuntimeError:
-        raise InputError(f"{path}: there is no such home folder") from None
+        raise InputError(f"{path}: no such home folder") from None
 
 
 PathOrUri = Annotated[str, AfterValidator(absolute)]
