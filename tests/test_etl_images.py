@@ -12,7 +12,7 @@ from PIL import Image
 from vectors_by_item import vectors_by_item
 
 from etl.catalogue.content_hashes import ContentHashes
-from etl.features import images
+from etl.features import images, vision
 from etl.features.encoding import encode_items
 from etl.features.images import decode_image, folder_identity, image_files
 from etl.features.vision import DownloadSettings, ImageEncoder
@@ -209,12 +209,28 @@ def test_an_image_is_turned_upright_by_its_exif_orientation(kind):
         assert image.getpixel((10, 35))[0] > 200
 
 
+def test_gray_of_16_bits_keeps_its_orientation_and_its_transparency():
+    stream, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    gray = Image.fromarray(np.array([[0x1000, 0x2000]], np.uint16))
+    gray.save(stream, "PNG", exif=exif, transparency=0x2000)
+    image = decode_image(stream.getvalue())
+    assert image.size == (1, 2)
+    assert [image.getpixel((0, y)) for y in (0, 1)] == [(0x10,) * 3, (255,) * 3]
+
+
 def test_the_same_image_has_the_same_vector_in_any_batch(tmp_path):
     save_model(tmp_path / "model", clip_tower)
+    sizes = []  # a GPU may compute batches of other sizes in another order
+    model = vision._load_vision_model(str(tmp_path / "model"), "cpu").model
+    model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
     uris = [str(tmp_path / f"{number}.png") for number in range(18)]
     for number, uri in enumerate(uris):
         Path(uri).write_bytes(random_image(number % 17))
     vectors, _ = ImageEncoder(str(tmp_path / "model"), None).encode(uris)
+    assert sizes == [16, 16]
     assert np.array_equal(vectors[0], vectors[17])
     assert not np.array_equal(vectors[0], vectors[1])
 

