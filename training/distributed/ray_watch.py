@@ -16,11 +16,12 @@ from contextlib import contextmanager
 
 from training.distributed.ray_internals import health, server_addresses
 
+RECONNECT_KEY = "RAY_gcs_rpc_server_reconnect_timeout_s"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PROBE_SECONDS = 2.0  # between two probes
 ANSWER_SECONDS = 5.0  # for the answer of one server
 # Without an answer until the driver ends. Ray's processes wait as long for a GCS to restart.
-SILENT_SECONDS = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", 60))
+SILENT_SECONDS = float(os.environ.get(RECONNECT_KEY, 60))
 SILENT_AFTER_SIGNAL = 30.0
 GONE_SECONDS = 6.0  # from a raylet's end; after 10 s Ray may end the driver itself, without a line
 END_SECONDS = 30.0  # for Ray to end, from a signal that does not ask to save
