@@ -171,6 +171,10 @@ def test_a_driver_that_has_nothing_to_save_ends_soon_after_a_signal(
     assert SILENT_AFTER_SIGNAL + 4 * ANSWER_SECONDS + 2 * PROBE_SECONDS < 60
 
 
+# A child of the test process may inherit an ignored SIGINT.
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+
+
 def kill_raylet(job: subprocess.Popen[str]) -> None:
     for process in psutil.Process(job.pid).children(recursive=True):
         if process.name() == "raylet":
@@ -188,7 +192,7 @@ def test_a_training_whose_raylet_was_killed_ends_within_a_minute(
     config.write_text(CONFIG.format(root=tmp_path))
     write_dataset(load_experiment(config))
     job = subprocess.Popen(
-        [sys.executable, "-m", "training", str(config), "train.max_epochs=9999"],
+        [*INTERRUPTIBLE, sys.executable, "-m", "training", str(config), "train.max_epochs=9999"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -230,7 +234,7 @@ def test_a_driver_that_waits_for_ray_ends_at_once_with_the_exit_code_of_a_signal
     signum: int,
 ) -> None:
     job = subprocess.Popen(
-        [sys.executable, "-c", EXIT],
+        [*INTERRUPTIBLE, sys.executable, "-c", EXIT],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
