@@ -242,6 +242,9 @@ def test_a_driver_that_waits_for_ray_ends_at_once_with_the_exit_code_of_a_signal
     )
     assert job.stdout is not None and job.stdout.readline() == "waiting\n"
     job.send_signal(signum)
-    error = job.communicate(timeout=END_SECONDS)[1]
+    try:
+        error = job.communicate(timeout=END_SECONDS)[1]
+    finally:
+        job.kill()  # otherwise its Ray would stay for the next tests
     assert job.returncode == 128 + signum, error
     assert "Traceback" not in error
