@@ -15,7 +15,13 @@ from etl.catalogue.raw import RawFile, raw_files
 from etl.features.encoders import encoder_identity
 from etl.features.images import folder_identity
 from mdsrec.config import Experiment, FeatureConfig
-from mdsrec.table_names import cooccurrence_name, features_name, propagated_name
+from mdsrec.table_names import (
+    cooccurrence_name,
+    features_name,
+    neighbors_name,
+    propagated_name,
+    transitions_name,
+)
 from mdsrec.table_settings import table_settings
 from mdsrec.tables import Recipe, fingerprint
 
@@ -58,7 +64,7 @@ def _tables_read(name: str, settings: Mapping[str, Any], experiment: Experiment)
             return ["interactions", "metadata"] if full else ["interactions"]
         case "items":
             return ["sequences", "metadata"]
-        case "cooccurrence":
+        case "cooccurrence" | "transitions":
             return ["sequences"]
         case "features":
             return ["items"]
@@ -69,6 +75,10 @@ def _tables_read(name: str, settings: Mapping[str, Any], experiment: Experiment)
             return [features_name(rest[0]), *propagated]
         case "centers" | "centroids":
             return [features_name(rest[0])]
+        case "memory":
+            mu, modalities = settings["mu"], experiment.memory_modalities
+            neighbors = [neighbors_name(experiment, modality, mu) for modality in modalities]
+            return [transitions_name(experiment), *neighbors]
     raise AssertionError(name)
 
 

@@ -12,6 +12,7 @@ from etl.builders.centers import CenterBuilder
 from etl.builders.features import FeatureBuilder
 from etl.builders.graphs import GraphBuilder
 from etl.builders.preflight import check_build
+from etl.builders.transitions import TransitionsBuilder
 from etl.builders.workspace import Workspace
 from etl.spark.progress import task_progress
 from etl.spark.session import unwrap_worker_errors
@@ -22,8 +23,10 @@ from mdsrec.table_names import (
     centroids_name,
     cooccurrence_name,
     features_name,
+    memory_name,
     neighbors_name,
     propagated_name,
+    transitions_name,
 )
 from mdsrec.tables import Manifest
 
@@ -50,6 +53,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
                 manifests |= _build_outdated(space, features)
                 builder.check_settings()
                 manifests |= _build_outdated(space, _derived_tables(space, modality))
+            manifests |= _build_outdated(space, _memory_tables(space))
     finally:
         space.close()
     return manifests
@@ -79,6 +83,17 @@ def _derived_tables(space: Workspace, modality: str) -> dict[str, BuildFunction]
         found[centers_name(experiment, modality, k)] = partial(centers.build_centers, k)
         found[centroids_name(experiment, modality, k)] = partial(centers.build_centroids, k)
     return found
+
+
+def _memory_tables(space: Workspace) -> dict[str, BuildFunction]:
+    experiment = space.experiment
+    if not experiment.uses_memory:
+        return {}
+    builder = TransitionsBuilder(space)
+    return {
+        transitions_name(experiment): builder.build_transitions,
+        memory_name(experiment): builder.build_memory,
+    }
 
 
 def _build_outdated(space: Workspace, functions: dict[str, BuildFunction]) -> dict[str, Manifest]:

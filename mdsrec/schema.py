@@ -74,6 +74,9 @@ FEATURES = pa.schema({"item": pa.int32(), "vector": pa.list_(pa.float32())})
 COOCCURRENCE = pa.schema({"item": pa.int32(), "other": pa.int32(), "score": pa.float64()})
 """O of Eq. 2, both directions, sorted by (item, other)."""
 
+TRANSITIONS = COOCCURRENCE
+"""How often `other` follows `item` in training, and a share of the reverse; sorted alike."""
+
 PROPAGATED = pa.schema({"item": pa.int32(), "vector": pa.list_(pa.float32())})
 """N(O) E of Eq. 3, sorted by item; only items that co-occur with one that has the modality."""
 
@@ -85,6 +88,9 @@ NEIGHBORS = pa.schema(
     }
 )
 """Up to H_max neighbors per item, most similar first, ties by item, without the item itself."""
+
+MEMORY = pa.schema({"item": pa.int32(), "other": pa.int32(), "score": pa.float32()})
+"""Transitions spread over neighbors, the heaviest of each item, sorted by (item, other)."""
 
 CENTERS = pa.schema({"item": pa.int32(), "center": pa.int32()})
 """C of Eq. 10, sorted by item."""

@@ -2,7 +2,10 @@
 
 from decimal import Decimal
 
-from mdsrec.config import Experiment, GraphConfig
+from mdsrec.config import Experiment, GraphConfig, TransitionsConfig
+
+COUNTING_KEYS = ("decay", "max_distance", "reverse")
+SPREADING_KEYS = ("mu", "num_neighbors", "spread", "similarity", "max_entries")
 
 
 def run_uri(experiment: Experiment) -> str:
@@ -11,6 +14,22 @@ def run_uri(experiment: Experiment) -> str:
 
 def cooccurrence_name(experiment: Experiment) -> str:
     return _keyed("cooccurrence", _changed_keys(experiment.graph, "distance", "max_distance"))
+
+
+def transitions_name(experiment: Experiment) -> str:
+    return _keyed("transitions", _changed_keys(experiment.transitions, *COUNTING_KEYS))
+
+
+def memory_name(experiment: Experiment) -> str:
+    """Return `memory/MODALITIES`, or `memory` if it is not spread, and every changed key.
+
+    Keys of the graph, which decide the neighbors, are written as `graph.KEY`.
+    """
+    modalities = experiment.memory_modalities
+    name = f"memory/{'+'.join(modalities)}" if modalities else "memory"
+    changed = _changed_keys(experiment.transitions, *COUNTING_KEYS, *SPREADING_KEYS)
+    graph = [f"graph.{key}" for key in _changed_graph_keys(experiment)] if modalities else []
+    return _keyed(name, changed + graph)
 
 
 def features_name(modality: str) -> str:
@@ -44,10 +63,15 @@ def _changed_graph_keys(experiment: Experiment) -> list[str]:
     return _changed_keys(experiment.graph, "normalize", "distance", "max_distance")
 
 
-def _changed_keys(config: GraphConfig, *keys: str) -> list[str]:
-    values = config.model_dump(mode="json")
-    defaults = GraphConfig().model_dump(mode="json")
-    return [f"{key}={values[key]}".lower() for key in keys if values[key] != defaults[key]]
+def _changed_keys(config: GraphConfig | TransitionsConfig, *keys: str) -> list[str]:
+    """Return `key=value` of every key that is not the default."""
+    defaults = type(config)()
+    values = {key: getattr(config, key) for key in keys}
+    return [
+        f"{key}={_decimal(value) if isinstance(value, float) else value}".lower()
+        for key, value in values.items()
+        if value != getattr(defaults, key)
+    ]
 
 
 def _keyed(name: str, changed: list[str]) -> str:

@@ -7,12 +7,16 @@ from typing import Any
 
 from mdsrec.config import Experiment, FeatureConfig
 from mdsrec.table_names import (
+    COUNTING_KEYS,
+    SPREADING_KEYS,
     centers_name,
     centroids_name,
     cooccurrence_name,
     features_name,
+    memory_name,
     neighbors_name,
     propagated_name,
+    transitions_name,
 )
 
 Settings = dict[str, Any]
@@ -66,6 +70,12 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         for k in experiment.all_num_centers():
             found[centers_name(experiment, modality, k)] = {"k": k}
             found[centroids_name(experiment, modality, k)] = {"k": k}
+    if experiment.uses_memory:
+        values = experiment.transitions.model_dump(mode="json")
+        counting = {key: values[key] for key in COUNTING_KEYS}
+        spreading = {key: values[key] for key in SPREADING_KEYS}
+        found[transitions_name(experiment)] = counting
+        found[memory_name(experiment)] = counting | spreading
     return found
 
 

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etl.graph.cooccurrence import _write_sums, write_cooccurrence
-from etl.graph.pairs import EVENTS_PER_PIECE, Parts, Weighting
+from etl.graph.pairs import EVENTS_PER_PIECE, Parts
+from etl.graph.weighting import Cooccurrence, Transitions
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 
@@ -36,7 +37,7 @@ def plain(sequences, max_distance=None):
 
 def write_and_commit(spark, folder, sequences, partitions=2, num_items=NUM_ITEMS, **options):
     """Return (rows of the committed table, its manifest, {file: hash of its bytes})."""
-    options = {"weighting": Weighting(), "rows_per_file": 4, "part_size": 25} | options
+    options = {"weighting": Cooccurrence(), "rows_per_file": 4, "part_size": 25} | options
     frame = spark.createDataFrame([(items,) for items in sequences], "items array<int>")
     version = f"{folder}/0123456789ab"
     spark.conf.set("spark.sql.shuffle.partitions", partitions)
@@ -100,10 +101,41 @@ def test_an_item_of_all_users_is_divided_into_parts_with_bounded_files(spark, tm
     assert list(first_other_by_part.values()) == sorted(first_other_by_part.values())
 
 
+def test_transitions_of_an_item_of_all_users_are_the_same_bits_in_any_partitioning(spark, tmp_path):
+    rng = np.random.default_rng(0)
+    sequences = [[*rng.integers(1, 40, 4).tolist(), 0, 0] for _ in range(50)]
+    weighting = Transitions(decay=0.5, reverse=0.25, max_distance=3)
+    options = {"num_items": 40, "part_size": 50, "rows_per_file": 7, "weighting": weighting}
+    table, manifest, files = write_and_commit(spark, tmp_path / "one", sequences, 1, **options)
+    again, manifest_again, same = write_and_commit(
+        spark, tmp_path / "eight", sequences, 8, **options
+    )
+    assert (files, manifest.counters) == (same, manifest_again.counters)
+    assert table.equals(again)
+    expected = defaultdict(float)
+    for items in sequences:
+        for p, item in enumerate(items):
+            for distance, later in enumerate(items[p + 1 : p + 4], start=1):
+                expected[item, later] += 0.5 ** (distance - 1)
+                expected[later, item] += 0.25 * 0.5 ** (distance - 1)
+    assert scores(table) == pytest.approx(dict(expected), rel=1e-11)
+    assert manifest.counters["pairs"] == 50 * (5 + 4 + 3)
+    assert manifest.counters["kept_weight"] == 50 * (5 + 4 / 2 + 3 / 4)
+    assert manifest.counters["lost_weight"] == pytest.approx(50 * (2 / 8 + 1 / 16))
+
+
+def test_a_transition_whose_weight_is_nothing_has_no_row(spark, tmp_path):
+    forward_only = Transitions(decay=1e-9, reverse=0.0, max_distance=20)
+    table, _, _ = write_and_commit(spark, tmp_path, [[0, 1, 2, 3]], weighting=forward_only)
+    near = {(0, 1): 1, (1, 2): 1, (2, 3): 1}
+    far = {(0, 2): 1e-9, (1, 3): 1e-9}  # and 0 -> 3 weighs 1e-18, below the fixed point
+    assert scores(table) == pytest.approx(near | far, rel=1e-3)
+
+
 def test_pairs_past_max_distance_are_left_out_and_their_weight_is_reported(spark, tmp_path, caplog):
     caplog.set_level(logging.INFO, "etl")
     sequences = [[0, 1, 2, 3], [4, 5]]
-    weighting = Weighting(max_distance=1)
+    weighting = Cooccurrence(max_distance=1)
     table, manifest, _ = write_and_commit(spark, tmp_path, sequences, weighting=weighting)
     assert scores(table) == plain(sequences, 1)
     lost = 2 * (1 / 2) + 1 * (1 / 3)  # two pairs at distance 2, one at 3
@@ -121,7 +153,7 @@ def test_pairs_past_max_distance_are_left_out_and_their_weight_is_reported(spark
 
 def test_a_history_of_several_pieces_has_each_pair_once(spark, tmp_path):
     history = np.random.default_rng(0).integers(0, 50, 2 * EVENTS_PER_PIECE + 3).tolist()
-    weighting = Weighting(max_distance=2)
+    weighting = Cooccurrence(max_distance=2)
     options = {"num_items": 50, "part_size": 10_000, "rows_per_file": 1000}
     table, _, _ = write_and_commit(
         spark, tmp_path, [history, [3, 4]], weighting=weighting, **options
@@ -135,10 +167,10 @@ def test_sequences_without_a_pair_give_an_empty_table(spark, tmp_path):
 
 
 def test_the_error_for_a_sum_that_overflows_names_the_items(tmp_path):
-    pairs = np.full(4_000_000, 9 << 1 | 1).tobytes()  # weights of SCALE: 4e6 * 2.3e12 > 2^63
+    pairs = np.full(4_000_000, 9 << 2 | 2).tobytes()  # weights of SCALE: 4e6 * 2.3e12 > 2^63
     batch = pa.RecordBatch.from_pydict({"part": pa.array([0], pa.int32()), "pairs": [pairs]})
-    parts = Parts(np.array([0, NUM_ITEMS**2]), bits=1)
+    parts = Parts(np.array([0, NUM_ITEMS**2]), bits=2)
     # key 9 = 1 * 7 + 2
     with pytest.raises(InputError, match=r"items 1 and 2 co-occur too often.* graph.max_distance"):
-        list(_write_sums(NUM_ITEMS, Weighting(), 1, parts, str(tmp_path), 10, iter([batch])))
+        list(_write_sums(NUM_ITEMS, Cooccurrence(), 1, parts, str(tmp_path), 10, iter([batch])))
     assert not list(tmp_path.rglob("*.parquet"))

@@ -21,6 +21,8 @@ SCHEMAS = {
     "items": schema.ITEMS,
     "sequences": schema.SEQUENCES,
     "cooccurrence": schema.COOCCURRENCE,
+    "transitions": schema.TRANSITIONS,
+    "memory": schema.MEMORY,
     "features": schema.FEATURES,
     "propagated": schema.PROPAGATED,
     "neighbors": schema.NEIGHBORS,
@@ -50,7 +52,8 @@ def experiment(raw, root, **changes):
         "features": {"image": {"vectors": str(raw / "image.parquet")}},
         "graph": {"max_neighbors": 12},
         "spark": {"rows_per_file": 100},
-        "model": {"num_centers": 4},
+        "model": {"num_centers": 4, "memory": True},
+        "transitions": {"max_entries": 20},
     }
     return experiment_from(content | changes, "test")
 
@@ -142,6 +145,7 @@ def test_held_out_items_never_reach_a_table_that_training_reads(spark, raw, buil
     other = experiment(raw, tmp_path / "root")
     shutil.copytree(first.root, other.root)
     derived = [name for name in manifests if name.split("/")[0] not in RAW_TABLES]
+    assert {"transitions", "memory/image,max_entries=20"} <= set(derived)
     for name in derived:
         files.delete_folder(tables.table_uri(other.root, name))
     original = manifests["sequences"]
@@ -201,10 +205,18 @@ def test_every_input_line_and_event_is_counted(built, raw):
     ("changes", "rebuilt"),
     [
         ({"graph": {"max_neighbors": 12, "mu": [0.5]}}, ["neighbors/image/mu=0.5"]),
-        ({"graph": {"max_neighbors": 13}}, ["neighbors/image/mu=0.2"]),
+        (
+            {"graph": {"max_neighbors": 13}},
+            ["neighbors/image/mu=0.2", "neighbors/image/mu=1", "memory/image,max_entries=20"],
+        ),
         (
             {"graph": {"max_neighbors": 12, "normalize": "none"}},
-            ["propagated/image,normalize=none", "neighbors/image/mu=0.2,normalize=none"],
+            [
+                "propagated/image,normalize=none",
+                "neighbors/image/mu=0.2,normalize=none",
+                "neighbors/image/mu=1,normalize=none",
+                "memory/image,max_entries=20,graph.normalize=none",
+            ],
         ),
         (
             {"graph": {"max_neighbors": 12, "num_centers": [2]}},

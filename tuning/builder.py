@@ -20,10 +20,13 @@ from tuning.stages import RunSpec
 def varying_tables(experiment: Experiment) -> set[str]:
     """Return the tables that can differ between trials.
 
-    These are the co-occurrence table, the neighbors (by mu) and the centers (by k).
+    These are the co-occurrence table, the memory of transitions, the neighbors (by mu) and the
+    centers (by k).
     """
     needs = experiment.model.needs
     found = {table_names.cooccurrence_name(experiment)} if needs.cooccurrence else set()
+    if experiment.uses_memory:
+        found |= {table_names.transitions_name(experiment), table_names.memory_name(experiment)}
     for modality in experiment.modalities:
         if needs.neighbors:
             found.update(

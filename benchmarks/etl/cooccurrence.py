@@ -1,7 +1,8 @@
 """Co-occurrence O (Eq. 1-2): ours on Spark, Spark's usual self-join, and scipy in one process.
 
-All write the same sorted rows as Parquet, and the rows of those that finish are compared. Both
-Spark contestants have two cores. Their seconds do not include the start of the JVM and a run over a
+All write the same sorted rows as Parquet, and the rows of those that finish are compared. Beside
+them, `transitions` counts these instead of O, by the same code as ours. Contestants on Spark have
+two cores. Their seconds do not include the start of the JVM and a run over a
 few interactions that warms it up; their memory does.
 """
 
@@ -25,15 +26,19 @@ from benchmarks.etl.catalogue import Catalogue, write_sequences
 from benchmarks.measure import DONE, GIB, Reading, Stopwatch, measure, print_result
 from etl.catalogue.sequences import only_training_events
 from etl.graph.cooccurrence import write_cooccurrence
-from etl.graph.pairs import Weighting
+from etl.graph.weighting import Cooccurrence, Transitions, Weighting
 from etl.spark import table_io
 from etl.spark.session import open_session
 from mdsrec import schema, tables
-from mdsrec.config import SparkConfig
+from mdsrec.config import SparkConfig, TransitionsConfig
 from mdsrec.text import markdown_table
 
 LIMIT_GIB = 8.0
-HEAP = {"ours": "1g", "self-join": "6g"}  # ours adds up in Python, the join in the JVM
+HEAP = {
+    "ours": "1g",
+    "transitions": "1g",
+    "self-join": "6g",
+}  # ours adds up in Python, the join in the JVM
 ROWS_PER_FILE = 500_000
 COMPARED = 1 << 22  # rows that are compared at a time
 FEW = 10_000  # interactions that warm up the JVM
@@ -80,7 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
                 print(
                     markdown_table(COLUMNS, rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True
                 )
-                finished += [contestant] if reading.outcome == DONE else []
+                if reading.outcome == DONE and contestant != "transitions":
+                    finished.append(contestant)
             for other in finished[1:]:
                 first = finished[0]
                 difference = largest_difference(folder / first, folder / other)
@@ -103,12 +109,23 @@ def _row(interactions: int, contestant: str, reading: Reading) -> list[str]:
 
 def ours(folder: Path, spark: SparkSession) -> int:
     """Run the step of the ETL; return the number of pairs."""
+    return _write_sums(folder, "ours", spark, Cooccurrence())
+
+
+def transitions(folder: Path, spark: SparkSession) -> int:
+    """Run the step of the ETL that counts transitions; return the number of pairs."""
+    keys = TransitionsConfig()
+    weighting = Transitions(decay=keys.decay, reverse=keys.reverse, max_distance=keys.max_distance)
+    return _write_sums(folder, "transitions", spark, weighting)
+
+
+def _write_sums(folder: Path, name: str, spark: SparkSession, weighting: Weighting) -> int:
     uri = f"{folder}/sequences"
     num_items = tables.open_table(uri).counters["items"]
     training = table_io.read_table(spark, uri, schema.SEQUENCES).transform(only_training_events)
-    version = tables.new_version(f"{folder}/ours")
-    rows, counters = write_cooccurrence(training, num_items, Weighting(), version, ROWS_PER_FILE)
-    tables.commit(f"{folder}/ours", version, tables.Recipe({}, {}), rows, counters)
+    version = tables.new_version(f"{folder}/{name}")
+    rows, counters = write_cooccurrence(training, num_items, weighting, version, ROWS_PER_FILE)
+    tables.commit(f"{folder}/{name}", version, tables.Recipe({}, {}), rows, counters)
     return int(counters["pairs"])
 
 
@@ -171,7 +188,11 @@ def one_process(folder: Path) -> int:
     return len(entries[0]) // 2
 
 
-ON_SPARK: dict[str, Callable[[Path, SparkSession], int]] = {"ours": ours, "self-join": self_join}
+ON_SPARK: dict[str, Callable[[Path, SparkSession], int]] = {
+    "ours": ours,
+    "transitions": transitions,
+    "self-join": self_join,
+}
 CONTESTANTS = (*ON_SPARK, "scipy")
 
 

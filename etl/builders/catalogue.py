@@ -13,7 +13,7 @@ from etl.catalogue import amazon, cold, completeness, interactions, items, seque
 from etl.catalogue.interactions import EventCounts
 from etl.catalogue.raw import RawFile, raw_lines
 from etl.graph import cooccurrence
-from etl.graph.pairs import Weighting
+from etl.graph.weighting import Cooccurrence
 from etl.spark import table_io
 from etl.spark.session import materialize
 from mdsrec import schema, tables
@@ -211,7 +211,7 @@ class CatalogueBuilder:
         rows, counters = cooccurrence.write_cooccurrence(
             self.training_events,
             self.space.manifest("sequences").counters["items"],
-            Weighting(graph.distance, graph.max_distance),
+            Cooccurrence(distance=graph.distance, max_distance=graph.max_distance),
             version,
             self.rows_per_file,
         )

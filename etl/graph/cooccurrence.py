@@ -1,6 +1,7 @@
 """The co-occurrence matrix O (Eq. 1-2): the sum of 1/(q-p) over users and positions p < q.
 
-An entry belongs to the items at p and q. Only the training part of a sequence counts.
+An entry belongs to the items at p and q. Only the training part of a sequence counts. Transitions
+are the same sum with weights of their own (etl/graph/weighting.py).
 
 Tasks make pairs from histories and divide them, in both directions, into parts: ranges of keys
 (item, other) with about the same number of pairs. A shuffle moves the pairs of a part as a few
@@ -12,7 +13,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -29,7 +30,7 @@ from etl.graph.pairs import (
     Histories,
     Parts,
     SumOverflowError,
-    Weighting,
+    Sums,
     count_ends,
     make_pairs,
     merge_blocks,
@@ -37,6 +38,7 @@ from etl.graph.pairs import (
     split_by_part,
     sum_weights,
 )
+from etl.graph.weighting import Weighting, code_bits
 from etl.spark.part_files import write_part_file
 from etl.spark.session import num_partitions
 from mdsrec import schema
@@ -65,10 +67,7 @@ class HistoryStatistics:
         return weighting.reach(max(self.num_histories, default=0))
 
     def weight(self, weighting: Weighting) -> float:
-        """Return the weight of all pairs.
-
-        It includes pairs of an item with itself, which exist only if sequences.repeats is keep.
-        """
+        """Return the weight of all pairs, including those of an item with itself."""
         return math.fsum(
             count * weighting.total(events) for events, count in self.num_histories.items()
         )
@@ -107,15 +106,15 @@ def write_cooccurrence(
     rows_per_file: int,
     part_size: int = ENDS_PER_PART,
 ) -> tuple[int, dict[str, Any]]:
-    """Write O as Parquet files below `version_uri` -> the number of rows, and counters.
+    """Write the sums as Parquet files below `version_uri` -> the number of rows, and counters.
 
     `training` is (items). Counters are `pairs` of events, and the weight kept and lost by
     max_distance.
     """
     statistics = measure_histories(training, num_items, weighting.max_distance)
     reach = statistics.reach(weighting)
-    parts = part_bounds(statistics.ends, statistics.width, num_items, reach.bit_length(), part_size)
-    make = partial(_packed_pairs, num_items, reach, parts)
+    parts = part_bounds(statistics.ends, statistics.width, num_items, code_bits(reach), part_size)
+    make = partial(_packed_pairs, num_items, weighting.counts_itself, reach, parts)
     write = partial(_write_sums, num_items, weighting, reach, parts, version_uri, rows_per_file)
     written = (
         split_histories(training, reach)
@@ -134,12 +133,12 @@ def write_cooccurrence(
 
 
 def _weight_counters(statistics: HistoryStatistics, weighting: Weighting) -> dict[str, float]:
-    total = statistics.weight(Weighting(weighting.distance))
+    total = statistics.weight(replace(weighting, max_distance=None))
     kept = statistics.weight(weighting)
     lost = total - kept
     share = lost / total if total else 0.0
     if weighting.max_distance is not None:
-        setting = f"graph.max_distance = {weighting.max_distance}"
+        setting = f"{weighting.key} = {weighting.max_distance}"
         log.info("%s leaves out %.3g%% of all weight (%.6g)", setting, 100 * share, lost)
     return {"kept_weight": kept, "lost_weight": lost, "lost_share": share}
 
@@ -176,8 +175,12 @@ def _count(width: int, num_ranges: int, max_distance: int | None, batches: Batch
     )
 
 
-def _packed_pairs(num_items: int, reach: int, parts: Parts, batches: Batches) -> Batches:
-    blocks = (block for histories in _histories(batches) for block in make_pairs(histories, reach))
+def _packed_pairs(
+    num_items: int, itself: bool, reach: int, parts: Parts, batches: Batches
+) -> Batches:
+    blocks = (
+        block for histories in _histories(batches) for block in make_pairs(histories, reach, itself)
+    )
     for pairs in merge_blocks(blocks):
         numbers, packed = zip(*split_by_part(pairs, num_items, parts), strict=True)
         yield pa.RecordBatch.from_pydict(
@@ -216,8 +219,9 @@ def _write_sums(
         raise InputError(
             f"items {item} and {other} co-occur too often: their weight exceeds "
             f"{2**63 // weighting.scale:,}: "
-            'set graph.max_distance or sequences.repeats = "first"'
+            f'set a lower {weighting.key} or sequences.repeats = "first"'
         ) from None
+    sums = Sums(*(column[sums.weights > 0] for column in sums))  # small weights may round to 0
     for number, first in enumerate(range(0, len(sums.keys), rows_per_file)):
         here = slice(first, first + rows_per_file)
         item, other = np.divmod(sums.keys[here] + parts.bounds[part], num_items)

@@ -1,15 +1,13 @@
 """Pairs of events and their sums (Eq. 1-2): the numpy functions that run inside a task.
 
 A key is item * num_items + other. Until it is summed, a pair is one int64 of its key, counted from
-the start of a part, and its distance. Weights are int64 in fixed point, so a sum does not depend on
-its order. Both directions of a pair are summed, so O is symmetric to the bit.
+the start of a part, and its code (etl/graph/weighting.py). Both directions of a pair are summed, so
+O is symmetric to the bit.
 
 Work is measured in ends: each pair has two, its earlier and its later event.
 """
 
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,46 +17,12 @@ from mdsrec.arrays import Ints
 
 Ids = npt.NDArray[np.int32]
 
-SCALE = math.lcm(*range(1, 31))  # 2.3e12: 1/d is exact up to d = 30, within 2.2e-13 beyond
 EVENTS_PER_PIECE = 1 << 12  # of a long history; pairs that begin with these are one task's work
 PAIRS_PER_BLOCK = 1 << 17  # created at a time; they fit into a core's cache
 PAIRS_PER_FLUSH = 1 << 20  # divided into parts at a time
 PAIRS_PER_SUM = 1 << 23  # collected before those of equal keys are added
 ENDS_PER_PART = 1 << 22
 MAX_SUM = 2.0**63 * (1 - 2**-20)  # leaves room for the error of a sum in float64
-
-
-@dataclass(frozen=True)
-class Weighting:
-    """The weight of a pair at positions p < q: 1/(q-p), or 1 without `distance`.
-
-    Pairs farther apart than `max_distance` count nothing.
-    """
-
-    distance: bool = True
-    max_distance: int | None = None
-
-    @property
-    def scale(self) -> int:
-        return SCALE if self.distance else 1
-
-    def table(self, longest: int) -> Ints:
-        """Return the fixed-point weight of each distance up to `longest`; that of 0 is 0."""
-        weights = np.full(longest + 1, self.scale, np.float64)
-        if self.distance:
-            weights[1:] /= np.arange(1, longest + 1)
-        weights[0] = 0
-        return np.rint(weights).astype(np.int64)
-
-    def reach(self, num_events: int) -> int:
-        """Return the largest distance that counts in a history of `num_events`."""
-        longest = max(num_events - 1, 0)
-        return longest if self.max_distance is None else min(longest, self.max_distance)
-
-    def total(self, num_events: int) -> float:
-        """Return the weight of all pairs of a history whose items are distinct."""
-        distances = np.arange(1, self.reach(num_events) + 1)
-        return float(((num_events - distances) / (distances if self.distance else 1)).sum())
 
 
 class Histories(NamedTuple):
@@ -79,7 +43,7 @@ class Pairs(NamedTuple):
 class Parts(NamedTuple):
     """Ranges of keys: part r is [bounds[r], bounds[r + 1]).
 
-    The low `bits` of a packed pair are its distance.
+    The low `bits` of a packed pair are its code.
     """
 
     bounds: Ints
@@ -131,12 +95,13 @@ def count_ends(histories: Histories, max_distance: int | None) -> Ints:
     return ends
 
 
-def make_pairs(histories: Histories, reach: int) -> Iterator[Pairs]:
-    """Yield the pairs of different items up to `reach` apart, at most PAIRS_PER_BLOCK at a time.
+def make_pairs(histories: Histories, reach: int, itself: bool = False) -> Iterator[Pairs]:
+    """Yield the pairs of events up to `reach` apart, at most PAIRS_PER_BLOCK at a time.
 
-    Only pairs that begin with the first EVENTS_PER_PIECE events of a history are made. A block has
-    the pairs of some events at one distance, or at several distances if few events reach that far,
-    so a pair of a long history costs no more than one of a short history.
+    Without `itself` the items of a pair are different. Only pairs that begin with the first
+    EVENTS_PER_PIECE events of a history are made. A block has the pairs of some events at one
+    distance, or at several distances if few events reach that far, so a pair of a long history
+    costs no more than one of a short history.
     """
     items, lengths = histories
     before = _positions(lengths)
@@ -144,7 +109,7 @@ def make_pairs(histories: Histories, reach: int) -> Iterator[Pairs]:
     begins = np.flatnonzero((before < EVENTS_PER_PIECE) & (after > 0))
     for first in range(0, len(begins), PAIRS_PER_BLOCK):
         here = begins[first : first + PAIRS_PER_BLOCK]
-        yield from _pairs_by_distance(items, here, after[here])
+        yield from _pairs_by_distance(items, here, after[here], itself)
 
 
 def _positions(lengths: Ints) -> Ints:
@@ -152,7 +117,7 @@ def _positions(lengths: Ints) -> Ints:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def _pairs_by_distance(items: Ids, here: Ints, after: Ints) -> Iterator[Pairs]:
+def _pairs_by_distance(items: Ids, here: Ints, after: Ints, itself: bool) -> Iterator[Pairs]:
     """Yield the pairs that begin at the events `here`, which reach `after` events further."""
     distance = 1
     while here.size:
@@ -160,7 +125,9 @@ def _pairs_by_distance(items: Ids, here: Ints, after: Ints) -> Iterator[Pairs]:
         distances = np.arange(distance, distance + width, dtype=np.int32)[:, None]
         later = items.take(here + distances, mode="clip")
         earlier = np.broadcast_to(items[here], later.shape)
-        pair = (later != earlier) & (distances <= after)
+        pair = distances <= after
+        if not itself:
+            pair &= later != earlier
         yield Pairs(earlier[pair], later[pair], np.broadcast_to(distances, later.shape)[pair])
         distance += width
         reaches = after >= distance
@@ -189,11 +156,12 @@ def split_by_part(pairs: Pairs, num_items: int, parts: Parts) -> Iterator[tuple[
     """Yield (part, packed pairs) of both directions, for each part that has some."""
     one, other = pairs.earlier.astype(np.int64), pairs.later.astype(np.int64)
     keys = np.concatenate([one * num_items + other, other * num_items + one])
-    keys, distance = sort_by_key(keys, np.concatenate([pairs.distance, pairs.distance]))
+    forward = 2 * pairs.distance
+    keys, codes = sort_by_key(keys, np.concatenate([forward, forward + 1]))
     edges = np.searchsorted(keys, parts.bounds)
     for part in np.flatnonzero(np.diff(edges)).tolist():
         here = slice(edges[part], edges[part + 1])
-        yield part, (keys[here] - parts.bounds[part]) << parts.bits | distance[here]
+        yield part, (keys[here] - parts.bounds[part]) << parts.bits | codes[here]
 
 
 def sum_weights(packed: Iterable[Ints], bits: int, weight_of: Ints) -> Sums:

@@ -14,6 +14,7 @@ from mdsrec.config.experiment import Experiment
 from mdsrec.config.model_base import ModelConfig, TransformerConfig
 from mdsrec.config.models import MDSRecConfig
 from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
+from mdsrec.config.transitions import TransitionsConfig
 from mdsrec.config.tune import TuneConfig
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "SparkConfig",
     "TrainConfig",
     "TransformerConfig",
+    "TransitionsConfig",
     "TuneConfig",
 ]

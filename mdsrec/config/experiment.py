@@ -12,6 +12,7 @@ from mdsrec.config.etl import FeatureConfig, GraphConfig, InputConfig, Sequences
 from mdsrec.config.models import AnyModel, MDSRecConfig
 from mdsrec.config.section import NotIdentity, PathOrUri, Section, Text, listed
 from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
+from mdsrec.config.transitions import TransitionsConfig
 from mdsrec.config.tune import TuneConfig
 
 RESERVED_MODALITIES = ("id", "all", "fused", "popularity")  # names of the evaluator's channels
@@ -30,6 +31,7 @@ class Experiment(Section):
     sequences: SequencesConfig = SequencesConfig()
     features: dict[str, FeatureConfig] = Field(default={})
     graph: GraphConfig = GraphConfig()
+    transitions: NotIdentity[TransitionsConfig] = TransitionsConfig()
     spark: NotIdentity[SparkConfig] = SparkConfig()
     model: AnyModel = MDSRecConfig()
     optim: OptimConfig = OptimConfig()
@@ -63,6 +65,12 @@ class Experiment(Section):
                 "items.text"
             )
         self.model.check(tuple(self.features), self.graph)
+        wanted, stored = self.transitions.num_neighbors, self.graph.max_neighbors
+        if self.memory_modalities and wanted > stored:
+            raise ValueError(
+                f"transitions.num_neighbors {wanted} exceeds graph.max_neighbors {stored}: raise "
+                "graph.max_neighbors or lower transitions.num_neighbors"
+            )
         return self
 
     @property
@@ -70,9 +78,21 @@ class Experiment(Section):
         """Return M: the modalities that the model uses, in the order of the configuration."""
         return self.model.chosen(tuple(self.features))
 
+    @property
+    def uses_memory(self) -> bool:
+        """Return whether the memory of transitions is part of the scores."""
+        return self.model.memory
+
+    @property
+    def memory_modalities(self) -> tuple[str, ...]:
+        """Return the modalities over whose neighbors the memory is spread."""
+        spread = self.uses_memory and self.transitions.num_neighbors > 0
+        return self.modalities if spread else ()
+
     def mus(self, modality: str) -> tuple[float, ...]:
         """Return every mu^m that neighbors are built for, the model's first."""
-        return tuple(dict.fromkeys([*self.model.mus(modality), *self.graph.mu]))
+        of_memory = [self.transitions.mu] if modality in self.memory_modalities else []
+        return tuple(dict.fromkeys([*self.model.mus(modality), *of_memory, *self.graph.mu]))
 
     def all_num_centers(self) -> tuple[int, ...]:
         """Return every k that items are clustered for, the model's first."""

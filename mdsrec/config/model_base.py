@@ -8,8 +8,10 @@ from pydantic import Field, model_validator
 from mdsrec.config.etl import GraphConfig
 from mdsrec.config.section import (
     Distinct,
+    Flag,
     Fraction,
     NonNegativeFloat,
+    NotIdentity,
     Positive,
     Section,
     listed,
@@ -38,6 +40,8 @@ class ModelConfig(Section):
     """Most events of a history that the model sees."""
     temperature: NonNegativeFloat = 0.0
     """Scores are cosines divided by this; 0 means inner products."""
+    memory: NotIdentity[Flag] = False
+    """Add the memory of transitions (section [transitions]) to the scores; it is not trained."""
 
     @property
     def scores_cosines(self) -> bool:
