@@ -134,12 +134,14 @@ def test_rows_have_the_same_bits_for_any_span_block_and_chunk(world, monkeypatch
 
 
 def small_memory(folder, neighbors, config):
-    """Return M of three items, where 0 -> 1 four times."""
+    """Return the dense M of three items, where 1 follows 0 four times. It stores no zeros."""
     C = np.zeros((3, 3))
     C[0, 1] = 4
     tables = [write_neighbors(folder / f"{n}", lists) for n, lists in enumerate(neighbors)]
     transitions = write_transitions(folder / "transitions", C)
-    return Spreading(transitions, tuple(tables), 3, 1, config).rows(0, 3)[0].toarray()
+    M = Spreading(transitions, tuple(tables), 3, 1, config).rows(0, 3)[0]
+    assert (M.data > 0).all()
+    return M.toarray()
 
 
 def test_counts_are_spread_to_neighbors_of_both_items(tmp_path):
@@ -167,6 +169,12 @@ def test_dissimilar_neighbors_weigh_nothing_beside_similar_ones_and_the_same_alo
     lists = {0: {1: 0.5, 2: -0.5}, 1: {2: -0.1, 0: -0.2}, 2: {0: 0.0}}
     M = small_memory(tmp_path, [lists], config)
     assert M.tolist() == [[0, 4 + 1, 0], [0.5, 0, 0.5], [1, 0, 0]]
+
+
+def test_neighbors_that_weigh_nothing_have_no_entries(tmp_path):
+    config = TransitionsConfig(spread=0.0, similarity=0.0)
+    M = small_memory(tmp_path, [{0: {1: 0.5}, 1: {2: 0.5}, 2: {0: 0.5}}], config)
+    assert M.tolist() == [[0, 4, 0], [0, 0, 0], [0, 0, 0]]
 
 
 def test_without_neighbors_the_memory_is_the_counts(tmp_path):

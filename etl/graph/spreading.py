@@ -13,7 +13,7 @@ Shapes: X items, n items of a span. Matrices are sparse, in CSR form with sorted
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -34,11 +34,11 @@ NUMBERS_PER_ENTRY = 4  # of float32, that an entry of a matrix takes
 
 
 class Cut(NamedTuple):
-    """What is left out of a matrix: rows that lose entries, the weight of all, and the lost one."""
+    """Entries that are left out of a matrix."""
 
-    rows: int
-    weight: float
-    lost: float
+    rows: int  # that have such entries
+    weight: float  # of all entries of the matrix
+    lost: float  # weight of those left out
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,10 @@ class Spreading:
         if self.config.spread:
             neighbors, A_compact = _compact(A)
             followers, C_compact = _compact(C)
-            factors = [(A_compact, self._transitions_of(neighbors))]
-            factors += [(C_compact, self._neighbors_to(followers))]
+            factors = [
+                (A_compact, self._transitions_of(neighbors)),
+                (C_compact, self._neighbors_to(followers)),
+            ]
         parts, cuts = [], []
         for start, stop in _chunks(factors, last - first):
             M = C[start:stop] + self.config.similarity * A[start:stop]
@@ -123,7 +125,7 @@ class Spreading:
         return vstack(rows, format="csr")
 
     def _neighbors_to(self, items: Ints) -> csr_array:
-        """Return the columns of A of some items, as rows [len(items), X]."""
+        """Return the rows of A^T of some items [len(items), X]: the items that they are near to."""
         shape = len(items), self.num_items
         weights, rows, columns = [np.empty(0)], [np.empty(0, int)], [np.empty(0, int)]
         for start, stop in self._blocks() if len(items) else ():
@@ -176,7 +178,8 @@ def keep_heaviest(M: csr_array, most: int) -> tuple[csr_array, Cut]:
     return heaviest, Cut(int((lengths > most).sum()), weight, lost)
 
 
-def total_cut(cuts: list[Cut]) -> Cut:
+def total_cut(cuts: Sequence[Cut]) -> Cut:
+    """Return the sums over parts of a matrix."""
     rows, weights, lost = zip(*cuts, strict=True)
     return Cut(sum(rows), math.fsum(weights), math.fsum(lost))
 
