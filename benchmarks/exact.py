@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.baselines import Popularity
-from evaluation.ranking import rank_targets
+from evaluation.ranking import rank_targets, ranked_names
 from mdsrec import metrics, schema, tables
 from mdsrec.arrays import Counts
 from mdsrec.command import experiment_of, experiment_parser, run_command
@@ -60,14 +60,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _better_by_argsort(trained: TrainedModel, targets: Sequence[Target]) -> Counts:
     """Count the items above each target in every channel, in the order of the ranks table."""
-    items = trained.item_vectors().double()
-    better = [np.empty((0, 1 + len(items)), dtype=np.int64)]
+    sums_SC = torch.stack([*trained.sums.values()]).double()
+    num_ranked = len(ranked_names(trained)) - 1  # without popularity
+    better = [np.empty((0, num_ranked), dtype=np.int64)]
     for first in range(0, len(targets), BATCH):
         batch = targets[first : first + BATCH]
-        queries = trained.user_vectors([target.history for target in batch]).double()
-        channels = torch.einsum("bcd,cxd->bcx", queries, items)
-        whole = torch.einsum("bcx,c->bx", channels, trained.channel_weights.double())
-        order = torch.cat([whole[:, None], channels], dim=1).argsort(dim=2, descending=True)
+        queries = trained.queries([target.history for target in batch])
+        all_items = torch.arange(trained.num_items).expand(len(batch), -1)
+        channels = torch.einsum("bcd,cxd->bcx", queries.vectors.double(), queries.items.double())
+        sparse = [scores.at(all_items).double()[:, None] for scores in queries.sparse]
+        channels = torch.cat([channels, *sparse], dim=1)
+        sums = torch.einsum("bcx,sc->bsx", channels, sums_SC)
+        scores = torch.cat([sums, channels], dim=1)[:, :num_ranked]
+        order = scores.argsort(dim=2, descending=True)
         own = torch.tensor([target.target for target in batch])
         better.append((order == own[:, None, None]).nonzero()[:, 2].view(len(batch), -1).numpy())
     return np.concatenate(better).ravel()
@@ -78,7 +83,7 @@ def _better_by_other_sizes(
 ) -> Counts:
     settings = experiment.eval.model_copy(update=OTHER_SIZES)
     popularity = Popularity(np.zeros(trained.num_items, dtype=np.int64))
-    ranks = rank_targets(trained, trained.item_vectors(), popularity, targets, settings)
+    ranks = rank_targets(trained, popularity, targets, settings)
     better: Counts = _of_model(ranks)["better"].to_numpy()
     return better
 

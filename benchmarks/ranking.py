@@ -22,6 +22,7 @@ from benchmarks.memory import process_bytes, trim_memory
 from mdsrec.command import run_command
 from mdsrec.config import EvalConfig
 from mdsrec.text import markdown_table
+from training.layers.queries import Queries
 from training.layers.scoring import Tiles, count_channels
 
 PROG = "benchmarks.ranking"
@@ -44,7 +45,8 @@ Form = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def by_tiles(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
     """Count the items above each target in each channel and in the whole score -> [B, C + 1]."""
-    return count_channels(queries, items, WEIGHTS, targets, BLOCK)[0].roll(-1, dims=1)
+    counts, _ = count_channels(Queries(queries, items), WEIGHTS[None], targets, BLOCK)
+    return counts.roll(-1, dims=1)
 
 
 def by_topk(queries: Tensor, items: Tensor, targets: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ def _measure_here(num_items: int, form: str) -> None:
 
 def _product_seconds(queries: Tensor, items: Tensor) -> float:
     """Return the seconds of only the matrix products of all tiles: the best of ten, once warm."""
-    tiles = Tiles(queries, items, WEIGHTS, BLOCK)
+    tiles = Tiles(Queries(queries, items), WEIGHTS[None], BLOCK)
     queries_CBD = queries.transpose(0, 1).contiguous()
     items_CnD = items[:, : tiles.width]
     out = queries.new_empty(CHANNELS, USERS, tiles.width)

@@ -12,15 +12,16 @@ import tempfile
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from etl.recipes import raw_inputs, recipes
-from mdsrec.config import Experiment, FeatureConfig, ModelConfig
+from mdsrec.config import Experiment, FeatureConfig
 from mdsrec.config.loading import experiment_from
+from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.models import sections
 from mdsrec.config.section import Section
 from mdsrec.config.tune import Domain
@@ -130,7 +131,8 @@ def kind_of(annotation: Any) -> str:
     if hasattr(annotation, "__metadata__"):
         return kind_of(arguments[0])
     if all(isinstance(a, str | int) for a in arguments):
-        return ", ".join(f"`{a}`" for a in arguments)
+        names = [a if isinstance(a, str) else toml(a) for a in arguments]
+        return ", ".join(f"`{name}`" for name in names)
     return " or ".join(dict.fromkeys(map(kind_of, arguments)))
 
 
@@ -168,6 +170,11 @@ def new_value(dotted: str, field: FieldInfo, value: Any) -> Any:
     if isinstance(value, int):
         return 2 * value or 1
     return value / 2 or 0.25
+
+
+def is_fixed(field: FieldInfo) -> bool:
+    """Return whether a key has only one value."""
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
 def base_experiment(root: Path) -> dict[str, Any]:
@@ -230,6 +237,7 @@ SUBSECTIONS = (
         "sequences",
         "features",
         "graph",
+        "transitions",
         "spark",
         "model",
         "optim",
@@ -238,7 +246,7 @@ SUBSECTIONS = (
         "tune",
     ),
 )
-SHARED_KEYS = {f"model.{name}" for name in ModelConfig.model_fields}
+SHARED_KEYS = {f"model.{name}" for name in NetworkConfig.model_fields}
 MODALITY_OF_KEY = {
     "vectors": "vectors",
     "asins": "vectors",
@@ -257,7 +265,7 @@ def keys_of(section: type[Section], prefix: str, base: Mapping[str, Any]) -> lis
         said = ""
         if dotted == "model.name":
             said = "run"
-        elif section is not Domain:
+        elif section is not Domain and not is_fixed(field):
             value = _below(new_value(dotted, field, field.default), base["root"])
             said = effect(base, dotted.replace("NAME", MODALITY_OF_KEY.get(name, "text")), value)
         rows.append(Key(dotted, kind_of(field.annotation), default_of(field), meaning[name], said))
@@ -290,7 +298,9 @@ def page() -> str:
             title = "features.NAME" if name == "features" else name
             assert isinstance(section, type) and issubclass(section, Section)
             parts += [f"## `[{title}]`", str(section.__doc__)]
-            parts.append(table(keys_of(section, f"{title}.", base)))
+            with_memory = changed(base, "model.memory", True)
+            counted = with_memory if name == "transitions" else base
+            parts.append(table(keys_of(section, f"{title}.", counted)))
         parts += ["### `[tune.space]`", str(Domain.__doc__)]
         parts.append(table(keys_of(Domain, "tune.space.KEY.", base)))
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -302,12 +312,13 @@ def model_parts(base: Mapping[str, Any]) -> list[str]:
         name: keys_of(section, "model.", changed(base, "model", {"name": name}))
         for name, section in sections().items()
     }
-    shared = [row for row in rows["sasrec"] if row.dotted in SHARED_KEYS]
+    shared = [row for row in rows["mdsrec"] if row.dotted in SHARED_KEYS]
+    known = {row[:-1] for row in shared}
     names = shared[0]._replace(kind=", ".join(f"`{name}`" for name in rows), default='`"mdsrec"`')
-    parts = ["## `[model]`", "Keys of every model. Those of a single model follow."]
+    parts = ["## `[model]`", "Keys of every model with a network. Those of a single model follow."]
     parts.append(table([names, *shared[1:]]))
     for name, section in sections().items():
-        own = [row for row in rows[name][1:] if row not in shared]
+        own = [row for row in rows[name][1:] if row[:-1] not in known]
         parts += [f'### `[model]` with `name = "{name}"`', str(section.__doc__)]
         parts += [table(own)] if own else []
     return parts

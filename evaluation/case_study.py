@@ -1,7 +1,4 @@
-"""Cases of a trained run: the top items of each channel for a few users, spaced evenly over all.
-
-B users, C channels, X items, D width.
-"""
+"""Cases of a trained run: the top items of each channel for a few users, spaced evenly over all."""
 
 from collections.abc import Sequence
 
@@ -19,7 +16,7 @@ from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig, Experiment
 from mdsrec.run_paths import RunPaths
 from training.data.sequences import History, SequenceReader
-from training.inference import TrainedModel
+from training.inference import SEEN, TrainedModel
 from training.layers.scoring import top_k_items
 
 NUM_USERS = 200
@@ -94,18 +91,17 @@ def top_by_channel(
     """
     if not histories:
         return {}
-    items_CXD, weights_C = trained.item_vectors(), trained.channel_weights
-    queries_BCD = trained.user_vectors(histories)
+    queries, device = trained.queries(histories), trained.item_vectors().device
     count = min(TOP, trained.num_items)
-    seen = torch.from_numpy(seen_pairs(histories if settings.exclude_seen else []))
-    one = weights_C.new_ones(1)
-    parts = [(queries_BCD, items_CXD, weights_C)]
-    parts += [(queries_BCD[:, c : c + 1], items_CXD[c : c + 1], one) for c in range(len(weights_C))]
+    seen = torch.from_numpy(seen_pairs(histories if settings.exclude_seen else [])).to(device)
+    parts = [(name, queries, weights) for name, weights in trained.sums.items()]
+    singles = [name for name in trained.channels if name != SEEN]
+    parts += [(name, queries.only(n), torch.ones(1)) for n, name in enumerate(singles)]
     top = {}
-    for channel, part in zip(trained.channels, parts, strict=True):
-        scores, items = top_k_items(*part, count, settings.item_block, seen)
+    for name, part, weights in parts:
+        scores, items = top_k_items(part, weights, count, settings.item_block, seen)
         is_item = scores > -torch.inf
-        top[channel] = [row[kept].tolist() for row, kept in zip(items, is_item, strict=True)]
+        top[name] = [row[kept].tolist() for row, kept in zip(items, is_item, strict=True)]
     return top
 
 

@@ -9,8 +9,9 @@ import io
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
@@ -51,19 +52,19 @@ def user_shards(num_users: int, user_batch: int) -> list[UserShard]:
 
 
 class ShardWorker:
-    """An actor that holds the trained model and all item vectors, and writes one part per shard.
+    """An actor that holds the trained model, and writes one part per shard.
 
-    Subclasses define `rows`. `options` are passed through to them.
+    `weight_of` are the weights of the channels. Subclasses define `rows`; `options` are theirs.
     """
 
-    def __init__(self, experiment: Experiment, options: Any = None) -> None:
+    def __init__(
+        self, experiment: Experiment, weight_of: Mapping[str, float], options: Any = None
+    ) -> None:
         torch.set_num_threads(1)
         self.experiment, self.options = experiment, options
         self.reader = SequenceReader(experiment)
-        self.trained = load_trained(
-            experiment, torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        )
-        self.items = self.trained.item_vectors()
+        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        self.trained = replace(load_trained(experiment, device), weight_of=weight_of)
 
     def ready(self) -> int:
         """Return at once. A result means that the actor has started and loaded the model."""
@@ -83,6 +84,7 @@ class ShardWorker:
 
 def write_table_in_shards(
     experiment: Experiment,
+    weight_of: Mapping[str, float],
     worker: type[ShardWorker],
     uri: str,
     recipe: Recipe,
@@ -92,7 +94,7 @@ def write_table_in_shards(
     """Make the table at `uri` with actors of class `worker`, and commit it.
 
     Parts that an earlier start of the same recipe wrote are kept. `verb` says what is done to
-    users in the progress: ranked, served.
+    users in the progress: scored, ranked, served.
     """
     version = f"{uri}/{recipe.fingerprint[:12]}"
     filesystem, path = files.file_system(version)
@@ -107,7 +109,7 @@ def write_table_in_shards(
     num_workers = min(experiment.eval.num_workers, len(missing))
     with (
         ray_session(),
-        Pool(worker, experiment, num_workers, options) as pool,
+        Pool(worker, num_workers, experiment, weight_of, options) as pool,
         UserProgress(num_missing, verb, experiment.name) as progress,
     ):
         for shard, count in pool.run(missing, version):
@@ -139,10 +141,15 @@ class Pool:
     """
 
     def __init__(
-        self, worker: type[ShardWorker], experiment: Experiment, num_workers: int, options: Any
+        self,
+        worker: type[ShardWorker],
+        num_workers: int,
+        experiment: Experiment,
+        weight_of: Mapping[str, float],
+        options: Any,
     ) -> None:
         self._actor_class = ray.remote(num_cpus=1, num_gpus=int(uses_gpu(experiment)))(worker)
-        self._arguments = experiment, options
+        self._arguments = experiment, weight_of, options
         self._losses_left = num_workers + SPARE_ACTORS
         # Actor and shard of each pending call. The shard is None while the actor starts.
         self._running: dict[Any, tuple[Any, UserShard | None]] = {}

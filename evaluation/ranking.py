@@ -1,10 +1,10 @@
 """Exact ranks of every held-out event among all items, one shard of users at a time.
 
 Batches and item blocks are fixed ranges of ids, so every worker computes the same bits.
-B targets, C channels, X items, D width.
+B targets, S weighted sums of channels, C channels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Protocol
@@ -21,6 +21,8 @@ from mdsrec import schema, tables
 from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig
 from training.data.sequences import History, Target
+from training.inference import SEEN
+from training.layers.queries import Queries
 from training.layers.scoring import count_channels
 
 
@@ -28,44 +30,49 @@ class Scorer(Protocol):
     """The part of a trained model that ranking uses."""
 
     @property
-    def channels(self) -> tuple[str, ...]: ...  # all, fused, then each modality
+    def sums(self) -> Mapping[str, Tensor]: ...  # weights of the channels [C] in each sum
     @property
-    def channel_weights(self) -> Tensor: ...  # [C]
-    def user_vectors(self, histories: list[History]) -> Tensor: ...
+    def channels(self) -> Sequence[str]: ...
+    def queries(self, histories: list[History]) -> Queries: ...
 
 
 def rank_targets(
-    scorer: Scorer,
-    items: Tensor,
-    popularity: Popularity,
-    targets: Sequence[Target],
-    settings: EvalConfig,
+    scorer: Scorer, popularity: Popularity, targets: Sequence[Target], settings: EvalConfig
 ) -> pa.Table:
-    """Rank `targets` (ordered by user) among `items` [C, X, D], per channel and by popularity."""
-    channels = (*scorer.channels, POPULARITY)
+    """Rank `targets` (ordered by user) per sum, per channel and by popularity."""
+    sums_SC = torch.stack([*scorer.sums.values()])
+    names = ranked_names(scorer)
+    num_ranked = len(names) - 1  # the channel of seen items, the last, is part of the sums only
     parts = []
-    for batch in _batches(targets, settings.user_batch):
+    for batch in target_batches(targets, settings.user_batch):
         target_items = np.array([target.target for target in batch], dtype=np.int64)
         seen = seen_pairs([t.history for t in batch]) if settings.exclude_seen else None
         with torch.inference_mode():
+            queries = scorer.queries([target.history for target in batch])
+            device = queries.items.device
             better, ties = count_channels(
-                scorer.user_vectors([target.history for target in batch]),
-                items,
-                scorer.channel_weights.to(items.device),
-                torch.from_numpy(target_items).to(items.device),
+                queries,
+                sums_SC,
+                torch.from_numpy(target_items).to(device),
                 settings.item_block,
-                None if seen is None else torch.from_numpy(seen).to(items.device),
+                None if seen is None else torch.from_numpy(seen).to(device),
             )
         popular_better, popular_ties = popularity.better_and_ties(target_items, seen)
         parts.append(
             _rank_rows(
                 batch,
-                channels,
-                np.column_stack([better.cpu().numpy(), popular_better]),
-                np.column_stack([ties.cpu().numpy(), popular_ties]),
+                names,
+                np.column_stack([better[:, :num_ranked].cpu().numpy(), popular_better]),
+                np.column_stack([ties[:, :num_ranked].cpu().numpy(), popular_ties]),
             )
         )
     return pa.concat_tables(parts) if parts else schema.RANKS.empty_table()
+
+
+def ranked_names(scorer: Scorer) -> tuple[str, ...]:
+    """Return the names of all scores that are ranked: the sums, the channels and popularity."""
+    channels = [name for name in scorer.channels if name != SEEN]
+    return (*scorer.sums, *channels, POPULARITY)
 
 
 def seen_pairs(histories: Sequence[History]) -> Counts:
@@ -75,7 +82,7 @@ def seen_pairs(histories: Sequence[History]) -> Counts:
     return np.unique(np.stack([rows, items], axis=1).astype(np.int64), axis=0)
 
 
-def _batches(targets: Sequence[Target], user_batch: int) -> Iterator[list[Target]]:
+def target_batches(targets: Sequence[Target], user_batch: int) -> Iterator[list[Target]]:
     """Group the targets of users [0, n), [n, 2n), ...
 
     The boundaries do not depend on which users have targets, nor on where the shard starts.
@@ -116,7 +123,6 @@ class RankWorker(ShardWorker):
     def rows(self, shard: UserShard) -> pa.Table:
         return rank_targets(
             self.trained,
-            self.items,
             self.popularity,
             self.reader.targets(shard.first, shard.last),
             self.experiment.eval,

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluation.channel_weights import load_weighted, model_inputs, weights_in_recipe
 from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import write_table_in_shards
 from evaluation.recommender import RecommendWorker, UserVectorWorker
@@ -18,7 +19,8 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Recipe
-from training.inference import TrainedModel, load_trained, weights_fingerprint
+from training.inference import TrainedModel
+from training.memory import Memory
 
 ITEM_BATCH = 8192
 
@@ -36,16 +38,16 @@ def recommend(experiment: Experiment, options: Options) -> str:
 
     A table that exists for the same weights, options and columns is not written again.
     """
-    trained, paths = load_trained(experiment), RunPaths.of(experiment)
+    trained, paths = load_weighted(experiment), RunPaths.of(experiment)
     if options.top > trained.num_items:
         raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
     files.check_room(paths.uri, _vector_bytes(experiment, trained), "the vectors of this run")
-    inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}
+    inputs = model_inputs(trained)
     users = None if options.users is None else sorted(options.users)
 
     def recipe_of(columns: pa.Schema, **settings: object) -> Recipe:
-        run = experiment.identity()
-        return Recipe({"run": run, "columns": columns.names, **settings}, inputs)
+        run, weights = experiment.identity(), weights_in_recipe(trained)
+        return Recipe({"run": run, "columns": columns.names, **weights, **settings}, inputs)
 
     list_recipe = recipe_of(schema.RECOMMENDATIONS, **options._asdict() | {"users": users})
     for uri, worker, recipe in (
@@ -53,13 +55,20 @@ def recommend(experiment: Experiment, options: Options) -> str:
         (paths.user_vectors, UserVectorWorker, recipe_of(schema.USER_VECTORS)),
     ):
         if tables.find_table(uri, recipe) is None:
-            write_table_in_shards(experiment, worker, uri, recipe, "served", options)
+            weight_of = trained.weight_of
+            write_table_in_shards(experiment, weight_of, worker, uri, recipe, "served", options)
     item_recipe = recipe_of(schema.ITEM_VECTORS)
     if tables.find_table(paths.item_vectors, item_recipe) is None:
         batches = item_vector_batches(experiment, trained)
         tables.write_table(paths.item_vectors, batches, schema.ITEM_VECTORS, item_recipe)
+    memory_recipe = recipe_of(schema.MEMORY)
+    if trained.memory and tables.find_table(paths.memory_terms, memory_recipe) is None:
+        terms = memory_batches(trained.memory)
+        tables.write_table(paths.memory_terms, terms, schema.MEMORY, memory_recipe)
     lists = list_metrics(experiment, inputs)
     assert lists
+    vectors = [paths.user_vectors, paths.item_vectors]
+    vectors += [paths.memory_terms] if trained.memory else []
     served = "every user" if users is None else f"{len(users):,} users"
     return "\n".join(
         [
@@ -67,7 +76,7 @@ def recommend(experiment: Experiment, options: Options) -> str:
             *list_metrics_text(lists),
             "",
             f"recommendations  {paths.recommendations}",
-            f"vectors          {paths.user_vectors}, {paths.item_vectors}",
+            f"vectors          {', '.join(vectors)}",
         ]
     )
 
@@ -106,8 +115,8 @@ def _read_text(path: str) -> str:
 def _vector_bytes(experiment: Experiment, trained: TrainedModel) -> int:
     """Return a lower bound of the size of all user and item vectors, which compress little."""
     num_users = tables.open_table(tables.table_uri(experiment.root, "sequences")).rows
-    numbers = (1 + len(experiment.modalities)) * experiment.model.dim
-    return numbers * 4 * (num_users + trained.num_items) // 2
+    num_channels, _, dim = trained.item_vectors().shape
+    return num_channels * dim * 4 * (num_users + trained.num_items) // 2
 
 
 def item_vector_batches(experiment: Experiment, trained: TrainedModel) -> Iterator[pa.RecordBatch]:
@@ -118,11 +127,25 @@ def item_vector_batches(experiment: Experiment, trained: TrainedModel) -> Iterat
     for first in range(0, trained.num_items, ITEM_BATCH):
         vectors_nCD = vectors_CXD[:, first : first + ITEM_BATCH].transpose(0, 1)
         flat = pa.array(vectors_nCD.reshape(-1).numpy())
-        lists = pa.FixedSizeListArray.from_arrays(flat, vectors_nCD[0].numel())
+        offsets = pa.array(np.arange(len(vectors_nCD) + 1, dtype=np.int32) * vectors_nCD[0].numel())
         columns = {
-            "item": pa.array(np.arange(first, first + len(lists), dtype=np.int32)),
-            "asin": names["asin"].slice(first, len(lists)),
-            "title": names["title"].slice(first, len(lists)),
-            "vector": lists,
+            "item": pa.array(np.arange(first, first + len(vectors_nCD), dtype=np.int32)),
+            "asin": names["asin"].slice(first, len(vectors_nCD)),
+            "title": names["title"].slice(first, len(vectors_nCD)),
+            "vector": pa.ListArray.from_arrays(offsets, flat),  # also without channels
         }
         yield from pa.table(columns).cast(schema.ITEM_VECTORS).combine_chunks().to_batches()
+
+
+def memory_batches(memory: Memory) -> Iterator[pa.RecordBatch]:
+    """Yield the terms of the memory: what an event of `item` adds to the score of `other`."""
+    terms, num_items = memory.terms, memory.terms.shape[0]
+    for first in range(0, num_items, ITEM_BATCH):
+        last = min(first + ITEM_BATCH, num_items)
+        rows = slice(*terms.indptr[[first, last]])
+        columns = {
+            "item": np.repeat(np.arange(first, last), np.diff(terms.indptr[first : last + 1])),
+            "other": terms.indices[rows],
+            "score": terms.data[rows],
+        }
+        yield from pa.table(columns).cast(schema.MEMORY).to_batches()

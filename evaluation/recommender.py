@@ -1,7 +1,4 @@
-"""Ray actors that write recommendation lists and user vectors.
-
-B users, C channels, D width, n items of a list.
-"""
+"""Ray actors that write recommendation lists and user vectors."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -16,8 +13,10 @@ from torch import Tensor
 from evaluation.pool import ShardWorker, UserShard
 from evaluation.ranking import seen_pairs
 from mdsrec import schema, tables
+from mdsrec.arrays import Floats
 from mdsrec.config import Experiment
 from training.data.sequences import History
+from training.inference import ALL, MEMORY, SEEN
 from training.layers.scoring import top_k_items
 
 
@@ -55,48 +54,65 @@ class RecommendWorker(ShardWorker):
 
     def rows(self, shard: UserShard) -> pa.Table:
         parts = [schema.RECOMMENDATIONS.empty_table()]
+        weights = self.trained.sums[ALL]
         for batch in _user_batches(self, shard, self.options.users):
-            queries = self.trained.user_vectors(batch.histories)
+            queries = self.trained.queries(batch.histories)
+            device = queries.items.device
             seen = seen_pairs(batch.histories if self.options.exclude_seen else [])
-            weights = self.trained.channel_weights.to(self.items.device)
             scores, items = top_k_items(
                 queries,
-                self.items,
                 weights,
                 self.options.top,
                 self.experiment.eval.item_block,
-                torch.from_numpy(seen).to(self.items.device),
+                torch.from_numpy(seen).to(device),
             )
-            channels = self._largest_channels(queries, items)
+            terms = queries.scores_of(items.clamp(max=self.trained.num_items - 1))
+            largest = (terms * weights.to(device)).argmax(dim=2).cpu().numpy()
+            channels = np.array(self.trained.channels)[largest]
             parts.append(_recommendation_rows(batch, scores, items, channels, self.names))
         return pa.concat_tables(parts)
-
-    def _largest_channels(self, queries: Tensor, items: Tensor) -> NDArray[np.str_]:
-        """Return the channel with the largest term of each score -> [B, n]."""
-        vectors_CBnD = self.items[:, items.clamp(max=self.items.shape[1] - 1)]
-        terms = torch.einsum("bcd,cbnd->cbn", queries, vectors_CBnD)
-        weights = self.trained.channel_weights.to(terms.device)
-        largest = (terms * weights[:, None, None]).argmax(dim=0).cpu().numpy()
-        channels: NDArray[np.str_] = np.array(self.trained.channels[1:])[largest]
-        return channels
 
 
 class UserVectorWorker(ShardWorker):
     """An actor that writes one vector per user: those of all channels, weighted and concatenated.
 
-    Its inner product with an item vector is the whole score (Eq. 22).
+    Its inner product with an item vector is the score of the network (Eq. 22 with the channels'
+    weights). With a memory the user's last events and their weights follow: see
+    `evaluation.exported`.
     """
 
     def rows(self, shard: UserShard) -> pa.Table:
         parts = [schema.USER_VECTORS.empty_table()]
-        weights = self.trained.channel_weights[:, None]
+        weights = self.trained.sums[ALL]
         for batch in _user_batches(self, shard, None):
-            queries = self.trained.user_vectors(batch.histories).cpu() * weights
-            flat = pa.array(queries.reshape(-1).numpy())
-            vectors = pa.FixedSizeListArray.from_arrays(flat, queries[0].numel())
-            columns = {"user": batch.users, "user_id": batch.user_ids, "vector": vectors}
+            vectors = self.trained.user_vectors(batch.histories).cpu()
+            queries = vectors * weights[: vectors.shape[1], None]
+            events, fading = self._remembered(batch.histories)
+            columns = {
+                "user": batch.users,
+                "user_id": batch.user_ids,
+                "vector": list(queries.flatten(1).numpy()),
+                "events": pa.array(events, pa.list_(pa.int32())),
+                "event_weights": pa.array(fading, pa.list_(pa.float32())),
+                "seen": pa.array(self._seen(batch.histories), pa.list_(pa.int32())),
+                "seen_weight": [self.trained.weight_of.get(SEEN, 0.0)] * len(batch.users),
+            }
             parts.append(pa.table(columns).cast(schema.USER_VECTORS))
         return pa.concat_tables(parts)
+
+    def _seen(self, histories: list[History]) -> list[History]:
+        """Return the distinct items of each history, if they have a weight."""
+        weight = self.trained.weight_of.get(SEEN, 0.0)
+        return [np.unique(history if weight else history[:0]) for history in histories]
+
+    def _remembered(self, histories: list[History]) -> tuple[list[History], list[Floats]]:
+        """Return the events that the memory scores by, last first, and their weights."""
+        memory = self.trained.memory
+        if memory is None:
+            return [history[:0] for history in histories], [np.empty(0)] * len(histories)
+        weight = self.trained.weight_of[MEMORY]
+        events = [memory.recent(history) for history in histories]
+        return events, [weight * memory.fading(len(each)) for each in events]
 
 
 def _user_batches(

@@ -4,12 +4,13 @@ import shlex
 from collections.abc import Sequence
 
 from evaluation.case_study import case_study
+from evaluation.channel_weights import load_weighted, model_inputs, weights_in_recipe
 from evaluation.metrics.coverage import list_metrics
-from evaluation.metrics.run_metrics import POPULARITY, RunMetrics
+from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.metrics.slices import read_slicings
 from evaluation.metrics.summary import summarize
 from evaluation.pool import write_table_in_shards
-from evaluation.ranking import RankWorker
+from evaluation.ranking import RankWorker, ranked_names
 from evaluation.report.pictures import check_pictures, load_thumbnails
 from evaluation.report.run_report import (
     ReportData,
@@ -23,7 +24,7 @@ from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
 from mdsrec.text import text_table
-from training.inference import TrainedModel, load_trained, weights_fingerprint
+from training.inference import TrainedModel
 
 
 def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFIG") -> str:
@@ -33,9 +34,9 @@ def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFI
     """
     paths = RunPaths.of(experiment)
     check_pictures(experiment)
-    trained = load_trained(experiment)
+    trained = load_weighted(experiment)
     recipe = ranks_recipe(experiment, trained)
-    ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, recipe)
+    ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)
     metrics = compute_metrics(experiment, trained, ranks)
     metrics.write(paths.metrics)
     cases = case_study(experiment, trained)
@@ -68,24 +69,24 @@ def ranks_recipe(experiment: Experiment, trained: TrainedModel) -> Recipe:
             "user_batch": settings.user_batch,
             "item_block": settings.item_block,
             "exclude_seen": settings.exclude_seen,
+            **weights_in_recipe(trained),
         },
-        inputs={"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)},
+        inputs=model_inputs(trained),
     )
 
 
-def rank_all(experiment: Experiment, recipe: Recipe) -> Manifest:
+def rank_all(experiment: Experiment, trained: TrainedModel, recipe: Recipe) -> Manifest:
     """Rank the held-out events of all users on Ray and commit the ranks table."""
     uri = RunPaths.of(experiment).ranks
-    return write_table_in_shards(experiment, RankWorker, uri, recipe, "ranked")
+    return write_table_in_shards(experiment, trained.weight_of, RankWorker, uri, recipe, "ranked")
 
 
 def compute_metrics(experiment: Experiment, trained: TrainedModel, ranks: Manifest) -> RunMetrics:
     """Reduce the ranks table, and add what identifies the run, its data and its weights."""
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
     slicings = read_slicings(experiment.root, experiment.modalities, trained.num_items)
-    channels = (*trained.channels, POPULARITY)
     uri = RunPaths.of(experiment).ranks
-    rank_metrics = summarize(uri, channels, experiment.eval.cutoffs, slicings)
+    rank_metrics = summarize(uri, ranked_names(trained), experiment.eval.cutoffs, slicings)
     return RunMetrics(
         name=experiment.name,
         dataset=sequences.fingerprint,
@@ -95,6 +96,7 @@ def compute_metrics(experiment: Experiment, trained: TrainedModel, ranks: Manife
         num_items=trained.num_items,
         cutoffs=list(experiment.eval.cutoffs),
         exclude_seen=experiment.eval.exclude_seen,
+        channel_weights=dict(trained.weight_of),
         items_with={m: int((slicings[m].slice_of == 0).sum()) for m in experiment.modalities},
         lists=list_metrics(experiment, ranks.inputs),
         **vars(rank_metrics),
@@ -105,6 +107,8 @@ def dataset_manifests(experiment: Experiment) -> dict[str, Manifest]:
     """Return the manifests of the data set's tables that exist, in the order the ETL makes them."""
     names = ["interactions", "metadata", "rejects", "sequences", "items"]
     names.append(table_names.cooccurrence_name(experiment))
+    if experiment.uses_memory:
+        names += [table_names.transitions_name(experiment), table_names.memory_name(experiment)]
     for modality in experiment.modalities:
         names.append(table_names.features_name(modality))
         for mu in experiment.model.mus(modality):

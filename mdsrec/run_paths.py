@@ -18,6 +18,8 @@ class RunPaths:
         self.events = f"{uri}/events"  # folder; learning curves for TensorBoard
         self.stop = f"{uri}/stop"  # this file asks the training to save and stop
         self.lease = f"{uri}.writer"  # heartbeat of the driver that trains the run
+        self.rivals = f"{uri}/rivals"  # table; weights of the channels are chosen on it
+        self.weights = f"{uri}/weights.json"  # the chosen weights of the channels
         self.ranks = f"{uri}/ranks"  # table
         self.metrics = f"{uri}/metrics.json"
         self.cases = f"{uri}/cases.json"  # users of the case study
@@ -25,6 +27,7 @@ class RunPaths:
         self.recommendations = f"{uri}/recommendations"  # table
         self.user_vectors = f"{uri}/vectors/users"  # table
         self.item_vectors = f"{uri}/vectors/items"  # table
+        self.memory_terms = f"{uri}/vectors/memory"  # table, of a run with a memory
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:

@@ -103,7 +103,7 @@ RANKS = pa.schema(
         "user": pa.int64(),
         "target": pa.int32(),
         "split": pa.string(),  # valid | test
-        "channel": pa.string(),  # all | fused | each modality | popularity
+        "channel": pa.string(),  # all | network | fused | each modality | memory | popularity
         "better": pa.int64(),  # number of items that score above the target
         "ties": pa.int64(),  # number of other items with the score of the target
         "rank": pa.float64(),  # better + 1 + ties / 2
@@ -124,10 +124,26 @@ RECOMMENDATIONS = pa.schema(
 )
 """Sorted by user; recommendations after all events of the user."""
 
+RIVALS = pa.schema({"user": pa.int64(), "differences": pa.list_(pa.float32())})
+"""One row per validation target, sorted by user: the scores of its rivals minus its own, a number
+for each channel, one rival after the other. Weights of the channels are chosen on it.
+"""
+
 USER_VECTORS = pa.schema(
-    {"user": pa.int64(), "user_id": pa.string(), "vector": pa.list_(pa.float32())}
+    {
+        "user": pa.int64(),
+        "user_id": pa.string(),
+        "vector": pa.list_(pa.float32()),
+        "events": pa.list_(pa.int32()),  # items that the memory scores by, the last event first
+        "event_weights": pa.list_(pa.float32()),
+        "seen": pa.list_(pa.int32()),  # items of the history, if they have a weight
+        "seen_weight": pa.float32(),
+    }
 )
-"""Sorted by user. The inner product with an item's vector is the item's score."""
+"""Sorted by user. An item's score is the inner product with its vector, plus the terms of the
+memory: for each event, its weight times the score of (event, item) in `vectors/memory`. Items of
+the history get `seen_weight` more.
+"""
 
 ITEM_VECTORS = pa.schema(
     {

@@ -25,7 +25,9 @@ def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
         "input": {"edition": "2018", "reviews": ["reviews.json"]},
         "features": {m: {"vectors": f"{m}.parquet"} for m in ("text", "image")},
         "graph": {"max_neighbors": 6},
+        "transitions": {"mu": 0.2, "num_neighbors": 4, "tau": 20.0},
         "model": {
+            "memory": False,
             "dim": 8,
             "inner_dim": 12,
             "max_length": 6,
@@ -90,10 +92,26 @@ def write_dataset(experiment: Experiment, seed: int = 0, users_per_file: int = 2
         [rows, columns, O.numpy()[rows, columns]],
         seed,
     )
+    if experiment.uses_memory:
+        _write_memory(experiment, histories, seed)
     for number, modality in enumerate(experiment.features):
         has = np.ones(NUM_ITEMS, dtype=bool)
         has[: 5 * number] = False  # the first items have no image
         _write_modality(experiment, modality, has, plain.normalized(O, "row"), generator, seed)
+
+
+def _write_memory(experiment: Experiment, histories: list[list[int]], seed: int) -> None:
+    """Write how often an item follows another, held-out events included, as the memory."""
+    counts = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    for history in histories:
+        np.add.at(counts, (history[:-1], history[1:]), 1)
+    rows, columns = np.nonzero(counts)
+    scores = counts[rows, columns]
+    for name, table_schema in (
+        (table_names.transitions_name(experiment), schema.TRANSITIONS),
+        (table_names.memory_name(experiment), schema.MEMORY),
+    ):
+        _write(experiment, name, table_schema, [rows, columns, scores], seed)
 
 
 def _write_modality(

@@ -12,20 +12,22 @@ from evaluation.pool import user_shards
 from evaluation.ranking import rank_targets, seen_pairs
 from mdsrec.config import EvalConfig
 from training.data.sequences import Target
+from training.layers.queries import Queries
 
 
 class Constant:
     """A model that gives all users and all items the same vector."""
 
-    channels = ("all", "fused", "text")
-    channel_weights = torch.tensor([1.0, 1.0])
+    channels = ("fused", "text")
 
-    def __init__(self) -> None:
+    def __init__(self, num_items) -> None:
+        self.sums = {"all": torch.tensor([1.0, 1.0])}
+        self.num_items = num_items
         self.batches: list[int] = []
 
-    def user_vectors(self, histories):
+    def queries(self, histories):
         self.batches.append(len(histories))
-        return torch.ones(len(histories), 2, 3)
+        return Queries(torch.ones(len(histories), 2, 3), torch.ones(2, self.num_items, 3))
 
 
 def targets_of(users, num_items):
@@ -35,8 +37,7 @@ def targets_of(users, num_items):
 
 def rank_rows(users, num_items, **changes):
     return rank_targets(
-        Constant(),
-        torch.ones(2, num_items, 3),
+        Constant(num_items),
         Popularity(np.arange(num_items)),
         targets_of(users, num_items),
         EvalConfig(**{"user_batch": 2, "item_block": 4, **changes}),
@@ -101,10 +102,10 @@ def test_rows_are_ordered_by_user_split_and_channel():
 
 
 def test_batches_are_fixed_ranges_of_users_even_if_some_have_no_targets():
-    scorer = Constant()
+    scorer = Constant(num_items=7)
     targets = targets_of([0, 3, 4, 5, 9], num_items=7)
     settings = EvalConfig(user_batch=2, item_block=4)
-    rank_targets(scorer, torch.ones(2, 7, 3), Popularity(np.arange(7)), targets, settings)
+    rank_targets(scorer, Popularity(np.arange(7)), targets, settings)
     assert scorer.batches == [2, 2, 4, 2]  # users 0-1, 2-3, 4-5, 8-9
 
 

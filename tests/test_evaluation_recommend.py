@@ -16,6 +16,7 @@ from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from training.data.sequences import SequenceReader
 from training.inference import load_trained
+from training.layers.queries import Queries
 from training.layers.scoring import top_k_items
 
 
@@ -30,8 +31,7 @@ def test_top_items_are_those_of_a_plain_sort(scores, count, block, data):
     seen = data.draw(st.sets(pairs, max_size=9))
     queries = torch.tensor(scores, dtype=torch.float32)[:, None]  # one channel, one-hot items
     result = top_k_items(
-        queries,
-        torch.eye(9)[None],
+        Queries(queries, torch.eye(9)[None]),
         torch.ones(1),
         count,
         block,
@@ -73,12 +73,12 @@ def read_sequences(experiment):
 @pytest.mark.ray
 def test_recommendations_are_the_items_with_the_highest_whole_score(served):
     trained = load_trained(served)
-    items, names = trained.item_vectors().double(), trained.channels[1:]
+    items, names = trained.item_vectors().double(), trained.channels
     rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
     assert [row["user"] for row in rows] == list(range(NUM_USERS))
     for row, history in zip(rows, histories_of(served), strict=True):
         user = trained.user_vectors([np.array(history, dtype=np.int32)])[0].double()
-        terms = trained.channel_weights[:, None] * torch.einsum("cd,cxd->cx", user, items)
+        terms = trained.sums["all"][:, None] * torch.einsum("cd,cxd->cx", user, items)
         best = terms.sum(0)[row["items"]]
         assert len(set(row["items"])) == 7
         np.testing.assert_allclose(row["scores"], best, atol=1e-4)

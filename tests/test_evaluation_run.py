@@ -34,6 +34,11 @@ def parts_of(experiment: Experiment) -> list[bytes]:
     return [Path(path).read_bytes() for path in tables.data_files(uri, manifest)]
 
 
+def rank_again(experiment: Experiment) -> None:
+    trained = load_trained(experiment)
+    rank_all(experiment, trained, ranks_recipe(experiment, trained))
+
+
 def small_run(root: Path) -> Experiment:
     experiment = small_experiment(root, eval=TWO_USERS)
     write_dataset(experiment)
@@ -92,7 +97,7 @@ def test_ranks_equal_those_of_sorting_the_whole_score(evaluated):
     sequences = tables.read_table(tables.table_uri(evaluated.root, "sequences"), schema.SEQUENCES)
     history = np.array(sequences["items"][row["user"]].as_py()[:-1], dtype=np.int32)
     user = trained.user_vectors([history])[0].double()
-    scores = sum(w * (i @ u) for w, i, u in zip(trained.channel_weights, items, user, strict=True))
+    scores = sum(w * (i @ u) for w, i, u in zip(trained.sums["all"], items, user, strict=True))
     own = scores[row["target"]]
     assert abs((scores > own).sum().item() - row["better"]) <= (abs(scores - own) < 1e-6).sum()
 
@@ -152,22 +157,21 @@ def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(
             return super().write_part(shard, version)
 
     monkeypatch.setattr("evaluation.run.RankWorker", DiesOnce)
-    rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
+    rank_again(experiment)
     assert list(Path(run_of(experiment), "ranks").rglob("died"))
     assert parts_of(experiment) == parts_of(evaluated)
 
 
 def test_a_restarted_ranking_writes_only_missing_and_truncated_parts(experiment, monkeypatch):
-    recipe = ranks_recipe(experiment, load_trained(experiment))
     ranks = Path(run_of(experiment), "ranks")
-    rank_all(experiment, recipe)
+    rank_again(experiment)
     undisturbed = parts_of(experiment)
     assert len(undisturbed) == 2
     (ranks / "_manifest.json").unlink()
     kept, truncated = sorted(ranks.rglob("part-*.parquet"))
     truncated.write_bytes(truncated.read_bytes()[:-9])
     written = kept.stat().st_mtime_ns, truncated.stat().st_mtime_ns
-    rank_all(experiment, recipe)
+    rank_again(experiment)
     assert parts_of(experiment) == undisturbed
     assert kept.stat().st_mtime_ns == written[0]
     assert truncated.stat().st_mtime_ns > written[1]
@@ -175,12 +179,12 @@ def test_a_restarted_ranking_writes_only_missing_and_truncated_parts(experiment,
 
 def test_a_worker_that_fails_to_load_the_run_ends_the_ranking(experiment, monkeypatch):
     class FailsToLoad(RankWorker):
-        def __init__(self, experiment, options):
+        def __init__(self, *_):
             raise ValueError("cannot load")
 
     monkeypatch.setattr("evaluation.run.RankWorker", FailsToLoad)
     with pytest.raises(ray.exceptions.RayActorError, match="cannot load"):
-        rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
+        rank_again(experiment)
 
 
 def test_ranks_are_not_committed_if_a_node_wrote_to_another_place(experiment, monkeypatch):
@@ -190,14 +194,15 @@ def test_ranks_are_not_committed_if_a_node_wrote_to_another_place(experiment, mo
 
     monkeypatch.setattr("evaluation.run.RankWorker", WritesElsewhere)
     with pytest.raises(InputError, match="put the root on storage that all nodes share"):
-        rank_all(experiment, ranks_recipe(experiment, load_trained(experiment)))
+        rank_again(experiment)
     assert tables.read_manifest(f"{run_of(experiment)}/ranks") is None
 
 
 def test_a_pool_with_more_workers_than_the_cluster_holds_completes(experiment, tmp_path):
     tmp_path.joinpath("version").mkdir()
     shards = user_shards(NUM_USERS, 1)
-    with Pool(RankWorker, experiment, 5, None) as pool:
+    weight_of = load_trained(experiment).weight_of
+    with Pool(RankWorker, 5, experiment, weight_of, None) as pool:
         done = [shard for shard, _ in pool.run(shards, str(tmp_path / "version"))]
     assert sorted(done) == shards
     assert len(list(tmp_path.joinpath("version").glob("part-*.parquet"))) == len(shards)

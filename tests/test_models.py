@@ -15,18 +15,18 @@ from torch.nn import functional as F
 
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
-from mdsrec.config.models import sections
 from training.data.batch import batch_of
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
 from training.data.windows import Step
 from training.distributed import engine as ds
 from training.inference import user_vectors
+from training.models import registry
 from training.models.registry import build_model
 from training.step import negatives_of, noise_of, share_of, take_step
 
 CPU = torch.device("cpu")
-MODELS = tuple(sections())
+MODELS = tuple(registry.MODELS)
 CAUSAL = tuple(name for name in MODELS if name not in ("bert4rec", "mdsrec"))
 
 

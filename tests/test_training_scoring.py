@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.layers import scoring
-from training.layers.scoring import count_channels
+from training.layers.queries import Queries
+from training.layers.scoring import Tiles, count_channels
 
 SMALL = st.integers(-3, 3)  # products and sums of these are exact in float32
 
@@ -50,7 +50,7 @@ def plain_counts(queries, items, weights, targets, seen):
 def test_counts_equal_a_comparison_of_all_scores(drawn):
     queries, items, weights, targets, block, seen = drawn
     for pairs in (None, seen):
-        counts = count_channels(queries, items, weights, targets, block, pairs)
+        counts = count_channels(Queries(queries, items), weights[None], targets, block, pairs)
         excluded = seen[:0] if pairs is None else seen
         expected = plain_counts(queries, items, weights, targets, excluded)
         assert all(map(torch.equal, counts, expected))
@@ -59,11 +59,11 @@ def test_counts_equal_a_comparison_of_all_scores(drawn):
 @given(inputs())
 def test_wrongly_expected_scores_do_not_change_the_counts(drawn):
     queries, items, weights, targets, block, _ = drawn
-    expected = count_channels(queries, items, weights, targets, block)
+    expected = count_channels(Queries(queries, items), weights[None], targets, block)
     with pytest.MonkeyPatch.context() as patched:
         wrong = torch.full((1 + len(weights), len(targets)), 0.5)
-        patched.setattr(scoring, "_expected_scores", lambda *_: wrong)
-        counts = count_channels(queries, items, weights, targets, block)
+        patched.setattr(Tiles, "expected_scores", lambda *_: wrong)
+        counts = count_channels(Queries(queries, items), weights[None], targets, block)
         assert all(map(torch.equal, counts, expected))
 
 
@@ -74,14 +74,14 @@ def test_equal_items_tie_exactly_at_any_index(block, num_targets):
     items = torch.randn(2, 67, 300, generator=generator).repeat(1, 3, 1)
     queries = torch.randn(num_targets, 2, 300, generator=generator)
     targets = torch.randint(0, 201, (num_targets,), generator=generator)
-    _, ties = count_channels(queries, items, torch.tensor([1.0, 0.3]), targets, block)
+    _, ties = count_channels(Queries(queries, items), torch.tensor([[1.0, 0.3]]), targets, block)
     assert (ties == 2).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["queries", "items"])
+@pytest.mark.parametrize("name", ["vectors", "items"])
 def test_a_score_that_is_not_finite_is_an_error(name, value):
-    vectors = {"queries": torch.ones(4, 2, 3), "items": torch.ones(2, 9, 3)}
+    vectors = {"vectors": torch.ones(4, 2, 3), "items": torch.ones(2, 9, 3)}
     vectors[name][1, 1, 2] = value
     with pytest.raises(ValueError, match="a score is not finite"):
-        count_channels(*vectors.values(), torch.ones(2), torch.zeros(4, dtype=torch.int64), 2)
+        count_channels(Queries(**vectors), torch.ones(1, 2), torch.zeros(4).long(), 2)

@@ -1,10 +1,11 @@
 """A trained model for inference: vectors of users and items, and the weights they come from.
 
-Shapes: B users, T positions, C channels, X items, D width.
+Shapes: B users, T positions, C channels, K of them the model's, X items, D width.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,86 +13,140 @@ import numpy as np
 import torch
 from safetensors.torch import load
 from torch import Tensor
+from torch.nn import functional as F
 
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
-from training.data.item_tables import load_item_tables
+from training.data.item_tables import ItemTables, load_item_tables
 from training.data.sequences import History
+from training.layers.queries import Queries
 from training.length import check_trained
 from training.lifecycle.identity import check_identity
+from training.memory import Memory, seen_items
 from training.models.base import ItemVectors, Model
 from training.models.registry import build_model
 
+ALL, NETWORK = "all", "network"  # names of sums of channels
+MEMORY, SEEN = "memory", "seen"  # names of channels beside the model's
 GROUPS = 8
 NO_HISTORY = np.zeros(1, dtype=np.int32)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with the weights of its best epoch, on the tables that it was trained on."""
+    """A model with the weights of its best epoch, on the tables that it was trained on.
 
-    model: Model
-    channels: tuple[str, ...]  # "all", then those of the model
+    Without a network there is only the memory of transitions.
+    """
+
+    model: Model | None
+    memory: Memory | None
     num_items: int
     dataset_fingerprint: str
+    weight_of: Mapping[str, float]  # of each channel in the whole score
 
     @property
-    def channel_weights(self) -> Tensor:
-        """Weight of each channel in the whole score [C]."""
-        return self.model.channel_weights
+    def channels(self) -> tuple[str, ...]:
+        """Return the channels of the model, then that of the memory and that of seen items."""
+        return tuple(self.weight_of)
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """Return the weights of the channels [C] in each sum of them.
+
+        `all` is the whole score. Beside a memory, `network` is that of the model (Eq. 22).
+        """
+        sums = {ALL: torch.tensor([*self.weight_of.values()])}
+        if self.model is not None and self.memory is not None:
+            sums[NETWORK] = F.pad(self.model.channel_weights.cpu(), (0, 2))
+        return sums
 
     @cached_property
     def _item_vectors(self) -> ItemVectors:
+        assert self.model is not None
         item_vectors: ItemVectors = self.model.item_vectors()
         return item_vectors
 
     def item_vectors(self) -> Tensor:
-        """Return the vectors of all items [C, X, D]."""
+        """Return the vectors of all items [K, X, D] in the K channels of the model."""
+        if self.model is None:
+            return torch.empty(0, self.num_items, 1)
         return self._item_vectors.vectors.detach()
 
     def user_vectors(self, histories: list[History]) -> Tensor:
-        """Return one vector per history and channel [B, C, D]."""
+        """Return one vector per history and channel of the model [B, K, D]."""
+        if self.model is None:
+            return torch.empty(len(histories), 0, 1)
         return user_vectors(self.model, histories, self._item_vectors)
+
+    def queries(self, histories: list[History]) -> Queries:
+        """Return all that is needed to score the items for B histories."""
+        items = self.item_vectors()
+        sparse = [] if self.memory is None else [self.memory.scores(histories)]
+        if SEEN in self.weight_of:
+            sparse.append(seen_items(histories, self.num_items))
+        on_device = tuple(scores.to(items.device) for scores in sparse)
+        return Queries(self.user_vectors(histories), items, on_device)
 
 
 def load_trained(experiment: Experiment, device: torch.device | None = None) -> TrainedModel:
-    """Load the best epoch of the experiment's run.
+    """Load the best epoch of the experiment's run, and the memory if it is used.
 
-    InputError if the run has no weights, another configuration or length, or was trained on other
-    tables.
+    The channels have the model's own weights, the memory has the weight 1, and items that a user
+    had before are treated as others. InputError if the run has no weights, another configuration or
+    length, or was trained on other tables.
     """
-    paths = RunPaths.of(experiment)
-    content = files.read_bytes(paths.best_weights)
+    paths, is_trained = RunPaths.of(experiment), experiment.model.is_trained
+    content = files.read_bytes(paths.best_weights if is_trained else paths.history)
     if content is None:
         raise InputError(f"{paths.uri}: no trained weights: run `python -m training CONFIG` first")
     check_identity(experiment)
+    if not is_trained:
+        return load_without_weights(experiment)
     check_trained(experiment)
     item_tables = load_item_tables(experiment)
-    fingerprint = item_tables.fingerprint
+    model = _load_model(experiment, item_tables, content)
+    model.to(device or torch.device("cpu")).eval()
+    memory = Memory.load(experiment) if experiment.uses_memory else None
+    of_memory = {} if memory is None else {MEMORY: 1.0, SEEN: 0.0}
+    return TrainedModel(
+        model=model,
+        memory=memory,
+        num_items=item_tables.num_items,
+        dataset_fingerprint=item_tables.fingerprint,
+        weight_of={**model.weight_of_channel, **of_memory},
+    )
+
+
+def load_without_weights(experiment: Experiment) -> TrainedModel:
+    """Load a model that needs no training: only the memory."""
+    item_tables = load_item_tables(experiment)
+    memory = Memory.load(experiment)
+    return TrainedModel(None, memory, item_tables.num_items, item_tables.fingerprint, {MEMORY: 1.0})
+
+
+def _load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) -> Model:
+    """Return the model with the weights in the file `content`."""
+    paths = RunPaths.of(experiment)
     trained_on = _metadata(content).get("dataset")
-    if trained_on != fingerprint:
+    if trained_on != item_tables.fingerprint:
         raise InputError(
             f"{paths.uri}: trained on data set {trained_on}, "
-            f"but {experiment.root}/dataset is {fingerprint}: "
+            f"but {experiment.root}/dataset is {item_tables.fingerprint}: "
             "train it again (--fresh) or under another name"
         )
     model = build_model(experiment, item_tables)
     _set_weights(model, load(content), paths.best_weights)
-    model.to(device or torch.device("cpu")).eval()
-    return TrainedModel(
-        model=model,
-        channels=("all", *model.channels),
-        num_items=item_tables.num_items,
-        dataset_fingerprint=fingerprint,
-    )
+    return model
 
 
 def weights_fingerprint(trained: TrainedModel) -> str:
     """Return 16 hex digits of the SHA-256 of the model's parameters, in order of their names."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(trained.model.named_parameters()):
+    named = [] if trained.model is None else trained.model.named_parameters()
+    for name, parameter in sorted(named):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(values.numpy().data)

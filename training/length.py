@@ -22,6 +22,8 @@ LIMITS = ("max_epochs", "patience")
 
 def end_of(epochs: list[dict[str, float]], experiment: Experiment) -> int | None:
     """Return after how many of these epochs the training ends; None if it goes on after them."""
+    if not experiment.model.is_trained:
+        return len(epochs) or None
     progress = Progress()
     for metrics in epochs:
         progress.finish_epoch(metrics)

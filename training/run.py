@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer, get_device
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
-from mdsrec.config.model_base import FeatureModelConfig
+from mdsrec.config.model_base import FeatureModelConfig, NetworkConfig
 from mdsrec.errors import InputError, cause_of
 from mdsrec.logs import configure_logging
 from mdsrec.run_paths import RunPaths
@@ -39,6 +39,7 @@ from training.lifecycle.lease import RunLease, run_lease
 from training.lifecycle.stopping import stop_on_request
 from training.loop import AttemptResult, train
 from training.reporting import RayReporter
+from training.untrained import validate_untrained
 
 log = logging.getLogger("training")
 
@@ -96,6 +97,12 @@ def fit(
         check_can_go_on(experiment)
     paths = RunPaths.of(experiment)
     run = paths.uri
+    if not experiment.model.is_trained:
+        with run_lease(run, takes_over):
+            if fresh:
+                files.delete_folder(run)
+            claim(experiment, fingerprints)
+            return FitResult(experiment, validate_untrained(experiment))
     with run_lease(run, takes_over) as lease, ray_session(graceful=[SIGTERM]):
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
@@ -242,7 +249,9 @@ def _check_room(experiment: Experiment) -> None:
 
     Models of features may have no item table.
     """
-    if isinstance(experiment.model, FeatureModelConfig):
+    if not isinstance(experiment.model, NetworkConfig) or isinstance(
+        experiment.model, FeatureModelConfig
+    ):
         return
     num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
     checkpoint = 3 * 4 * num_items * experiment.model.dim

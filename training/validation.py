@@ -9,6 +9,7 @@ from training.data.sequences import SequenceReader
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
 from training.inference import user_vectors
+from training.layers.queries import Queries
 from training.layers.scoring import count_channels
 from training.models.base import Model
 
@@ -33,12 +34,11 @@ def validate(
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size
             targets = reader.targets(first, first + size, "valid")
-            queries = user_vectors(model, [t.history for t in targets], item_vectors)
+            vectors = user_vectors(model, [t.history for t in targets], item_vectors)
             if targets:
                 better, ties = count_channels(
-                    queries,
-                    item_vectors.vectors,
-                    model.channel_weights,
+                    Queries(vectors, item_vectors.vectors),
+                    model.channel_weights[None],
                     torch.tensor([t.target for t in targets], device=device),
                     experiment.eval.item_block,
                 )

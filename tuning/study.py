@@ -160,9 +160,11 @@ def _cost(runs: Sequence[RunSpec]) -> list[str]:
     """Return the cells on training.
 
     These are the parameters, the mean speed, the mean time to the best epoch, and the best epoch of
-    each run.
+    each run. A model without training has only the first.
     """
     histories = [run.history() for run in runs]
+    if not histories[0]["num_parameters"]:
+        return ["0", "", "", ""]
     speeds = [mean(e["prefixes_per_second"] for e in h["epochs"]) for h in histories]
     to_best = [sum(e["seconds"] for e in h["epochs"][: h["best_epoch"] + 1]) for h in histories]
     best = ", ".join(f"{h['best_epoch'] + 1} of {len(h['epochs'])}" for h in histories)

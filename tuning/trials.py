@@ -95,7 +95,8 @@ class TrialStore:
         trial = self.trials[number]
         if metrics["epoch"] < len(trial.reports):
             return
-        recorded = {name: metrics[name] for name in ("epoch", *REPORTED, "loss", "seconds")}
+        names = [name for name in ("epoch", *REPORTED, "loss", "seconds") if name in metrics]
+        recorded = {name: metrics[name] for name in names}  # without training there is no loss
         trial.reports.append({"order": self._next_order, **recorded})
         self._next_order += 1
         self.save(trial)

@@ -66,7 +66,7 @@ def rows_of(experiment: Experiment) -> Iterator[Row]:
     """
     uri = tables.table_uri(experiment.root, "sequences")
     columns = ["user", "items", "train_end", "valid_end"]
-    longest = experiment.model.max_length
+    longest = experiment.network.max_length
     for batch in tables.read_table(uri, schema.SEQUENCES, columns).to_batches():
         for user, items, train_end, valid_end in zip(
             *(batch.column(name).to_pylist() for name in columns), strict=True

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         if number == arguments.steps:
             break
         batch = batch_of(step, 0, 1, noise_of(model, experiment, step, (0, number)), CPU)
-        prefixes = plain.prefixes_of(batch, experiment.model.max_length)
+        prefixes = plain.prefixes_of(batch, experiment.network.max_length)
         for index, name in enumerate(model.modalities):
             lengths.append(prefixes.lengths)
             columns.append(torch.stack(list(_columns(model, batch, prefixes, index, name)), dim=1))
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         of_length = columns_PF[(length_P >= least) & (length_P <= most)]
         means = of_length.mean(dim=0).tolist()
         rows.append([name, f"{len(of_length):,}", *(f"{mean:.2f}" for mean in means)])
-    spreads = [f"spread of c^{layer}" for layer in range(experiment.model.num_layers + 1)]
+    spreads = [f"spread of c^{layer}" for layer in range(model.config.num_layers + 1)]
     header = ["events", "prefixes", *spreads, "added / own length", "effective centers"]
     print(markdown_table(header, rows))
 

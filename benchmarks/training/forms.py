@@ -93,7 +93,7 @@ def _steps(experiment: Experiment, count: int) -> list[Step]:
 
 
 def _compare_forms(experiment: Experiment, steps: list[Step]) -> str:
-    longest = experiment.model.max_length
+    longest = experiment.network.max_length
     ours = Form(experiment, lambda model, batch: model(batch))
     padded = Form(experiment, lambda model, batch: plain.losses(model, batch, longest))
     timed = steps[:TIMED]
@@ -141,11 +141,11 @@ def _breakdown(experiment: Experiment, steps: list[Step]) -> str:
         flops += event.flops if event.key.removeprefix("aten::") in PRODUCTS else 0
     total = sum(microseconds.values())
     rows = [[kind, f"{used / total:.0%}"] for kind, used in microseconds.most_common()]
-    peak = _peak(steps[0].num_prefixes, experiment.model.dim, len(form.model.item_embedding))
+    peak = _peak(steps[0].num_prefixes, experiment.network.dim, len(form.model.item_embedding))
     rate = flops / len(steps) / seconds
     prefixes = sum(step.num_prefixes for step in steps) / len(steps)
     lines = [
-        f"a step with dropout {experiment.model.dropout:g}: {seconds * 1e3:.0f} ms, "
+        f"a step with dropout {experiment.network.dropout:g}: {seconds * 1e3:.0f} ms, "
         f"{prefixes / seconds:,.0f} prefixes/s",
         f"its matrix products: {flops / len(steps) / 1e9:.1f} GFLOP, so {rate / 1e9:.0f} GFLOP/s "
         f"over the whole step, {rate / peak:.2f} of the {peak / 1e9:.0f} GFLOP/s of the largest "

@@ -18,9 +18,20 @@ Means = dict[str, float]  # by metric
 
 KEYS = (  # in the order of the file
     *("name", "dataset", "tables", "weights", "ranks", "num_items", "cutoffs", "exclude_seen"),
-    *("items_with", "lists", "users", "targets", "split", "interval", "ties", "curve", "slices"),
+    *(
+        "channel_weights",
+        "items_with",
+        "lists",
+        "users",
+        "targets",
+        "split",
+        "interval",
+        "ties",
+        "curve",
+        "slices",
+    ),
 )
-OPTIONAL = ("tables", "items_with", "lists", "users", "ties")
+OPTIONAL = ("tables", "channel_weights", "items_with", "lists", "users", "ties")
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,7 @@ class RunMetrics(RankMetrics):
     num_items: int
     cutoffs: list[int]
     exclude_seen: bool
+    channel_weights: dict[str, float] = field(default_factory=dict)  # in the whole score
     items_with: dict[str, int] = field(default_factory=dict)  # number of items, by modality
     lists: ListMetrics | None = None  # None if there are no recommendations of these weights
 

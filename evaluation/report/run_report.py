@@ -41,7 +41,8 @@ def report_page(data: ReportData) -> str:
                 "Ranking quality",
                 channel_table(data.metrics),
                 f"Each test event's target is ranked {candidates_text(data.metrics)}, without "
-                "sampling. A tie counts as the average over random orders of the tied items.",
+                "sampling. A tie counts as the average over random orders of the tied items."
+                + weights_note(data.metrics),
             ),
             html.section("Recall by list length", recall_panels(data.metrics)),
             html.section("Training", learning_panels(data.history), training_note(data.history)),
@@ -92,6 +93,19 @@ def channel_table(metrics: RunMetrics) -> str:
         {"all": "main", POPULARITY: "floor"}.get(channel, "") for channel in metrics.split["test"]
     ]
     return html.table(header, channel_rows(metrics), styles)
+
+
+def weights_note(metrics: RunMetrics) -> str:
+    """Return the weights of the channels in the whole score, where they were chosen."""
+    weights = metrics.channel_weights
+    if "memory" not in weights or len(weights) == 1:
+        return ""
+    listed = ", ".join(f"{channel} {weight:.3g}" for channel, weight in weights.items())
+    return (
+        f" Weights of the channels in the whole score, chosen on validation: {listed}. The memory "
+        'counts transitions and is not trained; "without memory" is the network with its own '
+        "weights."
+    )
 
 
 def slices_table(metrics: RunMetrics) -> str:

@@ -9,13 +9,21 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from mdsrec.config.etl import FeatureConfig, GraphConfig, InputConfig, SequencesConfig, SparkConfig
+from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.models import AnyModel, MDSRecConfig
 from mdsrec.config.section import NotIdentity, PathOrUri, Section, Text, listed
 from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
 from mdsrec.config.transitions import TransitionsConfig
 from mdsrec.config.tune import TuneConfig
 
-RESERVED_MODALITIES = ("id", "all", "fused", "popularity")  # names of the evaluator's channels
+RESERVED_MODALITIES = (
+    "id",
+    "all",
+    "network",
+    "fused",
+    "memory",
+    "popularity",
+)  # names of the evaluator's channels
 
 
 class Experiment(Section):
@@ -65,6 +73,7 @@ class Experiment(Section):
                 "items.text"
             )
         self.model.check(tuple(self.features), self.graph)
+        self._check_space()
         wanted, stored = self.transitions.num_neighbors, self.graph.max_neighbors
         if self.memory_modalities and wanted > stored:
             raise ValueError(
@@ -72,6 +81,21 @@ class Experiment(Section):
                 "graph.max_neighbors or lower transitions.num_neighbors"
             )
         return self
+
+    def _check_space(self) -> None:
+        """Raise ValueError if a sweep searches keys that its trials are not compared by."""
+        for key in self.tune.space:
+            if key.startswith("transitions.") and self.model.is_trained:
+                raise ValueError(
+                    f"tune.space.{key}: trials are compared by the network's validation, which no "
+                    'transitions change: search them with model.name = "transitions"'
+                )
+
+    @property
+    def network(self) -> NetworkConfig:
+        """Return [model] of a model that has a network."""
+        assert isinstance(self.model, NetworkConfig)
+        return self.model
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -97,6 +121,11 @@ class Experiment(Section):
     def all_num_centers(self) -> tuple[int, ...]:
         """Return every k that items are clustered for, the model's first."""
         return tuple(dict.fromkeys([*self.model.all_num_centers(), *self.graph.num_centers]))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides a run: without training, that is how transitions are counted."""
+        counted = {} if self.model.is_trained else {"transitions": self.transitions.identity()}
+        return super().identity() | counted
 
     def resolved(self) -> dict[str, Any]:
         """Return every key with its value, as JSON can hold it."""

@@ -32,21 +32,13 @@ class ModelConfig(Section):
 
     name: str
     """Model to train."""
-    dim: Positive = 300
-    """D, the width of item and user vectors."""
-    dropout: Fraction = 0.5
-    """Dropout probability."""
-    max_length: Annotated[int, Field(strict=True, ge=2, lt=2**31)] = 50
-    """Most events of a history that the model sees."""
-    temperature: NonNegativeFloat = 0.0
-    """Scores are cosines divided by this; 0 means inner products."""
     memory: NotIdentity[Flag] = False
     """Add the memory of transitions (section [transitions]) to the scores; it is not trained."""
 
     @property
-    def scores_cosines(self) -> bool:
-        """Return whether scores are cosines and not inner products."""
-        return self.temperature > 0
+    def is_trained(self) -> bool:
+        """Return whether the model has weights to train."""
+        return True
 
     @property
     def needs(self) -> Needs:
@@ -87,7 +79,25 @@ class ModelConfig(Section):
         """Raise InputError if only `num_items` items have the modality and the model needs more."""
 
 
-class TransformerConfig(ModelConfig):
+class NetworkConfig(ModelConfig):
+    """Keys of models with a network, which are all but `transitions`."""
+
+    dim: Positive = 300
+    """D, the width of item and user vectors."""
+    dropout: Fraction = 0.5
+    """Dropout probability."""
+    max_length: Annotated[int, Field(strict=True, ge=2, lt=2**31)] = 50
+    """Most events of a history that the model sees."""
+    temperature: NonNegativeFloat = 0.0
+    """Scores are cosines divided by this; 0 means inner products."""
+
+    @property
+    def scores_cosines(self) -> bool:
+        """Return whether scores are cosines and not inner products."""
+        return self.temperature > 0
+
+
+class TransformerConfig(NetworkConfig):
     """Keys of models with transformer blocks."""
 
     num_layers: Positive = 2
@@ -126,7 +136,7 @@ class MultimodalConfig(ModelConfig):
             )
 
 
-class FeatureModelConfig(MultimodalConfig):
+class FeatureModelConfig(MultimodalConfig, NetworkConfig):
     """Keys of models that read raw feature vectors and need at least one modality."""
 
     def check(self, features: Sequence[str], graph: GraphConfig) -> None:

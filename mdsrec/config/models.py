@@ -12,6 +12,7 @@ from mdsrec.config.model_base import (
     ModelConfig,
     MultimodalConfig,
     Needs,
+    NetworkConfig,
     TransformerConfig,
 )
 from mdsrec.config.section import (
@@ -130,7 +131,7 @@ class BERT4RecConfig(TransformerConfig):
     """Share of sequences in which training masks only the last item, as ranking does."""
 
 
-class GRU4RecConfig(ModelConfig):
+class GRU4RecConfig(NetworkConfig):
     """GRU4Rec."""
 
     name: Literal["gru4rec"] = "gru4rec"
@@ -207,6 +208,22 @@ class MISSRecConfig(FeatureModelConfig, TransformerConfig):
         return self
 
 
+class TransitionsModelConfig(MultimodalConfig):
+    """The memory of transitions, without a network: a baseline that needs no training."""
+
+    name: Literal["transitions"] = "transitions"
+    memory: Literal[True] = True
+    """The memory is all that this model has."""
+
+    @property
+    def is_trained(self) -> bool:
+        return False
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+
 def _name_of(section: Any) -> str:
     """Return the model of a section; without a name it is MDSRec."""
     if isinstance(section, Mapping):
@@ -230,7 +247,8 @@ AnyModel = Annotated[
     | Annotated[FDSAConfig, Tag("fdsa")]
     | Annotated[UniSRecConfig, Tag("unisrec")]
     | Annotated[MMMLPConfig, Tag("mmmlp")]
-    | Annotated[MISSRecConfig, Tag("missrec")],
+    | Annotated[MISSRecConfig, Tag("missrec")]
+    | Annotated[TransitionsModelConfig, Tag("transitions")],
     Discriminator(_name_of),
 ]
 

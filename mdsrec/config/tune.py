@@ -9,8 +9,15 @@ from mdsrec.config.section import Distinct, Positive, PositiveFloat, Section, li
 
 Numbers = tuple[float, float]
 
-SEARCHED = ("model", "optim", "train", "graph")  # sections with keys that a space may contain
+SEARCHED = (
+    "model",
+    "optim",
+    "train",
+    "graph",
+    "transitions",
+)  # sections with keys that a space may contain
 NOT_SEARCHED = {
+    "model.memory": "trials are compared before its weight is chosen",
     "model.name": "each model has other keys; compare models with `python -m tuning study`",
     "train.num_workers": "all trials have one size",
     "train.cpus_per_worker": "all trials have one size",

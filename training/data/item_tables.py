@@ -17,7 +17,14 @@ from mdsrec.arrays import Ints
 from mdsrec.config import Experiment, GraphConfig
 from mdsrec.errors import InputError
 from mdsrec.normalization import normalized_scores
-from mdsrec.table_names import centers_name, cooccurrence_name, features_name, neighbors_name
+from mdsrec.table_names import (
+    centers_name,
+    cooccurrence_name,
+    features_name,
+    memory_name,
+    neighbors_name,
+    transitions_name,
+)
 from mdsrec.table_settings import table_settings
 from training.data.sparse import SparseMatrix, sparse_matrix
 
@@ -91,6 +98,21 @@ def check_item_tables(experiment: Experiment) -> dict[str, str]:
     return {name: manifest.fingerprint for name, manifest in manifests.items()}
 
 
+def check_memory_table(experiment: Experiment) -> tuple[tables.Manifest, int]:
+    """Return the manifest of the memory of transitions, and the number of items.
+
+    Raises InputError as `check_item_tables` does.
+    """
+    names = ["sequences", "items", transitions_name(experiment)]
+    for modality in experiment.memory_modalities:
+        mu = experiment.transitions.mu
+        names += [features_name(modality), neighbors_name(experiment, modality, mu)]
+    manifests: dict[str, tables.Manifest] = {}
+    for name in (*names, memory_name(experiment)):
+        manifests[name] = _checked_manifest(experiment, name, manifests)
+    return manifests[memory_name(experiment)], manifests["items"].rows
+
+
 def load_item_tables(experiment: Experiment) -> ItemTables:
     """Check the tables as `check_item_tables` does, then read those that the model needs."""
     model, needs = experiment.model, experiment.model.needs
@@ -146,6 +168,8 @@ def _checked_manifests(experiment: Experiment) -> dict[str, tables.Manifest]:
     experiment.train.check_fits(check("items"))
     if needs.cooccurrence:
         check(cooccurrence_name(experiment))
+    if not model.is_trained:
+        manifests[memory_name(experiment)], _ = check_memory_table(experiment)
     for modality in experiment.modalities:
         model.check_fits(modality, check(features_name(modality)))
         if needs.neighbors:

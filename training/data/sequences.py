@@ -166,7 +166,7 @@ class SequenceReader:
             lists.flatten().to_numpy().astype(np.int64),
             np.cumsum(lengths) - lengths,
             table.column("train_end").to_numpy().astype(np.int64),
-            self.experiment.model.max_length,
+            self.experiment.network.max_length,
         )
 
 

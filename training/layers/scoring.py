@@ -1,6 +1,7 @@
 """Exact ranks by counting, and the top-k items, over tiles of items.
 
-B targets or users, C channels, D width, X items, n of them in a tile.
+B targets or users, C channels (K of them dense), S weighted sums of channels, D width, X items, n
+of them in a tile.
 """
 
 from collections.abc import Iterator
@@ -9,91 +10,105 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.layers.queries import Queries
+
 LANES = 64  # a tile of another width has an odd end, where a matrix product may round differently
 
 
 class Tiles:
     """Scores of B queries for all items, one tile at a time; each tile overwrites the buffer.
 
-    `queries` [B, C, D], `items` [C, X, D], `weights` [C]. Every tile is `block` items wide, rounded
-    up to a multiple of LANES. The last tile overlaps the one before; fewer items than one tile are
-    padded. So all scores come from products of one shape, and equal items have equal scores.
+    `sums` [S, C] are the weights of the channels in each sum. Every tile is `block` items wide,
+    rounded up to a multiple of LANES. The last tile overlaps the one before; fewer items than one
+    tile are padded. So all scores come from products of one shape, and equal items have equal
+    scores.
     """
 
-    def __init__(self, queries: Tensor, items: Tensor, weights: Tensor, block: int) -> None:
-        self._queries_CBD = queries.transpose(0, 1).contiguous()
-        self._weights, self._num_items = weights.tolist(), items.shape[1]
+    def __init__(self, queries: Queries, sums: Tensor, block: int) -> None:
+        self._queries_KBD = queries.vectors.transpose(0, 1).contiguous()
+        self._sparse = queries.sparse
+        self._sums, self._num_items = sums.tolist(), queries.items.shape[1]
         self.width = LANES * -(-min(block, self._num_items) // LANES)
         missing = self.width - self._num_items
-        self.items = F.pad(items, (0, 0, 0, missing)) if missing > 0 else items
-        self._sum = queries.new_zeros(())
+        self.items = F.pad(queries.items, (0, 0, 0, missing)) if missing > 0 else queries.items
+        self._total = queries.vectors.new_zeros(())
         self._buffer = self.new_buffer(self.width)
 
     def new_buffer(self, width: int) -> Tensor:
-        """Allocate the scores of `width` items, [1 + C, B, width]."""
-        return self._sum.new_empty(1 + len(self._weights), self._queries_CBD.shape[1], width)
+        """Allocate the scores of `width` items, [S + C, B, width]."""
+        rows = len(self._sums) + len(self._queries_KBD) + len(self._sparse)
+        return self._total.new_empty(rows, self._queries_KBD.shape[1], width)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the first new item of each tile and the scores from it on [1 + C, B, n].
+        """Yield the first new item of each tile and the scores from it on [S + C, B, n].
 
         Raises ValueError at the end if any score is not finite.
         """
-        for start in range(0, self._num_items, self.width):
-            first = min(start, self.items.shape[1] - self.width)
+        starts = range(0, self._num_items, self.width)
+        first_items = [min(start, self.items.shape[1] - self.width) for start in starts]
+        blocks_of_channels = [s.blocks(first_items, self.width) for s in self._sparse]
+        for number, (start, first) in enumerate(zip(starts, first_items, strict=True)):
             scores = self._buffer
+            for channel, blocks in zip(self._sparse_rows(scores), blocks_of_channels, strict=True):
+                blocks[number].write_to(channel)
             self.score(self.items[:, first : first + self.width], scores)
             yield start, scores[..., start - first : self._num_items - first]
-        if not torch.isfinite(self._sum):
+        if not torch.isfinite(self._total):
             raise ValueError("a score is not finite: the weights or vectors are damaged")
 
-    def score(self, items_CnD: Tensor, out: Tensor) -> None:
-        """Write the whole score (Eq. 22) and each channel's (Eq. 20-21) to `out` [1 + C, B, n]."""
-        whole, channels = out[0], out[1:]
-        torch.bmm(self._queries_CBD, items_CnD.transpose(1, 2), out=channels)
-        torch.mul(channels[0], self._weights[0], out=whole)
-        for channel, weight in zip(channels[1:], self._weights[1:], strict=True):
-            whole.add_(channel, alpha=weight)
-        self._sum += whole.sum()
+    def score(self, items_KnD: Tensor, out: Tensor) -> None:
+        """Write each channel's scores (Eq. 20-21) and their sums (Eq. 22) to `out` [S + C, B, n].
+
+        The scores of the sparse channels are in the last rows already.
+        """
+        num_sums = len(self._sums)
+        sums, channels = out[:num_sums], out[num_sums:]
+        torch.bmm(self._queries_KBD, items_KnD.transpose(1, 2), out=channels[: len(items_KnD)])
+        for weights, whole in zip(self._sums, sums, strict=True):
+            torch.mul(channels[0], weights[0], out=whole)
+            for channel, weight in zip(channels[1:], weights[1:], strict=True):
+                whole.add_(channel, alpha=weight)
+            self._total += whole.sum()
+
+    def expected_scores(self, targets: Tensor) -> Tensor:
+        """Return the scores of the targets, computed in a tile of only targets -> [S + C, B].
+
+        They usually equal those in the tiles of all items bit by bit, which makes one pass over the
+        items enough. `count_channels` repeats the pass where they do not.
+        """
+        padded = F.pad(targets, (0, -len(targets) % LANES))
+        scores = self.new_buffer(len(padded))
+        for channel, sparse in zip(self._sparse_rows(scores), self._sparse, strict=True):
+            channel.copy_(sparse.at(targets[:, None]).expand(-1, len(padded)))
+        self.score(self.items[:, padded], scores)
+        return scores[:, :, : len(targets)].diagonal(dim1=1, dim2=2).clone()
+
+    def _sparse_rows(self, scores: Tensor) -> Tensor:
+        """Return the rows of the sparse channels, which are the last."""
+        return scores[len(scores) - len(self._sparse) :]
 
 
 def count_channels(
-    queries: Tensor,
-    items: Tensor,
-    weights: Tensor,
-    targets: Tensor,
-    block: int,
-    seen: Tensor | None = None,
+    queries: Queries, sums: Tensor, targets: Tensor, block: int, seen: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Count the items that score above each target, and those that tie -> int64 [B, 1 + C] each.
+    """Count the items that score above each target, and those that tie -> int64 [B, S + C] each.
 
-    `queries` [B, C, D], `items` [C, X, D], `weights` [C], `targets` [B]. Column 0 is for the whole
-    score (Eq. 22), the weighted sum of the channels' scores; column 1 + c is for channel c. `seen`
-    [pairs, 2] holds distinct pairs (row, item) that do not count, except for the row's target.
+    `sums` [S, C], `targets` [B]. Column s is for the s-th weighted sum of the channels' scores (Eq.
+    22); column S + c is for channel c. `seen` [pairs, 2] holds distinct pairs (row, item) that do
+    not count, except for the row's target.
 
     A target is compared by its score in the tile that contains it, so equal items tie exactly.
     Memory is B x `block` per channel. Raises ValueError if a score is not finite.
     """
     if seen is not None:
         seen = seen[seen[:, 1] != targets[seen[:, 0]]]
-    tiles = Tiles(queries, items, weights, block)
-    own = _expected_scores(tiles, targets)
+    tiles = Tiles(queries, sums, block)
+    own = tiles.expected_scores(targets)
     while True:
         in_tiles, better, equal = _count_against(own, tiles, targets, seen)
         if torch.equal(in_tiles, own):
             return better.T, equal.T - 1  # a target equals itself
         own = in_tiles
-
-
-def _expected_scores(tiles: Tiles, targets: Tensor) -> Tensor:
-    """Return the scores of the targets, computed in a tile of only targets -> [1 + C, B].
-
-    They usually equal those in the tiles of all items bit by bit, which makes one pass over the
-    items enough. `count_channels` repeats the pass where they do not.
-    """
-    padded = F.pad(targets, (0, -len(targets) % LANES))
-    scores = tiles.new_buffer(len(padded))
-    tiles.score(tiles.items[:, padded], scores)
-    return scores[:, :, : len(targets)].diagonal(dim1=1, dim2=2).clone()
 
 
 def _count_against(
@@ -117,15 +132,16 @@ def _count_against(
 
 
 def top_k_items(
-    queries: Tensor, items: Tensor, weights: Tensor, k: int, block: int, seen: Tensor
+    queries: Queries, weights: Tensor, k: int, block: int, seen: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the k highest whole scores [B, k] and their items [B, k]; ties are ordered by item.
 
-    The pairs (row, item) in `seen` [pairs, 2] are left out. A row with fewer items ends in -inf.
+    `weights` [C] are those of the channels in the whole score. The pairs (row, item) in `seen`
+    [pairs, 2] are left out. A row with fewer items ends in -inf.
     """
-    best = queries.new_full((len(queries), k), -torch.inf)
-    best_items = torch.full_like(best, items.shape[1], dtype=torch.int64)
-    for start, (scores, *_) in Tiles(queries, items, weights, block):
+    best = queries.vectors.new_full((len(queries.vectors), k), -torch.inf)
+    best_items = torch.full_like(best, queries.items.shape[1], dtype=torch.int64)
+    for start, (scores, *_) in Tiles(queries, weights[None], block):
         row, column = _pairs_in_tile(seen, start, start + scores.shape[1])
         scores[row, column] = -torch.inf
         rows = (scores.amax(1) > best[:, -1]).nonzero().squeeze(1)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mdsrec.arrays import Ints
-from mdsrec.config import Experiment, ModelConfig
+from mdsrec.config import Experiment
+from mdsrec.config.model_base import NetworkConfig
 from training.data.batch import Batch
 from training.data.item_tables import ItemTables
 from training.data.negatives import Sampler, build_sampler
@@ -40,7 +41,7 @@ class Model(nn.Module):
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__()
-        self.config: ModelConfig = experiment.model
+        self.config: NetworkConfig = experiment.network
         self.sampler: Sampler | None = build_sampler(experiment.train, tables)
 
     def set_channels(self, weights: dict[str, float]) -> None:
@@ -48,6 +49,10 @@ class Model(nn.Module):
         self.channels = tuple(weights)
         weights_C = torch.tensor(list(weights.values()))
         self.register_buffer("channel_weights", weights_C, persistent=False)
+
+    @property
+    def weight_of_channel(self) -> dict[str, float]:
+        return dict(zip(self.channels, self.channel_weights.tolist(), strict=True))
 
     def initialize(self, seed: int) -> None:
         """Draw every matrix from normal(0, 0.02) and set biases to zero. Depends only on `seed`."""

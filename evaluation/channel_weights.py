@@ -1,0 +1,163 @@
+"""Choice of the channels' weights for a run with a memory, after training.
+
+Actors score the validation targets of at most MAX_USERS users once and store the rivals of each
+target in the table `rivals` of the run. The driver then searches the weights and stores them in
+the run's file `weights.json`.
+
+C channels, n rivals of a target.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from evaluation.pool import ShardWorker, UserShard, write_table_in_shards
+from evaluation.ranking import target_batches
+from evaluation.weight_search import Rivals, Scores, mean_ndcg, search_weights
+from mdsrec import files, schema, tables
+from mdsrec.config import Experiment
+from mdsrec.run_paths import RunPaths
+from mdsrec.tables import Recipe
+from training.data.sequences import SequenceReader, Target
+from training.inference import (
+    ALL,
+    MEMORY,
+    NETWORK,
+    SEEN,
+    TrainedModel,
+    load_trained,
+    weights_fingerprint,
+)
+from training.layers.scoring import top_k_items
+
+MAX_USERS = 20_000  # a mean over so many targets has a standard error of about .002
+PER_CHANNEL = 200  # rivals of a target: items that a channel ranks highest
+USER_BATCH = 32  # users scored together; the vectors of all their rivals are in memory
+
+log = logging.getLogger("evaluation")
+
+
+@dataclass(frozen=True)
+class ChosenWeights:
+    """weights.json of a run."""
+
+    rivals: str  # fingerprint of the table that they were chosen on
+    targets: int
+    weights: Mapping[str, float]  # by channel
+    ndcg: Mapping[str, float]  # on these targets: of the network, of the memory, and of both
+
+
+def load_weighted(experiment: Experiment) -> TrainedModel:
+    """Load the run's model with the weights chosen on validation, where it has a memory.
+
+    Weights that were chosen before for the same model, data and memory are read.
+    """
+    trained = load_trained(experiment)
+    if trained.memory is None or trained.model is None:
+        return trained
+    paths = RunPaths.of(experiment)
+    every = -(-SequenceReader(experiment).num_users // MAX_USERS)
+    settings = {"run": experiment.identity(), "every": every, "rivals": PER_CHANNEL}
+    recipe = Recipe(settings, model_inputs(trained))
+    rivals = tables.find_table(paths.rivals, recipe) or write_table_in_shards(
+        experiment, trained.weight_of, RivalWorker, paths.rivals, recipe, "scored", every
+    )
+    stored = files.read_json(paths.weights)
+    if stored.get("rivals") != rivals.fingerprint:
+        chosen = _choose(trained, rivals.fingerprint, _read_rivals(paths.rivals, trained))
+        stored = asdict(chosen)
+        files.write_json(paths.weights, stored)
+    return replace(trained, weight_of=stored["weights"])
+
+
+def model_inputs(trained: TrainedModel) -> dict[str, str]:
+    """Return the fingerprints of all that decides a score, but for the channels' weights."""
+    inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}
+    return inputs | ({"memory": trained.memory.fingerprint} if trained.memory else {})
+
+
+def weights_in_recipe(trained: TrainedModel) -> dict[str, Any]:
+    """Return the channels' weights as settings of a table; {} if they are the model's own."""
+    return {"channel_weights": dict(trained.weight_of)} if trained.memory else {}
+
+
+def _choose(trained: TrainedModel, fingerprint: str, rivals: Rivals) -> ChosenWeights:
+    own, num_targets = [*trained.weight_of.values()], len(rivals.counts)
+    if not num_targets:
+        log.warning("no validation targets: the channels keep their weights %s", own)
+        return ChosenWeights(fingerprint, 0, trained.weight_of, {})
+    found = search_weights(rivals, own, signed=[trained.channels.index(SEEN)])
+    weights = dict(zip(trained.channels, found.weights, strict=True))
+    without = [w * (name not in (MEMORY, SEEN)) for name, w in trained.weight_of.items()]
+    only = [float(name == MEMORY) for name in trained.channels]
+    ndcg = {
+        ALL: found.ndcg,
+        NETWORK: mean_ndcg(rivals, without),
+        MEMORY: mean_ndcg(rivals, only),
+    }
+    log.info(
+        "weights on %d validation targets: %s: ndcg@10 %.4f (network %.4f, memory %.4f)",
+        num_targets,
+        ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items()),
+        *(ndcg[name] for name in (ALL, NETWORK, MEMORY)),
+    )
+    return ChosenWeights(fingerprint, num_targets, weights, ndcg)
+
+
+def _read_rivals(uri: str, trained: TrainedModel) -> Rivals:
+    rows = tables.read_table(uri, schema.RIVALS, ["differences"])["differences"].combine_chunks()
+    num_channels = len(trained.channels)
+    flat = rows.flatten().to_numpy().reshape(-1, num_channels)
+    return Rivals(flat, rows.value_lengths().to_numpy().astype(np.int64) // num_channels)
+
+
+class RivalWorker(ShardWorker):
+    """An actor that stores the scores of the rivals of validation targets.
+
+    `options` is a number n: users 0, n, 2 n, ... are scored.
+    """
+
+    def rows(self, shard: UserShard) -> pa.Table:
+        every: int = self.options
+        targets = self.reader.targets(shard.first, shard.last, "valid")
+        chosen = [target for target in targets if target.user % every == 0]
+        parts = [schema.RIVALS.empty_table()]
+        for batch in target_batches(chosen, USER_BATCH * every):
+            columns = {
+                "user": [target.user for target in batch],
+                "differences": [rivals.ravel() for rivals in self._rivals(batch)],
+            }
+            parts.append(pa.table(columns, schema=schema.RIVALS))
+        return pa.concat_tables(parts)
+
+    @torch.inference_mode()
+    def _rivals(self, batch: list[Target]) -> Iterator[Scores]:
+        """Yield the rivals' scores minus the target's [n, C] for each target.
+
+        Items that no channel scores as high as the target are left out: they cannot outrank it. The
+        channel of seen items may have a negative weight, so there any difference counts.
+        """
+        queries = self.trained.queries([target.history for target in batch])
+        device, count = queries.items.device, min(PER_CHANNEL, self.trained.num_items)
+        one, none_seen = torch.ones(1), torch.empty(0, 2, dtype=torch.int64, device=device)
+        best = [
+            top_k_items(
+                queries.only(channel), one, count, self.experiment.eval.item_block, none_seen
+            )[1]
+            for channel in range(queries.num_channels)
+        ]
+        targets_B1 = torch.tensor([[target.target] for target in batch], device=device)
+        items_Bn = torch.cat([targets_B1, *best], dim=1)
+        scores_BnC = queries.scores_of(items_Bn)
+        signed = np.array([name == SEEN for name in self.trained.channels])
+        differences_BnC = (scores_BnC - scores_BnC[:, :1]).cpu().numpy()
+        for items, differences in zip(items_Bn.cpu().numpy(), differences_BnC, strict=True):
+            _, first = np.unique(items, return_index=True)
+            rivals = differences[first[first > 0]]  # item 0 is the target
+            can_lead = np.where(signed, rivals != 0, rivals >= 0).any(axis=1)
+            yield rivals[can_lead]

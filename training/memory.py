@@ -1,0 +1,96 @@
+"""The memory of transitions: item scores from counted transitions, without training.
+
+The score of item i for a history h1 (the last event), h2, ... is
+
+    sum over k of recency^(k-1) log(1 + M[hk, i] X / tau)
+
+over the last `max_events` events. M is the table `memory`: decayed counts of what follows an item
+in training sequences, spread over the neighbors of the modalities (etl/graph/spreading.py).
+
+B histories, X items.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+
+from mdsrec import schema, tables
+from mdsrec.arrays import Floats
+from mdsrec.config import Experiment, TransitionsConfig
+from mdsrec.table_names import memory_name
+from training.data.item_tables import check_memory_table
+from training.data.sequences import History
+from training.layers.sparse_scores import SparseScores
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Terms that an event of one item adds to the scores of others, before they fade with time."""
+
+    terms: csr_array  # float32 [X, X], log(1 + M X / tau)
+    config: TransitionsConfig
+    fingerprint: str  # of the table and of the keys that only scoring reads
+
+    @classmethod
+    def load(cls, experiment: Experiment) -> Self:
+        """Read the table. InputError if it is missing, or was made from other data or settings."""
+        manifest, num_items = check_memory_table(experiment)
+        config = experiment.transitions
+        uri = tables.table_uri(experiment.root, memory_name(experiment))
+        rows = tables.read_table(uri, schema.MEMORY, ["item", "other", "score"])
+        item, other, score = (rows[name].to_numpy() for name in schema.MEMORY.names)
+        terms = np.log1p(score.astype(np.float64) * (num_items / config.tau))
+        starts = np.searchsorted(item, np.arange(num_items + 1))
+        shape = num_items, num_items
+        scoring = [config.recency, config.max_events, config.tau]
+        return cls(
+            csr_array((terms.astype(np.float32), other, starts), shape=shape),
+            config,
+            tables.fingerprint([manifest.fingerprint, *scoring]),
+        )
+
+    def recent(self, history: History) -> History:
+        """Return the events of a history that count, the last one first."""
+        return history[-self.config.max_events :][::-1]
+
+    def fading(self, num_events: int) -> Floats:
+        """Return the weight of each of the last events, the last one first."""
+        return np.power(self.config.recency, np.arange(num_events), dtype=np.float64)
+
+    def scores(self, histories: Sequence[History]) -> SparseScores:
+        """Return the scores of all items that some event of a history remembers, for B histories.
+
+        A history's scores do not depend on the others'.
+        """
+        recent = [self.recent(history) for history in histories]
+        starts = np.concatenate([[0], np.cumsum([len(events) for events in recent])])
+        fading = np.concatenate([np.empty(0), *(self.fading(len(events)) for events in recent)])
+        events = np.concatenate([np.empty(0, np.int32), *recent])
+        num_items = self.terms.shape[0]
+        weights_BX = csr_array((fading, events, starts), shape=(len(recent), num_items))
+        found = csr_array(weights_BX @ self.terms)
+        found.sort_indices()
+        rows = np.repeat(np.arange(len(recent)), np.diff(found.indptr))
+        return SparseScores(
+            torch.from_numpy(rows),
+            torch.from_numpy(found.indices.astype(np.int64)),
+            torch.from_numpy(found.data.astype(np.float32)),
+            num_items,
+        )
+
+
+def seen_items(histories: Sequence[History], num_items: int) -> SparseScores:
+    """Return the score 1 for every item of a history."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    items = np.concatenate([np.empty(0, np.int64), *histories]).astype(np.int64)
+    pairs = np.unique(rows * num_items + items)
+    return SparseScores(
+        torch.from_numpy(pairs // num_items),
+        torch.from_numpy(pairs % num_items),
+        torch.ones(len(pairs)),
+        num_items,
+    )
