@@ -40,7 +40,7 @@ def experiment_at(folder, **sections):
 
 def train_end(history):
     """Return the number of events before a cut in time; some users have none."""
-    return sum(time < 60 for _, time in history)
+    return sum(time < 40 for _, time in history)
 
 
 def write_world(space, seed=None):
