@@ -1,8 +1,8 @@
 """Plain text of a field of the catalogue: without HTML, style sheets and page script.
 
 Amazon's fields hold pieces of its pages, some cut off in the middle of a tag. libxml2 reads the
-HTML by the rules of the standard, and `page_code.py` finds code that has lost its tags. Every step
-takes time linear in the length of the text.
+HTML by the rules of the standard; `page_script.py` and `page_styles.py` find code that has lost its
+tags. Every step takes time linear in the length of the text.
 """
 
 import re
@@ -10,7 +10,8 @@ from typing import Any
 
 from lxml import etree
 
-from etl.catalogue.page_code import HTML_TAGS, without_css, without_script
+from etl.catalogue.page_script import without_comments, without_script
+from etl.catalogue.page_styles import HTML_TAGS, without_styles
 
 MAX_TAGS = 5_000  # "<" that are read in one text: libxml2 compares open elements with each end tag
 MAX_CUT_TAG = 300  # characters of a tag that lost its start
@@ -20,6 +21,17 @@ RAW_ELEMENTS = {"script", "style", "iframe", "noframes", "noembed"}
 NOT_A_TAG = re.compile(rf"<(?=/?[A-Za-z])(?!/?(?:{HTML_TAGS})\b)(?![^<>]*>)", re.IGNORECASE)
 RAW_START = re.compile(r"<(?:script|style)\b", re.IGNORECASE)
 RAW_END = re.compile(r"</(?:script|style)\s*>", re.IGNORECASE)
+UNQUOTED = "class|id|style|href|src|alt|width|height|border|align|valign|size|color|target|rel"
+ATTRIBUTE = rf"""(?:[-:\w]+\s*=\s*(?:"[^"]*"|'[^']*')|(?:{UNQUOTED})=[^\s"'=]+)"""
+# A tag that begins before the text: within a value in quotes, or with its name or attributes.
+CUT_TAG = re.compile(
+    rf"""(?:[^"]*"|[^']*')(?:\s+{ATTRIBUTE})+\s*/?"""
+    rf"""|[^"]*"(?:\s*/)?|[^']*'"""
+    rf"""|\s*(?:(?:{HTML_TAGS})\s+)?{ATTRIBUTE}(?:\s+{ATTRIBUTE})*\s*/?"""
+    rf"""|\s*(?:(?:{HTML_TAGS})?\s*/|--)""",
+    re.IGNORECASE,
+)
+CUT_TAG_END = re.compile(rf"(?:\s+{ATTRIBUTE})+\s*/?\Z|\s*/\Z", re.IGNORECASE)
 
 
 def clean_text(text: str) -> str:
@@ -30,7 +42,7 @@ def clean_text(text: str) -> str:
     """
     for _ in range(2):
         text = without_markup(text)
-    return " ".join(without_css(without_script(text)).split())
+    return " ".join(without_styles(without_script(without_comments(text))).split())
 
 
 def has_too_many_tags(text: str) -> bool:
@@ -81,6 +93,7 @@ def _without_cut_start(text: str) -> str:
     tail, closed, rest = text.partition(">")
     if not closed or "<" in tail or len(tail) > MAX_CUT_TAG:
         return text
-    value = tail.removesuffix("/").rstrip() if tail.endswith("/") else tail
-    in_quotes = value.endswith('"') and (value.count('"') % 2 == 1 or '="' in value)
-    return rest if in_quotes or f" {tail}".endswith(" /") else text
+    if CUT_TAG.fullmatch(tail):
+        return rest
+    end = CUT_TAG_END.search(tail)
+    return f"{tail[: end.start()]} {rest}" if end else text
