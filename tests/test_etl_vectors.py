@@ -12,6 +12,7 @@ from vectors_by_item import vectors_by_item
 
 from etl.features import vector_files
 from etl.features.vector_blocks import VectorBatch
+from etl.features.vector_columns import vector_lists
 from etl.features.vector_files import BinaryVectors, NpyVectors, ParquetVectors
 from etl.features.vectors import locate_vectors, open_vectors
 from mdsrec.config import FeatureConfig
@@ -69,6 +70,20 @@ def test_parquet_is_read_by_row_groups_with_any_type_of_list(tmp_path, monkeypat
     source = ParquetVectors.open(str(tmp_path))
     assert len(source) == 2
     assert labeled_vectors(source) == list(zip([b"a", b"b", b"c", b"d"], rows, strict=True))
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_of_a_column_with_a_null_every_other_vector_is_read(kind):
+    column = pa.array([[9, 9], [1, 2], None, [3, 4]], kind(pa.int64())).slice(1)
+    assert vector_lists(column).to_pylist() == [[1, 2], [], [3, 4]]
+
+
+@pytest.mark.parametrize("kind", [pa.ListViewArray, pa.LargeListViewArray])
+def test_list_views_in_any_order_that_overlap_are_read(kind):
+    integers = pa.int32() if kind is pa.ListViewArray else pa.int64()
+    starts, sizes = pa.array([2, 0, 1], integers), pa.array([2, 2, 1], integers)
+    column = kind.from_arrays(starts, sizes, pa.array([1.0, 2.0, 3.0, 4.0]))
+    assert vector_lists(column).to_pylist() == [[3, 4], [1, 2], [2]]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The columns asin and vector of the user's Parquet files, in any type that can be cast to ours."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
@@ -52,9 +53,15 @@ def asin_labels(file: str, column: pa.Array) -> pa.Array:
     return labels
 
 
-def vector_lists(column: pa.Array) -> pa.ListArray:
-    """Return vectors as lists of float32, rounded where float32 has fewer digits."""
-    return column.cast(pa.list_(pa.float32()), safe=False)
+def vector_lists(column: pa.Array) -> pa.LargeListArray:
+    """Return vectors as lists of float32, rounded where float32 has fewer digits.
+
+    A null becomes an empty list. Lists are built from their lengths because Arrow's cast of a
+    list view loses rows.
+    """
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
+    return pa.LargeListArray.from_arrays(offsets, column.flatten().cast(pa.float32(), safe=False))
 
 
 def _is_id(kind: pa.DataType) -> bool:
