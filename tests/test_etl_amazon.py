@@ -148,6 +148,10 @@ def test_metadata_of_2023_use_the_main_image_and_the_parent_asin():
         ("2023", "images", {"hi_res": [None], "large": ["http://l1"], "thumb": []}, "http://l1"),
         ("2023", "images", {"hi_res": [], "large": [], "thumb": [], "variant": []}, None),
         ("2023", "images", ["http://a"], "http://a"),
+        ("2023", "images", json.dumps([{"large": "http://a", "variant": "MAIN"}]), "http://a"),
+        ("2023", "images", "{'hi_res': [None], 'large': ['http://l1']}", "http://l1"),
+        ("2023", "images", '[{"large": "http://cut', None),
+        ("2018", "imageURL", "['http://a', 'http://b']", "http://a"),
     ],
 )
 def test_image_addresses_are_found_under_the_names_of_every_export(edition, field, images, address):
@@ -155,12 +159,36 @@ def test_image_addresses_are_found_under_the_names_of_every_export(edition, fiel
     assert metadata_record(edition, line({asin: "B1", field: images}))["image_url"] == address
 
 
-@pytest.mark.parametrize("as_text", [False, True])
-def test_details_are_text_of_keys_and_values(as_text):
+@pytest.mark.parametrize("form", [lambda details: details, json.dumps, repr])
+def test_details_are_text_of_keys_and_values(form):
     details = {"Brand:": " Acme ", "Size": {"Width": "3 in"}, "Pages": 12, "Uses": ["a", "b"]}
-    record = {"parent_asin": "B1", "details": json.dumps(details) if as_text else details}
+    record = {"parent_asin": "B1", "details": form(details)}
     found = metadata_record("2023", line(record))["details"]
     assert found == "Brand: Acme; Size: Width: 3 in; Pages: 12; Uses: a, b"
+
+
+@pytest.mark.parametrize(
+    ("details", "text"),
+    [
+        ({"Brand": ""}, None),
+        ({"Brand": "<span class="}, None),
+        ({"Brand": {"Name": [" "]}}, None),
+        ({"Brand": None, "Color": "red"}, "Color: red"),
+        ({"": "x", ":": "y", "<b>": "z"}, None),
+        ({"k": ["a", {"x": "y"}]}, "k: a, x: y"),
+        ({"<b>Brand</b>": "<i>Acme</i>"}, "Brand: Acme"),
+        ({"\ud800": "\ud800"}, "?: ?"),
+    ],
+)
+def test_a_detail_without_a_key_or_a_value_is_no_text(details, text):
+    found = metadata_record("2023", line({"parent_asin": "B1", "details": details}))
+    assert found["details"] == text
+
+
+def test_a_field_that_is_nested_too_deeply_is_a_reason():
+    details = {"a": json.loads("[" * 800 + "]" * 800)}
+    with pytest.raises(UnusableLineError, match="nested too deeply"):
+        metadata_record("2023", line({"parent_asin": "B1", "details": details}))
 
 
 def test_a_field_of_markup_only_is_null_and_noted():

@@ -4,9 +4,6 @@
 with `parent_asin` and times in milliseconds. Times keep the unit of the edition.
 """
 
-import ast
-import json
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from etl.catalogue.literals import load_json, load_literal
 from etl.catalogue.metadata import Record, metadata_fields, replace_surrogates
 from mdsrec.schema import INTERACTIONS, METADATA
 
@@ -47,7 +45,7 @@ def parse_metadata(lines: DataFrame, edition: str) -> DataFrame:
 
 def review_record(edition: str, raw: bytes) -> Record:
     """Return user_id, asin and time of one raw line. Raises UnusableLineError with the reason."""
-    record = _load_object(raw, _load_json)
+    record = _load_object(raw, load_json)
     return {
         "user_id": _required_string(record, USER[edition]),
         "asin": _required_string(record, ASIN[edition]),
@@ -57,8 +55,12 @@ def review_record(edition: str, raw: bytes) -> Record:
 
 def metadata_record(edition: str, raw: bytes) -> Record:
     """Return asin and `metadata_fields` of one raw line. Raises UnusableLineError."""
-    record = _load_object(raw, _load_literal if edition == "2014" else _load_json)
-    return {"asin": _required_string(record, ASIN[edition]), **metadata_fields(record, edition)}
+    record = _load_object(raw, load_literal if edition == "2014" else load_json)
+    asin = _required_string(record, ASIN[edition])
+    try:
+        return {"asin": asin, **metadata_fields(record, edition)}
+    except RecursionError:
+        raise UnusableLineError("nested too deeply") from None
 
 
 def _parse_lines(
@@ -92,27 +94,13 @@ def _load_object(raw: bytes, load: Callable[[str], Any]) -> Record:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise UnusableLineError("not UTF-8") from None
-    record = load(text)
+    try:
+        record = load(text)
+    except ValueError as error:
+        raise UnusableLineError(str(error)) from None
     if not isinstance(record, dict):
         raise UnusableLineError("not an object")
     return record
-
-
-def _load_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise UnusableLineError("not JSON") from None
-
-
-def _load_literal(text: str) -> Any:
-    """Evaluate a Python literal. Invalid escapes in its strings, as `\\d`, stay as they are."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise UnusableLineError("not a Python literal") from None
 
 
 def _required_string(record: Record, field: str) -> str:

@@ -3,11 +3,11 @@
 A field of an unexpected type counts as absent.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
+from etl.catalogue.literals import unquoted
 from etl.catalogue.page_text import clean_text, has_too_many_tags
 
 Record = dict[str, Any]
@@ -30,19 +30,21 @@ def metadata_fields(record: Mapping[str, Any], edition: str) -> Record:
     a title, or another field, that holds only markup or page script, or a field whose end was cut
     off.
     """
+    details = unquoted(record.get("details"))
     raw = {
         "title": (record.get("title"), " "),
         "features": (record.get(FEATURES[edition]), "\n"),
         "description": (record.get("description"), "\n"),
         "categories": (record.get(CATEGORIES[edition]), ", "),
         "brand": (record.get(BRAND[edition]), " "),
-        "details": (list(_details(record.get("details"))), "; "),
+        "details": (_values(details) if isinstance(details, dict) else None, "; "),
     }
     notes: list[str] = []
     fields: Record = {}
     for name, (value, separator) in raw.items():
         parts = [part for part in map(replace_surrogates, _strings(value)) if part.strip()]
-        cleaned = separator.join(filter(None, map(clean_text, parts)))
+        texts = _details(details) if name == "details" else map(clean_text, parts)
+        cleaned = separator.join(filter(None, texts))
         if parts and not cleaned:
             notes.append(TITLES_OF_MARKUP if name == "title" else FIELDS_OF_MARKUP)
         if any(map(has_too_many_tags, parts)):
@@ -65,29 +67,42 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(part)
 
 
+def _values(value: Any) -> Any:
+    """Return the values of mappings, within lists too, as lists."""
+    if isinstance(value, dict):
+        return [_values(part) for part in value.values()]
+    return [_values(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def _details(value: Any) -> Iterator[str]:
-    """Yield `Key: value` of a mapping, which some exports hold as JSON text."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return
-    if not isinstance(value, dict):
-        return
-    for key, content in value.items():
-        name = " ".join(str(key).split()).rstrip(": ")
+    """Yield `Key: value` of a mapping; a pair without a key or a value is no text."""
+    for key, content in value.items() if isinstance(value, dict) else ():
+        name = clean_text(replace_surrogates(str(key))).rstrip(": ")
+        if not name:
+            continue
         if isinstance(content, dict):
-            yield from (f"{name}: {part}" for part in _details(content))
-        elif isinstance(content, bool | int | float):
-            yield f"{name}: {content}"
-        elif texts := list(_strings(content)):
+            yield from (f"{name}: {pair}" for pair in _details(content))
+        elif texts := list(_detail_texts(content)):
             yield f"{name}: {', '.join(texts)}"
+
+
+def _detail_texts(content: Any) -> Iterator[str]:
+    """Yield a string or a number, or those of a list; of a mapping in it, its pairs."""
+    if isinstance(content, dict):
+        yield from _details(content)
+    elif isinstance(content, list | tuple):
+        for part in content:
+            yield from _detail_texts(part)
+    elif isinstance(content, str | bool | int | float) and (
+        text := clean_text(replace_surrogates(str(content)))
+    ):
+        yield text
 
 
 def _image_url(record: Mapping[str, Any]) -> str | None:
     """Return the first address of the first field of IMAGES that has one."""
     for field in IMAGES:
-        for address in _addresses(record.get(field)):
+        for address in _addresses(unquoted(record.get(field))):
             if address.strip():
                 return replace_surrogates(address.strip())
     return None
