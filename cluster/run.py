@@ -17,9 +17,13 @@ def run_stages(
 ) -> int:
     """Run `stages` until one fails, and return its exit code, or 0.
 
-    InputError for a mistake in the configuration, before any stage starts.
+    InputError for a mistake in the configuration or a folder that the last stage would miss, before
+    any stage starts.
     """
-    paths = RunPaths.of(load_experiment(config, overrides))
+    experiment = load_experiment(config, overrides)
+    if experiment.eval.pictures is not None and "evaluation" in stages:
+        files.check_folder(experiment.eval.pictures, "eval.pictures")
+    paths = RunPaths.of(experiment)
     seconds: dict[str, float] = {}
     for stage in stages:
         flags = ["--fresh"] if fresh and stage == "training" else []

@@ -83,6 +83,17 @@ def check_root(root: str) -> None:
         raise InputError(f"root {root}: cannot be written: {first_line(error)}") from None
 
 
+def check_folder(uri: str, key: str) -> None:
+    """Raise InputError naming the configuration's `key` unless `uri` is a folder."""
+    filesystem, path = file_system(uri)
+    try:
+        is_folder = filesystem.get_file_info(path).type == fs.FileType.Directory
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{key} = {uri}: cannot be read: {first_line(error)}") from None
+    if not is_folder:
+        raise InputError(f"{key} = {uri}: no such folder")
+
+
 def check_room(uri: str, needed: int, purpose: str) -> None:
     """Raise InputError if a local file system has fewer than `needed` bytes free for `purpose`.
 

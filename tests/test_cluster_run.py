@@ -112,6 +112,17 @@ def test_no_stage_starts_with_a_mistake_in_the_configuration(monkeypatch, config
     assert stages.started == []
 
 
+def test_no_stage_starts_without_the_folder_of_pictures(monkeypatch, config, tmp_path):
+    words = ["run", config, f"eval.pictures={tmp_path}/photos"]
+    with pytest.raises(InputError, match=r"eval\.pictures = .*/photos: no such folder"):
+        run_with_fake_stages(monkeypatch, words)
+    started, _ = run_with_fake_stages(monkeypatch, [*words, "--stages", "etl"])
+    assert [command[2] for command in started] == ["etl"]
+    (tmp_path / "photos").mkdir()
+    started, code = run_with_fake_stages(monkeypatch, words)
+    assert ([command[2] for command in started], code) == (["etl", "training", "evaluation"], 0)
+
+
 @pytest.mark.slow
 @pytest.mark.spark
 @pytest.mark.ray

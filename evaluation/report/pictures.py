@@ -4,11 +4,8 @@ import base64
 from collections.abc import Sequence
 from io import BytesIO
 
-from pyarrow.fs import FileType
-
 from mdsrec import files
 from mdsrec.config import Experiment
-from mdsrec.errors import InputError
 from mdsrec.images import SUFFIXES, flatten, open_image
 
 SIDE = 128  # pixels at most
@@ -22,12 +19,8 @@ def picture_folder(experiment: Experiment) -> str | None:
 
 def check_pictures(experiment: Experiment) -> None:
     """Raise InputError if `eval.pictures` is not a folder."""
-    folder = experiment.eval.pictures
-    if folder is None:
-        return
-    filesystem, path = files.file_system(folder)
-    if filesystem.get_file_info(path).type != FileType.Directory:
-        raise InputError(f"eval.pictures = {folder}: no such folder")
+    if experiment.eval.pictures is not None:
+        files.check_folder(experiment.eval.pictures, "eval.pictures")
 
 
 def load_thumbnails(folder: str | None, asins: Sequence[str]) -> dict[str, str]:
