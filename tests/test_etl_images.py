@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from etl.catalogue.content_hashes import ContentHashes
 from etl.features import images, vision
 from etl.features.encoding import encode_items
 from etl.features.images import decode_image, folder_identity, image_files
+from etl.features.placeholders import PLACEHOLDER_NAME
 from etl.features.vision import DownloadSettings, ImageEncoder
 from evaluation.report.pictures import thumbnail
 from mdsrec.config import FeatureConfig
@@ -294,6 +296,25 @@ def test_concurrent_tasks_share_the_rate_limit():
     assert DownloadSettings.of(config, num_tasks=4) == settings
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("no-img-sm._V192198896_.gif", "no-image-avail.jpg", "no_image", "noimage2.gif"),
+        *("NoImageAvailable.gif", "image-not-available.jpg", "imageunavailable.png"),
+        *("no-photo.png?size=1/2", "no%20image.gif", "photo-coming-soon.jpg", "1x1-pixel.gif"),
+    ],
+)
+def test_an_image_whose_name_says_that_there_is_none_is_recognized(name):
+    assert re.search(PLACEHOLDER_NAME, f"http://server/images/G/01/{name}")
+
+
+@pytest.mark.parametrize(
+    "name", ["51aB-noI.jpg", "casino-image.jpg", "no-images-of-war.jpg", "no-image/B1.jpg"]
+)
+def test_other_names_are_no_placeholders(name):
+    assert not re.search(PLACEHOLDER_NAME, f"http://server/images/G/01/{name}")
+
+
 def expected_vectors(folder, contents):
     """Encode each image by itself, in this process."""
     found = {}
@@ -371,7 +392,7 @@ def test_images_are_downloaded_once_and_missing_ones_counted(spark, server, tmp_
     located = encode_items(items, config, cache, 2, "features/image")
     misses = {
         "missed: 404": 2,
-        "missed: a no-image icon": 1,
+        "missed: a placeholder by its name": 1,
         "missed: not an image": 1,
         "missed: shared by more than 2 items": 3,
         "missed: timeout": 1,

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from etl.catalogue.content_hashes import ContentHashes
 from etl.features import images, vector_cache
 from etl.features.encoders import Encoder, TextEncoder, encoder_identity
-from etl.features.placeholders import drop_shared
+from etl.features.placeholders import NAMED_PLACEHOLDER, drop_shared, is_named_placeholder
 from etl.features.vector_blocks import VectorLocations
 from etl.features.vector_cache import VectorCache
 from etl.features.vision import DownloadSettings, ImageEncoder
@@ -32,11 +32,6 @@ MAX_CHUNKS = 256  # exceeded only when chunks have their largest size
 CHUNK_SIZES = {"text": (128, 4096), "images": (64, 512)}  # smallest, largest; a chunk is one file
 OUTCOME = "key binary, missed string"
 PIXELS = "upright, 8 bits"  # changes when the same file gives an encoder other pixels
-# Of the last part of an address, as in ".../no-img-sm._V192198896_.gif".
-NO_IMAGE_ICON = (
-    r"(?i)[/_.-](?:no[-_]?(?:img|image|photo|picture|pic)|image[-_](?:not|un)[-_]?available|"
-    r"(?:transparent|1x1)[-_]pixel|spacer)(?![a-z])[^/]*$"
-)
 
 
 def cache_name(config: FeatureConfig, hashes: ContentHashes) -> str:
@@ -98,11 +93,11 @@ def _contents(items: DataFrame, config: FeatureConfig) -> tuple[DataFrame, dict[
         known = files.join(items.select("asin", "item"), "asin")
         return images.with_keys(known), {"unknown_asins": files.count() - known.count()}
     content = F.col("text" if config.sees == "text" else "image_url")
-    is_icon = F.lit(config.sees == "images") & content.rlike(NO_IMAGE_ICON)
+    is_none = F.lit(config.sees == "images") & is_named_placeholder(content)
     columns = {
         "content": content,
-        "key": F.when(~is_icon, F.unhex(F.sha2(content.cast("binary"), 256))),
-        "missed": F.when(is_icon, F.lit("a no-image icon")),
+        "key": F.when(~is_none, F.unhex(F.sha2(content.cast("binary"), 256))),
+        "missed": F.when(is_none, F.lit(NAMED_PLACEHOLDER)),
     }
     return items.where(content.isNotNull()).withColumns(columns).select("item", *columns), {}
 
