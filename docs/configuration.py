@@ -84,6 +84,7 @@ NEW_VALUES: dict[str, Any] = {
 COMPANIONS: dict[str, dict[str, Any]] = {
     "sequences.split": {"sequences.cut": None},
     "optim.decay": {"optim.decay_steps": 10},
+    "optim.decay_epochs": {"optim.decay": "linear"},
     "optim.decay_steps": {"optim.decay": "linear"},
     "train.loss": {"train.num_negatives": 2},
     "train.negatives": {"train.loss": "sampled", "train.num_negatives": 2},
@@ -312,7 +313,7 @@ def model_parts(base: Mapping[str, Any]) -> list[str]:
         name: keys_of(section, "model.", changed(base, "model", {"name": name}))
         for name, section in sections().items()
     }
-    shared = [row for row in rows["mdsrec"] if row.dotted in SHARED_KEYS]
+    shared = [row for row in rows["sasrec"] if row.dotted in SHARED_KEYS]
     known = {row[:-1] for row in shared}
     names = shared[0]._replace(kind=", ".join(f"`{name}`" for name in rows), default='`"mdsrec"`')
     parts = ["## `[model]`", "Keys of every model with a network. Those of a single model follow."]

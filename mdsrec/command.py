@@ -21,7 +21,7 @@ from mdsrec.logs import configure_logging
 
 Command = Callable[[Sequence[str]], None]
 
-OVERRIDES_HELP = "dotted keys that override the file, as in optim.lr=3e-4"
+OVERRIDES_HELP = "dotted keys that override the file, as in optim.lr=3e-4, or a file laid over it"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import oracle as plain
 import torch
+from small_dataset import PAPER
 from torch import Tensor
 
 from mdsrec.config import Experiment, MDSRecConfig
@@ -55,7 +56,14 @@ def world_experiment(settings: dict[str, Any]) -> Experiment:
             "input": {"edition": "2018", "reviews": ["reviews.json"]},
             "features": {m: {"vectors": f"{m}.parquet"} for m in HAS},
             "graph": {"max_neighbors": H + 1, **graph},
-            "model": {**shape, "num_neighbors": H, "num_centers": K, "mu_id": 1.5, **model},
+            "model": {
+                **PAPER,
+                **shape,
+                "num_neighbors": H,
+                "num_centers": K,
+                "mu_id": 1.5,
+                **model,
+            },
         }
     )
 

@@ -18,6 +18,7 @@ master = "local[2]"
 driver_memory = "1g"
 partitions = 2
 [model]
+memory = false
 dim = 16
 inner_dim = 16
 num_centers = 4

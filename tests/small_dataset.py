@@ -16,6 +16,9 @@ from mdsrec.table_settings import table_settings
 
 NUM_ITEMS, NUM_USERS, WIDTH = 40, 61, 6
 
+PAPER = {"memory": False, "temperature": 0.0, "item_mask": 0.0, "include_self": True, "mu": 0.2}
+"""The equations as the paper prints them, without what was chosen on validation."""
+
 
 def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
     """Return an experiment with two modalities on the data at `root`; `sections` override it."""
@@ -27,7 +30,7 @@ def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
         "graph": {"max_neighbors": 6},
         "transitions": {"mu": 0.2, "num_neighbors": 4, "tau": 20.0},
         "model": {
-            "memory": False,
+            **PAPER,
             "dim": 8,
             "inner_dim": 12,
             "max_length": 6,

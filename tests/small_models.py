@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from small_dataset import small_experiment
+from small_dataset import PAPER, small_experiment
 from torch import Tensor
 
 from mdsrec.config import Experiment
@@ -18,7 +18,7 @@ from training.models.registry import build_model
 
 SHAPE = {"dim": 8, "max_length": 6, "dropout": 0.0}
 OWN_KEYS: dict[str, dict[str, Any]] = {
-    "mdsrec": {"inner_dim": 12, "num_neighbors": 4, "num_centers": 3},
+    "mdsrec": {**PAPER, "inner_dim": 12, "num_neighbors": 4, "num_centers": 3},
     "gru4rec": {"hidden_dim": 5, "num_layers": 2},
     "gru4recf": {"hidden_dim": 5},
     "unisrec": {"num_experts": 3, "adaptor_dropout": 0.0},

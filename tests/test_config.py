@@ -11,6 +11,7 @@ from mdsrec.errors import InputError
 from mdsrec.table_names import neighbors_name
 from mdsrec.table_settings import table_settings
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 TOML = """
 name = "small"
 root = "data"
@@ -37,13 +38,52 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_defaults_are_the_papers(path):
+def test_defaults_are_those_that_validated_best(path):
     experiment = load_experiment(path)
     model = experiment.model
     assert (model.dim, model.num_neighbors, model.num_centers, model.mu_id) == (64, 10, 32, 16.0)
+    assert (model.memory, model.temperature, model.include_self) == (True, 0.12, False)
     assert experiment.modalities == ("text", "image")
     assert [model.rho_of(m, 2) for m in experiment.modalities] == [1 / 2, 1 / 2]
-    assert experiment.mus("image") == (0.2,)
+    assert experiment.mus("image") == (1.0,)
+
+
+def test_the_papers_letter_is_a_file_laid_over_another(path):
+    experiment = load_experiment(path, [str(CONFIGS / "paper.toml"), "model.num_centers=16"])
+    model = experiment.model
+    assert (model.dim, model.num_centers) == (64, 16)  # of the file below, and of the override
+    assert (model.memory, model.temperature, model.include_self) == (False, 0.0, True)
+    assert (model.dropout, model.item_mask, experiment.mus("image")) == (0.5, 0.0, (0.2,))
+    assert (experiment.optim.lr, experiment.optim.decay) == (3e-4, "none")
+
+
+@pytest.mark.parametrize("name", ["scientific", "scientific-benchmark", "sports", "demo"])
+def test_the_papers_letter_fits_over_every_configuration(name):
+    load_experiment(CONFIGS / f"{name}.toml", [str(CONFIGS / "paper.toml")])
+
+
+def test_a_later_file_replaces_single_keys_of_a_section(path, tmp_path):
+    over = tmp_path / "over.toml"
+    over.write_text("[model]\nnum_heads = 4\n[model.mu]\ntext = 1.0\nimage = 2.0\n")
+    model = load_experiment(path, ["model.num_heads=1", str(over), "model.mu.image=3.0"]).model
+    assert (model.dim, model.num_heads, model.mu) == (64, 4, {"text": 1.0, "image": 3.0})
+    with pytest.raises(InputError, match=r"none\.toml: no such configuration file"):
+        load_experiment(path, [str(tmp_path / "none.toml")])
+
+
+def test_transitions_are_searched_only_without_a_network(path):
+    space = "tune.space={transitions.decay={choice=[0.5,0.7]}}"
+    with pytest.raises(InputError, match=r"transitions\.decay.*model\.name = \"transitions\""):
+        load_experiment(path, [space])
+    load_experiment(path, [space, 'model={name="transitions"}'])
+
+
+def test_only_without_training_transitions_are_part_of_a_runs_identity(path):
+    changed = ["transitions.decay=0.5"]
+    assert load_experiment(path).identity() == load_experiment(path, changed).identity()
+    counts = ['model={name="transitions"}']
+    before, after = load_experiment(path, counts), load_experiment(path, [*counts, *changed])
+    assert before.identity() != after.identity()
 
 
 def test_local_paths_are_made_absolute_and_uris_kept(path):

@@ -51,7 +51,7 @@ STAGES = [
     "cooccurrence",
     "features/image",
     "propagated/image",
-    "neighbors/image/mu=0.2",
+    "neighbors/image/mu=1",
     "centers/image/k=4",
     "centroids/image/k=4",
 ]

@@ -52,7 +52,7 @@ def experiment(raw, root, **changes):
         "features": {"image": {"vectors": str(raw / "image.parquet")}},
         "graph": {"max_neighbors": 12},
         "spark": {"rows_per_file": 100},
-        "model": {"num_centers": 4, "memory": True},
+        "model": {"num_centers": 4, "memory": True, "mu": 0.2},
         "transitions": {"max_entries": 20},
     }
     return experiment_from(content | changes, "test")

@@ -29,7 +29,7 @@ def experiment_at(folder, **sections):
         "input": {"edition": "2018", "reviews": [str(folder / "reviews.json")]},
         "features": {m: {"vectors": str(folder / f"{m}.parquet")} for m in MODALITIES},
         "graph": {"max_neighbors": 3},
-        "model": {"memory": True, "num_neighbors": 3},
+        "model": {"memory": True, "num_neighbors": 3, "mu": 0.2},
         "transitions": SECTION,
         "spark": {"rows_per_file": 20},
     }

@@ -17,6 +17,7 @@ from safetensors.torch import load
 from small_dataset import small_experiment, write_dataset
 from torch import Tensor, distributed, nn
 
+from mdsrec import schema, tables
 from mdsrec.config import Experiment, OptimConfig
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
@@ -27,7 +28,7 @@ from training.data.sequences import SequenceReader
 from training.device import check_precision, has_bf16
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
-from training.distributed.schedule import FINAL, rate_factor, schedule_after, schedule_of
+from training.distributed.schedule import FINAL, decay_end, rate_factor, schedule_after, schedule_of
 from training.distributed.zero_state import full_state
 from training.layers.transformer import Block
 from training.models.mdsrec.model import MDSRec
@@ -70,7 +71,7 @@ def plain_losses(num_steps: int, optim: dict[str, Any] | None = None) -> list[fl
     adam = torch.optim.Adam(model.parameters())
     losses = []
     for step in range(num_steps):
-        adam.param_groups[0]["lr"] = 0.01 * rate_factor(config, step)
+        adam.param_groups[0]["lr"] = 0.01 * rate_factor(config, config.decay_steps, step)
         loss = model(*samples_of(step)) / SAMPLES
         adam.zero_grad()
         loss.backward()
@@ -272,7 +273,7 @@ def facts(folder: Path, two_ranks: Losses) -> list[dict[str, Any]]:
 
 
 def test_a_resumed_run_continues_its_schedule(facts: list[dict[str, Any]]) -> None:
-    rate = 0.01 * rate_factor(OptimConfig(**SCHEDULE), FIRST)
+    rate = 0.01 * rate_factor(OptimConfig(**SCHEDULE), SCHEDULE["decay_steps"], FIRST)
     assert [rank["rate"] for rank in facts] == [rate, rate]
 
 
@@ -315,7 +316,8 @@ def test_a_rank_that_cannot_write_does_not_make_the_others_wait(
 
 def test_the_rate_rises_in_the_warmup_and_falls_to_its_final_value() -> None:
     def factors(steps: list[int], **optim: Any) -> list[float]:
-        return [rate_factor(OptimConfig(**optim), step) for step in steps]
+        end = optim.get("decay_steps", 0)
+        return [rate_factor(OptimConfig(**optim), end, step) for step in steps]
 
     assert factors([0, 1, 999]) == [1, 1, 1]
     assert factors([0, 1, 2, 3, 4, 999], warmup_steps=4) == [1 / 4, 2 / 4, 3 / 4, 1, 1, 1]
@@ -329,6 +331,16 @@ def test_the_rate_rises_in_the_warmup_and_falls_to_its_final_value() -> None:
     assert quarter == pytest.approx(FINAL + (1 - FINAL) * (1 + math.cos(math.pi / 4)) / 2)
 
 
+def test_a_decay_in_epochs_ends_after_their_steps(tmp_path: Path) -> None:
+    optim = {"decay": "cosine", "decay_epochs": 3}
+    experiment = small_experiment(tmp_path, optim=optim, train={"batch_size": 24})
+    uri = tables.table_uri(experiment.root, "sequences")
+    tables.write_table(uri, [], schema.SEQUENCES, tables.Recipe({}, {}), {"prefixes": 100})
+    assert decay_end(experiment) == 3 * 5  # 100 prefixes in steps of 24
+    few = small_experiment(tmp_path, optim={**optim, "warmup_steps": 50})
+    assert decay_end(few) == 51  # after the warm-up
+
+
 def test_a_schedule_resumed_after_n_steps_has_the_rates_of_one_that_took_them() -> None:
     config = OptimConfig(lr=0.003, **SCHEDULE)
 
@@ -336,12 +348,12 @@ def test_a_schedule_resumed_after_n_steps_has_the_rates_of_one_that_took_them() 
         return torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=config.lr)
 
     adam = new_adam()
-    schedule = schedule_of(adam, config)
+    schedule = schedule_of(adam, config, config.decay_steps)
     for step in range(25):
         resumed = new_adam()
-        schedule_after(schedule_of(resumed, config), step)
+        schedule_after(schedule_of(resumed, config, config.decay_steps), step)
         rates = [group["lr"] for optimizer in (adam, resumed) for group in optimizer.param_groups]
-        assert rates == [config.lr * rate_factor(config, step)] * 2
+        assert rates == [config.lr * rate_factor(config, config.decay_steps, step)] * 2
         adam.step()
         schedule.step()
 
@@ -356,7 +368,20 @@ def test_a_schedule_resumed_after_n_steps_has_the_rates_of_one_that_took_them() 
             "offload optimizer needs zero_stage 1 or more; zero_stage is 0",
         ),
         (2, {}, {"offload": "all"}, "offload all needs zero_stage 3 or more; zero_stage is 2"),
-        (0, {"decay": "linear"}, {}, "decay linear needs decay_steps above warmup_steps = 0"),
+        (0, {"decay": "linear"}, {}, "decay linear needs decay_epochs or decay_steps"),
+        (
+            0,
+            {"decay": "linear", "decay_steps": 9, "decay_epochs": 2},
+            {},
+            "not both: decay_epochs is 2 and decay_steps is 9",
+        ),
+        (
+            0,
+            {"decay": "linear", "decay_steps": 9, "warmup_steps": 9},
+            {},
+            "decay linear needs decay_steps above warmup_steps = 9",
+        ),
+        (0, {"decay_epochs": 9}, {}, "decay_epochs 9 needs a decay"),
         (0, {"decay_steps": 9}, {}, "decay_steps 9 needs a decay"),
     ],
 )

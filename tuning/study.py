@@ -25,6 +25,7 @@ from tuning.stages import RunSpec, train_and_rank
 from tuning.trials import commonest_cause
 
 REFERENCE = "mdsrec"  # the model that the others are compared with
+NETWORK = "network"  # the channel without memory
 SHAPE = ("dim", "max_length", "num_layers", "num_heads", "inner_dim", "modalities")
 
 
@@ -109,7 +110,10 @@ def baseline_events(experiment: Experiment, run: RunSpec) -> dict[str, Events]:
 def study_table(
     experiment: Experiment, runs: Sequence[RunSpec], baselines: Mapping[str, Events]
 ) -> str:
-    """Return a Markdown table with a row per baseline and per model."""
+    """Return a Markdown table with a row per baseline and per model.
+
+    A model with a memory has a second row for its network only.
+    """
     cutoffs = experiment.eval.cutoffs
     metrics = [f"{metric}@{n}" for metric, n in product(("recall", "ndcg"), cutoffs)]
     compared = [f"{metric}@{cutoffs[0]}" for metric in ("recall", "ndcg")]
@@ -126,17 +130,21 @@ def study_table(
         events = events_of_model[model]
         other = reference if model != REFERENCE else None
         differences = _differences(events, other, compared)
-        rows.append(
-            [f"{model} ({len(seeds)})", *_means(events, metrics), *differences, *_cost(seeds)]
-        )
+        name = f"{model} ({len(seeds)})"
+        rows.append([name, *_means(events, metrics), *differences, *_cost(seeds)])
+        if seeds[0].experiment.uses_memory and seeds[0].experiment.model.is_trained:
+            network = _mean_events(seeds, cutoffs, NETWORK)
+            differences = _differences(network, reference, compared)
+            without = [f"{model} without memory", *_means(network, metrics), *differences]
+            rows.append([*without, *[""] * 4])
     header = ["model (seeds)", *metrics, *(f"{name} minus {REFERENCE}'s" for name in compared)]
     cost = ["parameters", "prefixes/s", "seconds to best", "best epoch"]
     return markdown_table([*header, *cost], rows)
 
 
-def _mean_events(runs: Sequence[RunSpec], cutoffs: tuple[int, ...]) -> Events:
+def _mean_events(runs: Sequence[RunSpec], cutoffs: tuple[int, ...], channel: str = "all") -> Events:
     """Return the metrics of each test event as the mean over the runs."""
-    first, *others = (read_events(run.paths.uri, cutoffs) for run in runs)
+    first, *others = (read_events(run.paths.uri, cutoffs, channel) for run in runs)
     return first._replace(values=np.mean([first.values, *(o.values for o in others)], axis=0))
 
 

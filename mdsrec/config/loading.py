@@ -40,7 +40,20 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 
 def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the content of a TOML file, changed by `overrides` and not validated."""
+    """Return the content of a TOML file, changed by `overrides` and not validated.
+
+    An override is `key=value`, or the path of another TOML file whose keys replace those before.
+    """
+    content = _read_file(path)
+    for override in overrides:
+        if override.endswith(".toml") and "=" not in override:
+            _merge(content, _read_file(override))
+        else:
+            _lay_over(content, override)
+    return content
+
+
+def _read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         _join_spark_settings(content)
@@ -52,9 +65,16 @@ def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         raise InputError(f"{path}: not UTF-8 text: save it in that encoding") from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
-    for override in overrides:
-        _lay_over(content, override)
     return content
+
+
+def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
+    """Replace the keys of nested sections by those of `other`."""
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(content.get(key), dict):
+            _merge(content[key], value)
+        else:
+            content[key] = value
 
 
 def _join_spark_settings(content: dict[str, Any]) -> None:

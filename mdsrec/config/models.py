@@ -20,23 +20,32 @@ from mdsrec.config.section import (
     Flag,
     Fraction,
     NonNegativeFloat,
+    NotIdentity,
     Positive,
     PositiveFloat,
     listed,
 )
 from mdsrec.errors import InputError
 
-DEFAULT_MU = 0.2  # the paper's value
+PAPER_MU = 0.2
 
 
 class MDSRecConfig(MultimodalConfig, TransformerConfig):
-    """MDSRec. Defaults are those of the paper, or common ones where it gives none."""
+    """MDSRec. Defaults are what validated best; those of the paper are in configs/paper.toml."""
 
     name: Literal["mdsrec"] = "mdsrec"
+    memory: NotIdentity[Flag] = True
+    """Add the memory of transitions, which is not trained, to the scores (section [transitions])."""
+    dropout: Fraction = 0.3
+    """Dropout probability."""
+    temperature: NonNegativeFloat = 0.12
+    """Scores are cosines divided by this; 0 means inner products, as the paper prints them."""
     mu_id: NonNegativeFloat = 16.0
     """mu^id of Eq. 3: weight of neighbors in the smoothed id embedding."""
-    mu: dict[str, NonNegativeFloat] = Field(default={})
-    """mu^m of Eq. 3 by modality. Unset means 0.2; 0 is the ablation w/o CRE."""
+    mu: NonNegativeFloat | dict[str, NonNegativeFloat] = 1.0
+    """mu^m of Eq. 3, of all modalities or by modality; 0 is the ablation w/o CRE. An empty section
+    means 0.2, the paper's value.
+    """
     num_neighbors: Count = 10
     """H, neighbors per item in each modality's graph (Eq. 4)."""
     num_centers: Positive = 32
@@ -45,9 +54,9 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
     """rho_m of Eq. 17, 22 and 23 by modality, with sum 1. Unset means uniform."""
     tau: PositiveFloat = 1.0
     """Temperature of the softmax over interest centers (Eq. 19)."""
-    include_self: Flag = True
+    include_self: Flag = False
     """Add the item itself to its H neighbors (A_ii = 1)."""
-    item_mask: Fraction = 0.0
+    item_mask: Fraction = 0.4
     """Share of a sequence's items that training hides, the "operations like masking" of Eq. 8."""
     item_graph: Flag = True
     """false is the ablation w/o MRGC: features mapped to D instead of the item graph."""
@@ -82,7 +91,7 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
         return self.rho.get(modality, 1 / num_modalities)
 
     def mus(self, modality: str) -> tuple[float, ...]:
-        return (self.mu.get(modality, DEFAULT_MU),)
+        return (self.mu.get(modality, PAPER_MU) if isinstance(self.mu, dict) else self.mu,)
 
     def all_num_centers(self) -> tuple[int, ...]:
         return (self.num_centers,)
@@ -90,7 +99,8 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
     def check(self, features: Sequence[str], graph: GraphConfig) -> None:
         super().check(features, graph)
         modalities = self.chosen(features)
-        _check_keys("model.mu", self.mu, modalities)
+        if isinstance(self.mu, dict):
+            _check_keys("model.mu", self.mu, modalities)
         _check_keys("model.rho", self.rho, modalities)
         total = fsum(self.rho.values())
         if self.rho and abs(total - 1) > 1e-6:

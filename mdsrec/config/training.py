@@ -21,7 +21,7 @@ from mdsrec.errors import InputError
 class OptimConfig(Section):
     """Adam (betas .9, .999, no weight decay)."""
 
-    lr: PositiveFloat = 3e-4
+    lr: PositiveFloat = 1e-3
     """Learning rate after warm-up."""
     gradient_clipping: NonNegativeFloat = 0.0
     """Largest norm of the gradient; 0 turns clipping off."""
@@ -29,19 +29,28 @@ class OptimConfig(Section):
     """Steps in which the learning rate rises linearly to lr."""
     decay: Literal["none", "linear", "cosine"] = "none"
     """Decay of the learning rate after warm-up, to lr / 100."""
+    decay_epochs: Count = 0
+    """Epoch of the run at which the decay ends."""
     decay_steps: Count = 0
-    """Step of the run at which the decay ends."""
+    """Step of the run at which the decay ends, if not given as decay_epochs."""
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
-        if self.decay != "none" and self.decay_steps <= self.warmup_steps:
+        ends = {key: getattr(self, key) for key in ("decay_epochs", "decay_steps")}
+        given = [key for key, value in ends.items() if value]
+        if self.decay == "none" and given:
+            raise ValueError(
+                f'{given[0]} {ends[given[0]]} needs a decay: set decay to "linear" or "cosine"'
+            )
+        if self.decay != "none" and len(given) != 1:
+            raise ValueError(
+                f"decay {self.decay} needs decay_epochs or decay_steps, and not both: "
+                f"{' and '.join(f'{key} is {value}' for key, value in ends.items())}"
+            )
+        if self.decay_steps and self.decay_steps <= self.warmup_steps:
             raise ValueError(
                 f"decay {self.decay} needs decay_steps above warmup_steps = {self.warmup_steps}; "
                 f"decay_steps is {self.decay_steps}"
-            )
-        if self.decay == "none" and self.decay_steps:
-            raise ValueError(
-                f'decay_steps {self.decay_steps} needs a decay: set decay to "linear" or "cosine"'
             )
         return self
 

@@ -14,7 +14,7 @@ from training.distributed.deepspeed_internals import (
     skip_shared_memory_all_reduce,
 )
 from training.distributed.engine_protocol import Engine
-from training.distributed.schedule import schedule_of
+from training.distributed.schedule import decay_end, schedule_of
 
 BUCKET = 2**23  # elements that ranks exchange at a time; a larger parameter is not copied
 
@@ -91,7 +91,7 @@ def initialize(model: Module, experiment: Experiment, device: torch.device) -> E
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=schedule_of(optimizer, experiment.optim),
+        lr_scheduler=schedule_of(optimizer, experiment.optim, decay_end(experiment)),
         config=deepspeed_config(experiment),
     )
     if experiment.train.zero_stage == 0:  # the other stages read BUCKET from the configuration

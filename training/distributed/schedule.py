@@ -6,18 +6,30 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from mdsrec.config import OptimConfig
+from mdsrec import tables
+from mdsrec.config import Experiment, OptimConfig
 
 FINAL = 0.01  # factor at the end of the decay
 
 
-def rate_factor(config: OptimConfig, step: int) -> float:
+def decay_end(experiment: Experiment) -> int:
+    """Return the step at which the decay ends, for epochs of prefixes / batch_size steps."""
+    config = experiment.optim
+    if not config.decay_epochs:
+        return config.decay_steps
+    uri = tables.table_uri(experiment.root, "sequences")
+    num_prefixes: int = tables.open_table(uri).counters["prefixes"]
+    steps_per_epoch = math.ceil(num_prefixes / experiment.train.batch_size)
+    return max(config.decay_epochs * steps_per_epoch, config.warmup_steps + 1)
+
+
+def rate_factor(config: OptimConfig, end: int, step: int) -> float:
     """Return the factor on `optim.lr` in the optimizer step after `step` others.
 
     It is 1/w, 2/w, ... 1 in the first w = `warmup_steps` steps. With a decay it then falls to FINAL
-    in step `decay_steps` and stays there.
+    in step `end` and stays there.
     """
-    warmup, end = config.warmup_steps, config.decay_steps
+    warmup = config.warmup_steps
     if step < warmup:
         return (step + 1) / warmup
     if config.decay == "none":
@@ -27,9 +39,9 @@ def rate_factor(config: OptimConfig, step: int) -> float:
     return FINAL + (1 - FINAL) * left
 
 
-def schedule_of(optimizer: Optimizer, config: OptimConfig) -> LambdaLR:
+def schedule_of(optimizer: Optimizer, config: OptimConfig, end: int) -> LambdaLR:
     """Return the schedule that sets the optimizer's rates; DeepSpeed calls its `step`."""
-    return LambdaLR(optimizer, partial(rate_factor, config))
+    return LambdaLR(optimizer, partial(rate_factor, config, end))
 
 
 def schedule_after(schedule: LambdaLR, steps: int) -> LambdaLR:
