@@ -98,8 +98,8 @@ def test_metrics_json_reads_back_as_written_and_has_a_stable_layout(tmp_path):
     assert RunMetrics.read(str(path)) == metrics_of_run
     content = json.loads(path.read_text())
     assert " ".join(content) == (
-        "name dataset tables weights ranks num_items cutoffs exclude_seen channel_weights items_with "
-        "lists users targets split interval ties curve slices"
+        "name dataset tables weights ranks num_items cutoffs exclude_seen channel_weights "
+        "items_with lists users targets split interval ties curve slices"
     )
     assert list(content["curve"]) == ["n", "test"]
     assert list(content["slices"]["test"]["text"]["with"]) == ["targets", "channels"]

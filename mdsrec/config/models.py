@@ -35,7 +35,7 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
 
     name: Literal["mdsrec"] = "mdsrec"
     memory: NotIdentity[Flag] = True
-    """Add the memory of transitions, which is not trained, to the scores (section [transitions])."""
+    """Add the memory of transitions (section [transitions]) to the scores; it is not trained."""
     dropout: Fraction = 0.3
     """Dropout probability."""
     temperature: NonNegativeFloat = 0.12
