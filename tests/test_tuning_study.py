@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,28 +84,32 @@ def test_an_unknown_model_is_reported(config):
         runs(config, "sasrec", overrides=("study.gru.optim.lr=1e-3",))
 
 
-def write_run(run: RunSpec, better: list[int], best_epoch: int) -> None:
-    """Write the results of a run. `better` is the number of items ranked above each target."""
+def write_run(
+    run: RunSpec,
+    better: list[int],
+    best_epoch: int = 0,
+    network: Sequence[int] = (),
+    parameters: int = 4321,
+) -> None:
+    """Write the results of a run.
+
+    `better` is the number of items ranked above each target, `network` that without the memory.
+    """
     count = len(better)
-    all_better = [*better, *[5] * count]
-    channels = ["all"] * count + ["popularity"] * count
-    table = pa.table(
-        {
-            "user": [*range(count)] * 2,
-            "target": [0] * 2 * count,
-            "split": ["test"] * 2 * count,
-            "channel": channels,
-            "better": all_better,
-            "ties": [0] * 2 * count,
-            "rank": [value + 1.0 for value in all_better],
-        }
-    ).cast(schema.RANKS)
+    ranked = {"all": better, "network": network, "popularity": [5] * count}
+    rows = [
+        (user, 0, "test", channel, value, 0, value + 1.0)
+        for channel, values in ranked.items()
+        for user, value in enumerate(values)
+    ]
+    columns = list(zip(*rows, strict=True))
+    table = pa.table(list(map(pa.array, columns)), names=schema.RANKS.names).cast(schema.RANKS)
     version = tables.new_version(f"{run.paths.uri}/ranks")
     Path(version).mkdir(parents=True)
     pq.write_table(table, f"{version}/part-00000.parquet")
     tables.commit(f"{run.paths.uri}/ranks", version, Recipe({}, {}), table.num_rows)
     epochs = [{"prefixes_per_second": pace, "seconds": 2.0} for pace in (100.0, 300.0)]
-    history = {"epochs": epochs, "best_epoch": best_epoch, "num_parameters": 4321}
+    history = {"epochs": epochs, "best_epoch": best_epoch, "num_parameters": parameters}
     files.write_json(f"{run.paths.uri}/history.json", history)
 
 
@@ -126,6 +131,25 @@ def test_the_table_has_means_over_the_runs_and_their_cost(config):
     assert mdsrec[1] == "1.0000 [1.0000, 1.0000]"
     assert sasrec[-4:-1] == ["4,321", "200", "3"]  # the best epochs ended after 2 s and 4 s
     assert sasrec[-1] == "1 of 2, 2 of 2"
+
+
+def test_a_model_with_a_memory_has_a_second_row_for_its_network(config):
+    overrides = ("eval.cutoffs=[10]", "model.memory=true")
+    finished = runs(config, "mdsrec", "transitions", overrides=overrides)
+    write_run(finished[0], [0] * 8, network=[99] * 2 + [0] * 6)
+    write_run(finished[1], [99] * 4 + [0] * 4, parameters=0)
+    lines = study_table(finished[0].experiment, finished, {}).splitlines()[2:]
+    mdsrec, network, transitions = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines
+    ]
+    assert [row[0] for row in (mdsrec, network, transitions)] == [
+        "mdsrec (1)",
+        "mdsrec without memory",
+        "transitions (1)",
+    ]
+    assert network[1].startswith("0.7500 [") and network[3].startswith("-0.2500 [")
+    assert transitions[3].startswith("-0.5000 [")
+    assert transitions[-4:] == ["0", "", "", ""]
 
 
 def test_a_study_with_failed_runs_is_an_error_that_names_the_cause(config, tmp_path, monkeypatch):
