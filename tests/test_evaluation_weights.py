@@ -105,7 +105,7 @@ def test_the_weights_stand_in_the_run_and_in_its_report(evaluated):
     assert stored["ndcg"]["all"] >= max(stored["ndcg"]["network"], 0)
     page = Path(RunPaths.of(evaluated).report).read_text()
     assert f"memory {stored['weights']['memory']:.3g}" in page
-    assert {"without memory", "memory only"} <= set(page.replace("<", ">").split(">"))
+    assert {"network only", "memory only"} <= set(page.replace("<", ">").split(">"))
 
 
 @pytest.mark.ray

@@ -14,12 +14,7 @@ NUM_STYLES = 5
 
 def channel_name(channel: str) -> str:
     """Return the channel's name as pages show it."""
-    names = {
-        "all": "all channels",
-        "network": "without memory",
-        "fused": "fused",
-        POPULARITY: "popularity",
-    }
+    names = {"all": "all channels", "fused": "fused", POPULARITY: "popularity"}
     return names.get(channel, f"{channel} only")
 
 

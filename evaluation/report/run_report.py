@@ -103,8 +103,8 @@ def weights_note(metrics: RunMetrics) -> str:
     listed = ", ".join(f"{channel} {weight:.3g}" for channel, weight in weights.items())
     return (
         f" Weights of the channels in the whole score, chosen on validation: {listed}. The memory "
-        'counts transitions and is not trained; "without memory" is the network with its own '
-        "weights."
+        "counts transitions and is not trained; seen is added to the items that a user had before. "
+        "Network only is the model with its own weights, without both."
     )
 
 
