@@ -1,24 +1,25 @@
 """Ranks and recommendations of a run, compared with other ways to compute them:
 `python -m benchmarks.exact CONFIG`
 
-The ranks table is compared with an argsort of all scores in float64, and with other sizes of
-batches and tiles. The recommendations are compared with a flat faiss index over the exported
-vectors. The run must have its ranks and recommendations (`python -m evaluation CONFIG` and
+The ranks table is compared with all scores in float64, and with other sizes of batches and tiles.
+The recommendations are compared with a plain sort of the scores that the exported tables give. The
+run must have its ranks and recommendations (`python -m evaluation CONFIG` and
 `python -m evaluation recommend CONFIG`).
 
-Shapes: B targets, C channels, X items, D width.
+Shapes: B targets, C channels, S sums of them, X items, D width.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from evaluation.baselines import Popularity
+from evaluation.channel_weights import load_weighted
+from evaluation.exported import Exported
 from evaluation.ranking import rank_targets, ranked_names
 from mdsrec import metrics, schema, tables
 from mdsrec.arrays import Counts
@@ -27,7 +28,7 @@ from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from mdsrec.text import markdown_table
 from training.data.sequences import SequenceReader, Target
-from training.inference import TrainedModel, load_trained
+from training.inference import TrainedModel
 
 PROG = "benchmarks.exact"
 BATCH = 256  # targets
@@ -45,20 +46,20 @@ COLUMNS = [
 def main(argv: Sequence[str] | None = None) -> None:
     parser = experiment_parser(PROG, __doc__ or "")
     experiment = experiment_of(parser.parse_intermixed_args(argv))
-    paths, trained = RunPaths.of(experiment), load_trained(experiment)
+    paths, trained = RunPaths.of(experiment), load_weighted(experiment)
     reader = SequenceReader(experiment)
     targets = reader.targets(0, reader.num_users)
     ranks = tables.read_table(paths.ranks, schema.RANKS)
     sizes = ", ".join(f"{key} {value}" for key, value in OTHER_SIZES.items())
     rows = [
-        _compare_ranks("argsort in float64", ranks, _better_by_argsort(trained, targets)),
+        _compare_ranks("all scores in float64", ranks, _better_in_float64(trained, targets)),
         _compare_ranks(sizes, ranks, _better_by_other_sizes(experiment, trained, targets)),
     ]
     print(markdown_table(COLUMNS, rows))
     print(_compare_recommendations(paths))
 
 
-def _better_by_argsort(trained: TrainedModel, targets: Sequence[Target]) -> Counts:
+def _better_in_float64(trained: TrainedModel, targets: Sequence[Target]) -> Counts:
     """Count the items above each target in every channel, in the order of the ranks table."""
     sums_SC = torch.stack([*trained.sums.values()]).double()
     num_ranked = len(ranked_names(trained)) - 1  # without popularity
@@ -72,9 +73,9 @@ def _better_by_argsort(trained: TrainedModel, targets: Sequence[Target]) -> Coun
         channels = torch.cat([channels, *sparse], dim=1)
         sums = torch.einsum("bcx,sc->bsx", channels, sums_SC)
         scores = torch.cat([sums, channels], dim=1)[:, :num_ranked]
-        order = scores.argsort(dim=2, descending=True)
-        own = torch.tensor([target.target for target in batch])
-        better.append((order == own[:, None, None]).nonzero()[:, 2].view(len(batch), -1).numpy())
+        own_B11 = torch.tensor([target.target for target in batch])[:, None, None]
+        own = scores.gather(2, own_B11.expand(-1, num_ranked, 1))
+        better.append((scores > own).sum(2).numpy())
     return np.concatenate(better).ravel()
 
 
@@ -117,26 +118,23 @@ def _groups(*columns: NDArray[np.object_]) -> Iterator[NDArray[np.bool_]]:
 
 
 def _compare_recommendations(paths: RunPaths) -> str:
-    """Return how many users have the same recommendations from a flat index over the vectors."""
+    """Return how many users have the same recommendations by the exported tables."""
     stored = tables.read_table(paths.recommendations, schema.RECOMMENDATIONS)
-    items, users = (
-        np.stack(tables.read_table(uri, columns)["vector"].to_numpy())
-        for uri, columns in (
-            (paths.item_vectors, schema.ITEM_VECTORS),
-            (paths.user_vectors, schema.USER_VECTORS),
-        )
-    )
-    index = faiss.IndexFlatIP(items.shape[1])
-    index.add(items)
-    top = len(stored["items"][0])
-    scores, found = index.search(users, top)
     own, own_scores = (np.stack(stored[key].to_numpy()) for key in ("items", "scores"))
-    same = (found == own).all(axis=1)
-    difference = np.abs(scores - own_scores).max()
-    reordered = (np.sort(found) == np.sort(own)).all(axis=1) & ~same
+    exported, top = Exported.read(paths.uri), own.shape[1]
+    same = reordered = 0
+    difference = 0.0
+    for first in range(0, len(own), BATCH):
+        batch = slice(first, first + BATCH)
+        scores, found = exported.scores(batch), exported.top(batch, top)
+        is_same = (found == own[batch]).all(axis=1)
+        same += int(is_same.sum())
+        reordered += int(((np.sort(found) == np.sort(own[batch])).all(axis=1) & ~is_same).sum())
+        of_own = np.take_along_axis(scores, own[batch], axis=1)
+        difference = max(difference, float(np.abs(of_own - own_scores[batch]).max()))
     return (
-        f"\ntop {top} of {len(own):,} users from a flat index: {same.sum():,} are the same, "
-        f"{reordered.sum():,} have another order, scores differ by at most {difference:.1e}"
+        f"\ntop {top} of {len(own):,} users from the exported tables: {same:,} are the same, "
+        f"{reordered:,} have another order, scores differ by at most {difference:.1e}"
     )
 
 
