@@ -87,7 +87,7 @@ def _derived_tables(space: Workspace, modality: str) -> dict[str, BuildFunction]
 
 def _memory_tables(space: Workspace) -> dict[str, BuildFunction]:
     experiment = space.experiment
-    if not experiment.uses_memory:
+    if not experiment.model.memory:
         return {}
     builder = TransitionsBuilder(space)
     return {

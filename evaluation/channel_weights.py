@@ -69,7 +69,8 @@ def load_weighted(experiment: Experiment) -> TrainedModel:
     )
     stored = files.read_json(paths.weights)
     if stored.get("rivals") != rivals.fingerprint:
-        chosen = _choose(trained, rivals.fingerprint, _read_rivals(paths.rivals, trained))
+        scores = read_rivals(paths.rivals, len(trained.channels))
+        chosen = _choose(trained, rivals.fingerprint, scores)
         stored = asdict(chosen)
         files.write_json(paths.weights, stored)
     return replace(trained, weight_of=stored["weights"])
@@ -109,9 +110,9 @@ def _choose(trained: TrainedModel, fingerprint: str, rivals: Rivals) -> ChosenWe
     return ChosenWeights(fingerprint, num_targets, weights, ndcg)
 
 
-def _read_rivals(uri: str, trained: TrainedModel) -> Rivals:
+def read_rivals(uri: str, num_channels: int) -> Rivals:
+    """Read the table `rivals` of a run."""
     rows = tables.read_table(uri, schema.RIVALS, ["differences"])["differences"].combine_chunks()
-    num_channels = len(trained.channels)
     flat = rows.flatten().to_numpy().reshape(-1, num_channels)
     return Rivals(flat, rows.value_lengths().to_numpy().astype(np.int64) // num_channels)
 

@@ -107,7 +107,7 @@ def dataset_manifests(experiment: Experiment) -> dict[str, Manifest]:
     """Return the manifests of the data set's tables that exist, in the order the ETL makes them."""
     names = ["interactions", "metadata", "rejects", "sequences", "items"]
     names.append(table_names.cooccurrence_name(experiment))
-    if experiment.uses_memory:
+    if experiment.model.memory:
         names += [table_names.transitions_name(experiment), table_names.memory_name(experiment)]
     for modality in experiment.modalities:
         names.append(table_names.features_name(modality))

@@ -7,7 +7,8 @@ channel makes its scores spread like those of the first one. Only the channel of
 a negative weight: users of some data come back to an item, users of other data do not.
 
 The search reads stored scores, so it costs no pass over the model: for each target the scores of
-its rivals, which are the items that some channel ranks highest. All other items score lower.
+its rivals, which are the items that some channel ranks highest. All other items are taken to score
+lower.
 
 C channels, n rivals of a target, T targets.
 """
@@ -75,6 +76,6 @@ def mean_ndcg(rivals: Rivals, weights: Sequence[float]) -> float:
 
 def _units(differences: Scores) -> Floats:
     """Return for each channel the weight at which its scores spread like the first channel's."""
-    spread = np.sqrt(np.square(differences, dtype=np.float64).mean(axis=0))
+    spread = np.sqrt(np.square(differences, dtype=np.float64).sum(axis=0))
     units: Floats = np.divide(spread[0], spread, out=np.zeros_like(spread), where=spread > 0)
     return units

@@ -70,7 +70,7 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         for k in experiment.all_num_centers():
             found[centers_name(experiment, modality, k)] = {"k": k}
             found[centroids_name(experiment, modality, k)] = {"k": k}
-    if experiment.uses_memory:
+    if experiment.model.memory:
         values = experiment.transitions.model_dump(mode="json")
         counting = {key: values[key] for key in COUNTING_KEYS}
         spreading = {key: values[key] for key in SPREADING_KEYS}

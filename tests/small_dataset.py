@@ -95,7 +95,7 @@ def write_dataset(experiment: Experiment, seed: int = 0, users_per_file: int = 2
         [rows, columns, O.numpy()[rows, columns]],
         seed,
     )
-    if experiment.uses_memory:
+    if experiment.model.memory:
         _write_memory(experiment, histories, seed)
     for number, modality in enumerate(experiment.features):
         has = np.ones(NUM_ITEMS, dtype=bool)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from random_runs import TWO_USERS, run_of, write_weights
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
+from benchmarks import channels
 from evaluation.channel_weights import load_weighted
 from evaluation.exported import Exported
 from evaluation.recommend import Options, recommend
@@ -58,10 +59,15 @@ def test_only_a_signed_channel_gets_a_negative_weight():
     assert found.weights[1] < -0.5
 
 
-channels = st.integers(1, 3)
+def test_targets_without_rivals_are_all_first():
+    rivals = Rivals(np.empty((0, 2), np.float32), np.zeros(3, np.int64))
+    assert search_weights(rivals, [1.0, 2.0]) == ([1.0, 2.0], 1.0)
 
 
-@given(st.data(), channels)
+num_channels = st.integers(1, 3)
+
+
+@given(st.data(), num_channels)
 def test_the_search_is_never_worse_than_its_start(data, num_channels):
     numbers = st.lists(st.integers(-4, 4), min_size=num_channels, max_size=num_channels)
     targets = data.draw(
@@ -165,6 +171,18 @@ def test_the_exported_tables_give_the_recommendations(evaluated):
     np.testing.assert_allclose(found, np.stack(rows["scores"].to_numpy()), atol=1e-4)
     assert (exported.top(slice(None), 7) == listed).mean() > 0.95  # the rest are near ties
     assert "memory" in {name for row in rows["channels"].to_pylist() for name in row}
+
+
+@pytest.mark.ray
+def test_the_benchmark_prints_every_channel_and_what_its_parts_are_worth(evaluated, capsys):
+    channels.main([run_of(evaluated)])
+    test, validation = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
+    means = metrics_of(evaluated)["split"]["test"]
+    assert [line.split()[1] for line in test[2:]] == [c for c in means if c != "popularity"]
+    assert test[2].split()[3] == f"{means['all']['recall@10']:.4f}"
+    memory = next(line for line in validation if line.startswith("| memory"))
+    stored = json.loads(Path(RunPaths.of(evaluated).weights).read_text())["ndcg"]
+    assert memory.split("|")[2].strip() == f"{stored['memory']:.4f}"
 
 
 @pytest.mark.ray

@@ -109,7 +109,7 @@ def load_trained(experiment: Experiment, device: torch.device | None = None) -> 
     item_tables = load_item_tables(experiment)
     model = _load_model(experiment, item_tables, content)
     model.to(device or torch.device("cpu")).eval()
-    memory = Memory.load(experiment) if experiment.uses_memory else None
+    memory = Memory.load(experiment) if experiment.model.memory else None
     of_memory = {} if memory is None else {MEMORY: 1.0, SEEN: 0.0}
     return TrainedModel(
         model=model,

@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer, get_device
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
-from mdsrec.config.model_base import FeatureModelConfig, NetworkConfig
+from mdsrec.config.model_base import FeatureModelConfig
 from mdsrec.errors import InputError, cause_of
 from mdsrec.logs import configure_logging
 from mdsrec.run_paths import RunPaths
@@ -249,12 +249,10 @@ def _check_room(experiment: Experiment) -> None:
 
     Models of features may have no item table.
     """
-    if not isinstance(experiment.model, NetworkConfig) or isinstance(
-        experiment.model, FeatureModelConfig
-    ):
+    if isinstance(experiment.model, FeatureModelConfig) or not experiment.model.is_trained:
         return
     num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
-    checkpoint = 3 * 4 * num_items * experiment.model.dim
+    checkpoint = 3 * 4 * num_items * experiment.network.dim
     files.check_room(experiment.root, checkpoint, "the checkpoints of this model")
 
 

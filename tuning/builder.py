@@ -25,7 +25,7 @@ def varying_tables(experiment: Experiment) -> set[str]:
     """
     needs = experiment.model.needs
     found = {table_names.cooccurrence_name(experiment)} if needs.cooccurrence else set()
-    if experiment.uses_memory:
+    if experiment.model.memory:
         found |= {table_names.transitions_name(experiment), table_names.memory_name(experiment)}
     for modality in experiment.modalities:
         if needs.neighbors:

@@ -132,7 +132,7 @@ def study_table(
         differences = _differences(events, other, compared)
         name = f"{model} ({len(seeds)})"
         rows.append([name, *_means(events, metrics), *differences, *_cost(seeds)])
-        if seeds[0].experiment.uses_memory and seeds[0].experiment.model.is_trained:
+        if seeds[0].experiment.model.memory and seeds[0].experiment.model.is_trained:
             network = _mean_events(seeds, cutoffs, NETWORK)
             differences = _differences(network, reference, compared)
             without = [f"{model} without memory", *_means(network, metrics), *differences]

@@ -18,18 +18,8 @@ Means = dict[str, float]  # by metric
 
 KEYS = (  # in the order of the file
     *("name", "dataset", "tables", "weights", "ranks", "num_items", "cutoffs", "exclude_seen"),
-    *(
-        "channel_weights",
-        "items_with",
-        "lists",
-        "users",
-        "targets",
-        "split",
-        "interval",
-        "ties",
-        "curve",
-        "slices",
-    ),
+    *("channel_weights", "items_with", "lists", "users", "targets", "split", "interval", "ties"),
+    *("curve", "slices"),
 )
 OPTIONAL = ("tables", "channel_weights", "items_with", "lists", "users", "ties")
 

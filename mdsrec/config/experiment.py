@@ -16,14 +16,8 @@ from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
 from mdsrec.config.transitions import TransitionsConfig
 from mdsrec.config.tune import TuneConfig
 
-RESERVED_MODALITIES = (
-    "id",
-    "all",
-    "network",
-    "fused",
-    "memory",
-    "popularity",
-)  # names of the evaluator's channels
+RESERVED_MODALITIES = ("id", "all", "network", "fused", "memory", "seen", "popularity")
+"""Names of the evaluator's channels."""
 
 
 class Experiment(Section):
@@ -103,14 +97,9 @@ class Experiment(Section):
         return self.model.chosen(tuple(self.features))
 
     @property
-    def uses_memory(self) -> bool:
-        """Return whether the memory of transitions is part of the scores."""
-        return self.model.memory
-
-    @property
     def memory_modalities(self) -> tuple[str, ...]:
         """Return the modalities over whose neighbors the memory is spread."""
-        spread = self.uses_memory and self.transitions.num_neighbors > 0
+        spread = self.model.memory and self.transitions.num_neighbors > 0
         return self.modalities if spread else ()
 
     def mus(self, modality: str) -> tuple[float, ...]:
