@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from mdsrec.config import TransitionsConfig
 from training.layers.queries import Queries
-from training.layers.scoring import count_channels, top_k_items
+from training.layers.scoring import Tiles, count_channels, top_k_items
 from training.layers.sparse_scores import SparseScores
 from training.memory import Memory, seen_items
 
@@ -109,6 +109,8 @@ def test_counts_with_a_memory_equal_a_comparison_of_all_scores(drawn, block, dat
     better, ties = count_channels(queries, sums, targets, block)
     assert torch.equal(better, (scores > own).sum(2))
     assert torch.equal(ties, (scores == own).sum(2) - 1)
+    # So one pass over the tiles is enough.
+    assert torch.equal(Tiles(queries, sums, block).expected_scores(targets), own[..., 0].T)
 
 
 @given(queries_with_memory(), st.integers(1, 150), st.integers(1, 5))
@@ -141,6 +143,7 @@ def test_a_single_channel_is_scored_alone():
 
 def test_seen_items_score_once():
     scores = seen_items([np.array([2, 0, 2], np.int32), np.empty(0, np.int32)], 4)
+    assert scores.rows.tolist() == [0, 0] and scores.items.tolist() == [0, 2]
     assert dense(scores, 2).tolist() == [[1, 0, 1, 0], [0, 0, 0, 0]]
 
 
