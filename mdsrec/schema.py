@@ -75,7 +75,9 @@ COOCCURRENCE = pa.schema({"item": pa.int32(), "other": pa.int32(), "score": pa.f
 """O of Eq. 2, both directions, sorted by (item, other)."""
 
 TRANSITIONS = COOCCURRENCE
-"""How often `other` follows `item` in training, and a share of the reverse; sorted alike."""
+"""How often `other` follows `item` in training, plus a share of how often it precedes it; sorted by
+(item, other).
+"""
 
 PROPAGATED = pa.schema({"item": pa.int32(), "vector": pa.list_(pa.float32())})
 """N(O) E of Eq. 3, sorted by item; only items that co-occur with one that has the modality."""

@@ -75,7 +75,7 @@ def _values(value: Any) -> Any:
 
 
 def _details(value: Any) -> Iterator[str]:
-    """Yield `Key: value` of a mapping; a pair without a key or a value is no text."""
+    """Yield `Key: value` of a mapping; a pair without a key or a value is left out."""
     for key, content in value.items() if isinstance(value, dict) else ():
         name = clean_text(replace_surrogates(str(key))).rstrip(": ")
         if not name:

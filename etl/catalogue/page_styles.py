@@ -41,7 +41,7 @@ AT_STATEMENT = re.compile(
 )
 MAX_OPEN = 100  # braces: more are neither a style sheet nor a text
 BRACE = re.compile(r"[{};]")
-# In a rule a brace may also stand in a string or an address.
+# Within a rule, strings and addresses may contain braces that open and close nothing.
 BRACE_OF_RULE = re.compile(
     r""" [{};] | "(?:[^"\\\n]++|\\.)*+"? | '(?:[^'\\\n]++|\\.)*+'? | \burl\([^)\n]*+\)? """,
     re.VERBOSE,

@@ -93,11 +93,11 @@ def _contents(items: DataFrame, config: FeatureConfig) -> tuple[DataFrame, dict[
         known = files.join(items.select("asin", "item"), "asin")
         return images.with_keys(known), {"unknown_asins": files.count() - known.count()}
     content = F.col("text" if config.sees == "text" else "image_url")
-    is_none = F.lit(config.sees == "images") & is_named_placeholder(content)
+    is_placeholder = F.lit(config.sees == "images") & is_named_placeholder(content)
     columns = {
         "content": content,
-        "key": F.when(~is_none, F.unhex(F.sha2(content.cast("binary"), 256))),
-        "missed": F.when(is_none, F.lit(NAMED_PLACEHOLDER)),
+        "key": F.when(~is_placeholder, F.unhex(F.sha2(content.cast("binary"), 256))),
+        "missed": F.when(is_placeholder, F.lit(NAMED_PLACEHOLDER)),
     }
     return items.where(content.isNotNull()).withColumns(columns).select("item", *columns), {}
 

@@ -20,7 +20,7 @@ PLACEHOLDER_NAME = (
 
 
 def is_named_placeholder(address: Column) -> Column:
-    """Return whether the name of an image says that it is none, however few items have it."""
+    """Return True where the name of an image is that of a placeholder, however few items have it."""
     return address.rlike(PLACEHOLDER_NAME)
 
 

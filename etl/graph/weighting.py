@@ -28,7 +28,7 @@ class Weighting(ABC):
 
     @property
     def scale(self) -> int:
-        """Return the integer that stands for a weight of 1."""
+        """Return the integer that represents a weight of 1."""
         return SCALE
 
     @abstractmethod
