@@ -20,7 +20,7 @@ PLACEHOLDER_NAME = (
 
 
 def is_named_placeholder(address: Column) -> Column:
-    """Return True where the name of an image is that of a placeholder, however few items have it."""
+    """Return True where an image has the name of a placeholder, however few items have it."""
     return address.rlike(PLACEHOLDER_NAME)
 
 
