@@ -10,7 +10,6 @@ given the n-th day, which keeps the published order.
 import argparse
 import gzip
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -108,12 +107,13 @@ def _lines(path: str) -> list[str]:
 
 def _write(path: Path, rows: Iterator[Mapping[str, object]]) -> int:
     """Write JSON lines, compressed without a time, so that equal rows give equal bytes."""
-    partial, count = path.with_name(f"{path.name}.partial"), 0
+    partial, num_rows = path.with_name(f"{path.name}.partial"), 0
     with partial.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-        for count, row in enumerate(rows, 1):
+        for row in rows:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    os.replace(partial, path)
-    return count
+            num_rows += 1
+    partial.replace(path)
+    return num_rows
 
 
 if __name__ == "__main__":
