@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from etl.features.vector_columns import id_column
 from mdsrec.command import run_command
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
@@ -45,10 +46,11 @@ def restrict(source: Path, target: Path, asins: frozenset[str]) -> tuple[int, in
 
 def _asins(path: Path) -> frozenset[str]:
     try:
-        return frozenset(pq.read_table(path, columns=["asin"])["asin"].to_pylist())
+        key = id_column(str(path), pq.read_schema(path))
+        return frozenset(pq.read_table(path, columns=[key])[key].to_pylist())
     except (OSError, KeyError, pa.ArrowException) as error:
         raise InputError(
-            f"{path}: not a Parquet file with a column asin: {first_line(error)}"
+            f"{path}: not a Parquet file with a column item_id or asin: {first_line(error)}"
         ) from None
 
 
@@ -101,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="Parquet files with a column asin",
+        help="Parquet files with a column item_id or asin",
     )
     arguments = parser.parse_args(argv)
     sources: list[Path] = [arguments.reviews, arguments.metadata]

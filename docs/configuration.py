@@ -57,7 +57,7 @@ NEW_VALUES: dict[str, Any] = {
     "features.NAME.fields": ["title"],
     "features.NAME.images": "url",
     "features.NAME.vectors": "ROOT/more.parquet",
-    "features.NAME.asins": None,
+    "features.NAME.ids": None,
     "graph.max_distance": 5,
     "graph.min_recall": 0.5,
     "graph.mu": [0.7],
@@ -250,7 +250,7 @@ SUBSECTIONS = (
 SHARED_KEYS = {f"model.{name}" for name in NetworkConfig.model_fields}
 MODALITY_OF_KEY = {
     "vectors": "vectors",
-    "asins": "vectors",
+    "ids": "vectors",
     "max_shared": "vectors",
     "images": "image",
 }

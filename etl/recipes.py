@@ -100,7 +100,7 @@ def _feature_hashes(config: FeatureConfig, hashes: ContentHashes) -> dict[str, s
         if config.images in (None, "url"):
             return encoder
         return encoder | {"images": folder_identity(config.images, hashes)}
-    files = raw_files([uri for uri in (config.vectors, config.asins) if uri], (".parquet",))
+    files = raw_files([uri for uri in (config.vectors, config.ids) if uri], (".parquet",))
     return _numbered("vectors", hashes.of_files(files))
 
 

@@ -117,11 +117,11 @@ def nearest_neighbors(
 
 
 def read_items(experiment: Experiment, items: set[int]) -> dict[int, Item]:
-    """Read asin and title of items."""
+    """Read item id and title of items."""
     uri = tables.table_uri(experiment.root, "items")
     selected = pc.field("item").isin(sorted(items))
-    rows = _read_rows(uri, schema.ITEMS, selected, ["item", "asin", "title"]).to_pylist()
-    return {row["item"]: Item(row["asin"], (row["title"] or "")[:TITLE] or None) for row in rows}
+    rows = _read_rows(uri, schema.ITEMS, selected, ["item", "item_id", "title"]).to_pylist()
+    return {row["item"]: Item(row["item_id"], (row["title"] or "")[:TITLE] or None) for row in rows}
 
 
 def _read_rows(

@@ -23,7 +23,7 @@ Pair = tuple[float, float]  # rank, rank to compare with
 class Item:
     """An item as a page shows it."""
 
-    asin: str
+    item_id: str
     title: str | None  # at most TITLE characters
 
 
@@ -49,7 +49,7 @@ class Cases:
     """All of cases.json."""
 
     ranks: str  # fingerprint of the ranks table
-    pictures: str | None  # folder of files ASIN.jpg
+    pictures: str | None  # folder of files ITEM_ID.jpg
     cases: list[Case]  # by user
     items: dict[int, Item]
 
@@ -76,9 +76,9 @@ class Cases:
         pairs = {c: [(case.rank["all"], case.rank[c]) for case in self.cases] for c in channels}
         return [(channel, self.cases[index]) for channel, index in most_distinctive(pairs).items()]
 
-    def asins(self, cases: Iterable[Case]) -> set[str]:
-        """Return the asins of all items in the given cases."""
-        return {self.items[item].asin for case in cases for item in case.items()}
+    def item_ids(self, cases: Iterable[Case]) -> set[str]:
+        """Return the ids of all items in the given cases."""
+        return {self.items[item].item_id for case in cases for item in case.items()}
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class DistinctiveCase:
     cases: list[Case]  # of the user, by run
     items: dict[int, Item]
 
-    def asins(self) -> set[str]:
+    def item_ids(self) -> set[str]:
         shown = set().union(*(case.items() for case in self.cases))
-        return {self.items[item].asin for item in shown}
+        return {self.items[item].item_id for item in shown}
 
 
 def distinctive_cases(runs: Sequence[Cases | None]) -> list[DistinctiveCase]:

@@ -61,8 +61,8 @@ def _comparison_data(runs: Sequence[EvaluatedRun]) -> ComparisonData:
     differences = [difference(other.users, other.values, first.values) for other in others]
     cases = distinctive_cases([run.cases for run in runs])
     folder = next((run.cases.pictures for run in runs if run.cases and run.cases.pictures), None)
-    asins = {asin for case in cases for asin in case.asins()}
-    pictures = load_thumbnails(folder, sorted(asins))
+    ids = {item_id for case in cases for item_id in case.item_ids()}
+    pictures = load_thumbnails(folder, sorted(ids))
     return ComparisonData(runs, differences, first.names, cases, pictures)
 
 

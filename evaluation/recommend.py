@@ -123,14 +123,14 @@ def item_vector_batches(experiment: Experiment, trained: TrainedModel) -> Iterat
     """Yield rows of the item vectors of all channels, concatenated to [C D]."""
     vectors_CXD = trained.item_vectors()
     uri = tables.table_uri(experiment.root, "items")
-    names = tables.read_table(uri, schema.ITEMS, ["asin", "title"])
+    names = tables.read_table(uri, schema.ITEMS, ["item_id", "title"])
     for first in range(0, trained.num_items, ITEM_BATCH):
         vectors_nCD = vectors_CXD[:, first : first + ITEM_BATCH].transpose(0, 1)
         flat = pa.array(vectors_nCD.reshape(-1).numpy())
         offsets = pa.array(np.arange(len(vectors_nCD) + 1, dtype=np.int32) * vectors_nCD[0].numel())
         columns = {
             "item": pa.array(np.arange(first, first + len(vectors_nCD), dtype=np.int32)),
-            "asin": names["asin"].slice(first, len(vectors_nCD)),
+            "item_id": names["item_id"].slice(first, len(vectors_nCD)),
             "title": names["title"].slice(first, len(vectors_nCD)),
             "vector": pa.ListArray.from_arrays(offsets, flat),  # also without channels
         }

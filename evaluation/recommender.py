@@ -29,14 +29,14 @@ class UserBatch(NamedTuple):
 
 
 class ItemNames(NamedTuple):
-    """Asin and title of every item, each in one array: `take` would join several at every call."""
+    """Id and title of every item, each in one array: `take` would join several at every call."""
 
-    asins: pa.LargeStringArray
+    item_ids: pa.LargeStringArray
     titles: pa.LargeStringArray
 
     @classmethod
     def read(cls, experiment: Experiment) -> Self:
-        uri, names = tables.table_uri(experiment.root, "items"), ["asin", "title"]
+        uri, names = tables.table_uri(experiment.root, "items"), ["item_id", "title"]
         rows = tables.read_table(uri, schema.ITEMS, names)
         # large: the titles of all items may have more bytes than a string array can address
         return cls(*(rows[name].cast(pa.large_string()).combine_chunks() for name in names))
@@ -139,7 +139,7 @@ def _recommendation_rows(
     listed = pa.array(items.cpu().numpy()[is_item])
     lists = {
         "items": listed,
-        "asins": names.asins.take(listed),
+        "item_ids": names.item_ids.take(listed),
         "titles": names.titles.take(listed),
         "scores": pa.array(scores.cpu().numpy()[is_item]),
         "channels": pa.array(channels[is_item], pa.string()),

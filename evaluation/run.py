@@ -41,7 +41,7 @@ def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFI
     metrics.write(paths.metrics)
     cases = case_study(experiment, trained)
     cases.write(paths.cases)
-    asins = cases.asins(case for _, case in cases.by_channel())
+    ids = cases.item_ids(case for _, case in cases.by_channel())
     # [spark] is left out: it does not affect the results and may hold credentials of a store.
     config = {key: value for key, value in experiment.resolved().items() if key != "spark"}
     data = ReportData(
@@ -51,7 +51,7 @@ def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFI
         manifests=dataset_manifests(experiment),
         next_steps=next_steps(experiment, command),
         cases=cases,
-        pictures=load_thumbnails(cases.pictures, sorted(asins)),
+        pictures=load_thumbnails(cases.pictures, sorted(ids)),
     )
     files.write_bytes(paths.report, report_page(data).encode())
     return _screen(metrics, paths.report, data.next_steps)

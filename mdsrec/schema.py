@@ -1,12 +1,13 @@
 """The contract between the stages: schema, order and meaning of every table.
 
-`item` and `user` are dense 0-based integers: the ranks of asin and user_id in binary order. All
+`item` and `user` are dense 0-based integers: the ranks of item_id and user_id in binary order. All
 vectors of a table have the same width, written in its manifest as `counters.width`.
 """
 
 import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
+"""Tables of another version are built again. Version 2: the column asin is named item_id."""
 
 
 INTERACTIONS = pa.schema(
@@ -14,7 +15,7 @@ INTERACTIONS = pa.schema(
         "file": pa.int32(),  # position in the configuration; (file, line) is the input order
         "line": pa.int64(),  # 1-based
         "user_id": pa.string(),
-        "asin": pa.string(),
+        "item_id": pa.string(),
         "time": pa.int64(),  # seconds since 1970; milliseconds in edition 2023
     }
 )
@@ -24,7 +25,7 @@ METADATA = pa.schema(
     {
         "file": pa.int32(),
         "line": pa.int64(),
-        "asin": pa.string(),
+        "item_id": pa.string(),
         "title": pa.string(),
         "features": pa.string(),
         "description": pa.string(),
@@ -47,7 +48,7 @@ REJECTS = pa.schema(
 ITEMS = pa.schema(
     {
         "item": pa.int32(),
-        "asin": pa.string(),
+        "item_id": pa.string(),
         "title": pa.string(),
         "text": pa.string(),  # input of the encoder; null means no text
         "image_url": pa.string(),
@@ -118,7 +119,7 @@ RECOMMENDATIONS = pa.schema(
         "user": pa.int64(),
         "user_id": pa.string(),
         "items": pa.list_(pa.int32()),  # with the highest score (Eq. 22), ties by item
-        "asins": pa.list_(pa.string()),
+        "item_ids": pa.list_(pa.string()),
         "titles": pa.list_(pa.string()),  # null where an item has none
         "scores": pa.list_(pa.float32()),
         "channels": pa.list_(pa.string()),  # channel with the largest term of each score
@@ -150,7 +151,7 @@ the history get `seen_weight` more.
 ITEM_VECTORS = pa.schema(
     {
         "item": pa.int32(),
-        "asin": pa.string(),
+        "item_id": pa.string(),
         "title": pa.string(),  # null means it has none
         "vector": pa.list_(pa.float32()),
     }

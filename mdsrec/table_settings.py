@@ -26,7 +26,7 @@ SPLIT_RULES = {
     "leave_one_out": "the last event tests, the one before validates; fewer than 3 events train",
     "global_time": "events before the first cut train, before the second validate, later ones test",
 }
-COLD_RULE = "an item is cold where CRC-32 of its asin (UTF-8) is below cold_share * 2^32"
+COLD_RULE = "an item is cold where CRC-32 of its id (UTF-8) is below cold_share * 2^32"
 
 
 def text_fields(experiment: Experiment) -> tuple[str, ...]:

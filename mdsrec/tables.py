@@ -30,6 +30,10 @@ ABANDONED_AFTER = 86_400  # seconds
 READ_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
+class OtherVersionError(InputError):
+    """A table that another version of this program wrote."""
+
+
 @dataclass(frozen=True)
 class DataFile:
     path: str  # below the table's folder
@@ -90,7 +94,7 @@ def read_manifest(uri: str) -> Manifest | None:
     except READ_ERRORS as error:
         raise InputError(f"{uri}/{MANIFEST}: damaged ({first_line(error)}): rebuild it") from None
     if manifest.schema_version != schema.VERSION:
-        raise InputError(
+        raise OtherVersionError(
             f"{uri}: schema version {manifest.schema_version}, "
             f"this program reads {schema.VERSION}: rebuild it"
         )

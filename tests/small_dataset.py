@@ -61,13 +61,13 @@ def write_dataset(experiment: Experiment, seed: int = 0, users_per_file: int = 2
     training = [history[:end] for history, end in zip(histories, train_end, strict=True)]
     num_train = np.bincount(np.concatenate(training).astype(int), minlength=NUM_ITEMS)
     item = np.arange(NUM_ITEMS, dtype=np.int32)
-    asin = [f"B{i:04d}" for i in item]
+    item_id = [f"B{i:04d}" for i in item]
     titles = [title_of(i) for i in item]
     _write(
         experiment,
         "items",
         schema.ITEMS,
-        [item, asin, titles, titles, [None] * NUM_ITEMS, num_train],
+        [item, item_id, titles, titles, [None] * NUM_ITEMS, num_train],
         seed,
     )
     users = np.arange(NUM_USERS)

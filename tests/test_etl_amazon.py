@@ -29,7 +29,7 @@ def reason(edition: str, raw: bytes) -> str:
     ],
 )
 def test_a_review_keeps_user_item_and_time_in_the_edition_s_unit(edition, record, time):
-    assert review_record(edition, line(record)) == {"user_id": "A1", "asin": "B1", "time": time}
+    assert review_record(edition, line(record)) == {"user_id": "A1", "item_id": "B1", "time": time}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_metadata_of_2014_are_python_literals():
         rb" 'imUrl': 'http://i/1.jpg', 'categories': [['Toys', 'Games'], ['Gifts']]}"
     )
     assert metadata_record("2014", raw) == {
-        "asin": "B1",
+        "item_id": "B1",
         "title": r"A \d title",
         "features": None,
         "description": "It is good",
@@ -110,7 +110,7 @@ def test_metadata_of_2018_join_lists_and_prefer_the_high_resolution_image():
         "imageURLHighRes": ["http://large"],
     }
     assert metadata_record("2018", line(record)) == {
-        "asin": "B1",
+        "item_id": "B1",
         "title": "T",
         "features": "f1\nf2",
         "description": None,
@@ -125,7 +125,7 @@ def test_metadata_of_2018_join_lists_and_prefer_the_high_resolution_image():
 def test_metadata_of_2023_use_the_main_image_and_the_parent_asin():
     images = [{"large": "http://a", "variant": "PT01"}, {"thumb": "http://b", "variant": "MAIN"}]
     found = metadata_record("2023", line({"parent_asin": "B1", "store": "S", "images": images}))
-    assert (found["asin"], found["brand"], found["image_url"]) == ("B1", "S", "http://b")
+    assert (found["item_id"], found["brand"], found["image_url"]) == ("B1", "S", "http://b")
 
 
 @pytest.mark.parametrize(

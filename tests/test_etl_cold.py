@@ -11,14 +11,14 @@ from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from mdsrec.table_settings import table_settings
 
-EVENTS = "user_id string, asin string, time long, file int, line long"
+EVENTS = "user_id string, item_id string, time long, file int, line long"
 SHARE = 0.5
 WARM = "ade"  # b, c and g are cold by their CRC-32
 ALL = ("sequences", "items", "cooccurrence")
 
 
 def sequences_without_cold(spark, histories, cut=None):
-    """Return {user: (asins, train_end, valid_end)}.
+    """Return {user: (items, train_end, valid_end)}.
 
     A history is a word: a letter is an item, with one event per day.
     """
@@ -26,16 +26,16 @@ def sequences_without_cold(spark, histories, cut=None):
     from etl.catalogue.sequences import build_sequences, dense_ids
 
     rows = [
-        (user, asin, time, 0, 100 * number + time)
-        for number, (user, asins) in enumerate(histories.items())
-        for time, asin in enumerate(asins)
+        (user, item_id, time, 0, 100 * number + time)
+        for number, (user, ids) in enumerate(histories.items())
+        for time, item_id in enumerate(ids)
     ]
     events = spark.createDataFrame(rows, EVENTS)
-    catalogue = dense_ids(events, "asin", "item")
-    asin_of = {row["item"]: row.asin for row in catalogue.collect()}
+    catalogue = dense_ids(events, "item_id", "item")
+    id_of = {row["item"]: row.item_id for row in catalogue.collect()}
     found = build_sequences(drop_cold(events, SHARE, cut), catalogue, cut).collect()
     return {
-        row.user_id: ("".join(asin_of[i] for i in row["items"]), row.train_end, row.valid_end)
+        row.user_id: ("".join(id_of[i] for i in row["items"]), row.train_end, row.valid_end)
         for row in found
     }
 
@@ -138,11 +138,11 @@ def test_cold_items_keep_their_ids_and_are_not_in_any_training_data(built):
     experiment, manifests = built
     # u: a d | e | g, v: a | d | b, w: d e a | d | e, x is dropped
     items = {
-        row["asin"]: (row["item"], row["num_train"])
+        row["item_id"]: (row["item"], row["num_train"])
         for row in read(experiment, "items").to_pylist()
     }
     assert items == {"a": (0, 3), "b": (1, 0), "c": (2, 0), "d": (3, 2), "e": (4, 1), "g": (5, 0)}
-    warm = {items[asin][0] for asin in WARM}
+    warm = {items[item_id][0] for item_id in WARM}
     o = read(experiment, "cooccurrence").to_pydict()
     assert {*o["item"], *o["other"]} == warm
     for row in read(experiment, "sequences").to_pylist():

@@ -18,7 +18,7 @@ READERS = {  # the tables that read an input file
     "raw/a.json": ["interactions", "rejects"],
     "meta.json": ["metadata", "rejects"],
     "vectors.npy": ["features/ready"],
-    "asins.txt": ["features/ready"],
+    "ids.txt": ["features/ready"],
     "images/B1.jpg": ["features/image"],
     "encoder/weights": ["features/image"],
 }
@@ -46,7 +46,7 @@ def hashes_by_table(folder):
                 "metadata": [f"{folder}/meta.json"],
             },
             "features": {
-                "ready": {"vectors": f"{folder}/vectors.npy", "asins": f"{folder}/asins.txt"},
+                "ready": {"vectors": f"{folder}/vectors.npy", "ids": f"{folder}/ids.txt"},
                 "image": {"encoder": f"{folder}/encoder", "images": f"{folder}/images"},
             },
         },
@@ -99,7 +99,7 @@ def test_one_other_byte_makes_the_tables_that_read_it_outdated(folder, path, rea
 def test_an_unchanged_file_is_read_once_and_a_touched_one_again(folder, monkeypatch):
     names = files_read(monkeypatch)
     before = hashes_by_table(folder)
-    first = ["B1.jpg", "B2.png", "a.json", "asins.txt", "b.json", "meta.json", "vectors.npy"]
+    first = ["B1.jpg", "B2.png", "a.json", "b.json", "ids.txt", "meta.json", "vectors.npy"]
     assert sorted(names) == sorted([*first, "weights"])
     names.clear()
     assert hashes_by_table(folder) == before

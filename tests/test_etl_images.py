@@ -343,7 +343,7 @@ def test_images_of_a_folder_belong_to_the_items_they_are_named_after(spark, tmp_
     (folder / "B3.jpg").write_bytes(b"no image")
     (folder / "B4.gif").write_bytes(random_image(4)[:-200])
     (folder / "UNKNOWN.png").write_bytes(random_image(5))
-    items = spark.createDataFrame([(n, f"B{n}") for n in range(6)], "item int, asin string")
+    items = spark.createDataFrame([(n, f"B{n}") for n in range(6)], "item int, item_id string")
     config = FeatureConfig(encoder=str(tmp_path / "model"), images=str(folder))
     cache = tmp_path / f"cache-{tasks}"
     located = encode_items(items.repartition(tasks), config, str(cache), tasks, "features/image")
@@ -351,14 +351,14 @@ def test_images_of_a_folder_belong_to_the_items_they_are_named_after(spark, tmp_
         "encoded": 2,  # two items share an image
         "cached": 0,
         "damaged_cache_files": 0,
-        "unknown_asins": 1,
+        "unknown_ids": 1,
         "missed: broken image": 1,
         "missed: not an image": 1,
     }
     found = vectors_by_item(located, tmp_path / f"table-{tasks}", tasks)
     assert_close(found, expected_vectors(tmp_path, contents))
     (folder / "B1.jpeg").write_bytes(random_image(1))
-    with pytest.raises(InputError, match=r"asin B1 has two images, .*B1\.PNG and .*B1\.jpeg"):
+    with pytest.raises(InputError, match=r"item B1 has two images, .*B1\.PNG and .*B1\.jpeg"):
         encode_items(items, config, cache, 2, "features/image")
 
 

@@ -50,9 +50,9 @@ def experiment(tmp_path, **sections):
     return experiment_from(content | sections, "test")
 
 
-def write_vectors(path, asins, rows):
+def write_vectors(path, ids, rows):
     vectors = pa.array([list(map(float, row)) for row in rows], pa.list_(pa.float32()))
-    pq.write_table(pa.table({"asin": pa.array(asins, pa.string()), "vector": vectors}), path)
+    pq.write_table(pa.table({"item_id": pa.array(ids, pa.string()), "vector": vectors}), path)
     return str(path)
 
 
@@ -180,27 +180,27 @@ def test_reviews_of_another_edition_are_an_error_not_an_empty_table(spark, tmp_p
 
 @pytest.mark.spark
 @pytest.mark.parametrize(
-    ("asins", "rows", "words"),
+    ("ids", "rows", "words"),
     [
-        (["B0", "B1", "B2"], [[1, 2], [1, 2], [1, 2, 3]], "asin B2 has width 3, expected 2"),
-        (["B0", "B1"], [[1, 2], [np.nan, 2]], "asin B1 holds a NaN"),
-        (["B0", "B1"], [[1, 2], [1, np.inf]], "asin B1 holds a NaN, null or infinity"),
-        (["B0", "B0"], [[1, 2], [3, 4]], "asin B0 has 2 vectors"),
-        (["Z", "Y"], [[1, 2], [3, 4]], "none of its 2 asins belongs to an item"),
+        (["B0", "B1", "B2"], [[1, 2], [1, 2], [1, 2, 3]], "item B2 has width 3, expected 2"),
+        (["B0", "B1"], [[1, 2], [np.nan, 2]], "item B1 holds a NaN"),
+        (["B0", "B1"], [[1, 2], [1, np.inf]], "item B1 holds a NaN, null or infinity"),
+        (["B0", "B0"], [[1, 2], [3, 4]], "item B0 has 2 vectors"),
+        (["Z", "Y"], [[1, 2], [3, 4]], "none of its 2 ids belongs to an item"),
         ([], [], "no vectors"),
     ],
 )
-def test_a_wrong_vector_is_an_error_with_its_asin(spark, tmp_path, asins, rows, words):
+def test_a_wrong_vector_is_an_error_with_its_item(spark, tmp_path, ids, rows, words):
     with pytest.raises(InputError) as error:
-        locate(spark, write_vectors(tmp_path / "v.parquet", asins, rows))
+        locate(spark, write_vectors(tmp_path / "v.parquet", ids, rows))
     assert words in one_line(error)
 
 
-def locate(spark, vectors, asins=None):
+def locate(spark, vectors, ids=None):
     from etl.features.vectors import locate_vectors
 
-    catalogue = spark.createDataFrame([("B0", 0), ("B1", 1)], "asin string, item int")
-    return locate_vectors(spark, FeatureConfig(vectors=vectors, asins=asins), catalogue, 2)
+    catalogue = spark.createDataFrame([("B0", 0), ("B1", 1)], "item_id string, item int")
+    return locate_vectors(spark, FeatureConfig(vectors=vectors, ids=ids), catalogue, 2)
 
 
 @pytest.mark.spark
@@ -210,19 +210,19 @@ def test_unusable_files_of_vectors_are_named(spark, tmp_path):
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(InputError, match="not Parquet"):
         locate(spark, str(tmp_path / "text.parquet"))
-    pq.write_table(pa.table({"asin": ["B0"]}), tmp_path / "c.parquet")
-    with pytest.raises(InputError, match="no column vector; there is asin"):
+    pq.write_table(pa.table({"item_id": ["B0"]}), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="no column vector; there is item_id"):
         locate(spark, str(tmp_path / "c.parquet"))
     np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float32))
-    (tmp_path / "asins.txt").write_text("B0\nB1\n")
-    with pytest.raises(InputError, match=r"3 rows, but .*asins\.txt has 2 asins"):
-        locate(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
+    (tmp_path / "ids.txt").write_text("B0\nB1\n")
+    with pytest.raises(InputError, match=r"3 rows, but .*ids\.txt has 2 ids"):
+        locate(spark, str(tmp_path / "v.npy"), str(tmp_path / "ids.txt"))
 
 
 @pytest.mark.spark
-def test_npy_rows_belong_to_the_lines_of_asins_and_zero_vectors_are_dropped(spark, tmp_path):
+def test_npy_rows_belong_to_the_lines_of_ids_and_zero_vectors_are_dropped(spark, tmp_path):
     np.save(tmp_path / "v.npy", np.array([[9, 9], [0, 0], [1, 2]], dtype=np.float64))
-    (tmp_path / "asins.txt").write_text("Z\nB0\nB1\n")
-    located = locate(spark, str(tmp_path / "v.npy"), str(tmp_path / "asins.txt"))
+    (tmp_path / "ids.txt").write_text("Z\nB0\nB1\n")
+    located = locate(spark, str(tmp_path / "v.npy"), str(tmp_path / "ids.txt"))
     assert {i: v.tolist() for i, v in vectors_by_item(located, tmp_path).items()} == {1: [1.0, 2.0]}
-    assert located.counters == {"unknown_asins": 1, "zero_vectors": 1}
+    assert located.counters == {"unknown_ids": 1, "zero_vectors": 1}

@@ -72,7 +72,7 @@ def test_a_full_catalogue_has_items_without_interactions_and_items_outside_the_k
     full = experiment(tmp_path, [{"asin": asin} for asin in "acdea"])
     manifests = build_tables(full, spark)
     rows = tables.read_table(tables.table_uri(full.root, "items"), schema.ITEMS).to_pylist()
-    assert {row["asin"]: (row["item"], row["num_train"]) for row in rows} == {
+    assert {row["item_id"]: (row["item"], row["num_train"]) for row in rows} == {
         "a": (0, 0),
         "b": (1, 2),
         "c": (2, 0),
@@ -121,7 +121,7 @@ def test_markup_is_no_text_and_what_is_missing_or_shared_is_counted_and_logged(
     assert "has a text" not in caplog.text
     rows = tables.read_table(tables.table_uri(full.root, "items"), schema.ITEMS).to_pylist()
     assert {row["title"] for row in rows} == {None}
-    assert {row["asin"]: row["text"] for row in rows if row["asin"] in "bd"} == {
+    assert {row["item_id"]: row["text"] for row in rows if row["item_id"] in "bd"} == {
         "b": "Strong",
         "d": None,
     }

@@ -99,8 +99,8 @@ def test_ids_are_dense_and_tables_are_in_order(built):
     first, manifests = built
     for name, key in [("items", "item"), ("sequences", "user")]:
         assert table(first, name).column(key).to_pylist() == list(range(manifests[name].rows))
-    asins = table(first, "items").column("asin").to_pylist()
-    assert asins == sorted(asins, key=str.encode)
+    ids = table(first, "items").column("item_id").to_pylist()
+    assert ids == sorted(ids, key=str.encode)
     pairs = table(first, "cooccurrence").select(["item", "other"]).to_pylist()
     assert [(p["item"], p["other"]) for p in pairs] == sorted(
         (p["item"], p["other"]) for p in pairs

@@ -67,7 +67,7 @@ def test_images_of_a_folder_are_named_after_their_items(spark, folder, spelled):
     for name in NAMES:
         (folder / f"{name}.jpg").write_text(name)
     rows = files_of_items(spark, spelled(folder)).collect()
-    found = {row.asin: (read_bytes(row.content) or b"").decode() for row in rows}
+    found = {row.item_id: (read_bytes(row.content) or b"").decode() for row in rows}
     assert found == {name: name for name in NAMES}
 
 

@@ -29,7 +29,7 @@ def experiment(folder, **features):
     [
         ({"encoder": "no_such_model_anywhere"}, "cannot be loaded"),
         ({"encoder": "{folder}"}, r"no modules\.json or config\.json in it"),
-        ({"vectors": "{folder}/none.npy", "asins": "{folder}/reviews.json"}, "no such file"),
+        ({"vectors": "{folder}/none.npy", "ids": "{folder}/reviews.json"}, "no such file"),
         ({"vectors": "{folder}/reviews.json"}, "not Parquet"),
         ({"encoder": "m", "images": "{folder}/none"}, "no such folder of images"),
     ],

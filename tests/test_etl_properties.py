@@ -21,7 +21,7 @@ from mdsrec.config import SequencesConfig
 
 pytestmark = pytest.mark.spark
 
-EVENTS = "user_id string, asin string, time long, file int, line long"
+EVENTS = "user_id string, item_id string, time long, file int, line long"
 PARTITIONS = (1, 3, 8)
 USERS, ITEMS = ("u", "U", "ü", "10", "9"), ("a", "B", "é", "z", "aa")
 
@@ -120,7 +120,7 @@ def leave_one_out(times):
 @given(event_lists, st.integers(2, 3))
 def test_k_core_equals_plain_python(spark, rows, k):
     found = run_on_partitionings(
-        spark, rows, lambda events: only_k_core(events, k).select("user_id", "asin", "line")
+        spark, rows, lambda events: only_k_core(events, k).select("user_id", "item_id", "line")
     )
     assert found == sorted((user, item, line) for user, item, _, _, line in plain_k_core(rows, k))
 
@@ -128,7 +128,7 @@ def test_k_core_equals_plain_python(spark, rows, k):
 @few
 @given(event_lists)
 def test_dense_ids_are_ranks_in_binary_order(spark, rows):
-    found = run_on_partitionings(spark, rows, lambda events: dense_ids(events, "asin", "item"))
+    found = run_on_partitionings(spark, rows, lambda events: dense_ids(events, "item_id", "item"))
     assert dict(found) == plain_ids(item for _, item, *_ in rows)
 
 
@@ -136,7 +136,7 @@ def test_dense_ids_are_ranks_in_binary_order(spark, rows):
 @given(event_lists)
 def test_leave_one_out_equals_plain_python(spark, rows):
     found = run_on_partitionings(
-        spark, rows, lambda events: build_sequences(events, dense_ids(events, "asin", "item"))
+        spark, rows, lambda events: build_sequences(events, dense_ids(events, "item_id", "item"))
     )
     assert found == plain_sequences(rows, leave_one_out)
 
@@ -154,7 +154,7 @@ def test_a_split_in_time_equals_plain_python(spark, rows, percents):
     def step(events):
         cut = time_cut(events, config, "2023")
         assert cut == TimeCut(*expected)
-        return build_sequences(events, dense_ids(events, "asin", "item"), cut)
+        return build_sequences(events, dense_ids(events, "item_id", "item"), cut)
 
     found = run_on_partitionings(spark, rows, step)
     assert found == plain_sequences(
@@ -172,7 +172,7 @@ def test_cold_items_are_neither_training_nor_validation_events(spark, rows, shar
     assume(left)
 
     def step(events):
-        catalogue = dense_ids(events, "asin", "item")
+        catalogue = dense_ids(events, "item_id", "item")
         return build_sequences(drop_cold(events, share, cut), catalogue, cut)
 
     def ends(times):

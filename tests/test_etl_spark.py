@@ -26,7 +26,7 @@ from mdsrec.schema import METADATA
 
 pytestmark = pytest.mark.spark
 
-EVENTS = "user_id string, asin string, time long, file int, line long"
+EVENTS = "user_id string, item_id string, time long, file int, line long"
 
 
 def frame(spark, rows):
@@ -36,7 +36,7 @@ def frame(spark, rows):
 
 
 def table(events, cut=None):
-    return build_sequences(events, dense_ids(events, "asin", "item"), cut)
+    return build_sequences(events, dense_ids(events, "item_id", "item"), cut)
 
 
 def by_user(spark, rows, cut=None):
@@ -44,7 +44,7 @@ def by_user(spark, rows, cut=None):
 
 
 def pairs(events):
-    return sorted((row.user_id, row.asin) for row in events.collect())
+    return sorted((row.user_id, row.item_id) for row in events.collect())
 
 
 def test_k_core_repeats_until_users_and_items_both_have_k_events(spark):
@@ -100,11 +100,12 @@ def test_training_events_end_before_the_held_out_ones(spark):
 
 def test_a_full_catalogue_numbers_items_with_and_without_events_together(spark):
     events = frame(spark, [("u", "b", 0), ("u", "d", 1)])
-    metadata = spark.createDataFrame([("c",), ("b",), ("a",), ("c",)], "asin string")
-    full = {row.asin: row["item"] for row in build_catalogue(events, metadata, "full").collect()}
+    metadata = spark.createDataFrame([("c",), ("b",), ("a",), ("c",)], "item_id string")
+    full = {row.item_id: row["item"] for row in build_catalogue(events, metadata, "full").collect()}
     assert full == {"a": 0, "b": 1, "c": 2, "d": 3}
     interacted = {
-        row.asin: row["item"] for row in build_catalogue(events, metadata, "interacted").collect()
+        row.item_id: row["item"]
+        for row in build_catalogue(events, metadata, "interacted").collect()
     }
     assert interacted == {"b": 0, "d": 1}
 
@@ -197,13 +198,13 @@ def test_events_after_the_cut_never_reach_training_events_or_item_counts(spark):
     cut = TimeCut(valid_from=4, test_from=6)
     swapped = [(u, {"e": "c", "a": "b"}.get(i, "a") if t >= 4 else i, t) for u, i, t in rows]
     assert swapped != rows
-    ids = dense_ids(frame(spark, rows), "asin", "item")
+    ids = dense_ids(frame(spark, rows), "item_id", "item")
     metadata = spark.createDataFrame([], from_arrow_schema(METADATA))
     for events in (rows, swapped):
         training = only_training_events(build_sequences(frame(spark, events), ids, cut))
         assert sorted(row["items"] for row in training.collect()) == [[0, 2], [1, 3]]
         described = build_items(ids, metadata, training, ["title"]).collect()
-        assert {row.asin: row.num_train for row in described} == {
+        assert {row.item_id: row.num_train for row in described} == {
             **dict.fromkeys("abcd", 1),
             "e": 0,
         }

@@ -65,7 +65,11 @@ def test_parquet_is_read_by_row_groups_with_any_type_of_list(tmp_path, monkeypat
     first = 1.0 if number in INTEGERS else 0.5
     rows = [[first, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]
     numbers = pa.array(rows).cast(pa.list_(number)).to_pylist()
-    columns = {"asin": list("abcd"), "other": range(4), "vector": pa.array(numbers, kind(number))}
+    columns = {
+        "item_id": list("abcd"),
+        "other": range(4),
+        "vector": pa.array(numbers, kind(number)),
+    }
     pq.write_table(pa.table(columns), tmp_path / "v.parquet", row_group_size=3)
     source = ParquetVectors.open(str(tmp_path))
     assert len(source) == 2
@@ -99,7 +103,7 @@ def test_list_views_in_any_order_that_overlap_are_read(kind):
     ],
     ids=lambda ids: str(ids.type),
 )
-def test_asins_of_any_type_of_text_are_read(tmp_path, ids):
+def test_ids_of_any_type_of_text_are_read(tmp_path, ids):
     assert labels_in_parquet(tmp_path, ids) == [b"B1", "é".encode()]
 
 
@@ -114,25 +118,38 @@ def test_ids_of_a_fixed_size_are_read_without_their_padding(tmp_path):
 
 
 def test_an_id_that_is_not_utf8_is_refused_with_its_bytes(tmp_path):
-    with pytest.raises(InputError, match=r"v\.parquet: column asin has b'B\\xff', which is"):
+    with pytest.raises(InputError, match=r"v\.parquet: column item_id has b'B\\xff', which is"):
         labels_in_parquet(tmp_path, pa.array([None, b"B1", b"B\xff"]))
 
 
-def labels_in_parquet(folder, asins):
-    vectors = pa.array([[1.0]] * len(asins))
-    pq.write_table(pa.table({"asin": asins, "vector": vectors}), folder / "v.parquet")
+def labels_in_parquet(folder, ids):
+    vectors = pa.array([[1.0]] * len(ids))
+    pq.write_table(pa.table({"item_id": ids, "vector": vectors}), folder / "v.parquet")
     source = ParquetVectors.open(str(folder / "v.parquet"))
     return [label for label, _ in labeled_vectors(source)]
+
+
+def test_a_file_may_name_its_ids_asin_but_not_both(tmp_path):
+    ids, vectors = pa.array(["B1"]), pa.array([[1.0]])
+    pq.write_table(pa.table({"asin": ids, "vector": vectors}), tmp_path / "v.parquet")
+    assert labeled_vectors(ParquetVectors.open(str(tmp_path))) == [(b"B1", [1.0])]
+    both = {"asin": ids, "item_id": ids, "vector": vectors}
+    pq.write_table(pa.table(both), tmp_path / "v.parquet")
+    with pytest.raises(InputError, match="both columns item_id and asin name items: remove one"):
+        ParquetVectors.open(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
         (
-            {"asin": pa.array([1.5])},
-            "column asin is double, expected text, UTF-8 bytes or int",
+            {"item_id": pa.array([1.5])},
+            "column item_id is double, expected text, UTF-8 bytes or int",
         ),
-        ({"asin": pa.array([1.5]).dictionary_encode()}, "column asin is d.*, expected text, UTF-8"),
+        (
+            {"item_id": pa.array([1.5]).dictionary_encode()},
+            "column item_id is d.*, expected text",
+        ),
         ({"vector": pa.array(["[1, 2]"])}, "column vector is string, expected lists of numbers"),
         ({"vector": pa.array([[[1.0]]])}, "column vector is list<.*, expected lists of numbers"),
         ({"vector": pa.array([["1"]])}, "column vector is list<.*, expected lists of numbers"),
@@ -140,7 +157,7 @@ def labels_in_parquet(folder, asins):
     ],
 )
 def test_a_column_of_another_type_is_refused_with_what_is_wanted(tmp_path, columns, words):
-    usable = {"asin": pa.array(["B0"]), "vector": pa.array([[1.0]])}
+    usable = {"item_id": pa.array(["B0"]), "vector": pa.array([[1.0]])}
     pq.write_table(pa.table(usable | columns), tmp_path / "v.parquet")
     with pytest.raises(InputError, match=r"v\.parquet: " + words):
         ParquetVectors.open(str(tmp_path))
@@ -194,7 +211,7 @@ def test_another_binary_file_is_refused_with_the_invalid_asin(tmp_path):
 @pytest.mark.parametrize(
     ("matrix", "words"),
     [
-        (np.zeros(3), r"float64 of shape \(3,\), expected a matrix of numbers, one row per asin"),
+        (np.zeros(3), r"float64 of shape \(3,\), expected a matrix of numbers, one row per item"),
         (np.zeros((2, 2), complex), r"complex128 of shape \(2, 2\), expected a matrix of numbers"),
         (np.zeros((2, 3)).T, "stored in column order"),
         (np.zeros((3, 0)), "the vectors are empty"),
@@ -220,33 +237,33 @@ def test_a_file_without_a_complete_array_is_refused(tmp_path):
 
 
 def write_as(kind, folder, vectors):
-    """Write the vectors by asin as a file of one kind, and return its configuration."""
+    """Write the vectors by item id as a file of one kind, and return its configuration."""
     path = str(folder / f"v.{kind}")
     if kind == "b":
         (folder / "v.b").write_bytes(b"".join(record(*row) for row in vectors.items()))
         return FeatureConfig(vectors=path)
     if kind == "parquet":
-        columns = {"asin": list(vectors), "vector": list(vectors.values())}
+        columns = {"item_id": list(vectors), "vector": list(vectors.values())}
         pq.write_table(pa.table(columns), path, row_group_size=2)
         return FeatureConfig(vectors=path)
     np.save(path, np.array(list(vectors.values())))
-    (folder / "asins.txt").write_text("".join(f" {asin}\t\r\n" for asin in vectors))
-    return FeatureConfig(vectors=path, asins=str(folder / "asins.txt"))
+    (folder / "ids.txt").write_text("".join(f" {item_id}\t\r\n" for item_id in vectors))
+    return FeatureConfig(vectors=path, ids=str(folder / "ids.txt"))
 
 
 @pytest.mark.spark
 @pytest.mark.parametrize(
     "kind", ["parquet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("npy", "b"))]
 )
-def test_vectors_belong_to_the_items_of_their_asins_for_any_partitioning(spark, tmp_path, kind):
-    vectors = {asin: wide_vector(item) for asin, item in reversed(CATALOGUE.items())}
+def test_vectors_belong_to_the_items_of_their_ids_for_any_partitioning(spark, tmp_path, kind):
+    vectors = {item_id: wide_vector(item) for item_id, item in reversed(CATALOGUE.items())}
     del vectors["B000000001"]
     vectors |= {"B00UNKNOWN": wide_vector(9), "B000000003": [0.0] * 4096}
     config = write_as(kind, tmp_path, vectors)
-    catalogue = spark.createDataFrame(list(CATALOGUE.items()), "asin string, item int")
+    catalogue = spark.createDataFrame(list(CATALOGUE.items()), "item_id string, item int")
     for tasks in (1, 3):
         located = locate_vectors(spark, config, catalogue, tasks)
-        assert (located.width, located.counters) == (4096, {"unknown_asins": 1, "zero_vectors": 1})
+        assert (located.width, located.counters) == (4096, {"unknown_ids": 1, "zero_vectors": 1})
         found = vectors_by_item(located, tmp_path / f"table-{tasks}", tasks)
         lists = {item: vector.tolist() for item, vector in found.items()}
         assert lists == {0: wide_vector(0), 2: wide_vector(2)}
@@ -257,28 +274,28 @@ def test_a_vector_that_many_items_share_is_a_counted_miss_for_any_partitioning(s
     rows = {"B0": [1, 2], "B1": [3, 4], "B2": [1, 2], "B3": [3, 4], "B4": [1, 2], "B5": [5, 6]}
     unknown = {"U0": [3, 4], "U1": [3, 4]}  # of no item, so they do not count
     config = write_as("parquet", tmp_path, rows | unknown)  # in blocks of two
-    catalogue = spark.createDataFrame([(f"B{n}", n) for n in range(6)], "asin string, item int")
+    catalogue = spark.createDataFrame([(f"B{n}", n) for n in range(6)], "item_id string, item int")
     for most, kept in ((2, [1, 3, 5]), (3, [0, 1, 2, 3, 4, 5])):
         for tasks in (1, 3):
             settings = config.model_copy(update={"max_shared": most})
             located = locate_vectors(spark, settings, catalogue, tasks)
             assert sorted(row.item for row in located.locations.collect()) == kept
             missed = {"missed: shared by more than 2 items": 3} if most == 2 else {}
-            assert located.counters == {"unknown_asins": 2, "zero_vectors": 0, **missed}
+            assert located.counters == {"unknown_ids": 2, "zero_vectors": 0, **missed}
 
 
 @pytest.mark.spark
-def test_a_file_of_asins_that_does_not_fit_the_matrix_is_refused(spark, tmp_path):
-    catalogue = spark.createDataFrame([("B0", 0)], "asin string, item int")
+def test_a_file_of_ids_that_does_not_fit_the_matrix_is_refused(spark, tmp_path):
+    catalogue = spark.createDataFrame([("B0", 0)], "item_id string, item int")
     np.save(tmp_path / "v.npy", np.eye(2))
-    asins = tmp_path / "asins.txt"
-    config = FeatureConfig(vectors=str(tmp_path / "v.npy"), asins=str(asins))
+    ids = tmp_path / "ids.txt"
+    config = FeatureConfig(vectors=str(tmp_path / "v.npy"), ids=str(ids))
     for content, words in [
-        (None, r"asins\.txt: no such file"),
-        (b"B0\nB1\nB2\n", r"v\.npy: 2 rows, but .*asins\.txt has 3 asins"),
-        (b"B0\n\xff\n", r"asins\.txt: line 2 is not UTF-8 text"),
+        (None, r"ids\.txt: no such file"),
+        (b"B0\nB1\nB2\n", r"v\.npy: 2 rows, but .*ids\.txt has 3 ids"),
+        (b"B0\n\xff\n", r"ids\.txt: line 2 is not UTF-8 text"),
     ]:
         if content is not None:
-            asins.write_bytes(content)
+            ids.write_bytes(content)
         with pytest.raises(InputError, match=words):
             locate_vectors(spark, config, catalogue, 2)

@@ -97,7 +97,7 @@ def test_titles_are_escaped():
         assert f"<p>{escape(title)}</p>" in html
 
 
-def test_an_item_without_a_title_shows_its_asin():
+def test_an_item_without_a_title_shows_its_id():
     assert "<p>B1</p>" in cards_of(["One", None])
 
 
@@ -113,10 +113,14 @@ def test_pictures_are_small_jpegs_on_white(tmp_path):
     Image.new("RGB", (20, 10), "red").save(tmp_path / "B2.JPG", "JPEG")
     pictures = load_thumbnails(str(tmp_path) + "/", ["B1", "B2", "B3"])
     small = {
-        asin: Image.open(BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
-        for asin, uri in pictures.items()
+        item_id: Image.open(BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
+        for item_id, uri in pictures.items()
     }
-    assert {asin: image.size for asin, image in small.items()} == {"B1": (128, 64), "B2": (20, 10)}
+    sizes = {item_id: image.size for item_id, image in small.items()}
+    assert sizes == {
+        "B1": (128, 64),
+        "B2": (20, 10),
+    }
     assert {image.format for image in small.values()} == {"JPEG"}
     assert small["B1"].getpixel((9, 9)) == (255, 255, 255)
 

@@ -91,7 +91,7 @@ def test_users_and_items_have_their_ids_and_titles(served):
     rows = read(served, "recommendations", schema.RECOMMENDATIONS).to_pylist()
     for row in rows:
         assert row["user_id"] == f"U{row['user']:04d}"
-        assert row["asins"] == [f"B{item:04d}" for item in row["items"]]
+        assert row["item_ids"] == [f"B{item:04d}" for item in row["items"]]
         assert row["titles"] == [title_of(item) for item in row["items"]]
     assert {title for row in rows for title in row["titles"]} > {None}
     users = read(served, "vectors/users", schema.USER_VECTORS)
@@ -126,7 +126,7 @@ def test_ids_are_read_across_the_files_of_the_sequences(served):
 def test_a_flat_index_over_the_vectors_finds_the_recommendations(served):
     items = read(served, "vectors/items", schema.ITEM_VECTORS)
     users = read(served, "vectors/users", schema.USER_VECTORS)
-    assert items["asin"].to_pylist() == [f"B{i:04d}" for i in range(NUM_ITEMS)]
+    assert items["item_id"].to_pylist() == [f"B{i:04d}" for i in range(NUM_ITEMS)]
     index = faiss.IndexFlatIP(3 * 8)
     index.add(np.stack(items["vector"].to_numpy()))
     scores, found = index.search(np.stack(users["vector"].to_numpy()), 7)

@@ -53,7 +53,7 @@ def report_data(name="books", **changes):
         "config": {"name": name, "model": {"dim": 300, "rho": {"text": 0.5}}},
         "metrics": run_metrics(name),
         "history": {"epochs": epochs, "best_epoch": 2, "num_parameters": 5_600_000},
-        "manifests": {"items": Manifest("f", 1234, (), counters={"reasons": {"no_asin": 17}})},
+        "manifests": {"items": Manifest("f", 1234, (), counters={"reasons": {"no_id": 17}})},
         "next_steps": ["python -m evaluation compare A B"],
         "cases": make_cases(BEST_BY_TEXT),
         "pictures": {"B2": PICTURE},
@@ -83,7 +83,7 @@ def test_the_report_shows_every_metric():
         "+150%",
         ">70<",
         ">30<",
-        "reasons no asin 17",
+        "reasons no id 17",
     ):
         assert text in html
     assert "3 epochs in 4 min 30 s, 1,000 prefixes/s in the last epoch." in html

@@ -79,8 +79,8 @@ def write_tables(folder: Path, blocks: Iterator[Vectors]) -> int:
         num_items, width = num_items + len(vectors), vectors.shape[1]
     recipe = recipe_of[f"features/{MODALITY}"]
     tables.commit(uri, version, recipe, num_items, {"width": width})
-    asins = [f"B{item:09d}" for item in range(num_items)]
-    known = pa.table({"item": pa.array(range(num_items), pa.int32()), "asin": asins})
+    ids = [f"B{item:09d}" for item in range(num_items)]
+    known = pa.table({"item": pa.array(range(num_items), pa.int32()), "item_id": ids})
     empty = [pa.nulls(num_items, field.type) for field in list(schema.ITEMS)[2:]]
     rows = pa.Table.from_arrays([*known.columns, *empty], schema=schema.ITEMS)
     uri = tables.table_uri(experiment.root, "items")

@@ -71,7 +71,7 @@ class ParsedLines:
 
 @dataclass
 class Selection:
-    """The interactions left after repeats and the k-core, and the catalogue (asin, item)."""
+    """The interactions left after repeats and the k-core, and the catalogue (item_id, item)."""
 
     events: DataFrame
     catalogue: DataFrame

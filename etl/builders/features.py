@@ -49,7 +49,7 @@ class FeatureBuilder:
         """Return where the vector of each item is, after encoding if there is an encoder."""
         items = self.space.read("items", schema.ITEMS)
         if self.config.encoder is None:
-            catalogue = items.select("asin", "item")
+            catalogue = items.select("item_id", "item")
             return vectors.locate_vectors(
                 self.space.spark, self.config, catalogue, self.space.num_tasks
             )
@@ -61,7 +61,7 @@ class FeatureBuilder:
             return f"choose metadata fields that hold text; fields = {list(self.config.fields)}"
         if self.config.images == "url":
             return f"give metadata with image addresses (one of {', '.join(IMAGES)})"
-        return "name the files or rows by the asins of the items"
+        return "name the files or rows by the ids of the items"
 
     def check_settings(self) -> None:
         """Raise InputError if a setting needs more items with this modality than there are."""

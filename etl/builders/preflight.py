@@ -1,6 +1,8 @@
 """Checks of what a build needs before its first table: encoders, vectors, room on disk."""
 
+import logging
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from etl.builders.workspace import Workspace
@@ -10,7 +12,11 @@ from etl.spark.sizing import is_local
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.files import check_room
+from mdsrec.schema import VERSION
 from mdsrec.table_names import features_name
+from mdsrec.tables import OtherVersionError, read_manifest
+
+log = logging.getLogger("etl")
 
 ROOM_PER_INPUT = 1 / 10  # bytes of tables, and of Spark's shuffles, per byte of raw input at least
 
@@ -20,6 +26,7 @@ def check_build(space: Workspace) -> None:
     outdated = [name for name in space.recipes if space.find_table(name) is None]
     if not outdated:
         return
+    _log_other_versions(space, outdated)
     if find_spec("faiss") is None:
         raise InputError(
             "faiss is not installed: install mdsrec[cpu], or mdsrec[gpu] on machines with GPUs"
@@ -28,6 +35,22 @@ def check_build(space: Workspace) -> None:
         if features_name(modality) in outdated:
             _check_source(space.experiment.features[modality])
     _check_room(space)
+
+
+def _log_other_versions(space: Workspace, outdated: Sequence[str]) -> None:
+    """Log how many tables are built again because an earlier version of this program wrote them."""
+    count = 0
+    for name in outdated:
+        try:
+            read_manifest(space.uri(name))
+        except OtherVersionError:
+            count += 1
+        except InputError:
+            continue
+    if count:
+        log.warning(
+            "%d tables are of another schema version than %d: they are built again", count, VERSION
+        )
 
 
 def _check_source(config: FeatureConfig) -> None:

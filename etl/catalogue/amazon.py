@@ -44,21 +44,21 @@ def parse_metadata(lines: DataFrame, edition: str) -> DataFrame:
 
 
 def review_record(edition: str, raw: bytes) -> Record:
-    """Return user_id, asin and time of one raw line. Raises UnusableLineError with the reason."""
+    """Return user_id, item_id and time of one raw line. Raises UnusableLineError."""
     record = _load_object(raw, load_json)
     return {
         "user_id": _required_string(record, USER[edition]),
-        "asin": _required_string(record, ASIN[edition]),
+        "item_id": _required_string(record, ASIN[edition]),
         "time": _time(record, TIME[edition], YEAR_2100 * TICKS_PER_SECOND[edition]),
     }
 
 
 def metadata_record(edition: str, raw: bytes) -> Record:
-    """Return asin and `metadata_fields` of one raw line. Raises UnusableLineError."""
+    """Return item_id and `metadata_fields` of one raw line. Raises UnusableLineError."""
     record = _load_object(raw, load_literal if edition == "2014" else load_json)
-    asin = _required_string(record, ASIN[edition])
+    item_id = _required_string(record, ASIN[edition])
     try:
-        return {"asin": asin, **metadata_fields(record, edition)}
+        return {"item_id": item_id, **metadata_fields(record, edition)}
     except RecursionError:
         raise UnusableLineError("nested too deeply") from None
 

@@ -1,7 +1,7 @@
 """Cold items: a share of the catalogue that training never sees.
 
 They measure how well a model ranks items without training events. Whether an item is cold depends
-on a hash of its asin only: not on the other items, and a cold item stays cold at any larger share.
+on a hash of its id only: not on the other items, and a cold item stays cold at any larger share.
 """
 
 from pyspark.sql import Column, DataFrame, Window
@@ -16,8 +16,8 @@ NUM_HASHES = 2**32  # of CRC-32
 
 
 def is_cold(share: float) -> Column:
-    """Return whether the item in column `asin` is cold (table_settings.COLD_RULE)."""
-    return F.crc32("asin") < share * NUM_HASHES
+    """Return whether the item in column `item_id` is cold (table_settings.COLD_RULE)."""
+    return F.crc32("item_id") < share * NUM_HASHES
 
 
 def drop_cold(events: DataFrame, share: float, cut: TimeCut | None = None) -> DataFrame:

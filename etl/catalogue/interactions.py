@@ -24,7 +24,7 @@ def count_events(events: DataFrame) -> EventCounts:
     """Count the users, items and events."""
     row = events.agg(
         F.countDistinct("user_id").alias("users"),
-        F.countDistinct("asin").alias("items"),
+        F.countDistinct("item_id").alias("items"),
         F.count("*").alias("events"),
     ).first()
     assert row is not None
@@ -40,7 +40,11 @@ def drop_repeated(events: DataFrame, keep: str) -> DataFrame:
         return events
     choice = F.min if keep == "first" else F.max
     position = choice(F.struct(*EVENT_ORDER)).alias("position")
-    return events.groupBy("user_id", "asin").agg(position).select("user_id", "asin", "position.*")
+    return (
+        events.groupBy("user_id", "item_id")
+        .agg(position)
+        .select("user_id", "item_id", "position.*")
+    )
 
 
 def only_k_core(events: DataFrame, k: int) -> DataFrame:
@@ -56,7 +60,7 @@ def only_k_core(events: DataFrame, k: int) -> DataFrame:
         before = after
         events = materialize(
             events.transform(_only_frequent, column="user_id", k=k).transform(
-                _only_frequent, column="asin", k=k
+                _only_frequent, column="item_id", k=k
             )
         )
         after = events.count()

@@ -27,10 +27,10 @@ def join_sentences(parts: Sequence[str]) -> str:
 
 
 def only_first_records(metadata: DataFrame) -> DataFrame:
-    """Keep one record per asin: the first in input order."""
-    fields = [column for column in metadata.columns if column not in ("asin", "file", "line")]
+    """Keep one record per item: the first in input order."""
+    fields = [column for column in metadata.columns if column not in ("item_id", "file", "line")]
     record = F.min_by(F.struct(*fields), F.struct("file", "line")).alias("record")
-    return metadata.groupBy("asin").agg(record).select("asin", "record.*")
+    return metadata.groupBy("item_id").agg(record).select("item_id", "record.*")
 
 
 def build_items(
@@ -44,31 +44,31 @@ def build_items(
         training.select(F.explode("items").alias("item")).groupBy("item").count()
     ).withColumnRenamed("count", "num_train")
     return (
-        catalogue.join(only_first_records(metadata), "asin", "left")
+        catalogue.join(only_first_records(metadata), "item_id", "left")
         .join(num_train, "item", "left")
         .withColumn("num_train", F.coalesce("num_train", F.lit(0)))
-        .select("item", "asin", *FIELDS, "image_url", "num_train")
+        .select("item", "item_id", *FIELDS, "image_url", "num_train")
         .transform(_with_text, fields=tuple(fields))
     )
 
 
 def build_catalogue(events: DataFrame, metadata: DataFrame, kind: str) -> DataFrame:
-    """Build DataFrame(asin, item) from the items of `events`.
+    """Build DataFrame(item_id, item) from the items of `events`.
 
     `kind` = "full" adds all other items of the metadata, also those that the k-core dropped.
     """
-    asins = events.select("asin")
+    ids = events.select("item_id")
     if kind == "full":
-        asins = asins.union(metadata.select("asin"))
-    return dense_ids(asins, "asin", "item")
+        ids = ids.union(metadata.select("item_id"))
+    return dense_ids(ids, "item_id", "item")
 
 
 def counters(item_rows: DataFrame, metadata: DataFrame, events: DataFrame) -> dict[str, int]:
     """Count items with title, text and image, and metadata that is missing, unused or repeated."""
-    interacted = materialize(events.select("asin").distinct())
-    described = materialize(metadata.select("asin").distinct())
+    interacted = materialize(events.select("item_id").distinct())
+    described = materialize(metadata.select("item_id").distinct())
     num_interacted, num_described = interacted.count(), described.count()
-    both = described.join(interacted, "asin", "left_semi").count()
+    both = described.join(interacted, "item_id", "left_semi").count()
     row = item_rows.agg(
         F.count("*").alias("items"),
         F.count("title").alias("items_with_title"),

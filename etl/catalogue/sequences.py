@@ -33,14 +33,14 @@ def dense_ids(values: DataFrame, column: str, name: str) -> DataFrame:
 def build_sequences(
     events: DataFrame, catalogue: DataFrame, cut: TimeCut | None = None
 ) -> DataFrame:
-    """Build one row per user with events in EVENT_ORDER; `catalogue` is (asin, item).
+    """Build one row per user with events in EVENT_ORDER; `catalogue` is (item_id, item).
 
     Without a `cut` in time the split is leave-one-out.
     """
     train_end, valid_end = split_ends("events", cut)
     users = dense_ids(events, "user_id", "user")
     return (
-        events.join(catalogue, "asin")
+        events.join(catalogue, "item_id")
         .groupBy("user_id")
         .agg(F.sort_array(F.collect_list(F.struct(*EVENT_ORDER, "item"))).alias("events"))
         .join(users, "user_id")

@@ -90,8 +90,8 @@ def _contents(items: DataFrame, config: FeatureConfig) -> tuple[DataFrame, dict[
     """
     if config.images is not None and config.images != "url":
         files = images.files_of_items(items.sparkSession, config.images)
-        known = files.join(items.select("asin", "item"), "asin")
-        return images.with_keys(known), {"unknown_asins": files.count() - known.count()}
+        known = files.join(items.select("item_id", "item"), "item_id")
+        return images.with_keys(known), {"unknown_ids": files.count() - known.count()}
     content = F.col("text" if config.sees == "text" else "image_url")
     is_placeholder = F.lit(config.sees == "images") & is_named_placeholder(content)
     columns = {

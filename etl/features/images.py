@@ -1,4 +1,4 @@
-"""Image files of a folder, named ASIN.jpg (.png, ...): listing, hashing and decoding."""
+"""Image files of a folder, named ITEM_ID.jpg (.png, ...): listing, hashing and decoding."""
 
 import hashlib
 import os
@@ -120,17 +120,17 @@ def _hex(total: int) -> str:
 
 
 def files_of_items(spark: SparkSession, folder: str) -> DataFrame:
-    """Return DataFrame(asin, content): every image of the folder, `content` is its URI.
+    """Return DataFrame(item_id, content): every image of the folder, `content` is its URI.
 
-    One task lists the folder. InputError if two files have the same asin.
+    One task lists the folder. InputError if two files have the same item id.
     """
     one_row = spark.range(0, 1, numPartitions=1)
-    files = one_row.mapInArrow(partial(_list_images, folder), "asin string, content string")
-    files = materialize(files.repartition("asin"))
-    pairs = files.groupBy("asin").agg(F.sort_array(F.collect_list("content")).alias("contents"))
-    if row := pairs.where(F.size("contents") > 1).orderBy("asin").first():
+    files = one_row.mapInArrow(partial(_list_images, folder), "item_id string, content string")
+    files = materialize(files.repartition("item_id"))
+    pairs = files.groupBy("item_id").agg(F.sort_array(F.collect_list("content")).alias("contents"))
+    if row := pairs.where(F.size("contents") > 1).orderBy("item_id").first():
         first, second = row.contents[:2]
-        raise InputError(f"asin {row.asin} has two images, {first} and {second}: remove one")
+        raise InputError(f"item {row.item_id} has two images, {first} and {second}: remove one")
     return files
 
 
@@ -195,7 +195,7 @@ def _list_images(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.
 
 def _image_rows(folder: str, names: list[str]) -> pa.RecordBatch:
     columns = {
-        "asin": pa.array([Path(name).stem for name in names], pa.string()),
+        "item_id": pa.array([Path(name).stem for name in names], pa.string()),
         "content": pa.array([join(folder, name) for name in names], pa.string()),
     }
     return pa.RecordBatch.from_pydict(columns)

@@ -1,4 +1,7 @@
-"""The columns asin and vector of the user's Parquet files, in any type that can be cast to ours."""
+"""The columns item_id and vector of the user's Parquet files, in any type that can be cast to ours.
+
+The ids may also be in a column asin.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -7,6 +10,7 @@ from pyarrow import types
 
 from mdsrec.errors import InputError
 
+ID_COLUMNS = ("item_id", "asin")
 PADDING = "\0 "  # at the end of ids of a fixed size
 BYTES = (
     *(types.is_string, types.is_large_string, types.is_string_view),
@@ -19,16 +23,24 @@ LISTS = (
 NUMBERS = (types.is_floating, types.is_integer, types.is_decimal, types.is_boolean)
 
 
+def id_column(file: str, schema: pa.Schema) -> str:
+    """Return the name of the column of item ids; InputError if a file has both."""
+    found = [name for name in ID_COLUMNS if name in schema.names]
+    if len(found) > 1:
+        raise InputError(f"{file}: both columns {' and '.join(found)} name items: remove one")
+    return found[0] if found else ID_COLUMNS[0]
+
+
 def check_columns(file: str, schema: pa.Schema) -> None:
     """Raise InputError if a column is missing, or has a type that cannot be cast."""
     for column, is_usable, expected in (
-        ("asin", _is_id, "text, UTF-8 bytes or integers"),
+        (id_column(file, schema), _is_id, "text, UTF-8 bytes or integers"),
         ("vector", _is_vector, "lists of numbers, such as list<float>"),
     ):
         if column not in schema.names:
             raise InputError(
                 f"{file}: no column {column}; there is {', '.join(schema.names)}. Expected the "
-                "columns asin and vector"
+                "columns item_id and vector"
             )
         if not is_usable(schema.field(column).type):
             raise InputError(
@@ -36,8 +48,8 @@ def check_columns(file: str, schema: pa.Schema) -> None:
             )
 
 
-def asin_labels(file: str, column: pa.Array) -> pa.Array:
-    """Return asins as UTF-8 bytes: integers in decimal, ids of a fixed size without padding."""
+def id_labels(file: str, name: str, column: pa.Array) -> pa.Array:
+    """Return item ids as UTF-8 bytes: integers in decimal, ids of a fixed size without padding."""
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if types.is_integer(column.type):
@@ -47,7 +59,7 @@ def asin_labels(file: str, column: pa.Array) -> pa.Array:
         text = labels.cast(pa.string())
     except pa.ArrowInvalid:
         found = next(filter(_is_not_utf8, labels.to_pylist()))
-        raise InputError(f"{file}: column asin has {found!r}, which is not UTF-8 text") from None
+        raise InputError(f"{file}: column {name} has {found!r}, which is not UTF-8 text") from None
     if types.is_fixed_size_binary(column.type):
         return pc.utf8_rtrim(text, PADDING).cast(pa.binary())
     return labels

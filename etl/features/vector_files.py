@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 
 from etl.catalogue.raw import open_stream, raw_files
 from etl.features.vector_blocks import VectorBatch
-from etl.features.vector_columns import asin_labels, check_columns, vector_lists
+from etl.features.vector_columns import check_columns, id_column, id_labels, vector_lists
 from etl.spark.blocks import block_size
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, first_line
@@ -25,7 +25,7 @@ RECORDS_PER_BLOCK = block_size(4096)
 
 @dataclass(frozen=True)
 class ParquetVectors:
-    """Parquet files with the columns asin and vector; a block is a row group."""
+    """Parquet files with the columns item_id (or asin) and vector; a block is a row group."""
 
     groups: tuple[tuple[str, int], ...]  # file, row group
 
@@ -47,10 +47,11 @@ class ParquetVectors:
 
     def batches(self, block: int) -> Iterator[VectorBatch]:
         uri, group = self.groups[block]
-        columns = ["asin", "vector"]
         with _open_file(uri) as source:
-            for batch in pq.ParquetFile(source).iter_batches(PARQUET_BATCH, [group], columns):
-                labels = asin_labels(uri, batch.column("asin"))
+            file = pq.ParquetFile(source)
+            key = id_column(uri, file.schema_arrow)
+            for batch in file.iter_batches(PARQUET_BATCH, [group], [key, "vector"]):
+                labels = id_labels(uri, key, batch.column(key))
                 lists = vector_lists(batch.column("vector"))
                 offsets = lists.offsets.to_numpy().astype(np.int64)
                 values = lists.values.to_numpy(zero_copy_only=False)  # null becomes NaN
@@ -78,7 +79,7 @@ class NpyVectors:
             start, size = file.tell(), file.size()
         if len(shape) != 2 or dtype.kind not in "fiub":
             raise InputError(
-                f"{uri}: {dtype} of shape {shape}, expected a matrix of numbers, one row per asin"
+                f"{uri}: {dtype} of shape {shape}, expected a matrix of numbers, one row per item"
             )
         if not shape[1]:
             raise InputError(f"{uri}: the vectors are empty")

@@ -17,21 +17,21 @@ BLANKS = " \t\r\n"
 def locate_vectors(
     spark: SparkSession, config: FeatureConfig, catalogue: DataFrame, num_tasks: int
 ) -> VectorLocations:
-    """Return the vectors of the items in `catalogue` (asin, item).
+    """Return the vectors of the items in `catalogue` (item_id, item).
 
     A vector of zeros is left out, and one that more than `config.max_shared` items share.
 
-    Raises InputError if vectors differ in width or hold a number that is not finite, if an asin has
-    two, or if no vector belongs to the catalogue.
+    Raises InputError if vectors differ in width or hold a number that is not finite, if an item
+    has two, or if no vector belongs to the catalogue.
     """
     uri = str(config.vectors)
     source = open_vectors(uri)
     vectors = inspect_vectors(spark, source, num_tasks)
     if isinstance(source, NpyVectors):
-        with_asin = add_asins(vectors, source, str(config.asins))
+        with_id = add_ids(vectors, source, str(config.ids))
     else:
-        with_asin = vectors.withColumn("asin", F.col("label").cast("string"))
-    rows = materialize(with_asin.join(catalogue, "asin", "left"))
+        with_id = vectors.withColumn("item_id", F.col("label").cast("string"))
+    rows = materialize(with_id.join(catalogue, "item_id", "left"))
     width = check_vectors(rows, uri)
     usable = rows.where(F.col("item").isNotNull() & ~F.col("zero"))
     kept, shared = drop_shared(usable, config.max_shared)
@@ -48,54 +48,54 @@ def open_vectors(uri: str) -> VectorSource:
     return ParquetVectors.open(uri)
 
 
-def add_asins(vectors: DataFrame, matrix: NpyVectors, asins: str) -> DataFrame:
-    """Add the column asin to `vectors`: line r of the file `asins` belongs to row r of `matrix`."""
-    lines = raw_lines(vectors.sparkSession, raw_files([asins], (".txt",)))
+def add_ids(vectors: DataFrame, matrix: NpyVectors, ids: str) -> DataFrame:
+    """Add item_id to `vectors`: line r of the file `ids` belongs to row r of `matrix`."""
+    lines = raw_lines(vectors.sparkSession, raw_files([ids], (".txt",)))
     text = F.col("raw").cast("string")
     numbered = materialize(
         lines.select(
             (F.col("line") - 1).alias("number"),
-            F.btrim(text, F.lit(BLANKS)).alias("asin"),
+            F.btrim(text, F.lit(BLANKS)).alias("item_id"),
             F.is_valid_utf8(text).alias("valid"),
         )
     )
-    num_asins = numbered.count()
-    if num_asins != matrix.rows:
-        raise InputError(f"{matrix.uri}: {matrix.rows} rows, but {asins} has {num_asins} asins")
+    num_ids = numbered.count()
+    if num_ids != matrix.rows:
+        raise InputError(f"{matrix.uri}: {matrix.rows} rows, but {ids} has {num_ids} ids")
     if row := numbered.where(~F.col("valid")).orderBy("number").first():
-        raise InputError(f"{asins}: line {row.number + 1} is not UTF-8 text")
+        raise InputError(f"{ids}: line {row.number + 1} is not UTF-8 text")
     number = F.col("block").cast("long") * matrix.rows_per_block + F.col("row")
     return vectors.withColumn("number", number).join(numbered, "number")
 
 
 def check_vectors(rows: DataFrame, uri: str) -> int:
-    """Return the width of all vectors; raise InputError for the first failure, by asin."""
+    """Return the width of all vectors; raise InputError for the first failure, by item id."""
     widths = rows.groupBy("width").count().collect()
     if not widths:
         raise InputError(f"{uri}: no vectors")
     width = int(max(widths, key=lambda row: (row["count"], row.width)).width)
-    if row := rows.where(F.col("width") != width).orderBy("asin").first():
+    if row := rows.where(F.col("width") != width).orderBy("item_id").first():
         raise InputError(
-            f"{uri}: the vector of asin {row.asin} has width {row.width}, expected {width}"
+            f"{uri}: the vector of item {row.item_id} has width {row.width}, expected {width}"
         )
     if width < 1:
         raise InputError(f"{uri}: the vectors are empty")
-    if rows.where(F.col("asin").isNull()).first():
-        raise InputError(f"{uri}: a row has no asin")
-    if row := rows.where(~F.col("finite")).orderBy("asin").first():
-        raise InputError(f"{uri}: the vector of asin {row.asin} holds a NaN, null or infinity")
-    repeated = rows.groupBy("asin").count().where(F.col("count") > 1)
-    if row := repeated.orderBy("asin").first():
-        raise InputError(f"{uri}: asin {row.asin} has {row['count']} vectors, expected one")
+    if rows.where(F.col("item_id").isNull()).first():
+        raise InputError(f"{uri}: a row has no item id")
+    if row := rows.where(~F.col("finite")).orderBy("item_id").first():
+        raise InputError(f"{uri}: the vector of item {row.item_id} holds a NaN, null or infinity")
+    repeated = rows.groupBy("item_id").count().where(F.col("count") > 1)
+    if row := repeated.orderBy("item_id").first():
+        raise InputError(f"{uri}: item {row.item_id} has {row['count']} vectors, expected one")
     if rows.where(F.col("item").isNotNull()).isEmpty():
-        raise InputError(f"{uri}: none of its {rows.count()} asins belongs to an item of the input")
+        raise InputError(f"{uri}: none of its {rows.count()} ids belongs to an item of the input")
     return width
 
 
 def _count_unused(rows: DataFrame) -> dict[str, int]:
     """Count the vectors that are not used, by reason."""
     row = rows.agg(
-        F.count_if(F.col("item").isNull()).alias("unknown_asins"),
+        F.count_if(F.col("item").isNull()).alias("unknown_ids"),
         F.count_if(F.col("item").isNotNull() & F.col("zero")).alias("zero_vectors"),
     ).first()
     assert row is not None

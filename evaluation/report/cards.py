@@ -16,7 +16,7 @@ class Strip(NamedTuple):
 
 
 class Cards:
-    """Cards of items. `pictures` are data: URIs by asin; other items show a letter."""
+    """Cards of items. `pictures` are data: URIs by item id; other items show a letter."""
 
     def __init__(self, items: Mapping[int, Item], pictures: Mapping[str, str]) -> None:
         self._items, self._pictures = items, pictures
@@ -42,16 +42,16 @@ class Cards:
         )
 
     def _card(self, item: int, is_target: bool) -> str:
-        title = self._items[item].title or self._items[item].asin
+        title = self._items[item].title or self._items[item].item_id
         badge = '<span class="badge">target</span>' if is_target else ""
         return (
             f'<li class="card{" target" if is_target else ""}" title="{escape(title)}">'
-            f"{self._picture(self._items[item].asin, title)}{badge}<p>{escape(title)}</p></li>"
+            f"{self._picture(self._items[item].item_id, title)}{badge}<p>{escape(title)}</p></li>"
         )
 
-    def _picture(self, asin: str, title: str) -> str:
-        if asin in self._pictures:
-            return f'<img src="{escape(self._pictures[asin])}" alt="">'
+    def _picture(self, item_id: str, title: str) -> str:
+        if item_id in self._pictures:
+            return f'<img src="{escape(self._pictures[item_id])}" alt="">'
         letter = next((c.upper() for c in title if c.isalnum()), "·")
         return (
             '<svg class="letter" viewBox="0 0 96 96" aria-hidden="true">'

@@ -27,7 +27,7 @@ class ComparisonData:
     differences: Sequence[Difference]  # of every run after the first, from the first
     metric_names: Sequence[str]  # of the metrics in `differences`
     cases: Sequence[DistinctiveCase]
-    pictures: Mapping[str, str]  # data: URIs by asin
+    pictures: Mapping[str, str]  # data: URIs by item id
 
     @property
     def main_metrics(self) -> list[str]:

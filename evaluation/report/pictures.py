@@ -23,17 +23,17 @@ def check_pictures(experiment: Experiment) -> None:
         files.check_folder(experiment.eval.pictures, "eval.pictures")
 
 
-def load_thumbnails(folder: str | None, asins: Sequence[str]) -> dict[str, str]:
-    """Return data: URIs by asin, read from files ASIN.jpg (.png, ...) in `folder`.
+def load_thumbnails(folder: str | None, item_ids: Sequence[str]) -> dict[str, str]:
+    """Return data: URIs by item id, read from files ITEM_ID.jpg (.png, ...) in `folder`.
 
     Items without a readable file are left out.
     """
     found = {}
-    for asin in asins if folder else ():
-        content = _read_picture(str(folder), asin) if "/" not in asin else None
+    for item_id in item_ids if folder else ():
+        content = _read_picture(str(folder), item_id) if "/" not in item_id else None
         small = thumbnail(content) if content else None
         if small:
-            found[asin] = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
+            found[item_id] = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
     return found
 
 
@@ -54,11 +54,11 @@ def thumbnail(content: bytes) -> bytes | None:
     return small.getvalue()
 
 
-def _read_picture(folder: str, asin: str) -> bytes | None:
+def _read_picture(folder: str, item_id: str) -> bytes | None:
     for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)):
         try:
-            content = files.read_bytes(files.join(folder, asin + suffix))
-        except (OSError, ValueError):  # also raised for an asin that is not a valid path
+            content = files.read_bytes(files.join(folder, item_id + suffix))
+        except (OSError, ValueError):  # also raised for an id that is not a valid path
             continue
         if content:
             return content

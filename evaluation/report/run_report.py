@@ -29,7 +29,7 @@ class ReportData:
     manifests: Manifests
     next_steps: Sequence[str]
     cases: Cases
-    pictures: Mapping[str, str]  # data: URIs by asin
+    pictures: Mapping[str, str]  # data: URIs by item id
 
 
 def report_page(data: ReportData) -> str:
@@ -165,7 +165,7 @@ def case_note(data: ReportData) -> str:
         f"highest scores {candidates_text(data.metrics)}."
     )
     if data.cases.pictures:
-        shown = data.cases.asins(case for _, case in data.cases.by_channel())
+        shown = data.cases.item_ids(case for _, case in data.cases.by_channel())
         note += f" {len(data.pictures)} of {len(shown)} items have a picture."
     return note
 

@@ -66,7 +66,7 @@ class SequencesConfig(Section):
     ([0.8, 0.9]) or dates (["2017-01-01", "2018-01-01"], UTC).
     """
     cold_share: Fraction = 0.0
-    """Share of the items, chosen by a hash of the asin, that no training sees. Only their test
+    """Share of the items, chosen by a hash of the item id, that no training sees. Only their test
     targets are kept.
     """
 
@@ -114,7 +114,7 @@ class FeatureConfig(Section):
     max_tokens: Positive | None = None
     """Longest text in tokens, the rest is cut off. Unset means the model's own limit."""
     images: NotIdentity[Annotated[str, AfterValidator(_folder_or_url)] | None] = None
-    """Source of images: a folder of files named ASIN.jpg (.png, ...), or `url` to download each
+    """Source of images: a folder of files named ITEM_ID.jpg (.png, ...), or `url` to download each
     item's image_url.
     """
     timeout: NotIdentity[PositiveFloat] = 10.0
@@ -128,20 +128,19 @@ class FeatureConfig(Section):
     placeholder such as a "no image" icon, and these items count as having none.
     """
     vectors: NotIdentity[PathOrUri | None] = None
-    """File of ready vectors: Parquet with columns asin and vector; .npy with one row for each line
-    of `asins`; or the publisher's binary image features (.b: 10 bytes of asin, 4096 float32).
+    """File of ready vectors: Parquet with columns item_id (or asin) and vector; .npy with one row
+    for each line of `ids`; or the publisher's binary image features (.b: 10 bytes of asin, 4096
+    float32).
     """
-    asins: NotIdentity[PathOrUri | None] = None
-    """Text file with the asin of each row of a .npy file."""
+    ids: NotIdentity[PathOrUri | None] = None
+    """Text file with the item id of each row of a .npy file."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.encoder is None) == (self.vectors is None):
             raise ValueError("set either encoder or vectors")
-        if self.vectors and self.vectors.endswith(".npy") != (self.asins is not None):
-            raise ValueError(
-                "asins and .npy vectors need each other: asins names the item of each row"
-            )
+        if self.vectors and self.vectors.endswith(".npy") != (self.ids is not None):
+            raise ValueError("ids and .npy vectors need each other: ids names the item of each row")
         if self.images and self.encoder is None:
             raise ValueError("images needs an encoder: set encoder to a vision model")
         return self

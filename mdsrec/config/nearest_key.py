@@ -11,6 +11,7 @@ OTHER_NAMES = {  # of our keys, in other libraries
     "k_core": ("kcore", "core", "min_interactions"),
     "encoder": ("model", "model_name", "model_name_or_path", "backbone"),
     "max_tokens": ("max_length", "max_len", "max_seq_length"),
+    "ids": ("asins",),
     "vectors": ("embeddings", "path", "file"),
     "driver_memory": ("memory",),
     "partitions": ("num_partitions", "shuffle_partitions"),

@@ -151,8 +151,8 @@ class EvalConfig(Section):
     num_workers: Positive = 2
     """Ray actors that rank users in parallel."""
     pictures: PathOrUri | None = None
-    """Folder of files named ASIN.jpg (.png, ...), shown in reports. Unset means the folder that an
-    image encoder reads, if there is one.
+    """Folder of files named ITEM_ID.jpg (.png, ...), shown in reports. Unset means the folder that
+    an image encoder reads, if there is one.
     """
 
     @field_validator("cutoffs")

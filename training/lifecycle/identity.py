@@ -39,7 +39,13 @@ def check_claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
 def check_identity(experiment: Experiment) -> None:
     """Raise InputError that names the keys in which the run of this name differs."""
     uri = RunPaths.of(experiment).config
-    stored = experiment_from(files.read_json(uri), source=uri).identity()
+    try:
+        stored = experiment_from(files.read_json(uri), source=uri).identity()
+    except InputError as error:
+        raise InputError(
+            f"run {experiment.name} was trained by another version of this program ({error}): "
+            f"{REMEDY}"
+        ) from None
     changed = sorted(_changed_keys(stored, experiment.identity()))
     if changed:
         raise InputError(
