@@ -2,13 +2,14 @@
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
 from cluster.stages import STAGE_COMMANDS, STAGES
 from mdsrec import files
+from mdsrec.command.names import process_of
 from mdsrec.config.loading import load_experiment
+from mdsrec.packages import protect_children
 from mdsrec.run_paths import RunPaths
 
 
@@ -27,7 +28,8 @@ def run_stages(
     seconds: dict[str, float] = {}
     for stage in stages:
         flags = ["--fresh"] if fresh and stage == "training" else []
-        command = [sys.executable, "-m", *STAGE_COMMANDS[stage], *flags, config, *overrides]
+        name, more = STAGE_COMMANDS[stage]
+        command = [*process_of(name), *more, *flags, config, *overrides]
         print(f"\n--- {stage}", flush=True)
         start = time.monotonic()
         code = run_process(command)
@@ -55,6 +57,7 @@ def run_process(command: Sequence[str]) -> int:
 
     SIGTERM, such as the notice of a spot instance, and SIGINT are passed on to it.
     """
+    protect_children()
     with subprocess.Popen(command) as stage:
         before = {
             signum: signal.signal(signum, lambda received, _: stage.send_signal(received))

@@ -25,6 +25,7 @@ fi
 
 ours=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYSPARK_DRIVER_PYTHON:-${PYSPARK_PYTHON:-python3}}
+export PYTHONSAFEPATH=1  # a folder etl/ here is not ours
 module() {
     PYTHONPATH=$ours "$python" -m "$@"
 }

@@ -3,12 +3,18 @@
 import sys
 from collections.abc import Sequence
 
-from mdsrec.command import command_line, dispatch, experiment_of, experiment_parser, run_command
+from mdsrec.command import (
+    command_line,
+    dispatch,
+    experiment_of,
+    experiment_parser,
+    run_command,
+    spelled,
+)
 
 BUILD = "Build the tables below ROOT/dataset from raw files. Tables that are up to date are kept."
 STATUS = "Show which tables below ROOT/dataset are up to date. Nothing is built."
 COMMANDS = {"status": "show which tables are up to date"}
-MORE = "`python -m etl.synthetic FOLDER` writes a small raw catalogue to try things out."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build(words: Sequence[str]) -> None:
     """Build the tables of an experiment."""
     parser = experiment_parser("etl", BUILD, COMMANDS)
-    parser.epilog = MORE
+    demo = " ".join(spelled("etl.synthetic"))
+    parser.epilog = f"`{demo}` writes a small raw catalogue to try things out."
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
     from etl.run import build_tables

@@ -1,17 +1,56 @@
-"""Copies of our packages for machines on which they are not installed.
+"""Our packages: found before a user's folders of the same names, and copied to other machines.
 
+Names such as `etl` and `training` are common, so no process searches the current folder for them.
 `python -m mdsrec.packages FILE.zip` writes the archive that Spark sends to its executors.
 """
 
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 PACKAGES = ("mdsrec", "etl", "training", "evaluation", "tuning", "cluster")
 ETL_PACKAGES = ("etl", "mdsrec")
 SOURCE = Path(__file__).absolute().parent.parent
+SITE_PACKAGES = ("site-packages", "dist-packages")  # Python finds packages there by itself
+
+
+def use_own_packages() -> None:
+    """Let this process and its children find our packages first, the current folder last.
+
+    The current folder may hold a model of the user's own.
+    """
+    protect_children()
+    before = list(sys.path)
+    sys.path.insert(0, str(SOURCE))
+    for name in PACKAGES:
+        if PathFinder.find_spec(name, [str(SOURCE)]):  # an archive holds only ETL_PACKAGES
+            import_module(name)  # from now on its modules are found below it
+    sys.path[:] = before
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def protect_children() -> None:
+    """Let every Python that this process starts find our packages, and not search its folder."""
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join(search_path(os.environ.get("PYTHONPATH", "")))
+
+
+def search_path(python_path: str) -> list[str]:
+    """Return the folders of a PYTHONPATH without the current one, ours first.
+
+    An empty entry means the current folder to Python. A folder `site-packages` stays where Python
+    has it, behind the standard library.
+    """
+    given = [Path(folder).absolute() for folder in python_path.split(os.pathsep)]
+    others = [str(folder) for folder in given if folder not in (Path.cwd(), SOURCE)]
+    return others if SOURCE.name in SITE_PACKAGES else [str(SOURCE), *others]
 
 
 def copy_packages(folder: Path, names: Sequence[str] = PACKAGES) -> None:

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("mdsrec", "etl", "training", "evaluation", "tuning", "cluster")
 MOST_MODULES = 16  # in one room
 
-KERNEL = {"mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"}
+BASE = {"mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"}
+KERNEL = {*BASE, "mdsrec.command"}
 ETL_STEPS = {"etl.spark", "etl.catalogue", "etl.graph", "etl.features"}
 DATA = {"training.data", "training.device"}
 TRAINING = {"training", "training.lifecycle", "training.distributed", "training.layers", *DATA}
@@ -28,7 +29,9 @@ ROOMS: dict[str, set[str]] = {
     "mdsrec.credentials": {"mdsrec.errors"},
     "mdsrec.files": {"mdsrec.errors", "mdsrec.credentials"},
     "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials"},
-    "mdsrec": KERNEL,
+    "mdsrec": BASE,
+    "mdsrec.command": BASE,
+    "mdsrec.__main__": KERNEL,
     # raw files -> tables
     "etl.spark": KERNEL,
     "etl.catalogue": {*KERNEL, "etl.spark"},
@@ -86,7 +89,7 @@ ROOMS: dict[str, set[str]] = {
 }
 
 HEAVY = ("torch", "ray", "pyspark", "deepspeed", "faiss", "sentence_transformers")
-COMMANDS = {"cluster": ["run"]}  # sub-commands of stages that need one
+COMMANDS = {"cluster": ["run"], "mdsrec": ["etl"]}  # sub-commands of stages that need one
 STAGES = sorted(path.parent.name for path in ROOT.glob("*/__main__.py"))
 
 

@@ -35,15 +35,21 @@ def output_of(stage, *words, capsys):
     return ended.value.code, printed.out + printed.err
 
 
-@pytest.mark.parametrize("words", [*STAGES, "etl status", "evaluation compare", "cluster submit"])
+@pytest.mark.parametrize(
+    "words", [*STAGES, "mdsrec", "etl status", "evaluation compare", "cluster submit"]
+)
 def test_every_command_prints_its_version(words, capsys):
     stage, *rest = words.split()
-    assert output_of(stage, *rest, "--version", capsys=capsys) == (0, "mdsrec 0.1.0\n")
+    assert output_of(stage, *rest, "--version", capsys=capsys) == (
+        0,
+        f"mdsrec {mdsrec.__version__}\n",
+    )
 
 
-def test_the_version_is_that_of_the_distribution():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == mdsrec.__version__
+def test_the_version_is_written_at_one_place():
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert content["project"]["dynamic"] == ["version"]
+    assert content["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "mdsrec.__version__"}
 
 
 @pytest.mark.parametrize("stage", SUB_COMMANDS)

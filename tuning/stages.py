@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from mdsrec import files
+from mdsrec.command.names import process_of
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError, cause_of
+from mdsrec.packages import protect_children
 from mdsrec.run_paths import RunPaths
 
 
@@ -32,11 +34,11 @@ class RunSpec(NamedTuple):
         return RunPaths.of(self.experiment)
 
     def run_stage(self, name: str, *flags: str, folder: str | None = None) -> None:
-        """Run `python -m NAME` on the configuration, in `folder` or else the current folder.
+        """Run the stage `name` on the configuration, in `folder` or else the current folder.
 
         Raises InputError with its last line if it fails.
         """
-        command = [sys.executable, "-m", name, self.config, *self.overrides, *flags]
+        command = [*process_of(name), self.config, *self.overrides, *flags]
         code, errors = _run(command, folder)
         if code:
             raise InputError(cause_of(errors))
@@ -52,6 +54,7 @@ _received: list[int] = []  # signals
 
 def _run(command: Sequence[str], folder: str | None) -> tuple[int, str]:
     """Run a command that gets the signals of `signals_to_stages` -> exit code, standard error."""
+    protect_children()
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as stage:

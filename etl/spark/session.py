@@ -30,7 +30,7 @@ from etl.spark.spark_submit import is_submitted, with_submitted_settings
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
-from mdsrec.packages import SOURCE, zip_packages
+from mdsrec.packages import SOURCE, protect_children, zip_packages
 
 log = logging.getLogger("etl")
 
@@ -57,8 +57,7 @@ def open_session(
     python = config.settings.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
     os.environ["PYSPARK_PYTHON"] = python or sys.executable  # Spark reads it before its settings
     local = is_local(config.master)
-    if local:
-        _add_packages_to_worker_path()
+    protect_children()  # workers of a local master inherit the environment
     memory = machine_memory()
     sized = settings_for(config, input_bytes, driver_cores(config.master), memory)
     spark = _start(config.master, _base_settings(local) | sized)
@@ -161,14 +160,6 @@ def _base_settings(local: bool) -> dict[str, str]:
             "spark.shuffle.compress": "false",
         }
     return settings
-
-
-def _add_packages_to_worker_path() -> None:
-    """Put this program's packages on PYTHONPATH: workers of a local master inherit it."""
-    ours = str(SOURCE)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if ours not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, paths)])
 
 
 def _new_folder() -> Path:

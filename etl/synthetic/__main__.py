@@ -1,11 +1,12 @@
-"""`python -m etl.synthetic FOLDER`: write a small raw catalogue with planted interests."""
+"""`python -m etl.synthetic [FOLDER]`: write a small raw catalogue with planted interests."""
 
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdsrec.command import path, run_command, stage_parser
+from mdsrec.command import path, run_command, spelled, stage_parser
+from mdsrec.command.shipped import copy_shipped
 from mdsrec.config.loading import to_overrides
 from mdsrec.errors import InputError
 
@@ -17,7 +18,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = stage_parser(
         "etl.synthetic", "Write a small raw catalogue (edition 2018) with planted interests."
     )
-    parser.add_argument("folder", metavar="FOLDER", type=path, help="folder to write into")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        type=path,
+        default=path(DEMO_FOLDER),
+        help=f"folder to write into (default: {DEMO_FOLDER})",
+    )
     parser.add_argument("--users", type=int, default=2000, help="number of users (default: 2000)")
     parser.add_argument("--items", type=int, default=2400, help="number of items (default: 2400)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
@@ -27,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = arguments.folder
     if "://" in folder:
         raise InputError(f"{folder}: a URI: give a local folder")
+    copy_shipped("configs", Path("configs"), only="demo.toml")
     from etl.synthetic.catalogue import write_catalogue
 
     counts = write_catalogue(Path(folder), arguments.users, arguments.items, arguments.seed)
@@ -44,7 +53,7 @@ def next_command(folder: str) -> str:
         "eval.pictures": f"{folder}/images",
     }
     overrides = to_overrides(inputs) if folder != path(DEMO_FOLDER) else ()
-    return shlex.join(["python", "-m", "etl", "configs/demo.toml", *overrides])
+    return shlex.join([*spelled("etl"), "configs/demo.toml", *overrides])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import psutil
 import ray
 from ray._private import ray_constants, services
 from ray._private.grpc_utils import init_grpc_channel
+from ray.job_config import JobConfig
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import get_train_context
 
@@ -24,6 +25,9 @@ SUBMISSION_LOGGERS = (
 )
 """Loggers of a job's submission. If they are renamed, `submit` shows their lines."""
 
+TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+"""Logger of a warning that a local Ray has a token. If it is renamed, each command shows it."""
+
 START_WAIT_KEY = "RAY_raylet_start_wait_time_s"
 START_SECONDS = 180.0  # Ray itself waits 30 s, for its dashboard 60 s
 Health = Literal["answers", "is silent", "is gone"]
@@ -31,6 +35,24 @@ NO_ANSWER: dict[grpc.StatusCode, Health] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "is silent",
     grpc.StatusCode.UNAVAILABLE: "is gone",  # no process has the port
 }
+
+
+class _ClosedPath(list[str]):
+    """A search path that Ray does not extend."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Leave out the folder of the script and the current folder."""
+
+
+def search_path_of_workers(folders: Iterable[str]) -> JobConfig:
+    """Return a job whose workers import from these folders first, the last one first.
+
+    Ray puts the driver's current folder first, so a folder named `training` there would be taken
+    for our package. If Ray renames `_py_driver_sys_path`, that is so again.
+    """
+    job = JobConfig()
+    job._py_driver_sys_path = _ClosedPath(folders)
+    return job
 
 
 @contextmanager

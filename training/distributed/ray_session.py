@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
@@ -11,11 +12,14 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
 from mdsrec.logs import FORMAT_KEY
+from mdsrec.packages import SOURCE
 from training.distributed.ray_internals import (
     START_WAIT_KEY,
+    TOKEN_LOGGER,
     autoscaler_limits,
     longer_start,
     propagate_to_workers,
+    search_path_of_workers,
 )
 from training.distributed.ray_watch import RAY_IS_GONE, watch_ray
 
@@ -75,7 +79,12 @@ def _connect(address: str | None, log_to_driver: bool) -> None:
             f"RAY_ADDRESS = {address} is for `ray job submit`: submit the command as a job, "
             "or unset it to run here"
         )
-    options = {"logging_level": logging.WARNING, "log_to_driver": log_to_driver}
+    logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
+    options = {
+        "logging_level": logging.WARNING,
+        "log_to_driver": log_to_driver,
+        "job_config": search_path_of_workers([str(Path.cwd()), str(SOURCE)]),
+    }
     try:
         if address:
             ray.init(address, **options)

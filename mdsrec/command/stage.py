@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mdsrec import __version__
+from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.section import absolute, distinct, listed
 from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
 from mdsrec.logs import configure_logging
+from mdsrec.packages import use_own_packages
 
 Command = Callable[[Sequence[str]], None]
 
@@ -35,7 +37,7 @@ def stage_parser(
     stage: str, summary: str, commands: Mapping[str, str] | None = None
 ) -> argparse.ArgumentParser:
     """Return a parser whose help lists `commands`, the sub-commands of the stage."""
-    parser = _Parser(prog=f"python -m {stage}", description=summary)
+    parser = _Parser(prog=" ".join(spelled(stage)), description=summary)
     parser.add_argument("--version", action="version", version=f"mdsrec {__version__}")
     if commands:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps the lines
@@ -73,7 +75,7 @@ def experiment_of(arguments: argparse.Namespace) -> Experiment:
 def command_line(stage: str, arguments: argparse.Namespace) -> str:
     """Return the shell line that runs `stage` on the same experiment, without secret values."""
     overrides = map(without_secret, arguments.overrides)
-    return shlex.join(["python", "-m", *stage.split(), arguments.config, *overrides])
+    return shlex.join([*spelled(stage), arguments.config, *overrides])
 
 
 def path(text: str) -> str:
@@ -138,6 +140,7 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
 
     A mistake of the user (InputError) is printed as one line, and the exit code is 2.
     """
+    use_own_packages()
     try:
         configure_logging()
         body(None)

@@ -1,0 +1,33 @@
+"""Commands: what all stages share, and the console script `mdsrec`."""
+
+from mdsrec.command.names import spelled
+from mdsrec.command.stage import (
+    Command,
+    DistinctValues,
+    add_experiment,
+    command_line,
+    dispatch,
+    experiment_of,
+    experiment_parser,
+    minutes,
+    path,
+    positive_int,
+    run_command,
+    stage_parser,
+)
+
+__all__ = [
+    "Command",
+    "DistinctValues",
+    "add_experiment",
+    "command_line",
+    "dispatch",
+    "experiment_of",
+    "experiment_parser",
+    "minutes",
+    "path",
+    "positive_int",
+    "run_command",
+    "spelled",
+    "stage_parser",
+]
