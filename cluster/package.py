@@ -9,6 +9,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from mdsrec.config.loading import experiment_from, read_content, toml_value
+from mdsrec.config.own_model import is_own
 from mdsrec.errors import InputError
 from mdsrec.packages import copy_packages
 
@@ -26,12 +27,28 @@ def write_job_folder(folder: Path, config: str, overrides: Sequence[str]) -> lis
     content = read_content(config, overrides)
     experiment = experiment_from(content, source=config)
     copy_packages(folder)
+    _copy_own_model(folder, experiment.model.name)
     name = Path(config).name
     shutil.copy(config, folder / name)
     if Path(CONSTRAINTS).exists():
         shutil.copy(CONSTRAINTS, folder)
     paths = _absolute_paths(content, experiment.model_dump(mode="json"))
     return [name, *overrides, *paths]
+
+
+def _copy_own_model(folder: Path, name: str) -> None:
+    """Copy the module or package of a model of the user's own, if it is in the current folder.
+
+    One that is installed is expected on the nodes too.
+    """
+    if not is_own(name):
+        return
+    top = name.partition(":")[0].partition(".")[0]
+    for source in (Path(f"{top}.py"), Path(top)):
+        if source.is_dir():
+            shutil.copytree(source, folder / top, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, folder)
 
 
 def _absolute_paths(content: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[str]:

@@ -1,21 +1,11 @@
 """Code and tables that the documentation quotes are those of the project."""
 
-import re
 import runpy
 from pathlib import Path
 
 from benchmarks.sizes import Setting, bytes_an_item, table
 
 ROOT = Path(__file__).parent.parent
-
-
-def test_the_example_of_a_model_is_the_code_of_the_model():
-    page = (ROOT / "docs" / "adding-a-model.md").read_text()
-    section, model = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    [line] = re.findall(r'^ +"gru4rec": .*,$', page, flags=re.MULTILINE)
-    assert section in (ROOT / "mdsrec" / "config" / "models.py").read_text()
-    assert model in (ROOT / "training" / "models" / "gru4rec.py").read_text()
-    assert line in (ROOT / "training" / "models" / "registry.py").read_text()
 
 
 def test_the_table_of_sizes_is_what_the_formula_gives():

@@ -11,14 +11,13 @@ from statistics import mean
 
 import numpy as np
 
-from evaluation.baselines import itemknn_events
+from evaluation.baselines import baseline_names
 from evaluation.metrics.bootstrap import UserSums, difference
 from evaluation.metrics.events import Events, read_events
-from evaluation.metrics.run_metrics import POPULARITY
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment, to_overrides
-from mdsrec.config.models import sections
+from mdsrec.config.models import section_of, sections
 from mdsrec.errors import InputError
 from mdsrec.text import markdown_table
 from tuning.stages import RunSpec, train_and_rank
@@ -74,12 +73,11 @@ def study_runs(
     seeds: int,
 ) -> Iterator[RunSpec]:
     """Yield a run for each seed and model. Raises InputError for an unknown model."""
-    known = sections()
     for name in (*models, *experiment.study):
-        if name not in known:
-            raise InputError(f"unknown model {name!r}; choose from {', '.join(known)}")
-    for seed, name in product(range(seeds), models or known):
-        run_keys = [f"name={experiment.name}-{name}-{seed}", f"seed={seed}"]
+        section_of(name)
+    for seed, name in product(range(seeds), models or sections()):
+        label = name.rpartition(":")[2]  # the class of a model of the user's own
+        run_keys = [f"name={experiment.name}-{label}-{seed}", f"seed={seed}"]
         yield RunSpec(name, config, [*overrides, *model_overrides(experiment, name), *run_keys])
 
 
@@ -92,19 +90,16 @@ def model_overrides(experiment: Experiment, name: str) -> list[str]:
     overrides = []
     if name != experiment.model.name:
         shape = experiment.model.model_dump(mode="json", include=set(SHAPE), exclude_unset=True)
-        own_keys = sections()[name].model_fields
+        own_keys = section_of(name).model_fields
         shared = {key: value for key, value in shape.items() if key in own_keys}
         overrides = [f'model={{name = "{name}"}}', *to_overrides({"model": shared})]
     return overrides + list(to_overrides(experiment.study.get(name, {})))
 
 
 def baseline_events(experiment: Experiment, run: RunSpec) -> dict[str, Events]:
-    """Return the test metrics of the baselines without training: popularity and item-kNN."""
+    """Return the test metrics of the baselines without training, from the ranks of any run."""
     cutoffs = experiment.eval.cutoffs
-    return {
-        POPULARITY: read_events(run.paths.uri, cutoffs, POPULARITY),
-        "itemknn": itemknn_events(experiment, cutoffs),
-    }
+    return {name: read_events(run.paths.uri, cutoffs, name) for name in baseline_names(experiment)}
 
 
 def study_table(
@@ -137,7 +132,11 @@ def study_table(
             differences = _differences(network, reference, compared)
             without = [f"{model} without memory", *_means(network, metrics), *differences]
             rows.append([*without, *[""] * 4])
-    header = ["model (seeds)", *metrics, *(f"{name} minus {REFERENCE}'s" for name in compared)]
+    header = [
+        "model (seeds)",
+        *metrics,
+        *(f"{name} better than {REFERENCE} by" for name in compared),
+    ]
     cost = ["parameters", "prefixes/s", "seconds to best", "best epoch"]
     return markdown_table([*header, *cost], rows)
 

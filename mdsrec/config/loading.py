@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
-from mdsrec.config import Experiment, FeatureConfig, MDSRecConfig
-from mdsrec.config.etl import spark_properties
+from mdsrec.config import ColumnsConfig, Experiment, FeatureConfig, MDSRecConfig
+from mdsrec.config.input import properties
 from mdsrec.config.models import sections
 from mdsrec.config.nearest_key import nearest_key
+from mdsrec.config.own_model import OWN, own_section
 from mdsrec.config.section import Section, listed
 from mdsrec.config.tune import Domain
 from mdsrec.credentials import without_secret
@@ -28,7 +29,7 @@ EXPECTED = {  # messages by pydantic's error type
 }
 
 MODELS = sections()
-SPARK_SETTINGS = ["spark", "settings"]
+SECRET_PROPERTIES = (("spark", "settings"), ("input", "options"))
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -56,11 +57,11 @@ def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
 def _read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-        _join_spark_settings(content)
+        _join_properties(content)
     except FileNotFoundError:
         raise InputError(f"{without_secret(str(path))}: no such configuration file") from None
     except InputError as error:
-        raise InputError(f"{path}: spark.settings: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text: save it in that encoding") from None
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -77,11 +78,15 @@ def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
             content[key] = value
 
 
-def _join_spark_settings(content: dict[str, Any]) -> None:
-    """Join the dotted keys of spark.settings, so that an override finds them in any spelling."""
-    spark = content.get("spark")
-    if isinstance(spark, dict) and isinstance(spark.get("settings"), dict):
-        spark["settings"] = spark_properties(spark["settings"])
+def _join_properties(content: dict[str, Any]) -> None:
+    """Join the dotted keys of properties, so that an override finds them in any spelling."""
+    for name, key in SECRET_PROPERTIES:
+        section = content.get(name)
+        if isinstance(section, dict) and isinstance(section.get(key), dict):
+            try:
+                section[key] = properties(section[key])
+            except InputError as error:
+                raise InputError(f"{name}.{key}: {error}") from None
 
 
 def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
@@ -89,7 +94,7 @@ def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
     try:
         return Experiment.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{source}: {_explained(error)}") from None
+        raise InputError(f"{source}: {_explained(error, content)}") from None
 
 
 def to_overrides(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -116,7 +121,7 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
         raise InputError(
             f"override {without_secret(override)!r}: expected key=value, as in optim.lr=3e-4"
         )
-    if keys[:2] == SPARK_SETTINGS and keys[2:]:  # the rest is the name of one property
+    if tuple(keys[:2]) in SECRET_PROPERTIES and keys[2:]:  # the rest is the name of one property
         keys[2:] = [".".join(keys[2:])]
     section = content
     for key in keys[:-1]:
@@ -136,18 +141,24 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _explained(error: ValidationError) -> str:
+def _explained(error: ValidationError, content: Mapping[str, Any]) -> str:
     """Return the first validation error as one line."""
     first = error.errors()[0]
-    location, section = first["loc"], _section_at(first["loc"])
+    if first["type"] == OWN:
+        return first["msg"]
+    location, section = first["loc"], _section_at(first["loc"], content)
     if location[:1] == ("model",):
         location = ("model", *location[2:])  # without pydantic's tag of the model
     dotted = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in location)[1:]
     if first["type"] == "union_tag_invalid":
-        return f'model.name = "{first["ctx"]["tag"]}": unknown model; choose from {listed(MODELS)}'
+        name = first["ctx"]["tag"]
+        return (
+            f'model.name = "{name}": unknown model; choose from {listed(MODELS)}, or give '
+            '"package:Class"'
+        )
     if first["type"] == "extra_forbidden":
         if location[0] == "model" and any(location[1] in s.model_fields for s in MODELS.values()):
-            name = section.model_fields["name"].default
+            name = content["model"].get("name", "mdsrec")
             return (
                 f"{dotted}: the model {name} has no such key: remove it, or replace the section "
                 f"with 'model={{name=\"{name}\"}}'"
@@ -172,14 +183,17 @@ def _searched_sections() -> Mapping[str, Collection[str]]:
     } | {"model": MDSRecConfig.model_fields}
 
 
-def _section_at(location: Sequence[str | int]) -> type[BaseModel]:
+def _section_at(location: Sequence[str | int], content: Mapping[str, Any]) -> type[BaseModel]:
     """Return the section class that should contain the last part of `location`."""
     if len(location) <= 1:
         return Experiment
     if location[0] == "model":
-        return MODELS[str(location[1])]
+        own = location[1] == OWN
+        return own_section(content["model"]["name"]) if own else MODELS[str(location[1])]
     if location[0] == "features":
         return FeatureConfig
+    if location[:2] == ("input", "columns"):
+        return ColumnsConfig
     if location[:2] == ("tune", "space"):
         return Domain
     return cast(type[BaseModel], Experiment.model_fields[str(location[0])].annotation)

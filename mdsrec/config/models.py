@@ -15,6 +15,7 @@ from mdsrec.config.model_base import (
     NetworkConfig,
     TransformerConfig,
 )
+from mdsrec.config.own_model import OWN, OwnModelConfig, is_own, own_section
 from mdsrec.config.section import (
     Count,
     Flag,
@@ -234,17 +235,28 @@ class TransitionsModelConfig(MultimodalConfig):
         return Needs()
 
 
-def _name_of(section: Any) -> str:
-    """Return the model of a section; without a name it is MDSRec."""
-    if isinstance(section, Mapping):
-        return str(section.get("name", "mdsrec"))
-    return str(getattr(section, "name", "mdsrec"))
+def _tag_of(section: Any) -> str:
+    """Return the model of a section, or OWN; without a name it is MDSRec."""
+    has_keys = isinstance(section, Mapping)
+    name = section.get("name", "mdsrec") if has_keys else getattr(section, "name", "mdsrec")
+    return OWN if is_own(str(name)) else str(name)
 
 
 def sections() -> dict[str, type[ModelConfig]]:
-    """Return the section class of each model by name."""
+    """Return the section class of each of our models by name."""
     union = get_args(AnyModel)[0]
-    return {tag.tag: section for section, tag in map(get_args, get_args(union))}
+    return {tag.tag: kind for kind, *_, tag in map(get_args, get_args(union)) if tag.tag != OWN}
+
+
+def section_of(name: str) -> type[ModelConfig]:
+    """Return the section class of a model; InputError if there is no such model."""
+    if is_own(name):
+        return own_section(name)
+    if name not in sections():
+        raise InputError(
+            f"unknown model {name!r}; choose from {listed(sections())}, or give package:Class"
+        )
+    return sections()[name]
 
 
 AnyModel = Annotated[
@@ -258,8 +270,9 @@ AnyModel = Annotated[
     | Annotated[UniSRecConfig, Tag("unisrec")]
     | Annotated[MMMLPConfig, Tag("mmmlp")]
     | Annotated[MISSRecConfig, Tag("missrec")]
-    | Annotated[TransitionsModelConfig, Tag("transitions")],
-    Discriminator(_name_of),
+    | Annotated[TransitionsModelConfig, Tag("transitions")]
+    | Annotated[OwnModelConfig, Tag(OWN)],
+    Discriminator(_tag_of),
 ]
 
 

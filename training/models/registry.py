@@ -1,8 +1,7 @@
-"""Models by name. A new model is a file, a line below and a section in mdsrec/config/models.py."""
-
-from importlib import import_module
+"""Models by name: ours, and `package:Class` for one of the user's own."""
 
 from mdsrec.config import Experiment
+from mdsrec.config.own_model import class_named
 from training.data.item_tables import ItemTables
 from training.models.base import Model
 
@@ -23,6 +22,6 @@ MODELS = {
 
 def build_model(experiment: Experiment, tables: ItemTables) -> Model:
     """Build the model named `model.name`, with uninitialized weights."""
-    module, _, name = MODELS[experiment.model.name].partition(":")
-    model: Model = getattr(import_module(module), name)(experiment, tables)
+    name = experiment.model.name
+    model: Model = class_named(MODELS.get(name, name))(experiment, tables)
     return model

@@ -1,0 +1,114 @@
+"""A model of the user's own: the example of the documentation, and mistakes in its name."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gloo import on_ranks
+from small_dataset import small_experiment, write_dataset
+from small_models import initialized_model, scores_of
+
+from cluster.package import write_job_folder
+from mdsrec import files
+from mdsrec.config.loading import experiment_from
+from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
+from training.inference import load_trained
+from training.loop import train
+from training.reporting import Reporter
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+NAME = "my_models:LastEvents"
+MISTAKES = """
+from mdsrec.config.etl import SparkConfig
+from training.models.next_item import NextItem
+
+class WrongSection(NextItem):
+    config: SparkConfig
+
+class NoModel:
+    pass
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Return the current folder, which holds the module of the documentation's example."""
+    page = (ROOT / "docs" / "adding-a-model.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "my_models.py").write_text(example)
+    (tmp_path / "wrong.py").write_text(MISTAKES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def experiment_of(root, **model):
+    model = {"name": NAME, "dim": 8, "max_length": 6, "window": 3, **model}
+    content = {**small_experiment(root).resolved(), "model": model}
+    return experiment_from(content, source="small.toml")
+
+
+def finished(resolved):
+    experiment = experiment_from(resolved, source="test")
+    return train(experiment, CPU, Reporter()).finished
+
+
+def test_the_example_of_the_documentation_is_trained_and_recommends(here):
+    experiment = experiment_of(here)
+    write_dataset(small_experiment(here))
+    files.write_json(RunPaths.of(experiment).config, experiment.resolved())
+    assert on_ranks(1, finished, experiment.resolved()) == [True]
+    epochs = files.read_json(RunPaths.of(experiment).history)["epochs"]
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    trained = load_trained(experiment, CPU)
+    histories = [np.array([1, 2, 3, 4]), np.array([9, 2, 3, 4])]
+    first, second = trained.user_vectors(histories)
+    assert torch.equal(first, second)  # the query sees the last three events
+
+
+def test_the_query_of_the_example_sees_no_event_before_its_window(here):
+    experiment = experiment_of(here, window=2)
+    write_dataset(small_experiment(here))
+    model = initialized_model(experiment)
+    before, after, other = scores_of(model, [[5, 1, 2], [6, 1, 2], [5, 7, 2]])
+    assert torch.equal(before, after) and not torch.equal(before, other)
+
+
+def test_the_keys_of_the_section_are_those_of_the_class(here):
+    experiment = experiment_of(here)
+    assert experiment.resolved()["model"]["window"] == 3
+    assert experiment.identity()["model"]["name"] == NAME
+    assert experiment_from(experiment.resolved(), source="config.json") == experiment
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"windov": 3}, "unknown key model.windov; the nearest key is window"),
+        ({"window": "3"}, 'model.window = "3": expected a whole number'),
+        ({"num_heads": 2}, "model.num_heads: the model my_models:LastEvents has no such key"),
+        ({"name": "my_model:LastEvents"}, "no module my_model: put it into the current folder"),
+        ({"name": "my_models:Last"}, "the module my_models has no class Last"),
+        ({"name": "my_models:"}, "expected package.module:Class"),
+        ({"name": "wrong:NoModel"}, "not a model: the class must extend training.models.base."),
+        ({"name": "wrong:WrongSection"}, "the annotation `config` must be a class that extends"),
+        ({"name": "training.models.sasrek:A"}, "no module training.models.sasrek"),
+    ],
+)
+def test_a_mistake_in_the_name_or_the_keys_is_one_line(here, keys, message):
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        experiment_of(here, **keys)
+    assert str(error.value).startswith("small.toml: ") and "\n" not in str(error.value)
+
+
+def test_a_job_takes_the_module_along(here):
+    (here / "small.toml").write_text(
+        f'name = "a"\nroot = "out"\n[input]\nedition = "2018"\nreviews = ["a"]\n'
+        f'[model]\nname = "{NAME}"\n'
+    )
+    write_job_folder(here / "job", "small.toml", [])
+    assert (here / "job" / "my_models.py").read_text() == (here / "my_models.py").read_text()
