@@ -6,8 +6,11 @@
 import json
 import logging
 import os
+import sys
 from datetime import UTC, datetime
 from typing import Any
+
+from tqdm import tqdm
 
 from mdsrec.errors import InputError
 
@@ -38,6 +41,15 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class LineHandler(logging.StreamHandler[Any]):
+    """A handler whose lines appear above a progress bar, or a live table, on the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr  # a live table replaces it
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+
 def configure_logging(run: str = "", rank: int | None = None) -> None:
     """Set the format of this process's log lines; they carry `run` and `rank` from now on."""
     wanted = os.environ.get(FORMAT_KEY, "text")
@@ -50,7 +62,7 @@ def configure_logging(run: str = "", rank: int | None = None) -> None:
     formatter = (
         logging.Formatter(f"{head}: %(message)s") if wanted == "text" else JsonLines(context)
     )
-    logging.basicConfig(level=os.environ.get("MDSREC_LOG", "INFO"))
+    logging.basicConfig(level=os.environ.get("MDSREC_LOG", "INFO"), handlers=[LineHandler()])
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):  # leaves Ray's log files as they are
             # In a worker, Ray's handler forwards lines to a plain one.

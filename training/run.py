@@ -14,6 +14,7 @@ import torch
 from ray import train as ray_train
 from ray.train import (
     FailureConfig,
+    LoggingConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
@@ -207,6 +208,7 @@ def _new_trainer(
             storage_path=f"{experiment.root}/runs",
             failure_config=FailureConfig(max_failures=0),
             callbacks=list(callbacks),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
 

@@ -20,7 +20,7 @@ from etl.features.placeholders import NAMED_PLACEHOLDER, drop_shared, is_named_p
 from etl.features.vector_blocks import VectorLocations
 from etl.features.vector_cache import VectorCache
 from etl.features.vision import DownloadSettings, ImageEncoder
-from etl.spark.progress import periodic_log
+from etl.spark.progress import step_progress
 from etl.spark.session import materialize
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
@@ -124,7 +124,7 @@ def _encode(
         .sortWithinPartitions("key")
         .mapInArrow(encode, OUTCOME)
     )
-    with periodic_log(lambda: _progress_line(name, cache, num_contents)):
+    with step_progress(lambda: _progress_line(name, cache, num_contents)):
         return materialize(rows)
 
 

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl.catalogue.content_hashes import ContentHashes
-from etl.spark.progress import periodic_log
+from etl.spark.progress import step_progress
 from etl.spark.session import materialize, num_partitions
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, join, read_bytes
@@ -92,7 +92,7 @@ def _content_sum(folder: str, num_files: int) -> tuple[str, bool]:
     def progress() -> str:
         return f"{folder}: hashed {num_read:,} of {num_files:,} images"
 
-    with periodic_log(progress), ThreadPoolExecutor(HASH_THREADS) as pool:
+    with step_progress(progress), ThreadPoolExecutor(HASH_THREADS) as pool:
         while names := [file.name for file in islice(files, FILES_PER_BATCH)]:
             contents = pool.map(partial(_hash_image, filesystem, path), names)
             for name, content_hash in zip(names, contents, strict=True):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mdsrec import __version__
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
@@ -143,7 +144,8 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     use_own_packages()
     try:
         configure_logging()
-        body(None)
+        with heartbeat.beating():
+            body(None)
         sys.stdout.flush()
     except InputError as error:
         print(f"{stage}: {error}", file=sys.stderr)

@@ -3,17 +3,20 @@
 A new version may change any of them, so each place says what fails then.
 """
 
+import json
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import grpc
 import psutil
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, ray_logging, services
 from ray._private.grpc_utils import init_grpc_channel
+from ray.experimental import tqdm_ray
 from ray.job_config import JobConfig
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import get_train_context
@@ -27,6 +30,8 @@ SUBMISSION_LOGGERS = (
 
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 """Logger of a warning that a local Ray has a token. If it is renamed, each command shows it."""
+
+LINE_OF_CPP = re.compile(r"\[[-\d]+ [\d:,]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")
 
 START_WAIT_KEY = "RAY_raylet_start_wait_time_s"
 START_SECONDS = 180.0  # Ray itself waits 30 s, for its dashboard 60 s
@@ -53,6 +58,29 @@ def search_path_of_workers(folders: Iterable[str]) -> JobConfig:
     job = JobConfig()
     job._py_driver_sys_path = _ClosedPath(folders)
     return job
+
+
+def show_lines_of_workers(note_line: Callable[[], None]) -> None:
+    """Print what the workers print without Ray's prefixes, and not what its C++ code logs.
+
+    Without these names of Ray the lines have the prefix `(RayTrainWorker pid=1, ip=10.0.0.1)`.
+    """
+
+    def show(data: dict[str, Any]) -> None:
+        note_line()
+        bars, lines = tqdm_ray.instance(), []
+        for line in data["lines"]:
+            if tqdm_ray.RAY_TQDM_MAGIC in line:  # the state of a bar
+                bars.process_state_update({**json.loads(line), "ip": bars.ip, "pid": bars.pid})
+                bars.unhide_bars()
+            elif not LINE_OF_CPP.match(line):
+                lines.append(line)
+        if lines:
+            ray._private.worker.print_to_stdstream({**data, "lines": lines}, ignore_prefix=True)
+
+    dispatcher = ray_logging.global_worker_stdstream_dispatcher
+    dispatcher.remove_handler("ray_print_logs")
+    dispatcher.add_handler("ray_print_logs", show)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ray
 
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
@@ -20,6 +21,7 @@ from training.distributed.ray_internals import (
     longer_start,
     propagate_to_workers,
     search_path_of_workers,
+    show_lines_of_workers,
 )
 from training.distributed.ray_watch import RAY_IS_GONE, watch_ray
 
@@ -49,6 +51,8 @@ def ray_session(log_to_driver: bool = True, graceful: Collection[int] = ()) -> I
         _connect(address, log_to_driver)
         watch.connected()
         pin_ray_address()
+        if log_to_driver:
+            show_lines_of_workers(heartbeat.note_line)
         try:
             yield
         except InputError:

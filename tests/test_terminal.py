@@ -1,0 +1,153 @@
+"""What a user sees: one progress line on a terminal, a line now and then in a log, no noise."""
+
+import fcntl
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+import tomli_w
+from small_dataset import small_experiment, write_dataset
+
+from mdsrec.command.heartbeat import Heartbeat
+
+ROOT = Path(__file__).parent.parent
+ESCAPES = re.compile(r"\x1b\[(\d*)([A-Za-z])")
+
+
+def on_terminal(*command, folder=ROOT):
+    """Run a command whose output is a terminal -> exit code, all that it wrote."""
+    here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=there, stdout=there, stderr=there
+    ) as started:
+        os.close(there)
+        written = b""
+        while True:
+            try:
+                part = os.read(here, 1 << 16)
+            except OSError:  # no process has the terminal open
+                break
+            if not part:
+                break
+            written += part
+        os.close(here)
+    return started.returncode, written.decode()
+
+
+def screen(written):
+    """Return the lines that a terminal shows after this text, without colors."""
+    lines, row, column, at = [""], 0, 0, 0
+    while at < len(written):
+        if escape := ESCAPES.match(written, at):
+            count, letter = int(escape[1] or 1), escape[2]
+            row -= min(row, count) * (letter == "A")
+            if letter == "K":
+                lines[row] = lines[row][:column]
+            at = escape.end()
+            continue
+        sign = written[at]
+        at += 1
+        if sign == "\r":
+            column = 0
+        elif sign == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        else:
+            line = lines[row].ljust(column)
+            lines[row] = line[:column] + sign + line[column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+def test_the_screen_of_this_test_overwrites_as_a_terminal_does():
+    assert screen("abc\rX\n\rnext\x1b[Aup") == ["Xbc up", "next"]
+    assert screen("long line\r\x1b[Kshort\x1b[31m!\x1b[0m") == ["short!"]
+
+
+STEPS = """
+import logging, time
+from etl.spark import progress
+from mdsrec.logs import configure_logging
+configure_logging()
+progress.DRAW_INTERVAL = 0.01
+log = logging.getLogger("etl")
+with progress.step_progress(lambda: "items: 3 of 8 tasks and a text that is longer than the next"):
+    time.sleep(0.1)
+    log.info("a line of the log")
+    with progress.step_progress(lambda: "encoded 5 of 9"):
+        time.sleep(0.1)
+        log.info("another line")
+        time.sleep(0.1)
+    time.sleep(0.1)
+log.info("built")
+"""
+
+
+def test_a_step_has_one_line_below_the_log_and_leaves_nothing_behind():
+    code, written = on_terminal(sys.executable, "-c", STEPS)
+    assert code == 0, written
+    assert "items: 3 of 8 tasks" in written and "encoded 5 of 9" in written
+    shown = [line.partition(" etl: ")[2] for line in screen(written)]
+    assert shown == ["a line of the log", "another line", "built", ""]
+
+
+def test_a_silent_command_logs_that_it_runs_and_a_talking_one_does_not(caplog, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    with caplog.at_level(logging.INFO, "mdsrec"):
+        talking = Heartbeat(0.2)
+        with talking.beating():
+            for _ in range(10):
+                time.sleep(0.03)
+                talking.note_line()
+        assert caplog.messages == []
+        with Heartbeat(0.05).beating():
+            time.sleep(0.3)
+    assert caplog.messages
+    assert all(re.fullmatch(r"still running, \d+ s so far", line) for line in caplog.messages)
+
+
+def test_no_heartbeat_while_another_process_writes_or_on_a_terminal(caplog, monkeypatch):
+    heartbeat = Heartbeat(0.02)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    with caplog.at_level(logging.INFO, "mdsrec"), heartbeat.beating():
+        with heartbeat.paused():
+            time.sleep(0.1)
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        time.sleep(0.1)
+    assert caplog.messages == []
+
+
+def without_none(section):
+    """Return a section without the keys that are not set, which TOML cannot write."""
+    if not isinstance(section, dict):
+        return section
+    return {key: without_none(value) for key, value in section.items() if value is not None}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_training_on_a_terminal_shows_its_lines_and_none_of_ray(tmp_path):
+    experiment = small_experiment(tmp_path, train={"max_epochs": 2})
+    write_dataset(experiment)
+    content = {key: value for key, value in experiment.resolved().items() if key != "tune"}
+    file = tmp_path / "small.toml"
+    file.write_text(tomli_w.dumps(without_none(content)))
+    command = [sys.executable, "-m", "mdsrec", "train", str(file)]
+    code, written = on_terminal(*command, folder=tmp_path)
+    assert code == 0, written
+    lines = [line for line in screen(written) if line]
+    assert not [line for line in lines if "pid=" in line or "ip=" in line or "oken" in line]
+    kinds = (r".* training: .*1 workers on CPU.*", r".*rank 0: epoch +\d.*", r"epoch \d: .*")
+    for line in lines[: next(i for i, line in enumerate(lines) if line.startswith("run "))]:
+        assert any(re.fullmatch(kind, line) for kind in kinds), line
+    assert sum(", rank 0: epoch" in line for line in lines) == 2
