@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs pictures clean
 
 demo: $(VENV)/ready
 	$(RUN) -m etl.synthetic data/demo
@@ -23,6 +23,10 @@ check: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(RUN) docs/configuration.py
+
+# README's pictures, from the report that `make demo` wrote; needs Chromium.
+pictures: $(VENV)/ready
+	$(RUN) docs/pictures.py
 
 # torch first and alone: nothing else may choose its build.
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -13,7 +13,7 @@ import numpy as np
 from evaluation.channel_weights import read_rivals
 from evaluation.metrics.bootstrap import difference
 from evaluation.metrics.events import read_events
-from evaluation.metrics.run_metrics import POPULARITY, RunMetrics
+from evaluation.metrics.run_metrics import BASELINES, RunMetrics
 from evaluation.weight_search import Rivals, search_weights
 from mdsrec import files
 from mdsrec.command import path, run_command, stage_parser
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _test_table(runs: Sequence[str]) -> str:
-    channels = RunMetrics.read(RunPaths(runs[0]).metrics).split["test"]
+    ranked = RunMetrics.read(RunPaths(runs[0]).metrics).split["test"]
+    channels = [name for name in ranked if name not in BASELINES]
     rows, whole = [], None
     for channel in channels:
         events = [read_events(run, CUTOFFS, channel) for run in runs]
@@ -49,8 +50,8 @@ def _test_table(runs: Sequence[str]) -> str:
         differs = difference(events[0].users, whole, values)
         compared = [differs.text(columns[at]) if channel != ALL else "" for at in (0, 2)]
         rows.append([channel, *row, *compared])
-    header = ["channel", *NAMES, "all minus it, recall@10", "all minus it, ndcg@10"]
-    return markdown_table(header, [row for row in rows if row[0] != POPULARITY])
+    compared = [f"{name}: all channels better by" for name in (NAMES[0], NAMES[2])]
+    return markdown_table(["channel", *NAMES, *compared], rows)
 
 
 def _moments(of_runs: np.ndarray) -> list[tuple[float, float]]:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from evaluation.baselines import Popularity
 from evaluation.channel_weights import load_weighted
-from evaluation.exported import Exported
+from evaluation.vector_tables import VectorTables
+from evaluation.metrics.run_metrics import BASELINES
 from evaluation.ranking import rank_targets, ranked_names
 from mdsrec import metrics, schema, tables
 from mdsrec.arrays import Counts
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _better_in_float64(trained: TrainedModel, targets: Sequence[Target]) -> Counts:
     """Count the items above each target in every channel, in the order of the ranks table."""
     sums_SC = torch.stack([*trained.sums.values()]).double()
-    num_ranked = len(ranked_names(trained)) - 1  # without popularity
+    num_ranked = len(ranked_names(trained))
     better = [np.empty((0, num_ranked), dtype=np.int64)]
     for first in range(0, len(targets), BATCH):
         batch = targets[first : first + BATCH]
@@ -83,14 +83,12 @@ def _better_by_other_sizes(
     experiment: Experiment, trained: TrainedModel, targets: Sequence[Target]
 ) -> Counts:
     settings = experiment.eval.model_copy(update=OTHER_SIZES)
-    popularity = Popularity(np.zeros(trained.num_items, dtype=np.int64))
-    ranks = rank_targets(trained, popularity, targets, settings)
-    better: Counts = _of_model(ranks)["better"].to_numpy()
+    better: Counts = rank_targets(trained, {}, targets, settings)["better"].to_numpy()
     return better
 
 
 def _of_model(ranks: pa.Table) -> pa.Table:
-    return ranks.filter(pa.compute.not_equal(ranks["channel"], "popularity"))
+    return ranks.filter(~pa.compute.field("channel").isin(BASELINES))
 
 
 def _compare_ranks(name: str, ranks: pa.Table, better: Counts) -> list[str]:
@@ -121,7 +119,7 @@ def _compare_recommendations(paths: RunPaths) -> str:
     """Return how many users have the same recommendations by the exported tables."""
     stored = tables.read_table(paths.recommendations, schema.RECOMMENDATIONS)
     own, own_scores = (np.stack(stored[key].to_numpy()) for key in ("items", "scores"))
-    exported, top = Exported.read(paths.uri), own.shape[1]
+    exported, top = VectorTables.read(paths.uri), own.shape[1]
     same = reordered = 0
     difference = 0.0
     for first in range(0, len(own), BATCH):

@@ -1,22 +1,50 @@
 """Baselines that need no training: popularity of items, and ItemKNN on their co-occurrence.
 
-B users, X items.
+B targets, X items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Self
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from evaluation.metrics.events import Events
-from mdsrec import metrics, schema, tables
-from mdsrec.arrays import Counts, Floats
+from evaluation.metrics.run_metrics import ITEMKNN, POPULARITY
+from mdsrec import schema, tables
+from mdsrec.arrays import Counts
 from mdsrec.config import Experiment
 from mdsrec.normalization import normalized_scores
 from mdsrec.table_names import cooccurrence_name
-from training.data.sequences import SequenceReader, Target
+from training.data.sequences import Target
 
-USER_BATCH = 4096
+MAX_PAIRS = 20_000_000  # of items in ItemKNN: about 1 GB in each process that ranks
+
+
+class Baseline(Protocol):
+    """A ranking of all items for each target."""
+
+    def better_and_ties(
+        self, targets: Sequence[Target], seen: Counts | None
+    ) -> tuple[Counts, Counts]:
+        """Count the items that score above each target, and other items with its score.
+
+        Returns ([B], [B]). `seen` [pairs, 2] are distinct (index of a target, item) that are not
+        counted.
+        """
+
+
+def baseline_names(experiment: Experiment) -> tuple[str, ...]:
+    """Return the baselines of a data set: ItemKNN only up to MAX_PAIRS pairs of items."""
+    uri = tables.table_uri(experiment.root, cooccurrence_name(experiment))
+    manifest = tables.read_manifest(uri)
+    has_pairs = manifest is not None and manifest.rows <= MAX_PAIRS
+    return (POPULARITY, ITEMKNN) if has_pairs else (POPULARITY,)
+
+
+def read_baselines(experiment: Experiment) -> Mapping[str, Baseline]:
+    """Read the baselines of a data set from its tables, by name."""
+    kinds: dict[str, type[Popularity | ItemKNN]] = {POPULARITY: Popularity, ITEMKNN: ItemKNN}
+    return {name: kinds[name].read(experiment) for name in baseline_names(experiment)}
 
 
 class Popularity:
@@ -26,67 +54,75 @@ class Popularity:
         self._num_train = num_train
         self._ascending = np.sort(num_train)
 
-    def better_and_ties(self, targets: Counts, seen: Counts | None) -> tuple[Counts, Counts]:
-        """Count the items with more training events than each target, and those with as many.
+    @classmethod
+    def read(cls, experiment: Experiment) -> Self:
+        uri = tables.table_uri(experiment.root, "items")
+        return cls(tables.read_table(uri, schema.ITEMS, ["num_train"])["num_train"].to_numpy())
 
-        Returns ([B], [B]). `seen` [pairs, 2] are distinct (index of a target, item) that are not
-        counted.
-        """
-        own = self._num_train[targets]
+    def better_and_ties(
+        self, targets: Sequence[Target], seen: Counts | None
+    ) -> tuple[Counts, Counts]:
+        items = _items_of(targets)
+        own = self._num_train[items]
         at_most = np.searchsorted(self._ascending, own, side="right")
         below = np.searchsorted(self._ascending, own, side="left")
         better, ties = len(self._ascending) - at_most, at_most - below - 1
         if seen is not None:
-            row, item = seen[seen[:, 1] != targets[seen[:, 0]]].T
+            row, item = seen[seen[:, 1] != items[seen[:, 0]]].T
             better -= np.bincount(row[self._num_train[item] > own[row]], minlength=len(own))
             ties -= np.bincount(row[self._num_train[item] == own[row]], minlength=len(own))
         return better, ties
 
 
-def itemknn_events(experiment: Experiment, cutoffs: tuple[int, ...]) -> Events:
-    """Rank the test events by ItemKNN and return their metrics, in the order of a run's events.
+class ItemKNN:
+    """ItemKNN of Sarwar et al. (WWW 2001) with O instead of counts, and with all neighbors.
 
     The score of an item i is the sum over the items j of the history of O_ij / sqrt(o_i o_j). O is
-    the co-occurrence in training events (Eq. 2) and o its row sums. This is ItemKNN of Sarwar et
-    al. (WWW 2001) with O instead of counts and with all neighbors.
+    the co-occurrence in training events (Eq. 2) and o its row sums. `similarity` [X, X] stores only
+    values above 0. Most items score 0; they are counted without being stored.
     """
-    uri = tables.table_uri(experiment.root, cooccurrence_name(experiment))
-    table = tables.read_table(uri, schema.COOCCURRENCE, ["item", "other", "score"])
-    rows, columns = table["item"].to_numpy(), table["other"].to_numpy()
-    scores = normalized_scores(rows, columns, table["score"].to_numpy(), "symmetric")
-    num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
-    similarity = csr_array((scores, (rows, columns)), shape=(num_items, num_items))
-    reader = SequenceReader(experiment)
-    users: list[Counts] = []
-    values: list[Floats] = []
-    for first in range(0, reader.num_users, USER_BATCH):
-        targets = reader.targets(first, min(first + USER_BATCH, reader.num_users), "test")
-        of_batch = metrics.per_event(*itemknn_better_and_ties(similarity, targets), cutoffs)
-        users.append(np.array([target.user for target in targets], dtype=np.int64))
-        values.append(np.stack(list(of_batch.values()), axis=1))
-    return Events(np.concatenate(users), list(of_batch), np.concatenate(values))
+
+    def __init__(self, similarity: csr_array) -> None:
+        self._similarity = similarity
+
+    @classmethod
+    def read(cls, experiment: Experiment) -> Self:
+        uri = tables.table_uri(experiment.root, cooccurrence_name(experiment))
+        table = tables.read_table(uri, schema.COOCCURRENCE, ["item", "other", "score"])
+        rows, columns = table["item"].to_numpy(), table["other"].to_numpy()
+        scores = normalized_scores(rows, columns, table["score"].to_numpy(), "symmetric")
+        num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
+        return cls(csr_array((scores, (rows, columns)), shape=(num_items, num_items)))
+
+    def better_and_ties(
+        self, targets: Sequence[Target], seen: Counts | None
+    ) -> tuple[Counts, Counts]:
+        num_targets, num_items = len(targets), self._similarity.shape[0]
+        scores = csr_array(_histories(targets, num_items) @ self._similarity)
+        row, items = np.repeat(np.arange(num_targets), np.diff(scores.indptr)), scores.indices
+        target_items = _items_of(targets)
+        own = np.zeros(num_targets)
+        is_own = items == target_items[row]
+        own[row[is_own]] = scores.data[is_own]
+        counted = np.ones(len(row), dtype=bool)
+        left_out = np.zeros(num_targets, dtype=np.int64)
+        if seen is not None:
+            others = seen[seen[:, 1] != target_items[seen[:, 0]]]
+            counted = ~np.isin(row * num_items + items, others @ [num_items, 1])
+            left_out = np.bincount(others[:, 0], minlength=num_targets)
+        row, values = row[counted], scores.data[counted]
+        better = np.bincount(row, values > own[row], minlength=num_targets).astype(np.int64)
+        level = np.bincount(row, values == own[row], minlength=num_targets).astype(np.int64)
+        unscored = num_items - left_out - np.bincount(row, minlength=num_targets)
+        return better, np.where(own > 0, level, level + unscored) - 1
 
 
-def itemknn_better_and_ties(
-    similarity: csr_array, targets: Sequence[Target]
-) -> tuple[Counts, Counts]:
-    """Count the items that score above each target, and other items with the same score.
+def _items_of(targets: Sequence[Target]) -> Counts:
+    return np.array([target.target for target in targets], dtype=np.int64)
 
-    Returns ([B], [B]). `similarity` [X, X] stores only values above 0. Most items score 0; they
-    are counted without being stored.
-    """
-    num_users, num_items = len(targets), similarity.shape[0]
-    lengths = [len(target.history) for target in targets]
-    user = np.repeat(np.arange(num_users), lengths)
-    items = np.concatenate([target.history for target in targets]) if targets else user
-    histories = csr_array((np.ones(len(items)), (user, items)), shape=(num_users, num_items))
-    scores = csr_array(histories @ similarity)
-    row = np.repeat(np.arange(num_users), np.diff(scores.indptr))
-    target_items = np.array([target.target for target in targets], dtype=np.int64)
-    own = np.zeros(num_users)
-    is_own = scores.indices == target_items[row]
-    own[row[is_own]] = scores.data[is_own]
-    better = np.bincount(row, scores.data > own[row], minlength=num_users).astype(np.int64)
-    level = np.bincount(row, scores.data == own[row], minlength=num_users).astype(np.int64)
-    unscored = num_items - np.diff(scores.indptr)
-    return better, np.where(own > 0, level, level + unscored) - 1
+
+def _histories(targets: Sequence[Target], num_items: int) -> csr_array:
+    """Return how often each item is in the history of each target [B, X]."""
+    row = np.repeat(np.arange(len(targets)), [len(target.history) for target in targets])
+    items = np.concatenate([np.empty(0, dtype=np.int64), *(target.history for target in targets)])
+    return csr_array((np.ones(len(items)), (row, items)), shape=(len(targets), num_items))

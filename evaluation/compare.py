@@ -1,16 +1,27 @@
 """Comparison of runs on the same data: a table on the screen, and a page."""
 
+import logging
 from collections.abc import Sequence
 
 from evaluation.cases import distinctive_cases
-from evaluation.evaluated_run import EvaluatedRun
+from evaluation.evaluated_run import EvaluatedRun, run_labels
 from evaluation.metrics.bootstrap import difference
-from evaluation.metrics.events import read_events
-from evaluation.metrics.run_metrics import POPULARITY
+from evaluation.metrics.events import Events, read_events
+from evaluation.metrics.run_metrics import baselines_of
+from evaluation.metrics.shared_slices import shared_slices, stored_slices
+from evaluation.metrics.slices import (
+    TRAINING_EVENTS,
+    USER_HISTORY,
+    Slicing,
+    modalities_of_data,
+    read_slicings,
+)
+from evaluation.report.channels import channel_name
 from evaluation.report.comparison import ComparisonData, comparison_page
+from evaluation.report.differences import Differences, crossing_words
 from evaluation.report.pictures import load_thumbnails
 from evaluation.report.run_report import candidates_text, headline_metrics
-from mdsrec import files
+from mdsrec import files, tables
 from mdsrec.config.section import absolute
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
@@ -19,6 +30,8 @@ from mdsrec.text import text_table
 # Fields of metrics.json that must be equal, and their names in error texts.
 SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "eval.exclude_seen"}
 PAGE = "comparison.html"
+
+log = logging.getLogger("evaluation")
 
 
 def compare_runs(folders: Sequence[str], out: str | None = None) -> str:
@@ -37,6 +50,8 @@ def compare_runs(folders: Sequence[str], out: str | None = None) -> str:
         f"each ranked {candidates_text(first)}"
     )
     differences = [_difference_table(data), ""] if len(runs) > 1 else []
+    crossings = crossing_words(data.differences, data.metrics)
+    differences += [*crossings, ""] if crossings else []
     pages = [*(f"report  {RunPaths(run.uri).report}" for run in runs), f"page    {page}"]
     return "\n".join([terms, "", _metrics_table(data), "", *differences, *pages])
 
@@ -56,20 +71,60 @@ def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
 
 
 def _comparison_data(runs: Sequence[EvaluatedRun]) -> ComparisonData:
-    cutoffs = tuple(runs[0].metrics.cutoffs)
-    first, *others = (read_events(run.uri, cutoffs) for run in runs)
-    differences = [difference(other.users, other.values, first.values) for other in others]
+    first, *others = events = _events(runs)
+    n = runs[0].metrics.cutoffs[0]
+    differences = Differences(
+        run_labels(runs),
+        [difference(other.users, other.values, first.values) for other in others],
+        first.names,
+        [f"{metric}@{n}" for metric in ("recall", "ndcg")],
+    )
+    slicings = _slicings(runs)
+    metrics = [run.metrics for run in runs]
+    slices = shared_slices(events, slicings) if slicings else stored_slices(metrics)
     cases = distinctive_cases([run.cases for run in runs])
     folder = next((run.cases.pictures for run in runs if run.cases and run.cases.pictures), None)
     ids = {item_id for case in cases for item_id in case.item_ids()}
     pictures = load_thumbnails(folder, sorted(ids))
-    return ComparisonData(runs, differences, first.names, cases, pictures)
+    return ComparisonData(runs, differences, slices, bool(slicings), cases, pictures)
+
+
+def _events(runs: Sequence[EvaluatedRun]) -> list[Events]:
+    """Read the test events of all runs, with metrics at the runs' cutoffs and at 1."""
+    cutoffs = tuple(sorted({1, *runs[0].metrics.cutoffs}))
+    return [read_events(run.uri, cutoffs) for run in runs]
+
+
+def _slicings(runs: Sequence[EvaluatedRun]) -> dict[str, Slicing]:
+    """Read the slicings of the runs' data from its tables, with the modalities of all runs.
+
+    Returns {} if the tables of no run are there any more as they were.
+    """
+    found: dict[str, Slicing] = {}
+    for run in runs:
+        root = run.uri.rsplit("/", 2)[0]
+        try:
+            sequences = tables.read_manifest(tables.table_uri(root, "sequences"))
+            if sequences is None or sequences.fingerprint != run.metrics.dataset:
+                continue
+            known = dict.fromkeys([*run.config.get("features", {}), *run.metrics.slices["test"]])
+            names = [name for name in known if name not in (TRAINING_EVENTS, USER_HISTORY)]
+            modalities = modalities_of_data(root, names)
+            read = read_slicings(root, modalities, run.metrics.num_items)
+        except InputError as error:
+            log.warning("%s: its slices cannot be read: %s", run.uri, error)
+            continue
+        found = {**read, **found}
+    return found
 
 
 def _metrics_table(data: ComparisonData) -> str:
-    """Return the test metrics of each run, and of popularity."""
+    """Return the test metrics of each run, and of the baselines."""
     rows = [(run.name, run.metrics.split["test"]["all"]) for run in data.runs]
-    rows.append((POPULARITY, data.runs[0].metrics.split["test"][POPULARITY]))
+    rows += [
+        (channel_name(name), metrics.split["test"][name])
+        for name, metrics in baselines_of(data.metrics).items()
+    ]
     names = headline_metrics(data.runs[0].metrics.cutoffs)
     return text_table(
         ["run", *names], [[name, *(f"{means[key]:.4f}" for key in names)] for name, means in rows]
@@ -77,11 +132,13 @@ def _metrics_table(data: ComparisonData) -> str:
 
 
 def _difference_table(data: ComparisonData) -> str:
-    """Return each run minus the first one on the same test events: mean, 95% interval, p."""
-    metrics = data.main_metrics
-    indices = [data.metric_names.index(name) for name in metrics]
+    """Return how much better each run is than the first on the same test events.
+
+    A cell has the mean difference, its 95% interval and p.
+    """
+    found = data.differences
     rows = [
-        [run.name, *(each.text(index) for index in indices)]
-        for run, each in zip(data.runs[1:], data.differences, strict=True)
+        [run.name, *(each.text(found.names.index(name)) for name in found.shown)]
+        for run, each in zip(data.runs[1:], found.of_runs, strict=True)
     ]
-    return text_table([f"minus {data.runs[0].name}", *metrics], rows)
+    return text_table([f"better than {data.runs[0].name} by", *found.shown], rows)

@@ -5,7 +5,6 @@ B targets, S weighted sums of channels, C channels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import groupby
 from typing import Protocol
 
@@ -14,10 +13,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from evaluation.baselines import Popularity
-from evaluation.metrics.run_metrics import POPULARITY
-from evaluation.pool import ShardWorker, UserShard
-from mdsrec import schema, tables
+from evaluation.baselines import Baseline
+from mdsrec import schema
 from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig
 from training.data.sequences import History, Target
@@ -37,12 +34,15 @@ class Scorer(Protocol):
 
 
 def rank_targets(
-    scorer: Scorer, popularity: Popularity, targets: Sequence[Target], settings: EvalConfig
+    scorer: Scorer,
+    baselines: Mapping[str, Baseline],
+    targets: Sequence[Target],
+    settings: EvalConfig,
 ) -> pa.Table:
-    """Rank `targets` (ordered by user) per sum, per channel and by popularity."""
+    """Rank `targets` (ordered by user) per sum, per channel and per baseline."""
     sums_SC = torch.stack([*scorer.sums.values()])
-    names = ranked_names(scorer)
-    num_ranked = len(names) - 1  # the channel of seen items, the last, is part of the sums only
+    own_names = ranked_names(scorer)
+    num_ranked = len(own_names)  # the channel of seen items, the last, is part of the sums only
     parts = []
     for batch in target_batches(targets, settings.user_batch):
         target_items = np.array([target.target for target in batch], dtype=np.int64)
@@ -57,22 +57,21 @@ def rank_targets(
                 settings.item_block,
                 None if seen is None else torch.from_numpy(seen).to(device),
             )
-        popular_better, popular_ties = popularity.better_and_ties(target_items, seen)
+        counts = [each.better_and_ties(batch, seen) for each in baselines.values()]
         parts.append(
             _rank_rows(
                 batch,
-                names,
-                np.column_stack([better[:, :num_ranked].cpu().numpy(), popular_better]),
-                np.column_stack([ties[:, :num_ranked].cpu().numpy(), popular_ties]),
+                (*own_names, *baselines),
+                np.column_stack([better[:, :num_ranked].cpu().numpy(), *(b for b, _ in counts)]),
+                np.column_stack([ties[:, :num_ranked].cpu().numpy(), *(t for _, t in counts)]),
             )
         )
     return pa.concat_tables(parts) if parts else schema.RANKS.empty_table()
 
 
 def ranked_names(scorer: Scorer) -> tuple[str, ...]:
-    """Return the names of all scores that are ranked: the sums, the channels and popularity."""
-    channels = [name for name in scorer.channels if name != SEEN]
-    return (*scorer.sums, *channels, POPULARITY)
+    """Return the names of all scores of a model that are ranked: the sums and the channels."""
+    return (*scorer.sums, *(name for name in scorer.channels if name != SEEN))
 
 
 def seen_pairs(histories: Sequence[History]) -> Counts:
@@ -109,21 +108,3 @@ def _rank_rows(
         {name: pa.array(column, schema.RANKS.field(name).type) for name, column in columns.items()},
         schema=schema.RANKS,
     )
-
-
-class RankWorker(ShardWorker):
-    """An actor that ranks the held-out events of users."""
-
-    @cached_property
-    def popularity(self) -> Popularity:
-        uri = tables.table_uri(self.experiment.root, "items")
-        events = tables.read_table(uri, schema.ITEMS, ["num_train"])
-        return Popularity(events["num_train"].to_numpy())
-
-    def rows(self, shard: UserShard) -> pa.Table:
-        return rank_targets(
-            self.trained,
-            self.popularity,
-            self.reader.targets(shard.first, shard.last),
-            self.experiment.eval,
-        )

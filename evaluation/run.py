@@ -1,16 +1,18 @@
 """The evaluation stage: ranks table, metrics.json, cases.json and report.html of a run."""
 
+import logging
 import shlex
 from collections.abc import Sequence
 
+from evaluation.baselines import MAX_PAIRS, baseline_names
 from evaluation.case_study import case_study
-from evaluation.channel_weights import load_weighted, model_inputs, weights_in_recipe
+from evaluation.channel_weights import load_weighted
 from evaluation.metrics.coverage import list_metrics
-from evaluation.metrics.run_metrics import RunMetrics
-from evaluation.metrics.slices import read_slicings
+from evaluation.metrics.run_metrics import ITEMKNN, RunMetrics
+from evaluation.metrics.slices import modalities_of_data, read_slicings
 from evaluation.metrics.summary import summarize
 from evaluation.pool import write_table_in_shards
-from evaluation.ranking import RankWorker, ranked_names
+from evaluation.ranking import ranked_names
 from evaluation.report.pictures import check_pictures, load_thumbnails
 from evaluation.report.run_report import (
     ReportData,
@@ -19,12 +21,16 @@ from evaluation.report.run_report import (
     headline_metrics,
     report_page,
 )
+from evaluation.serving.stored_weights import model_inputs, weights_in_recipe
+from evaluation.workers import RankWorker
 from mdsrec import files, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
 from mdsrec.text import text_table
 from training.inference import TrainedModel
+
+log = logging.getLogger("evaluation")
 
 
 def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFIG") -> str:
@@ -69,6 +75,7 @@ def ranks_recipe(experiment: Experiment, trained: TrainedModel) -> Recipe:
             "user_batch": settings.user_batch,
             "item_block": settings.item_block,
             "exclude_seen": settings.exclude_seen,
+            "baselines": list(baseline_names(experiment)),
             **weights_in_recipe(trained),
         },
         inputs=model_inputs(trained),
@@ -78,15 +85,20 @@ def ranks_recipe(experiment: Experiment, trained: TrainedModel) -> Recipe:
 def rank_all(experiment: Experiment, trained: TrainedModel, recipe: Recipe) -> Manifest:
     """Rank the held-out events of all users on Ray and commit the ranks table."""
     uri = RunPaths.of(experiment).ranks
+    if ITEMKNN not in baseline_names(experiment):
+        log.warning("ItemKNN is not ranked: it needs a co-occurrence of up to %d pairs", MAX_PAIRS)
     return write_table_in_shards(experiment, trained.weight_of, RankWorker, uri, recipe, "ranked")
 
 
 def compute_metrics(experiment: Experiment, trained: TrainedModel, ranks: Manifest) -> RunMetrics:
     """Reduce the ranks table, and add what identifies the run, its data and its weights."""
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
-    slicings = read_slicings(experiment.root, experiment.modalities, trained.num_items)
+    in_data = modalities_of_data(experiment.root, experiment.features)
+    modalities = tuple(dict.fromkeys([*experiment.modalities, *in_data]))
+    slicings = read_slicings(experiment.root, modalities, trained.num_items)
+    names = (*ranked_names(trained), *baseline_names(experiment))
     uri = RunPaths.of(experiment).ranks
-    rank_metrics = summarize(uri, ranked_names(trained), experiment.eval.cutoffs, slicings)
+    rank_metrics = summarize(uri, names, experiment.eval.cutoffs, slicings)
     return RunMetrics(
         name=experiment.name,
         dataset=sequences.fingerprint,

@@ -3,13 +3,19 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluated_runs import ROWS, ParsedPage, cases_by_rank, make_cases, run_metrics, write_run
+from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
 from evaluation.compare import compare_runs
 from evaluation.evaluated_run import EvaluatedRun, run_labels
+from evaluation.metrics.bootstrap import Difference
+from evaluation.metrics.run_metrics import Curve
+from evaluation.report.charts import Learning, learning_panels_by_run, objective
+from evaluation.report.differences import Differences, crossing_words
 from evaluation.report.svg import Interval, interval_chart
-from mdsrec import files
+from mdsrec import files, tables
 from mdsrec.errors import InputError
 
 BETTER = [(*row[:4], 0, 0) if row[3] == "all" else row for row in ROWS]
@@ -60,9 +66,9 @@ def test_the_page_shows_the_printed_figures(runs):
         )
     _, recall, ndcg = re.split(r"\s{2,}", differences.splitlines()[1])
     for metric, text in (("recall@10", recall), ("ndcg@10", ndcg)):
-        mean, low, high, p = re.findall(r"[+-]?\d\.\d+", text)
+        mean, low, high, p = re.fullmatch(r"(\S+) \[(\S+), (\S+)\] p (.*)", text).groups()
         bounds = f"{low} to {high}".replace("0.", ".")
-        assert ["b", metric, mean, bounds, p] in rows
+        assert ["b", metric, mean, bounds, p.replace("<", "&lt;")] in rows
     assert html.count("\n.0951\u2013.1049</td>") == 2
 
 
@@ -70,15 +76,126 @@ def test_the_page_shows_slices_curves_and_configuration_differences(runs):
     _, html = compare(runs)
     rows = cells(html)
     assert ["with text", "70", "0.6000", "0.6000"] in rows
+    assert ["without text", "30", "-", "-"] in rows  # fewer than 50
     assert rows[rows.index(["key", "a", "b"]) + 1 :][:3] == [
         ["model.dim", "64", "32"],
         ["model.rho.text", "1.0", "-"],
         ["model.rho", "-", "{}"],
     ]
-    assert "seed" not in html
+    assert not any(row[0] == "seed" for row in rows)
     for name in ("a", "b"):
         assert f"<title>{name}, 10: 0.05</title>" in html
         assert f"<title>{name}, 0: 7.25</title>" in html
+
+
+def run_on_data(experiment, name, rows, **config):
+    """Write an evaluated run beside the tables of the small data set."""
+    changes = {
+        "dataset": tables.open_table(tables.table_uri(experiment.root, "sequences")).fingerprint,
+        "num_items": NUM_ITEMS,
+        "slices": {"test": {}},
+    }
+    folder = write_run(Path(experiment.root, "runs"), name, rows, **changes)
+    files.write_json(f"{folder}/config.json", config)
+    return folder
+
+
+def test_slices_belong_to_the_data_so_every_run_has_them(tmp_path):
+    """Items 0 to 4 have no image. The second run's model and configuration know no modality."""
+    experiment = small_experiment(tmp_path)
+    write_dataset(experiment)
+    targets = [(user, 3 + user % 4) for user in range(NUM_USERS)]
+    rows = [
+        (user, item, "test", channel, 0 if item > 4 else 99, 0)
+        for user, item in targets
+        for channel in ("all", "popularity")
+    ]
+    num_without = sum(item < 5 for _, item in targets)
+    first = run_on_data(experiment, "a", rows * 2, features={"text": {}, "image": {}})
+    second = run_on_data(experiment, "b", rows * 2, features={})
+    _, html = compare([second, first])
+    found = cells(html)
+    assert "Slices belong to the data" in html
+    assert ["without image", str(2 * num_without), "0.0000", "0.0000"] in found
+    assert [
+        "with image",
+        str(2 * (NUM_USERS - num_without)),
+        "1.0000",
+        "1.0000",
+    ] in found
+
+
+def test_without_the_data_slices_are_those_that_each_run_stored(runs):
+    _, html = compare(runs)
+    assert "these slices are those that each run stored" in html
+
+
+def curve(*recall):
+    """Return recall at 1, 2, 3, 5, 7 and 10."""
+    by_channel = {"all": list(recall), "popularity": [0.1] * 6}
+    return Curve([1, 2, 3, 5, 7, 10], {"test": by_channel})
+
+
+def test_a_run_that_is_better_at_10_and_worse_at_1_is_said_to_be(tmp_path):
+    """The first run has half of the targets at rank 1; the second has all of them at rank 6."""
+    first, second = (
+        [
+            (user, 0, "test", channel, better(user), 0)
+            for user in range(40)
+            for channel in ("all", "popularity")
+        ]
+        for better in (lambda user: 50 * (user % 2), lambda _: 5)
+    )
+    runs = [
+        write_run(tmp_path, "base", first, curve=curve(*[0.5] * 6)),
+        write_run(tmp_path, "deep", second, curve=curve(0, 0, 0, 0, 1, 1)),
+    ]
+    screen, html = compare(runs)
+    sentence = next(line for line in screen.splitlines() if line.startswith("deep: "))
+    assert sentence.startswith("deep: recall@1 says the opposite of recall@10. ")
+    assert "recall@1 is worse than base by .5000" in sentence
+    assert ", but recall@10 is better than base by .5000" in sentence
+    assert sentence.endswith("The curves cross between N = 5 and N = 7.")
+    assert html.count("recall@1 says the opposite of recall@10") == 2
+    assert "the opposite" not in compare(runs[:1])[0]
+
+
+def test_a_crossing_is_hinted_at_if_one_difference_is_unclear_and_not_said_if_both_are():
+    names = ["recall@1", "recall@10"]
+    clear, unclear = [0.01, 0.03], [-0.01, 0.03]
+    runs = [run_metrics(curve=curve(*[0.1] * 6))] * 2
+
+    def words(at_1, at_10):
+        means, intervals = np.array([-0.02, 0.02]), np.array([at_1, at_10])
+        found = Difference(means, intervals, np.array([0.01, 0.01]))
+        return crossing_words(Differences(["a", "b"], [found], names, ["recall@10"]), runs)
+
+    assert words(unclear, unclear) == []
+    [sentence] = words(unclear, clear)
+    assert sentence.startswith(
+        "b: recall@1 hints at the opposite of recall@10. recall@1 is not clea"
+    )
+
+
+def test_losses_of_different_objectives_share_no_axis():
+    epochs = {"epochs": [{"epoch": 0, "loss": 7.0, "ndcg@10": 0.1}]}
+    config = {"seed": 0, "model": {"name": "mdsrec", "temperature": 0.12, "dim": 64}}
+    configs = {
+        "m0": config,
+        "m1": {**config, "seed": 1, "optim": {"lr": 0.1}},
+        "warm": {**config, "model": {"name": "mdsrec", "temperature": 1.0}},
+        "sampled": {**config, "train": {"loss": "sampled"}},
+        "sasrec": {**config, "model": {"name": "sasrec"}},
+        "unknown": {},
+    }
+    html = learning_panels_by_run(
+        [Learning(name, epochs, objective(each, name)) for name, each in configs.items()]
+    )
+    assert re.findall("<h3>(.*?)</h3>", html) == [
+        "validation ndcg@10",
+        "training loss of m0, m1",
+        *(f"training loss of {name}" for name in ("warm", "sampled", "sasrec", "unknown")),
+    ]
 
 
 def test_the_page_shows_the_top_items_of_each_run_for_the_same_users(runs):

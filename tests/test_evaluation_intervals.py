@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.metrics.bootstrap import RESAMPLES, UserSums, difference
+from evaluation.metrics.bootstrap import P_RESOLUTION, Difference, UserSums, difference, p_text
 
 
 def test_means_are_over_events_and_each_user_has_one_row() -> None:
@@ -47,7 +47,7 @@ def test_a_difference_is_paired_by_event() -> None:
     better = difference(np.arange(500), of_event[:, None] + 0.01, of_event[:, None])
     assert better.means == pytest.approx([0.01])
     assert better.intervals[0] == pytest.approx([0.01, 0.01])
-    assert better.p == pytest.approx([1 / RESAMPLES])
+    assert better.p < P_RESOLUTION and better.text(0).endswith(" p < .001")
 
 
 def test_5_percent_of_random_differences_are_significant() -> None:
@@ -56,3 +56,26 @@ def test_5_percent_of_random_differences_are_significant() -> None:
         one, other = generator.integers(0, 2, (2, 300, 1)).astype(float)
         p_values.append(difference(np.arange(300), one, other).p[0])
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.04)
+
+
+def test_p_is_below_a_thousandth_where_no_resample_contradicts_the_difference():
+    assert [p_text(p) for p in (P_RESOLUTION / 2, P_RESOLUTION, 0.0495, 0.176, 1.0)] == [
+        "< .001",
+        ".001",
+        ".050",
+        ".176",
+        "1.000",
+    ]
+
+
+def test_a_difference_is_said_in_words_and_an_unclear_one_is_not_called_better():
+    found = Difference(
+        np.array([0.0123, -0.0031, 0.0004]),
+        np.array([[0.01, 0.0146], [-0.0044, -0.0018], [-0.0013, 0.002]]),
+        np.array([0.0005, 0.002, 0.729]),
+    )
+    assert [found.words(metric, "demo") for metric in range(3)] == [
+        "better than demo by .0123 (95% interval .0100 to .0146, p < .001)",
+        "worse than demo by .0031 (95% interval .0018 to .0044, p .002)",
+        "not clearly different from demo: +.0004 (-.0013 to +.0020, p .729)",
+    ]

@@ -35,10 +35,14 @@ def targets_of(users, num_items):
     return [Target(u, split, u % num_items, history) for u in users for split in ("valid", "test")]
 
 
+def one_target_per_item(num_items):
+    return [Target(0, "test", item, np.array([0], dtype=np.int32)) for item in range(num_items)]
+
+
 def rank_rows(users, num_items, **changes):
     return rank_targets(
         Constant(num_items),
-        Popularity(np.arange(num_items)),
+        {"popularity": Popularity(np.arange(num_items))},
         targets_of(users, num_items),
         EvalConfig(**{"user_batch": 2, "item_block": 4, **changes}),
     ).to_pylist()
@@ -56,7 +60,7 @@ def test_every_user_is_in_exactly_one_shard(num_users, user_batch):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20))
 def test_popularity_ranks_by_number_of_training_events(num_train):
     counts = np.array(num_train, dtype=np.int64)
-    better, ties = Popularity(counts).better_and_ties(np.arange(len(counts)), None)
+    better, ties = Popularity(counts).better_and_ties(one_target_per_item(len(counts)), None)
     for item, own in enumerate(num_train):
         assert better[item] == sum(other > own for other in num_train)
         assert ties[item] == sum(other == own for other in num_train) - 1
@@ -69,7 +73,7 @@ def test_popularity_ranks_by_number_of_training_events(num_train):
 def test_popularity_does_not_count_seen_items_except_the_target(num_train, histories):
     counts = np.array(num_train, dtype=np.int64)
     seen = seen_pairs(list(map(np.array, histories)))
-    better, ties = Popularity(counts).better_and_ties(np.arange(3), seen)
+    better, ties = Popularity(counts).better_and_ties(one_target_per_item(3), seen)
     for target, history in enumerate(histories):
         others = [n for i, n in enumerate(num_train) if i != target and i not in history]
         assert better[target] == sum(n > num_train[target] for n in others)
@@ -105,7 +109,7 @@ def test_batches_are_fixed_ranges_of_users_even_if_some_have_no_targets():
     scorer = Constant(num_items=7)
     targets = targets_of([0, 3, 4, 5, 9], num_items=7)
     settings = EvalConfig(user_batch=2, item_block=4)
-    rank_targets(scorer, Popularity(np.arange(7)), targets, settings)
+    rank_targets(scorer, {}, targets, settings)
     assert scorer.batches == [2, 2, 4, 2]  # users 0-1, 2-3, 4-5, 8-9
 
 

@@ -18,10 +18,13 @@ from evaluated_runs import (
 )
 
 from evaluation.compare import compare_runs
-from evaluation.metrics.run_metrics import Curve
+from evaluation.metrics.run_metrics import Curve, SliceMetrics
 from evaluation.metrics.summary import CURVE
+from evaluation.report.channels import channel_sentences
 from evaluation.report.data_section import dotted_items
+from evaluation.report.head import run_facts
 from evaluation.report.run_report import ReportData, report_page
+from evaluation.report.slices import slices_table
 from evaluation.report.svg import Line, line_chart
 from mdsrec import metrics
 from mdsrec.errors import InputError
@@ -70,7 +73,7 @@ def test_the_report_shows_every_metric():
         for metric in ("recall", "ndcg")
         for n in CUTOFFS
     ]
-    for value in [*shown, distinct_means(0.6)["recall@10"], distinct_means(0.7)["recall@10"]]:
+    for value in [*shown, distinct_means(0.6)["recall@10"]]:
         assert f">{value:.4f}</td>" in html
     for text in (
         "95% interval .0951\u2013.1049",
@@ -87,6 +90,65 @@ def test_the_report_shows_every_metric():
     ):
         assert text in html
     assert "3 epochs in 4 min 30 s, 1,000 prefixes/s in the last epoch." in html
+
+
+def test_the_head_says_model_seed_date_version_and_machine():
+    origin = {
+        "date": "2026-11-29T10:58:37+00:00",
+        "version": "0.2.0",
+        "machine": "NVIDIA H200 (140 GiB), Xeon, 16 cores, 128 GiB",
+        "num_workers": 2,
+    }
+    config = {"name": "books", "seed": 7, "model": {"name": "sasrec"}}
+    html = report_page(report_data(config=config, history=origin))
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html)[:5] == [
+        ("model", "sasrec"),
+        ("seed", "7"),
+        ("trained", "29 November 2026, 10:58 UTC"),
+        ("version", "mdsrec 0.2.0"),
+        ("machine", "2 workers, the first on NVIDIA H200 (140 GiB), Xeon, 16 cores, 128 GiB"),
+    ]
+
+
+def test_the_head_of_a_run_from_before_says_what_is_not_recorded():
+    facts = run_facts({"seed": 7, "model": {"name": "mdsrec"}}, {"num_workers": 1})
+    assert facts == {
+        "model": "mdsrec",
+        "seed": "7",
+        **dict.fromkeys(("trained", "version", "machine"), "not recorded"),
+    }
+
+
+def test_a_sentence_explains_each_channel_and_gives_its_weight():
+    channels = ("all", "network", "fused", "image", "memory", "popularity", "itemknn")
+    metrics = run_metrics(
+        split={"test": {channel: distinct_means(0.1) for channel in channels}},
+        channel_weights={"fused": 1.0, "image": 1.686, "memory": 97.4, "seen": -60.0},
+    )
+    sentences = channel_sentences(metrics)
+    assert [name for name, _ in sentences] == [
+        *("all channels", "network only", "fused", "image only", "memory only", "seen"),
+        *("popularity", "ItemKNN"),
+    ]
+    text = dict(sentences)
+    assert text["all channels"].endswith("with weights chosen on validation.")
+    assert text["image only"] == (
+        "The part of the model that sees items through their image. Weight 1.69."
+    )
+    assert text["seen"].endswith("Weight -60.")
+    assert text["popularity"].startswith("Baseline: ") and text["ItemKNN"].startswith("Baseline: ")
+
+
+def test_a_slice_of_fewer_than_50_events_has_no_figure_and_an_empty_one_no_row():
+    means = {channel: distinct_means(0.6) for channel in CHANNELS}
+    slices = {"enough": 50, "few": 49, "none": 0}
+    found = {name: SliceMetrics(count, means) for name, count in slices.items()}
+    html = slices_table(run_metrics(slices={"test": {"training events": found}}))
+    rows = re.findall(r"<td data-label=\"target\">(\w+)</td>(.*?)</tr>", html)
+    assert [name for name, _ in rows] == ["enough", "few"]
+    assert rows[0][1].count(">0.6000<") == len(CHANNELS)
+    assert rows[1][1].count(">-<") == len(CHANNELS)
+    assert "fewer than 50 events has no figure" in report_page(report_data())
 
 
 def test_the_report_shows_every_point_of_the_curves():
@@ -221,7 +283,7 @@ def test_differences_from_the_first_run_are_paired_by_event(tmp_path):
     runs = [write_run(tmp_path, "a"), write_run(tmp_path, "b"), write_run(tmp_path, "c", better)]
     _, _, apart, _ = compare_runs(runs).split("\n\n")
     header, same, other = (line.split() for line in apart.splitlines())
-    assert header == ["minus", "a", "recall@10", "ndcg@10"]
+    assert header == ["better", "than", "a", "by", "recall@10", "ndcg@10"]
     assert same == ["b", *["+0.0000", "[+0.0000,", "+0.0000]", "p", "1.000"] * 2]
     gain = (3 - metrics.recall(*TEST_ALL, 10).sum()) / 3
     assert other[:2] == ["c", f"{gain:+.4f}"]

@@ -80,7 +80,7 @@ def test_every_target_is_ranked_once_in_every_channel(evaluated):
         for row in sequences
         for split, position in (("valid", row["train_end"]), ("test", row["valid_end"]))
         if position < len(row["items"])
-        for channel in ("all", "fused", "text", "image", "popularity")
+        for channel in ("all", "fused", "text", "image", "popularity", "itemknn")
     ]
     assert list(zip(ranks.user, ranks.split, ranks.target, ranks.channel, strict=True)) == expected
     assert ((ranks.better >= 0) & (ranks.ties >= 0)).all()
@@ -228,7 +228,7 @@ def test_runs_on_the_same_data_are_compared(evaluated):
     terms, table, differences, reports = screen.split("\n\n")
     header, *lines = table.splitlines()
     assert terms.endswith("40 items, each ranked among all items")
-    assert [line.split()[0] for line in differences.splitlines()] == ["minus", "other"]
+    assert [line.split()[0] for line in differences.splitlines()] == ["better", "other"]
     assert reports.split() == [
         "report",
         f"{run_of(evaluated)}/report.html",
@@ -238,10 +238,11 @@ def test_runs_on_the_same_data_are_compared(evaluated):
         f"{run_of(evaluated)}/comparison.html",
     ]
     assert header.split() == ["run", "recall@10", "recall@20", "ndcg@10", "ndcg@20"]
-    assert [line.split()[0] for line in lines] == ["small", "other", "popularity"]
+    assert [line.split()[0] for line in lines] == ["small", "other", "popularity", "ItemKNN"]
     found = json.loads(Path(run_of(other), "metrics.json").read_text())["split"]["test"]
     assert lines[1].split()[1] == f"{found['all']['recall@10']:.4f}"
-    assert lines[2].split()[1] == f"{found['popularity']['recall@10']:.4f}"
+    for line, baseline in zip(lines[2:], ("popularity", "itemknn"), strict=True):
+        assert line.split()[1] == f"{found[baseline]['recall@10']:.4f}"
 
 
 def test_cases_agree_with_the_ranks_table(evaluated):
@@ -284,7 +285,7 @@ def test_another_model_is_ranked_and_recommends(experiment, name):
     assert "report.html" in evaluate(other)
     assert "of some user" in recommend(other, Options(3, False))
     found = json.loads(Path(run_of(other), "metrics.json").read_text())
-    assert list(found["split"]["test"]) == ["all", "fused", "popularity"]
+    assert list(found["split"]["test"]) == ["all", "fused", "popularity", "itemknn"]
     items = tables.read_table(f"{run_of(other)}/vectors/items", schema.ITEM_VECTORS)
     assert len(items["vector"][0]) == 8
 
@@ -294,4 +295,4 @@ def test_the_report_shows_the_metrics_and_no_spark_settings(evaluated):
     html = Path(run_of(evaluated), "report.html").read_text()
     assert "spark" not in html
     for means in found["split"]["test"].values():
-        assert f'<td class="number">{means["ndcg@10"]:.4f}</td>' in html
+        assert f'<td class="number" data-label="ndcg@10">{means["ndcg@10"]:.4f}</td>' in html

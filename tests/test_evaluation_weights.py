@@ -13,7 +13,8 @@ from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
 from benchmarks import channels
 from evaluation.channel_weights import load_weighted
-from evaluation.exported import Exported
+from evaluation.vector_tables import VectorTables
+from evaluation.metrics.run_metrics import BASELINES
 from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate
 from evaluation.weight_search import Rivals, mean_ndcg, search_weights
@@ -163,7 +164,7 @@ def test_weights_and_ranks_have_the_same_bits_for_any_number_of_workers(evaluate
 
 @pytest.mark.ray
 def test_the_exported_tables_give_the_recommendations(evaluated):
-    exported = Exported.read(run_of(evaluated))
+    exported = VectorTables.read(run_of(evaluated))
     rows = tables.read_table(RunPaths.of(evaluated).recommendations, schema.RECOMMENDATIONS)
     scores = exported.scores(slice(None))
     listed = np.stack(rows["items"].to_numpy())
@@ -178,7 +179,7 @@ def test_the_benchmark_prints_every_channel_and_what_its_parts_are_worth(evaluat
     channels.main([run_of(evaluated)])
     test, validation = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
     means = metrics_of(evaluated)["split"]["test"]
-    assert [line.split()[1] for line in test[2:]] == [c for c in means if c != "popularity"]
+    assert [line.split()[1] for line in test[2:]] == [c for c in means if c not in BASELINES]
     assert test[2].split()[3] == f"{means['all']['recall@10']:.4f}"
     memory = next(line for line in validation if line.startswith("| memory"))
     stored = json.loads(Path(RunPaths.of(evaluated).weights).read_text())["ndcg"]
@@ -211,13 +212,13 @@ def untrained(tmp_path_factory, shared_ray):
 @pytest.mark.ray
 def test_transitions_need_no_training(untrained):
     found = metrics_of(untrained)["split"]
-    assert list(found["test"]) == ["all", "memory", "popularity"]
+    assert list(found["test"]) == ["all", "memory", "popularity", "itemknn"]
     assert found["test"]["all"] == found["test"]["memory"]
     history = json.loads(Path(RunPaths.of(untrained).history).read_text())
     assert history["epochs"][0]["ndcg@10"] == pytest.approx(found["valid"]["all"]["ndcg@10"])
     recommend(untrained, Options(5, True))
     rows = tables.read_table(RunPaths.of(untrained).recommendations, schema.RECOMMENDATIONS)
     assert set(rows["channels"].to_pylist()[0]) == {"memory"}
-    exported = Exported.read(run_of(untrained))
+    exported = VectorTables.read(run_of(untrained))
     assert exported.item_vectors.shape == (NUM_ITEMS, 0)
     assert exported.scores(slice(0, 3)).shape == (3, NUM_ITEMS)

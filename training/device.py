@@ -1,10 +1,16 @@
-"""Properties of the device that a process computes on: cache size, bfloat16, memory in use."""
+"""Properties of the device that a process computes on: cache size, bfloat16, memory, its name."""
 
+import os
+import platform
 import resource
+from datetime import UTC, datetime
+from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
+from mdsrec import __version__
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 
@@ -44,3 +50,36 @@ def memory_used(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         used["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return used
+
+
+def origin(device: torch.device) -> dict[str, str]:
+    """Return what history.json says about its making: date (UTC), version and machine."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "machine": machine_text(device),
+    }
+
+
+def machine_text(device: torch.device) -> str:
+    """Return `NVIDIA H200 (140 GiB), Intel(R) Xeon(R) Processor, 16 cores, 128 GiB`.
+
+    It names no host, because reports are passed on.
+    """
+    host = f"{_processor()}, {os.cpu_count()} cores, {_gib(psutil.virtual_memory().total)}"
+    if device.type != "cuda":
+        return host
+    gpu = torch.cuda.get_device_properties(device)
+    return f"{gpu.name} ({_gib(gpu.total_memory)}), {host}"
+
+
+def _processor() -> str:
+    """Return the model of the CPU as Linux names it, or else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.0f} GiB"

@@ -18,7 +18,7 @@ from training.checkpoints.weights import gather_weights_file
 from training.data.item_tables import load_item_tables
 from training.data.prefetch import prefetch
 from training.data.sequences import EpochPosition, SequenceReader
-from training.device import memory_used
+from training.device import memory_used, origin
 from training.distributed import engine as ds
 from training.distributed.control import CollectiveInputError, ControlGroup
 from training.distributed.zero_state import weights_are_finite
@@ -212,8 +212,8 @@ class TrainingLoop:
         self.reporter.report_epoch(metrics)
 
     def _history(self) -> bytes:
-        history = {**self.progress.history(), **self.facts, "finished": self._is_finished()}
-        return json.dumps(history, indent=2).encode()
+        facts = {**self.facts, **origin(self.device), "finished": self._is_finished()}
+        return json.dumps({**self.progress.history(), **facts}, indent=2).encode()
 
     def _save(self) -> None:
         self.signals.check_storage()  # the lease may have been lost since the last check

@@ -10,6 +10,7 @@ from mdsrec import files, metrics
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from training.data.sequences import SequenceReader
+from training.device import origin
 from training.inference import load_without_weights
 from training.layers.scoring import count_channels
 
@@ -41,6 +42,7 @@ def validate_untrained(experiment: Experiment) -> dict[str, Any]:
         "best_epoch": 0,
         "num_parameters": 0,
         "num_workers": 1,
+        **origin(torch.device("cpu")),
         "finished": True,
     }
     files.write_json(RunPaths.of(experiment).history, history)

@@ -95,7 +95,7 @@ def _table(events_of: dict[str, list[Events]]) -> str:
             row += [differences.text(seeds[0].names.index(name)) for name in compared]
         rows.append([*row, *[""] * (len(names) + 3 - len(row))])
     return markdown_table(
-        ["variant", *names, *(f"{name} minus {FULL}'s" for name in compared)], rows
+        ["variant", *names, *(f"{name} better than {FULL} by" for name in compared)], rows
     )
 
 

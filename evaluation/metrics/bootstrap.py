@@ -15,6 +15,7 @@ from mdsrec.arrays import Counts, Floats
 
 RESAMPLES = 2000
 LEVEL = 0.95
+P_RESOLUTION = 2 / RESAMPLES  # two-sided: one resample on the other side of 0 gives this p
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,50 @@ class Difference:
     p: Floats  # [metrics], two-sided bootstrap p-value of a difference of 0
 
     def text(self, metric: int) -> str:
-        """Return `+0.0123 [+0.0100, +0.0146] p 0.001` for the metric at index `metric`."""
+        """Return `+0.0123 [+0.0100, +0.0146] p < .001` for the metric at index `metric`."""
         low, high = self.intervals[metric]
-        return f"{self.means[metric]:+.4f} [{low:+.4f}, {high:+.4f}] p {self.p[metric]:.3f}"
+        return f"{self.means[metric]:+.4f} [{low:+.4f}, {high:+.4f}] p {p_text(self.p[metric])}"
+
+    def is_clear(self, metric: int) -> bool:
+        """Return whether the interval of the metric at index `metric` leaves out 0."""
+        low, high = self.intervals[metric]
+        return bool(low > 0 or high < 0)
+
+    def words(self, metric: int, baseline: str) -> str:
+        """Return `better than demo by .0123 (95% interval .0100 to .0146, p < .001)`.
+
+        A difference whose interval contains 0 is said not to be clear, with its sign.
+        """
+        mean, (low, high) = self.means[metric], self.intervals[metric]
+        p = f"p {p_text(self.p[metric])}"
+        if not self.is_clear(metric):
+            bounds = f"{short(low, '+')} to {short(high, '+')}"
+            return f"not clearly different from {baseline}: {short(mean, '+')} ({bounds}, {p})"
+        word = "better" if mean > 0 else "worse"
+        ends = " to ".join(short(end) for end in sorted(map(abs, (low, high))))
+        return f"{word} than {baseline} by {short(abs(mean))} ({LEVEL:.0%} interval {ends}, {p})"
 
 
 def difference(users: Counts, values: Floats, baseline: Floats) -> Difference:
-    """Compare `values` with `baseline`, both [events, metrics] of the same events of `users`."""
+    """Compare `values` with `baseline`, both [events, metrics] of the same events of `users`.
+
+    p is twice the share of resamples whose difference is 0 or on the other side of 0, so it is a
+    multiple of P_RESOLUTION. Without such a resample p is only known to be below P_RESOLUTION: its
+    value is then half of that, and `p_text` says "< .001".
+    """
     paired = UserSums.from_events(users, values - baseline)
     resampled = paired.resampled_means
     side = np.minimum((resampled <= 0).mean(axis=0), (resampled >= 0).mean(axis=0))
-    p = np.clip(2 * side, 1 / RESAMPLES, 1)
+    p = np.clip(2 * side, P_RESOLUTION / 2, 1)
     return Difference(paired.means(), paired.intervals(), p)
+
+
+def p_text(p: float) -> str:
+    """Return a p-value as `.176`, or as `< .001` where the resamples cannot tell it from 0."""
+    return f"< {short(P_RESOLUTION, digits=3)}" if p < P_RESOLUTION else short(p, digits=3)
+
+
+def short(value: float, sign: str = "-", digits: int = 4) -> str:
+    """Return a figure without the zero before its point: `.0123`, `-.0031`; with "+" `+.0123`."""
+    text = f"{value:{sign}.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text

@@ -14,6 +14,7 @@ class Events(NamedTuple):
     """Test events by user, then time: the same order in every run on the same data."""
 
     users: Counts  # [events]
+    targets: Counts  # [events], items
     names: list[str]  # of the metrics, as recall@10
     values: Floats  # [events, metrics]
 
@@ -30,4 +31,9 @@ def read_events(run: str, cutoffs: tuple[int, ...], channel: str = "all") -> Eve
     ranks = ranks.filter(selected)
     ranks = ranks.take(np.argsort(ranks["user"].to_numpy(), kind="stable"))
     values = metrics.per_event(ranks["better"].to_numpy(), ranks["ties"].to_numpy(), cutoffs)
-    return Events(ranks["user"].to_numpy(), list(values), np.stack(list(values.values()), axis=1))
+    return Events(
+        ranks["user"].to_numpy(),
+        ranks["target"].to_numpy().astype(np.int64),
+        list(values),
+        np.stack(list(values.values()), axis=1),
+    )

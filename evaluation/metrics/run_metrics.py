@@ -1,11 +1,11 @@
 """metrics.json of a run, typed.
 
-Keys of the dictionaries: split (valid, test), channel (all, fused, each modality, popularity),
+Keys of the dictionaries: split (valid, test), channel (all, fused, each modality, the baselines),
 metric (recall@10, ...). A split without targets has empty means and intervals.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -13,6 +13,8 @@ from mdsrec import files
 from mdsrec.errors import InputError
 
 POPULARITY = "popularity"  # the channel that ranks items by their number of training events
+ITEMKNN = "itemknn"  # the channel that ranks items by co-occurrence with the user's history
+BASELINES = (POPULARITY, ITEMKNN)
 
 Means = dict[str, float]  # by metric
 
@@ -113,3 +115,16 @@ class RunMetrics(RankMetrics):
             for split, slicings in found["slices"].items()
         }
         return cls(**found)
+
+
+def baselines_of(runs: Iterable[RunMetrics]) -> dict[str, RunMetrics]:
+    """Return, for each baseline, the first of the runs that ranked it.
+
+    Baselines belong to the data: all runs that are compared have the same ones.
+    """
+    first: dict[str, RunMetrics] = {}
+    for run in runs:
+        for name in BASELINES:
+            if name in run.split["test"]:
+                first.setdefault(name, run)
+    return first

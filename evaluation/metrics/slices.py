@@ -3,6 +3,7 @@
 A slicing puts every target into exactly one of its slices.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ from mdsrec.arrays import Counts
 # Name of each slice and its lowest count.
 TRAINED = {"never trained": 0, "1 to 4 times": 1, "5 to 19 times": 5, "20 times or more": 20}
 HISTORY = {"up to 4 events": 0, "5 to 9 events": 5, "10 to 19 events": 10, "20 events or more": 20}
+TRAINING_EVENTS, USER_HISTORY = "training events", "history"  # names of slicings
+
+MIN_EVENTS = 50  # of a slice that a page shows figures of: one event counts for at most .02
 
 
 class Slicing(NamedTuple):
@@ -45,6 +49,25 @@ def by_presence(items: NDArray[np.int32], num_items: int) -> Slicing:
     return Slicing(("with", "without"), slice_of)
 
 
+def modalities_of_data(root: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the modalities `names` whose vectors are of the current items.
+
+    Slices belong to the data, so they include modalities that a model does not use.
+    """
+    items = tables.read_manifest(tables.table_uri(root, "items"))
+    found = []
+    for name in names:
+        uri = tables.table_uri(root, table_names.features_name(name))
+        features = tables.read_manifest(uri)
+        if (
+            items
+            and features
+            and features.inputs.get("items", items.fingerprint) == items.fingerprint
+        ):
+            found.append(name)
+    return tuple(found)
+
+
 def read_slicings(root: str, modalities: tuple[str, ...], num_items: int) -> dict[str, Slicing]:
     """Build all slicings of a data set, by name: each modality, training events, history."""
     slicings = {}
@@ -56,8 +79,8 @@ def read_slicings(root: str, modalities: tuple[str, ...], num_items: int) -> dic
     users = tables.read_table(tables.table_uri(root, "sequences"), schema.SEQUENCES, ["train_end"])
     return {
         **slicings,
-        "training events": by_training(events["num_train"].to_numpy()),
-        "history": by_history(users["train_end"].to_numpy().astype(np.int64)),
+        TRAINING_EVENTS: by_training(events["num_train"].to_numpy()),
+        USER_HISTORY: by_history(users["train_end"].to_numpy().astype(np.int64)),
     }
 
 

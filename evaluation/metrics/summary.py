@@ -3,7 +3,7 @@
 T targets, M metrics, S slices of a slicing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple, TypeVar
 
@@ -97,6 +97,16 @@ def summarize(
     ranks_uri: str, channels: Sequence[str], cutoffs: Sequence[int], slicings: dict[str, Slicing]
 ) -> RankMetrics:
     """Reduce the ranks table to metrics by split and channel, over all targets and by slice."""
+    return summarize_parts(_read_parts(ranks_uri), channels, cutoffs, slicings)
+
+
+def summarize_parts(
+    parts: Iterable[pa.Table],
+    channels: Sequence[str],
+    cutoffs: Sequence[int],
+    slicings: dict[str, Slicing],
+) -> RankMetrics:
+    """Reduce ranks that arrive in parts. All rows of a user must be in the same part."""
     names = [f"{metric}@{n}" for metric in metrics.METRICS for n in cutoffs]
     keys = list(product(SPLITS, channels))
     overall = {key: MeanAccumulator(names) for key in keys}
@@ -106,7 +116,7 @@ def summarize(
         for name, slicing in slicings.items()
     }
     users = 0
-    for table in _read_parts(ranks_uri):
+    for table in parts:
         users += pc.count_distinct(table["user"]).as_py()
         for key in keys:
             part = _select(table, *key, tuple(cutoffs))

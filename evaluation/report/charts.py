@@ -1,21 +1,28 @@
-"""The report's charts: recall by list length, and loss and validation metric by epoch."""
+"""Charts of recall by list length, and of loss and validation metric by epoch."""
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from evaluation.metrics.run_metrics import POPULARITY, RunMetrics
+from evaluation.metrics.run_metrics import (
+    BASELINES,
+    ITEMKNN,
+    POPULARITY,
+    RunMetrics,
+    baselines_of,
+)
 from evaluation.report import html
+from evaluation.report.channels import channel_name
 from evaluation.report.svg import Line, line_chart
 
 SHOWN_N = (1, 2, 5, 10, 20, 50, 100)
 SHOWN_EPOCHS = 8
 NUM_STYLES = 5
-
-
-def channel_name(channel: str) -> str:
-    """Return the channel's name as pages show it."""
-    names = {"all": "all channels", "fused": "fused", POPULARITY: "popularity"}
-    return names.get(channel, f"{channel} only")
+FLOORS = {POPULARITY: "floor", ITEMKNN: "floor long"}  # CSS classes
+OBJECTIVE = {  # keys that decide what a loss measures
+    "model": ("name", "modalities", "rho", "temperature", "mask_share", "last_share"),
+    "train": ("loss", "negatives", "num_negatives"),
+}
 
 
 def series_style(number: int) -> str:
@@ -28,9 +35,9 @@ def recall_panels(metrics: RunMetrics) -> str:
     lines = [
         _recall_lines(channel_name(channel), series_style(number), metrics, channel)
         for number, channel in enumerate(metrics.curve.recall["test"])
-        if channel != POPULARITY
+        if channel not in BASELINES
     ]
-    return _recall_panels(lines, metrics, "channel")
+    return _recall_panels(lines, [metrics], "channel")
 
 
 def recall_panels_by_run(runs: Mapping[str, RunMetrics]) -> str:
@@ -39,7 +46,7 @@ def recall_panels_by_run(runs: Mapping[str, RunMetrics]) -> str:
         _recall_lines(label, series_style(number), metrics, "all")
         for number, (label, metrics) in enumerate(runs.items())
     ]
-    return _recall_panels(lines, next(iter(runs.values())), "run")
+    return _recall_panels(lines, list(runs.values()), "run")
 
 
 def _recall_lines(name: str, style: str, metrics: RunMetrics, channel: str) -> tuple[Line, Line]:
@@ -50,13 +57,16 @@ def _recall_lines(name: str, style: str, metrics: RunMetrics, channel: str) -> t
     return Line(name, style, points), Line(name, style, ratios)
 
 
-def _recall_panels(lines: Sequence[tuple[Line, Line]], metrics: RunMetrics, by: str) -> str:
-    """Return two charts. `metrics` gives the popularity baseline."""
-    floor = _recall_lines(channel_name(POPULARITY), "floor", metrics, POPULARITY)
+def _recall_panels(lines: Sequence[tuple[Line, Line]], runs: Sequence[RunMetrics], by: str) -> str:
+    """Return two charts, with the baselines of the runs."""
+    floors = [
+        _recall_lines(channel_name(name), FLOORS[name], metrics, name)
+        for name, metrics in baselines_of(runs).items()
+    ]
     charts = []
     for title, chart_lines in zip(
         ("recall@N", "recall@N divided by popularity's"),
-        zip(*lines, floor, strict=True),
+        zip(*lines, *floors, strict=True),
         strict=True,
     ):
         svg = line_chart(
@@ -64,7 +74,7 @@ def _recall_panels(lines: Sequence[tuple[Line, Line]], metrics: RunMetrics, by: 
             "N (log scale)",
             f"{title} by {by}",
             log_x=True,
-            x_ticks=[n for n in SHOWN_N if n in _shown_n(metrics)],
+            x_ticks=[n for n in SHOWN_N if n in _shown_n(runs[0])],
             from_zero=True,
         )
         charts.append((title, svg))
@@ -75,39 +85,71 @@ def _shown_n(metrics: RunMetrics) -> list[int]:
     return [n for n in metrics.curve.n if n <= metrics.num_items]
 
 
+class Learning(NamedTuple):
+    """The learning curves of a run, and what its loss measures: see `objective`."""
+
+    name: str
+    history: Mapping[str, Any]
+    objective: str
+
+
+def objective(config: Mapping[str, Any], label: str) -> str:
+    """Return a text that is equal for runs with comparable losses.
+
+    Without a configuration it is the run's own `label`.
+    """
+    if "model" not in config:
+        return label
+    keys = {name: [config.get(name, {}).get(key) for key in OBJECTIVE[name]] for name in OBJECTIVE}
+    return json.dumps([keys, sorted(config.get("features", {}))])
+
+
 def learning_panels(history: Mapping[str, Any]) -> str:
     """Draw training loss and validation ndcg@10 by epoch, with the best epoch marked."""
-    return _learning_panels({"": history}, history.get("best_epoch"))
-
-
-def learning_panels_by_run(histories: Mapping[str, Mapping[str, Any]]) -> str:
-    """Draw training loss and validation ndcg@10 by epoch, one line per run."""
-    return _learning_panels(histories, None)
-
-
-def _learning_panels(histories: Mapping[str, Mapping[str, Any]], marked: int | None) -> str:
-    epochs_of = {name: history.get("epochs", []) for name, history in histories.items()}
-    last = max((epoch["epoch"] for epochs in epochs_of.values() for epoch in epochs), default=0)
-    step = -(-(last + 1) // SHOWN_EPOCHS)
-    charts = []
-    for key, title in (("loss", "training loss"), ("ndcg@10", "validation ndcg@10")):
-        lines = [
-            Line(
-                name or title,
-                series_style(number),
-                [(epoch["epoch"], epoch[key]) for epoch in epochs if key in epoch],
-            )
-            for number, (name, epochs) in enumerate(epochs_of.items())
+    last, best = _last_epoch([history]), history.get("best_epoch")
+    titles = {"loss": "training loss", "ndcg@10": "validation ndcg@10"}
+    return html.panels(
+        [
+            (title, _epoch_chart([_epoch_line(title, 0, history, key)], title, last, best))
+            for key, title in titles.items()
         ]
-        svg = line_chart(
-            lines,
-            "epoch",
-            f"{title} by epoch",
-            x_ticks=range(0, last + 1, step),
-            marked_x=marked,
-        )
-        charts.append((title, svg))
+    )
+
+
+def learning_panels_by_run(runs: Sequence[Learning]) -> str:
+    """Draw validation ndcg@10 of all runs, then one panel of losses per objective.
+
+    Losses of different objectives have different scales, so they share no axis.
+    """
+    last = _last_epoch([run.history for run in runs])
+    title = "validation ndcg@10"
+    metric = [_epoch_line(run.name, n, run.history, "ndcg@10") for n, run in enumerate(runs)]
+    charts = [(title, _epoch_chart(metric, title, last))]
+    lines_of: dict[str, list[Line]] = {}
+    for number, run in enumerate(runs):
+        line = _epoch_line(run.name, number, run.history, "loss")
+        if line.points:
+            lines_of.setdefault(run.objective, []).append(line)
+    for lines in lines_of.values():
+        names = ", ".join(line.name for line in lines)
+        title = "training loss" if len(lines_of) == 1 else f"training loss of {names}"
+        charts.append((title, _epoch_chart(lines, title, last)))
     return html.panels(charts)
+
+
+def _last_epoch(histories: Sequence[Mapping[str, Any]]) -> int:
+    return max((epoch["epoch"] for h in histories for epoch in h.get("epochs", [])), default=0)
+
+
+def _epoch_line(name: str, number: int, history: Mapping[str, Any], key: str) -> Line:
+    epochs = history.get("epochs", [])
+    points = [(epoch["epoch"], epoch[key]) for epoch in epochs if key in epoch]
+    return Line(name, series_style(number), points)
+
+
+def _epoch_chart(lines: Sequence[Line], title: str, last: int, marked: int | None = None) -> str:
+    ticks = range(0, last + 1, -(-(last + 1) // SHOWN_EPOCHS))
+    return line_chart(lines, "epoch", f"{title} by epoch", x_ticks=ticks, marked_x=marked)
 
 
 def training_note(history: Mapping[str, Any]) -> str:

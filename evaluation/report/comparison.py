@@ -6,17 +6,32 @@ from dataclasses import dataclass
 from html import escape
 
 from evaluation.cases import TOP, DistinctiveCase
-from evaluation.evaluated_run import EvaluatedRun, run_labels
-from evaluation.metrics.bootstrap import Difference
-from evaluation.metrics.run_metrics import POPULARITY, SliceMetrics
+from evaluation.evaluated_run import EvaluatedRun
+from evaluation.metrics.run_metrics import RunMetrics, baselines_of
+from evaluation.metrics.shared_slices import SharedSlice
 from evaluation.report import html
 from evaluation.report.cards import Cards, Strip, format_rank
-from evaluation.report.charts import learning_panels_by_run, recall_panels_by_run, series_style
+from evaluation.report.channels import channel_name
+from evaluation.report.charts import (
+    Learning,
+    learning_panels_by_run,
+    objective,
+    recall_panels_by_run,
+)
 from evaluation.report.data_section import dotted_items
-from evaluation.report.run_report import EN_DASH, candidates_text, headline_metrics, slice_name
-from evaluation.report.svg import Interval, interval_chart
+from evaluation.report.differences import (
+    Differences,
+    crossing_words,
+    difference_panels,
+    difference_table,
+    difference_words,
+)
+from evaluation.report.head import FACTS, run_facts
+from evaluation.report.run_report import EN_DASH, candidates_text, headline_metrics
+from evaluation.report.slices import ABSENT, BOUND, shared_slices_tables
 
-ABSENT = "-"
+SHARED = "Slices belong to the data: each holds the same test events for every run."
+STORED = "The runs' data set has changed or moved, so these slices are those that each run stored."
 
 
 @dataclass(frozen=True)
@@ -24,20 +39,23 @@ class ComparisonData:
     """Everything that a comparison shows."""
 
     runs: Sequence[EvaluatedRun]
-    differences: Sequence[Difference]  # of every run after the first, from the first
-    metric_names: Sequence[str]  # of the metrics in `differences`
+    differences: Differences
+    slices: Sequence[SharedSlice]
+    slices_are_shared: bool  # or else each run's own
     cases: Sequence[DistinctiveCase]
     pictures: Mapping[str, str]  # data: URIs by item id
 
     @property
-    def main_metrics(self) -> list[str]:
-        n = self.runs[0].metrics.cutoffs[0]
-        return [f"{metric}@{n}" for metric in ("recall", "ndcg")]
+    def labels(self) -> Sequence[str]:
+        return self.differences.labels
+
+    @property
+    def metrics(self) -> list[RunMetrics]:
+        return [run.metrics for run in self.runs]
 
 
 def comparison_page(data: ComparisonData) -> str:
-    runs, first = data.runs, data.runs[0].metrics
-    labels = run_labels(runs)
+    runs, labels, first = data.runs, data.labels, data.runs[0].metrics
     by_label = dict(zip(labels, runs, strict=True))
     title = f"{len(runs)} runs compared"
     return html.page(
@@ -50,25 +68,38 @@ def comparison_page(data: ComparisonData) -> str:
                 f"target is ranked {candidates_text(first)}.",
                 "lead",
             ),
+            facts_table(runs),
             html.section(
                 "Ranking quality",
                 headline_table(data),
                 "All channels together, on the test events. Below each mean is its 95% interval.",
             ),
             html.section(
-                f"Difference from {labels[0]}",
-                difference_panels(data, labels) + difference_table(data, labels),
-                "Paired by test event. A bootstrap over users gives the 95% intervals and p.",
+                f"Better than {labels[0]} by",
+                differences_section(data),
+                f"{labels[0]}, the first run, is the baseline. Differences are paired by test "
+                "event; a bootstrap over users gives the 95% intervals and p.",
             ),
             html.section(
                 "Recall by list length",
                 recall_panels_by_run({name: run.metrics for name, run in by_label.items()}),
+                " ".join(crossing_words(data.differences, data.metrics)),
             ),
             html.section(
                 "Training",
-                learning_panels_by_run({name: run.history for name, run in by_label.items()}),
+                learning_panels_by_run(
+                    [
+                        Learning(name, run.history, objective(run.config, name))
+                        for name, run in by_label.items()
+                    ]
+                ),
+                "Losses share an axis only where the runs minimize the same objective.",
             ),
-            html.section("By target and user", slices_tables(data, labels)),
+            html.section(
+                "By target and user",
+                shared_slices_tables(data.slices, data.differences.shown, labels),
+                f"{SHARED if data.slices_are_shared else STORED} {BOUND}",
+            ),
             html.section("Configuration differences", configuration_table(runs, labels)),
             html.section("Case study", case_section(data, labels), case_note(data)),
             html.footer(
@@ -76,6 +107,21 @@ def comparison_page(data: ComparisonData) -> str:
                 + " ".join(f"{run.name}: weights {run.metrics.weights}." for run in runs)
             ),
         ],
+    )
+
+
+def facts_table(runs: Sequence[EvaluatedRun]) -> str:
+    """Return what was trained, when, by what and where, with a row per run."""
+    rows = [[run.name, *run_facts(run.config, run.history).values()] for run in runs]
+    return html.table(["run", *FACTS], rows, num_left=1 + len(FACTS))
+
+
+def differences_section(data: ComparisonData) -> str:
+    words = [*difference_words(data.differences), *crossing_words(data.differences, data.metrics)]
+    return (
+        html.sentences(words)
+        + difference_panels(data.differences)
+        + difference_table(data.differences)
     )
 
 
@@ -87,66 +133,11 @@ def headline_table(data: ComparisonData) -> str:
         bounds = run.metrics.interval["test"]["all"]
         cells = [f"{means[n]:.4f}\n{_format_bounds(bounds[n], '.4f', EN_DASH)}" for n in names]
         rows.append([run.name, *cells])
-    floor = data.runs[0].metrics.split["test"][POPULARITY]
-    rows.append([POPULARITY, *(f"{floor[name]:.4f}" for name in names)])
-    styles = ["bounds"] * len(data.runs) + ["floor"]
+    for baseline, metrics in baselines_of(data.metrics).items():
+        means = metrics.split["test"][baseline]
+        rows.append([channel_name(baseline), *(f"{means[name]:.4f}" for name in names)])
+    styles = ["bounds"] * len(data.runs) + ["floor"] * (len(rows) - len(data.runs))
     return html.table(["run", *names], rows, styles)
-
-
-def difference_panels(data: ComparisonData, labels: Sequence[str]) -> str:
-    """Draw a chart per metric with the interval of every run, in the color of the run."""
-    charts = []
-    for name in data.main_metrics:
-        metric = data.metric_names.index(name)
-        intervals = [
-            Interval(label, series_style(number), diff.means[metric], *diff.intervals[metric])
-            for number, (label, diff) in enumerate(
-                zip(labels[1:], data.differences, strict=True), 1
-            )
-        ]
-        charts.append((name, interval_chart(intervals, f"{name} minus {labels[0]}'s")))
-    return html.panels(charts)
-
-
-def difference_table(data: ComparisonData, labels: Sequence[str]) -> str:
-    rows = []
-    for label, diff in zip(labels[1:], data.differences, strict=True):
-        for name in data.main_metrics:
-            metric = data.metric_names.index(name)
-            mean = f"{diff.means[metric]:+.4f}"
-            interval = _format_bounds(diff.intervals[metric], "+.4f", " to ")
-            rows.append([label, name, mean, interval, f"{diff.p[metric]:.3f}"])
-    header = ["run", "metric", f"minus {labels[0]}'s", "95% interval", "p"]
-    return html.table(header, rows, num_left=2) if rows else ""
-
-
-def slices_tables(data: ComparisonData, labels: Sequence[str]) -> str:
-    """Return a table per metric: slices by run, with ABSENT where a run lacks the slice."""
-    slices = [run.metrics.slices["test"] for run in data.runs]
-    keys = dict.fromkeys(
-        (slicing, name) for by_run in slices for slicing in by_run for name in by_run[slicing]
-    )
-    means = {
-        (slicing, name): [by_run.get(slicing, {}).get(name) for by_run in slices]
-        for slicing, name in keys
-    }
-    tables = []
-    for metric in data.main_metrics if means else []:
-        rows = [
-            [
-                slice_name(slicing, name),
-                f"{max(each.targets if each else 0 for each in by_run):,}",
-                *(_format_slice(each, metric) for each in by_run),
-            ]
-            for (slicing, name), by_run in means.items()
-        ]
-        tables.append((metric, html.table(["target", "events", *labels], rows)))
-    return html.panels(tables)
-
-
-def _format_slice(found: SliceMetrics | None, metric: str) -> str:
-    means = found.channels["all"] if found else {}
-    return f"{means[metric]:.4f}" if metric in means else ABSENT
 
 
 def configuration_table(runs: Sequence[EvaluatedRun], labels: Sequence[str]) -> str:

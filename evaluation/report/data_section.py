@@ -63,11 +63,15 @@ def _table(manifests: Manifests) -> str:
     return html.table(["table", "counters", "rows"], rows, num_left=2)
 
 
+def _plain(value: Any) -> str:
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
 def _counters_text(manifest: Manifest) -> list[str]:
     """Return the counters as text, without those that equal the number of rows."""
     return [
         f"{key.replace('_', ' ').replace('.', ' ')} "
-        + (f"{value:,}" if isinstance(value, int) else str(value))
+        + (f"{value:,}" if isinstance(value, int) else _plain(value))
         for key, value in dotted_items(manifest.counters)
         if value != manifest.rows
     ]

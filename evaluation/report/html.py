@@ -1,9 +1,13 @@
 """The parts of a self-contained HTML page, without scripts or requests. All text is escaped."""
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib import resources
+
+TELEPHONE = 48  # characters of the widest words of all columns, side by side
+LONG = 16  # characters of a cell that gets a line of its own in a list
 
 
 def page(title: str, body: Sequence[str]) -> str:
@@ -21,12 +25,25 @@ def _style_sheet() -> str:
 
 
 def section(heading: str, body: str, note: str = "") -> str:
-    """Return a heading, a note and the body, or "" if the body is empty."""
-    return f"<h2>{escape(heading)}</h2>{paragraph(note, 'note')}{body}" if body else ""
+    """Return a heading, a note and the body, or "" if the body is empty.
+
+    The section's id is the heading in lower case with hyphens.
+    """
+    if not body:
+        return ""
+    name = "-".join(re.findall(r"\w+", heading.lower()))
+    note = paragraph(note, "note")
+    return f'<section id="{name}"><h2>{escape(heading)}</h2>{note}{body}</section>'
 
 
 def paragraph(text: str, style: str) -> str:
     return f'<p class="{style}">{escape(text)}</p>' if text else ""
+
+
+def definitions(terms: Sequence[tuple[str, str]], style: str) -> str:
+    """Return a list of terms, each with its text."""
+    rows = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in terms)
+    return f'<dl class="{style}">{rows}</dl>' if rows else ""
 
 
 def tile(label: str, value: str, note: str, main: bool = False) -> str:
@@ -41,12 +58,19 @@ def tiles(cells: Sequence[str]) -> str:
     return f'<div class="tiles">{"".join(cells)}</div>'
 
 
-def panels(charts: Sequence[tuple[str, str]]) -> str:
-    """Place charts, given as (title, SVG), next to each other. Empty charts are left out."""
+def panels(charts: Sequence[tuple[str, str]], columns: int = 2) -> str:
+    """Place charts, given as (title, SVG), in one column or two. Empty charts are left out."""
     boxes = [
         f'<div class="panel"><h3>{escape(title)}</h3>{svg}</div>' for title, svg in charts if svg
     ]
-    return f'<div class="panels">{"".join(boxes)}</div>' if boxes else ""
+    style = "panels" if columns == 2 else "panels single"
+    return f'<div class="{style}">{"".join(boxes)}</div>' if boxes else ""
+
+
+def sentences(texts: Sequence[str]) -> str:
+    """Return a list of sentences, or "" without any."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f'<ul class="words">{items}</ul>' if items else ""
 
 
 def table(
@@ -57,20 +81,37 @@ def table(
 ) -> str:
     """Return a table. The first `num_left` columns hold text, the others numbers.
 
-    `styles` are the CSS classes of the rows.
+    `styles` are the CSS classes of the rows. If the table is too wide for a telephone, its rows
+    become lists of cells with their headers there.
     """
-    kinds = ["" if i < num_left else ' class="number"' for i in range(len(header))]
-    head = "".join(f"<th{k}>{escape(h)}</th>" for h, k in zip(header, kinds, strict=True))
+    labels = "".join(_cell("th", text, i < num_left) for i, text in enumerate(header))
     body = "".join(
-        f'<tr class="{styles[i] if styles else ""}">'
-        + "".join(f"<td{k}>{escape(cell)}</td>" for cell, k in zip(row, kinds, strict=True))
+        f'<tr class="{styles[at] if styles else ""}">'
+        + "".join(_cell("td", c, i < num_left, header[i]) for i, c in enumerate(row))
         + "</tr>"
-        for i, row in enumerate(rows)
+        for at, row in enumerate(rows)
     )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+    lines = [header, *rows]
+    width = sum(
+        max(_unbroken_length(line[i], breaks=i < num_left or line is header) for line in lines)
+        for i in range(len(header))
     )
+    style = "stacked" if width > TELEPHONE else "narrow"
+    return f'<table class="{style}"><thead><tr>{labels}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _cell(tag: str, text: str, is_left: bool, label: str = "") -> str:
+    classes = "" if is_left else "number"
+    if len(text) > LONG and "\n" not in text:
+        classes += " long"
+    names = f' class="{classes.strip()}"' if classes else ""
+    data = f' data-label="{escape(label)}"' if label else ""
+    return f"<{tag}{names}{data}>{escape(text)}</{tag}>"
+
+
+def _unbroken_length(text: str, breaks: bool) -> int:
+    """Return the length of the longest piece of a line that is not broken, or else of the line."""
+    return max(map(len, text.split() if breaks else text.split("\n")), default=0)
 
 
 def collapsed(heading: str, body: str) -> str:

@@ -10,11 +10,14 @@ from typing import Any
 
 from evaluation.cases import TOP, Case, Cases
 from evaluation.metrics.coverage import list_metrics_text
-from evaluation.metrics.run_metrics import POPULARITY, RunMetrics
+from evaluation.metrics.run_metrics import BASELINES, ITEMKNN, RunMetrics
 from evaluation.report import html
 from evaluation.report.cards import Cards, Strip, format_rank
-from evaluation.report.charts import channel_name, learning_panels, recall_panels, training_note
+from evaluation.report.channels import channel_name, channel_sentences
+from evaluation.report.charts import learning_panels, recall_panels, training_note
 from evaluation.report.data_section import Manifests, configuration_table, data_section
+from evaluation.report.head import run_facts
+from evaluation.report.slices import BOUND, slices_table
 
 EN_DASH = "\u2013"
 
@@ -39,10 +42,9 @@ def report_page(data: ReportData) -> str:
             *_head(data),
             html.section(
                 "Ranking quality",
-                channel_table(data.metrics),
+                channel_table(data.metrics) + channel_list(data.metrics),
                 f"Each test event's target is ranked {candidates_text(data.metrics)}, without "
-                "sampling. A tie counts as the average over random orders of the tied items."
-                + weights_note(data.metrics),
+                "sampling. A tie counts as the average over random orders of the tied items.",
             ),
             html.section("Recall by list length", recall_panels(data.metrics)),
             html.section("Training", learning_panels(data.history), training_note(data.history)),
@@ -51,7 +53,7 @@ def report_page(data: ReportData) -> str:
                 slices_table(data.metrics),
                 f"recall@{data.metrics.cutoffs[0]} on test events, by whether the target has a "
                 "modality, how often it occurs in training, and how many training events its user "
-                "has.",
+                f"has. {BOUND}",
             ),
             html.section("Recommendation lists", list_tiles(data.metrics)),
             html.section("Case study", case_section(data), case_note(data)),
@@ -89,39 +91,17 @@ def channel_rows(metrics: RunMetrics) -> list[list[str]]:
 
 def channel_table(metrics: RunMetrics) -> str:
     header = ["channel", *headline_metrics(metrics.cutoffs)]
-    styles = [
-        {"all": "main", POPULARITY: "floor"}.get(channel, "") for channel in metrics.split["test"]
-    ]
+    styles = ["main" if c == "all" else "floor" * (c in BASELINES) for c in metrics.split["test"]]
     return html.table(header, channel_rows(metrics), styles)
 
 
-def weights_note(metrics: RunMetrics) -> str:
-    """Return the weights of the channels in the whole score, where they were chosen."""
-    weights = metrics.channel_weights
-    if "memory" not in weights or len(weights) == 1:
-        return ""
-    listed = ", ".join(f"{channel} {weight:.3g}" for channel, weight in weights.items())
-    return (
-        f" Weights of the channels in the whole score, chosen on validation: {listed}. The memory "
-        "counts transitions and is not trained; seen is added to the items that a user had before. "
-        "Network only is the model with its own weights, without both."
-    )
-
-
-def slices_table(metrics: RunMetrics) -> str:
-    """Return recall at the first cutoff by slice and channel."""
-    first = f"recall@{metrics.cutoffs[0]}"
-    channels = list(metrics.split["test"])
-    rows = [
-        [
-            slice_name(slicing, name),
-            f"{means.targets:,}",
-            *(_format_mean(means.channels[channel], first) for channel in channels),
-        ]
-        for slicing, slices in metrics.slices["test"].items()
-        for name, means in slices.items()
-    ]
-    return html.table(["target", "events", *map(channel_name, channels)], rows) if rows else ""
+def channel_list(metrics: RunMetrics) -> str:
+    """Return a sentence on every channel."""
+    text = html.definitions(channel_sentences(metrics), "channels")
+    if ITEMKNN in metrics.split["test"]:
+        return text
+    missing = "ItemKNN is not ranked: the data set has too many pairs of items for it, or none."
+    return text + html.paragraph(missing, "note")
 
 
 def list_tiles(metrics: RunMetrics) -> str:
@@ -133,13 +113,6 @@ def list_tiles(metrics: RunMetrics) -> str:
     figures = (sentence.split(" ", 1) for sentence in list_metrics_text(lists))
     return html.tiles(
         [html.tile(name, value, note) for name, (value, note) in zip(names, figures, strict=True)]
-    )
-
-
-def slice_name(slicing: str, name: str) -> str:
-    """Return `with text`, `never trained`, `user with 5 to 9 events`, ..."""
-    return {"training events": name, "history": f"user with {name}"}.get(
-        slicing, f"{name} {slicing}"
     )
 
 
@@ -190,16 +163,13 @@ def _recommended_strips(case: Case) -> list[Strip]:
 
 def _head(data: ReportData) -> list[str]:
     metrics, history = data.metrics, data.history
-    best, floor = metrics.split["test"].get("all", {}), metrics.split["test"][POPULARITY]
-    n = metrics.cutoffs[0]
+    best, n = metrics.split["test"].get("all", {}), metrics.cutoffs[0]
     intervals = metrics.interval["test"].get("all", {})
     cells = [
         html.tile(
             f"test {name}",
             _format_mean(best, name),
-            ", ".join(
-                filter(None, [_interval_text(intervals.get(name)), _ratio(best, floor, name)])
-            ),
+            ", ".join([*_interval_text(intervals.get(name)), *_ratios(metrics, name)]),
             main=True,
         )
         for name in (f"recall@{n}", f"ndcg@{n}")
@@ -213,6 +183,7 @@ def _head(data: ReportData) -> list[str]:
     return [
         f"<h1>{escape(data.config['name'])}</h1>",
         html.paragraph("Next-item prediction, evaluated by exact ranking.", "lead"),
+        html.definitions([*run_facts(data.config, history).items()], "facts"),
         html.tiles(cells),
     ]
 
@@ -221,18 +192,21 @@ def _format_mean(means: Mapping[str, float], name: str) -> str:
     return f"{means[name]:.4f}" if name in means else "-"
 
 
-def _interval_text(interval: Sequence[float] | None) -> str:
+def _interval_text(interval: Sequence[float] | None) -> list[str]:
     if interval is None:
-        return ""
+        return []
     low, high = (f"{bound:.4f}".removeprefix("0") for bound in interval)
-    return f"95% interval {low}{EN_DASH}{high}"
+    return [f"95% interval {low}{EN_DASH}{high}"]
 
 
-def _ratio(means: Mapping[str, float], floor: Mapping[str, float], name: str) -> str:
-    """Return the ratio to the popularity baseline as text."""
-    if not floor.get(name):
-        return ""
-    return f"{means[name] / floor[name]:.1f} times popularity"
+def _ratios(metrics: RunMetrics, name: str) -> list[str]:
+    """Return the ratio to each baseline as text."""
+    means = metrics.split["test"]
+    return [
+        f"{means['all'][name] / means[baseline][name]:.1f} times {channel_name(baseline)}"
+        for baseline in BASELINES
+        if means.get(baseline, {}).get(name)
+    ]
 
 
 def _short_count(count: int) -> str:
