@@ -14,7 +14,7 @@ from functools import partial
 import pyarrow as pa
 
 from etl.catalogue.raw import RawFile
-from etl.spark.progress import periodic_log
+from etl.spark.progress import step_progress
 from mdsrec.errors import InputError
 from mdsrec.files import STORAGE_ERRORS, file_system, first_line, read_json, write_json
 from mdsrec.tables import table_uri
@@ -78,7 +78,7 @@ def _hash_files(files: Sequence[RawFile]) -> list[str]:
     def progress() -> str:
         return f"input: hashed {file_size(sum(bytes_read.values()))} of {total}"
 
-    with periodic_log(progress), ThreadPoolExecutor(THREADS) as pool:
+    with step_progress(progress), ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(partial(_hash_file, bytes_read), files))
 
 
