@@ -24,16 +24,18 @@ from evaluation.report.run_report import (
 from evaluation.serving.stored_weights import model_inputs, weights_in_recipe
 from evaluation.workers import RankWorker
 from mdsrec import files, table_names, tables
+from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
 from mdsrec.text import text_table
 from training.inference import TrainedModel
+from training.tracking import Tracking
 
 log = logging.getLogger("evaluation")
 
 
-def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFIG") -> str:
+def evaluate(experiment: Experiment, command: str = "mdsrec run CONFIG") -> str:
     """Rank a trained run and write its metrics, cases and report -> summary for the screen.
 
     `command` runs all stages of this experiment. The suggested next commands are built from it.
@@ -45,6 +47,7 @@ def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFI
     ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)
     metrics = compute_metrics(experiment, trained, ranks)
     metrics.write(paths.metrics)
+    track_test(experiment, metrics)
     cases = case_study(experiment, trained)
     cases.write(paths.cases)
     ids = cases.item_ids(case for _, case in cases.by_channel())
@@ -61,6 +64,15 @@ def evaluate(experiment: Experiment, command: str = "python -m cluster run CONFI
     )
     files.write_bytes(paths.report, report_page(data).encode())
     return _screen(metrics, paths.report, data.next_steps)
+
+
+def track_test(experiment: Experiment, metrics: RunMetrics) -> None:
+    """Send the metrics of the test events to the tracker, if the run has one."""
+    if tracking := Tracking.of(experiment):
+        whole = metrics.split["test"]["all"]
+        tracking.report_epoch({})  # those of a model without training
+        tracking.summarize({f"test/{name}": whole[name] for name in whole})
+        tracking.close()
 
 
 def ranks_recipe(experiment: Experiment, trained: TrainedModel) -> Recipe:
@@ -134,14 +146,15 @@ def dataset_manifests(experiment: Experiment) -> dict[str, Manifest]:
 def next_steps(experiment: Experiment, command: str) -> list[str]:
     """Return commands to try next: train a simpler variant of the model, and compare the two."""
     run = RunPaths.of(experiment).uri
+    compare = " ".join(spelled("evaluation compare"))
     simpler = experiment.model.simpler if experiment.modalities else None
     if simpler is None:
-        return [f"python -m evaluation compare {run} RUN"]
+        return [f"{compare} {run} RUN"]
     suffix, override = simpler
     other = f"{experiment.name}-{suffix}"
     return [
         f"{command} name={other} {shlex.quote(override)}",
-        f"python -m evaluation compare {run} {experiment.root}/runs/{other}",
+        f"{compare} {run} {experiment.root}/runs/{other}",
     ]
 
 

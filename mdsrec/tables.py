@@ -24,7 +24,7 @@ from mdsrec.errors import InputError
 from mdsrec.files import delete_folder, file_system, first_line, read_bytes, write_json
 
 MANIFEST = "_manifest.json"
-ETL_FIRST = "run `python -m etl CONFIG` first"
+ETL_FIRST = "run `mdsrec etl CONFIG` first"
 VERSION = re.compile("[0-9a-f]{12}")
 ABANDONED_AFTER = 86_400  # seconds
 READ_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)

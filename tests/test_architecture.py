@@ -18,9 +18,10 @@ MOST_MODULES = 16  # in one room
 
 BASE = {"mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"}
 KERNEL = {*BASE, "mdsrec.command"}
-ETL_STEPS = {"etl.spark", "etl.catalogue", "etl.graph", "etl.features"}
+ETL_STEPS = {"etl.spark", "etl.catalogue", "etl.graph", "etl.features", "etl.tabular"}
 DATA = {"training.data", "training.device"}
 TRAINING = {"training", "training.lifecycle", "training.distributed", "training.layers", *DATA}
+RANKING = {"evaluation.metrics", "evaluation.baselines", "evaluation.ranking"}
 TRIALS = {"tuning.trials", "tuning.plan", "tuning.space"}
 
 ROOMS: dict[str, set[str]] = {
@@ -36,8 +37,9 @@ ROOMS: dict[str, set[str]] = {
     "etl.spark": KERNEL,
     "etl.catalogue": {*KERNEL, "etl.spark"},
     "etl.graph": {*KERNEL, "etl.spark"},
-    "etl.features": {*KERNEL, "etl.spark", "etl.catalogue"},
-    "etl.recipes": {*KERNEL, "etl.catalogue", "etl.features"},
+    "etl.features": {*KERNEL, "etl.spark", "etl.catalogue", "etl.tabular"},
+    "etl.tabular": {*KERNEL, "etl.spark", "etl.catalogue"},
+    "etl.recipes": {*KERNEL, "etl.catalogue", "etl.features", "etl.tabular"},
     "etl.builders": {*KERNEL, *ETL_STEPS, "etl.recipes"},
     "etl.synthetic": KERNEL,
     "etl": {*KERNEL, "etl.spark", "etl.recipes", "etl.builders"},
@@ -59,11 +61,15 @@ ROOMS: dict[str, set[str]] = {
         *KERNEL,
         *("evaluation.metrics", "evaluation.cases", "evaluation.evaluated_run"),
     },
+    "evaluation.baselines": {*KERNEL, *TRAINING, "evaluation.metrics"},
+    "evaluation.ranking": {*KERNEL, *TRAINING, "evaluation.metrics", "evaluation.baselines"},
+    "evaluation.serving": {*KERNEL, *TRAINING, *RANKING},
     "evaluation": {
         *KERNEL,
         *TRAINING,
-        *("evaluation.metrics", "evaluation.cases", "evaluation.evaluated_run"),
-        "evaluation.report",
+        *RANKING,
+        *("evaluation.cases", "evaluation.evaluated_run", "evaluation.report"),
+        "evaluation.serving",
     },
     # many runs
     "tuning.trials": KERNEL,
@@ -73,8 +79,8 @@ ROOMS: dict[str, set[str]] = {
     "tuning": {
         *KERNEL,
         *TRIALS,
-        *("training.lifecycle", "training.distributed"),
-        *("evaluation", "evaluation.metrics"),
+        *("training", "training.lifecycle", "training.distributed"),
+        *("evaluation", "evaluation.metrics", "evaluation.baselines"),
         "tuning.ray_tune",
     },
     "tuning.report": {

@@ -297,7 +297,7 @@ def test_runs_with_different_data_or_settings_are_not_compared(tmp_path, changes
 
 
 def test_a_run_with_missing_or_damaged_metrics_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"a/metrics.json: no such file: run `python -m evaluat"):
+    with pytest.raises(InputError, match=r"a/metrics.json: no such file: run `mdsrec evaluat"):
         compare_runs([str(tmp_path / "a")])
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "metrics.json").write_text("{}")

@@ -202,7 +202,7 @@ def test_fewer_epochs_than_up_to_the_best_one_are_refused(
 
 def test_a_finished_run_is_not_evaluated_as_a_longer_one(root: Path) -> None:
     as_finished(named(root, "short", max_epochs=5), IMPROVES_UNTIL_2)
-    expected = "run short was finished after 5 epochs, .* let it go on: run `python -m training"
+    expected = "run short was finished after 5 epochs, .* let it go on: run `mdsrec train"
     with pytest.raises(InputError, match=expected):
         load_trained(named(root, "short", max_epochs=6))
 

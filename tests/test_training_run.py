@@ -132,7 +132,7 @@ def test_weights_are_not_loaded_into_another_model(experiment: Experiment) -> No
 
 
 def test_training_without_tables_names_the_stage_that_builds_them(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such table: run `python -m etl CONFIG` first"):
+    with pytest.raises(InputError, match="no such table: run `mdsrec etl CONFIG` first"):
         fit(small_experiment(tmp_path))
 
 
@@ -165,7 +165,7 @@ def test_more_neighbors_or_centers_than_items_are_refused(
 
 
 def test_a_run_without_weights_names_the_command_that_trains_it(experiment: Experiment) -> None:
-    with pytest.raises(InputError, match="no trained weights: run `python -m training CONFIG`"):
+    with pytest.raises(InputError, match="no trained weights: run `mdsrec train CONFIG`"):
         load_trained(experiment)
 
 

@@ -30,7 +30,8 @@ from training.models.registry import build_model
 
 ALL, NETWORK = "all", "network"  # names of sums of channels
 MEMORY, SEEN = "memory", "seen"  # names of channels beside the model's
-GROUPS = 8
+LANES = 8  # histories are padded to multiples of so many events
+ROWS = 16  # a product of fewer rows may be rounded differently
 NO_HISTORY = np.zeros(1, dtype=np.int32)
 
 
@@ -101,36 +102,37 @@ def load_trained(experiment: Experiment, device: torch.device | None = None) -> 
     paths, is_trained = RunPaths.of(experiment), experiment.model.is_trained
     content = files.read_bytes(paths.best_weights if is_trained else paths.history)
     if content is None:
-        raise InputError(f"{paths.uri}: no trained weights: run `python -m training CONFIG` first")
+        raise InputError(f"{paths.uri}: no trained weights: run `mdsrec train CONFIG` first")
     check_identity(experiment)
     if not is_trained:
         return load_without_weights(experiment)
     check_trained(experiment)
     item_tables = load_item_tables(experiment)
-    model = _load_model(experiment, item_tables, content)
+    model = load_model(experiment, item_tables, content)
     model.to(device or torch.device("cpu")).eval()
     memory = Memory.load(experiment) if experiment.model.memory else None
-    of_memory = {} if memory is None else {MEMORY: 1.0, SEEN: 0.0}
-    return TrainedModel(
-        model=model,
-        memory=memory,
-        num_items=item_tables.num_items,
-        dataset_fingerprint=item_tables.fingerprint,
-        weight_of={**model.weight_of_channel, **of_memory},
-    )
+    return trained_model(model, memory, item_tables)
 
 
 def load_without_weights(experiment: Experiment) -> TrainedModel:
     """Load a model that needs no training: only the memory."""
-    item_tables = load_item_tables(experiment)
-    memory = Memory.load(experiment)
-    return TrainedModel(None, memory, item_tables.num_items, item_tables.fingerprint, {MEMORY: 1.0})
+    return trained_model(None, Memory.load(experiment), load_item_tables(experiment))
 
 
-def _load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) -> Model:
+def trained_model(
+    model: Model | None, memory: Memory | None, item_tables: ItemTables
+) -> TrainedModel:
+    """Return the model with the channels' own weights; the memory has the weight 1."""
+    weight_of = {} if model is None else model.weight_of_channel
+    if memory is not None:
+        weight_of = {**weight_of, MEMORY: 1.0} | ({} if model is None else {SEEN: 0.0})
+    return TrainedModel(model, memory, item_tables.num_items, item_tables.fingerprint, weight_of)
+
+
+def load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) -> Model:
     """Return the model with the weights in the file `content`."""
     paths = RunPaths.of(experiment)
-    trained_on = _metadata(content).get("dataset")
+    trained_on = file_metadata(content).get("dataset")
     if trained_on != item_tables.fingerprint:
         raise InputError(
             f"{paths.uri}: trained on data set {trained_on}, "
@@ -157,18 +159,22 @@ def weights_fingerprint(trained: TrainedModel) -> str:
 def user_vectors(model: Model, histories: list[History], item_vectors: ItemVectors) -> Tensor:
     """Return one vector per history and channel [B, C, D], of its last `max_length` events.
 
-    Histories of similar length are encoded together, in a fixed number of groups: under ZeRO-3
-    every rank must call the model equally often.
+    A vector has the same bits in every batch: histories are encoded with those of the same padded
+    length only, in at least ROWS rows.
     """
     num_channels, _, dim = item_vectors.vectors.shape
     vectors = item_vectors.vectors.new_empty(len(histories), num_channels, dim)
-    device = vectors.device
+    device, longest = vectors.device, model.config.max_length
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    for group in np.array_split(np.argsort(lengths, kind="stable"), GROUPS):
-        members = [histories[user] for user in group] or [NO_HISTORY]
-        items_BT, lengths_B = padded(members, model.config.max_length)
+    padded_lengths = np.minimum(-(-lengths // LANES) * LANES, longest)
+    for length in np.unique(padded_lengths).tolist():
+        rows = np.flatnonzero(padded_lengths == length)
+        members = [histories[row] for row in rows]
+        members += [NO_HISTORY] * (ROWS - len(members))
+        items_BT, lengths_B = padded(members, longest)
+        items_BT = F.pad(items_BT, (0, length - items_BT.shape[1]))
         encoded = model.user_vectors(items_BT.to(device), lengths_B.to(device), item_vectors)
-        vectors[torch.from_numpy(group)] = encoded[: len(group)]
+        vectors[torch.from_numpy(rows)] = encoded[: len(rows)]
     return vectors
 
 
@@ -185,7 +191,7 @@ def padded(histories: list[History], max_length: int) -> tuple[Tensor, Tensor]:
     return items, lengths
 
 
-def _metadata(content: bytes) -> dict[str, str]:
+def file_metadata(content: bytes) -> dict[str, str]:
     """Return the string metadata in the header of a safetensors file."""
     length = int.from_bytes(content[:8], "little")
     header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])

@@ -54,7 +54,7 @@ def check_trained(experiment: Experiment) -> None:
     if not has_ended(experiment) and (num_epochs := _num_finished(experiment)):
         raise InputError(
             f"run {experiment.name} was finished after {num_epochs} epochs, but "
-            f"{_limits_text(experiment)} let it go on: run `python -m training CONFIG` first"
+            f"{_limits_text(experiment)} let it go on: run `mdsrec train CONFIG` first"
         )
 
 

@@ -5,6 +5,7 @@ Each output imports the package that it writes with, so the loop runs without Ra
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,21 @@ class Reporter:
     def report_epoch(self, figures: Figures) -> None:
         """Report a finished epoch, once its checkpoint is written."""
 
+    def close(self) -> None:
+        """Finish what is still being written."""
+
 
 class RayReporter(Reporter):
     """The outputs of a training on Ray.
 
     Every rank needs one, since Ray Train waits for the reports of all ranks. Only rank 0 has the
-    other outputs.
+    other outputs, and those of `more`.
     """
 
-    def __init__(self, experiment: Experiment, rank: int, shows_bar: bool) -> None:
-        self._outputs: list[Reporter] = []
+    def __init__(
+        self, experiment: Experiment, rank: int, shows_bar: bool, more: Sequence[Reporter] = ()
+    ) -> None:
+        self._outputs: list[Reporter] = [*more]
         if rank == 0:
             self._outputs += [LearningCurves(RunPaths.of(experiment)), Gauges(experiment.name)]
             self._outputs += [EpochBar()] if shows_bar else []
@@ -70,6 +76,10 @@ class RayReporter(Reporter):
         for output in self._outputs:
             output.report_epoch(figures)
         train.report(figures)
+
+    def close(self) -> None:
+        for output in self._outputs:
+            output.close()
 
 
 class EpochBar(Reporter):

@@ -40,6 +40,7 @@ from training.lifecycle.lease import RunLease, run_lease
 from training.lifecycle.stopping import stop_on_request
 from training.loop import AttemptResult, train
 from training.reporting import RayReporter
+from training.tracking import Tracking
 from training.untrained import validate_untrained
 
 log = logging.getLogger("training")
@@ -227,11 +228,15 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
     configure_logging(experiment.name, rank)
     # For less than one CPU per worker, Ray leaves torch at one thread per core of the machine.
     torch.set_num_threads(max(1, round(experiment.train.cpus_per_worker)))
-    reporter = RayReporter(experiment, rank, config["shows_bar"])
+    tracking = Tracking.of(experiment) if rank == 0 else None
+    more = [tracking] if tracking else []
+    reporter = RayReporter(experiment, rank, config["shows_bar"], more)
     try:
         return train(experiment, get_device(), reporter, worker_is_leaving, config["attempt"])
     except CollectiveInputError as error:
         return str(error)
+    finally:
+        reporter.close()
 
 
 def _check_num_events(experiment: Experiment) -> None:

@@ -16,9 +16,11 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment, to_overrides
 from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
 from training.distributed.ray_session import ray_session
 from training.lifecycle.lease import run_lease
 from training.lifecycle.stopping import stop_on_request
+from training.tracking import Tracking, adopt
 from tuning.builder import start_table_builder
 from tuning.capacity import DRIVER_RESOURCES, cluster_machines, max_parallel_trials, trial_size
 from tuning.live import SweepDisplay
@@ -28,7 +30,7 @@ from tuning.ray_tune.scheduler import ResumableASHA
 from tuning.ray_tune.searcher import PlanSearcher
 from tuning.ray_tune.trainable import run_trial
 from tuning.space import Values, finite_values
-from tuning.trials import Trial, TrialStore, sweep_uri
+from tuning.trials import METRIC, Trial, TrialStore, sweep_uri
 
 log = logging.getLogger("tuning")
 
@@ -132,7 +134,19 @@ def run_sweep(sweep: Sweep, resume: bool) -> None:
         )
         builder = start_table_builder()
         build_listed_tables(sweep, builder)
+        track_sweep(sweep)
         _run_trials(sweep, builder, parallel)
+        track_sweep(sweep)
+
+
+def track_sweep(sweep: Sweep) -> None:
+    """Create the run of the sweep in the tracker, if it has one, or send the score so far to it."""
+    if client := sweep.experiment.train.tracking:
+        params = {f"tune.{key}": value for key, value in sweep.tune.model_dump(mode="json").items()}
+        tracking = Tracking(client, sweep.uri, sweep.experiment.name, params)
+        if winner := sweep.store.winner():
+            tracking.summarize({f"best/{METRIC}": winner.score, "best/trial": winner.number})
+        tracking.close()
 
 
 def build_listed_tables(sweep: Sweep, builder: Any) -> None:
@@ -204,11 +218,14 @@ def _trial_name(trial: Any) -> str:
 
 
 def trial_config(sweep: Sweep, builder: Any, trial: Trial) -> dict[str, Any]:
-    """Return the argument of `run_trial`."""
+    """Return the argument of `run_trial`. In the tracker its runs become children of the sweep."""
+    experiments, client = sweep.experiments_of(trial), sweep.experiment.train.tracking
+    for experiment in experiments if client else ():
+        adopt(RunPaths.of(experiment).uri, sweep.uri, sweep.experiment.name, str(client))
     return {
         "number": trial.number,
         "num_reported": len(trial.reports),
-        "experiments": [experiment.resolved() for experiment in sweep.experiments_of(trial)],
+        "experiments": [experiment.resolved() for experiment in experiments],
         "builder": builder,
         "file": str(Path(sweep.config).absolute()),
         "overrides": sweep.overrides_for(trial.values, **sweep.run_keys(trial, 0)),

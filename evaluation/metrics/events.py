@@ -25,7 +25,7 @@ def read_events(run: str, cutoffs: tuple[int, ...], channel: str = "all") -> Eve
     The default channel, `all`, is the whole score (Eq. 22). Raises InputError if there is no
     ranks table.
     """
-    remedy = "run `python -m evaluation CONFIG`"
+    remedy = "run `mdsrec evaluate CONFIG`"
     ranks = tables.read_table(RunPaths(run).ranks, schema.RANKS, remedy=remedy)
     selected = pc.and_(pc.equal(ranks["split"], "test"), pc.equal(ranks["channel"], channel))
     ranks = ranks.filter(selected)

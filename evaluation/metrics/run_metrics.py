@@ -86,7 +86,7 @@ class RunMetrics(RankMetrics):
         """Read metrics.json. Raises InputError if it is missing or damaged."""
         content = files.read_bytes(uri)
         if content is None:
-            raise InputError(f"{uri}: no such file: run `python -m evaluation CONFIG`")
+            raise InputError(f"{uri}: no such file: run `mdsrec evaluate CONFIG`")
         try:
             return cls._from_json(json.loads(content))
         except KeyError as error:

@@ -153,7 +153,7 @@ def _slice_metrics(by_channel: dict[str, SliceAccumulator]) -> dict[str, SliceMe
 
 def _read_parts(uri: str) -> Iterator[pa.Table]:
     """Yield the ranks one file at a time; all rows of a user are in the same file."""
-    manifest = tables.open_table(uri, "run `python -m evaluation CONFIG`")
+    manifest = tables.open_table(uri, "run `mdsrec evaluate CONFIG`")
     filesystem, _ = files.file_system(uri)
     for path in tables.data_files(uri, manifest):
         yield pq.read_table(path, filesystem=filesystem, partitioning=None)

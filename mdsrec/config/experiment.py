@@ -8,7 +8,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mdsrec.config.etl import FeatureConfig, GraphConfig, InputConfig, SequencesConfig, SparkConfig
+from mdsrec.config.etl import FeatureConfig, GraphConfig, SequencesConfig, SparkConfig
+from mdsrec.config.input import InputConfig
 from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.models import AnyModel, MDSRecConfig
 from mdsrec.config.section import NotIdentity, PathOrUri, Section, Text, listed
@@ -16,7 +17,7 @@ from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
 from mdsrec.config.transitions import TransitionsConfig
 from mdsrec.config.tune import TuneConfig
 
-RESERVED_MODALITIES = ("id", "all", "network", "fused", "memory", "seen", "popularity")
+RESERVED_MODALITIES = ("id", "all", "network", "fused", "memory", "seen", "popularity", "itemknn")
 """Names of the evaluator's channels."""
 
 
@@ -41,7 +42,7 @@ class Experiment(Section):
     eval: NotIdentity[EvalConfig] = EvalConfig()
     tune: NotIdentity[TuneConfig] = TuneConfig()
     study: NotIdentity[dict[str, dict[str, Any]]] = Field(default={})
-    """Overrides by model name, which `python -m tuning study` applies to the runs of that model."""
+    """Overrides by model name, which `mdsrec study` applies to the runs of that model."""
 
     @field_validator("root")
     @classmethod
@@ -66,6 +67,7 @@ class Experiment(Section):
                 "features: set the same `fields` for every text encoder, because all of them read "
                 "items.text"
             )
+        self._check_features()
         self.model.check(tuple(self.features), self.graph)
         self._check_space()
         wanted, stored = self.transitions.num_neighbors, self.graph.max_neighbors
@@ -75,6 +77,22 @@ class Experiment(Section):
                 "graph.max_neighbors or lower transitions.num_neighbors"
             )
         return self
+
+    def _check_features(self) -> None:
+        """Raise ValueError if a feature needs the other format of the input."""
+        is_table = self.input.format == "table"
+        for name, config in self.features.items():
+            if config.column is not None and not self.input.items:
+                raise ValueError(
+                    f'features.{name}.column needs input.format = "table" and input.items'
+                )
+            if is_table and config.fields != FeatureConfig.model_fields["fields"].default:
+                raise ValueError(
+                    f"features.{name}.fields names fields of the Amazon metadata: list the columns "
+                    "of your table in input.columns.text"
+                )
+            if is_table and config.images == "url" and not self.input.items:
+                raise ValueError(f'features.{name}.images = "url" needs input.items')
 
     def _check_space(self) -> None:
         """Raise ValueError if a sweep searches keys that its trials are not compared by."""

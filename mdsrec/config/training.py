@@ -94,6 +94,8 @@ class TrainConfig(Section):
     """Minutes that a worker waits for the others before the attempt fails and is restarted."""
     checkpoint_minutes: NotIdentity[PositiveFloat] = 30.0
     """Minutes between checkpoints inside an epoch. Every epoch ends with a checkpoint."""
+    tracking: NotIdentity[Literal["mlflow", "wandb"] | None] = None
+    """Tracker that gets the parameters and metrics of the run: MLflow or Weights & Biases."""
 
     @model_validator(mode="after")
     def _offloads(self) -> Self:

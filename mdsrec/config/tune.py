@@ -18,7 +18,7 @@ SEARCHED = (
 )  # sections with keys that a space may contain
 NOT_SEARCHED = {
     "model.memory": "trials are compared before its weight is chosen",
-    "model.name": "each model has other keys; compare models with `python -m tuning study`",
+    "model.name": "each model has other keys; compare models with `mdsrec study`",
     "train.num_workers": "all trials have one size",
     "train.cpus_per_worker": "all trials have one size",
     "train.device": "all trials have one size",

@@ -32,6 +32,7 @@ START_HINT = (
     "see the logs in /tmp/ray/session_latest/logs; on a busy machine try again later, or let it "
     f"take longer with {START_WAIT_KEY}=600"
 )
+TRACKER_VARIABLES = ("MLFLOW_", "WANDB_")
 ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
 
 
@@ -109,7 +110,8 @@ def pin_ray_address() -> None:
     Otherwise Ray Train's clean-up actor may connect to another Ray of the same host, where it does
     not find the training's controller, and end the training.
     """
-    propagate_to_workers(("RAY_ADDRESS", FORMAT_KEY))
+    of_trackers = [name for name in os.environ if name.startswith(TRACKER_VARIABLES)]
+    propagate_to_workers(("RAY_ADDRESS", FORMAT_KEY, *of_trackers))
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 

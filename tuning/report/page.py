@@ -4,13 +4,14 @@ Every figure comes from trials.parquet or the winner's metrics.json.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.report import html
+from mdsrec.command.names import spelled
 from tuning.report.charts import importance_chart, metric_charts
-from tuning.report.parallel_coordinates import parallel_coordinates
+from tuning.report.parallel_coordinates import on_its_side, parallel_coordinates, upright
 from tuning.sweep import Sweep
 from tuning.trials import METRIC, REPORTED, Trial, best_first, format_score, format_values
 
@@ -27,8 +28,8 @@ BY_KEY = (
 )
 
 
-def sweep_page(sweep: Sweep, metrics: RunMetrics) -> str:
-    """Return the page of a sweep with a winner. `metrics` are the winner's."""
+def sweep_page(sweep: Sweep, metrics: RunMetrics, facts: Mapping[str, str]) -> str:
+    """Return the page of a sweep with a winner. `metrics` and `facts` are the winner's."""
     trials = sweep.store.in_order()
     winner = sweep.store.winner()
     assert winner
@@ -38,10 +39,11 @@ def sweep_page(sweep: Sweep, metrics: RunMetrics) -> str:
         [
             f"<h1>{escape(title)}</h1>",
             html.paragraph(_lead(sweep), "lead"),
+            html.definitions([("winner", metrics.name), *facts.items()], "facts"),
             winner_tiles(winner, metrics, sweep.experiment.train.max_epochs, trials),
             html.section(
                 "All trials",
-                f'<div class="panel">{parallel_coordinates(trials)}</div>',
+                all_trials(trials),
                 "One line per trial. The best tenth is highlighted.",
             ),
             html.section(
@@ -59,6 +61,13 @@ def sweep_page(sweep: Sweep, metrics: RunMetrics) -> str:
             html.footer(f"Data {metrics.dataset}. Winner's weights {metrics.weights}."),
         ],
     )
+
+
+def all_trials(trials: Sequence[Trial]) -> str:
+    """Draw all trials, for a wide and for a narrow screen."""
+    wide, narrow = (parallel_coordinates(trials, layout) for layout in (upright, on_its_side))
+    drawings = f'<div class="on-wide">{wide}</div><div class="on-narrow">{narrow}</div>'
+    return f'<div class="panel">{drawings}</div>' if wide else ""
 
 
 def _lead(sweep: Sweep) -> str:
@@ -110,7 +119,8 @@ def trials_table(trials: Sequence[Trial], winner: Trial) -> str:
 
 def next_steps(sweep: Sweep) -> list[str]:
     best = f"{sweep.uri}/best.toml"
+    run, study = (" ".join(spelled(stage)) for stage in ("cluster run", "tuning study"))
     return [
-        f"python -m cluster run {best}",
-        f"python -m tuning study {best} --models mdsrec --seeds 3",
+        f"{run} {best}",
+        f"{study} {best} --models mdsrec --seeds 3",
     ]

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from evaluation.metrics.run_metrics import RunMetrics
+from evaluation.report.head import run_facts
 from mdsrec import files
+from mdsrec.command.names import spelled
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.text import text_table
@@ -48,11 +50,14 @@ def write_results(sweep: Sweep) -> str:
     if left:
         lines += [f"{left} of {sweep.plan.num_trials} trials are left: continue with --resume"]
     elif winner:
-        metrics = evaluate_winner(sweep, winner)
-        files.write_bytes(f"{sweep.uri}/report.html", sweep_page(sweep, metrics).encode())
+        run = evaluate_winner(sweep, winner)
+        metrics = RunMetrics.read(run.paths.metrics)
+        facts = run_facts(run.experiment.resolved(), run.history())
+        files.write_bytes(f"{sweep.uri}/report.html", sweep_page(sweep, metrics, facts).encode())
         lines += [*_winner_lines(sweep, winner, metrics), ""]
         lines += [f"report  {sweep.uri}/report.html", f"trials  {sweep.uri}/trials.parquet"]
-        lines += [f"next    python -m tuning study {best} --models mdsrec --seeds 3"]
+        study = " ".join(spelled("tuning study"))
+        lines += [f"next    {study} {best} --models mdsrec --seeds 3"]
     return "\n".join(lines)
 
 
@@ -118,13 +123,13 @@ def winner_toml(sweep: Sweep, winner: Trial) -> str:
     return f"{head}\n\n{tomli_w.dumps(content)}"
 
 
-def evaluate_winner(sweep: Sweep, winner: Trial) -> RunMetrics:
-    """Rank the winner's first seed on the test split and return its metrics."""
+def evaluate_winner(sweep: Sweep, winner: Trial) -> RunSpec:
+    """Rank the winner's first seed on the test split and return its run."""
     overrides = sweep.overrides_for(winner.values, **sweep.run_keys(winner, 0))
     run = RunSpec("winner", sweep.config, overrides)
     with signals_to_stages():
         run.run_stage("evaluation")
-    return RunMetrics.read(run.paths.metrics)
+    return run
 
 
 def _winner_lines(sweep: Sweep, winner: Trial, metrics: RunMetrics) -> list[str]:

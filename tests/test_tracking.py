@@ -1,0 +1,144 @@
+"""Runs in MLflow and Weights & Biases, by the real clients; a tracker that fails stops nothing."""
+
+import logging
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_dataset import small_experiment
+
+from mdsrec import files
+from mdsrec.config.loading import experiment_from
+from mdsrec.run_paths import RunPaths
+from training import tracking as tracking_module
+from training.tracking import Tracking, adopt, parameters, read_record
+
+EPOCHS = [{"epoch": n, "loss": 3.0 - n, "ndcg@10": 0.1 * n, "seconds": 2.0} for n in range(3)]
+
+
+def tracked_experiment(root, client, name="small"):
+    """Return an experiment with a tracker, and a credential in its section [spark]."""
+    content = small_experiment(root, train={"tracking": client}).resolved()
+    settings = {"spark.hadoop.fs.s3a.secret.key": "hunter2"}
+    content |= {"name": name, "spark": {**content["spark"], "settings": settings}}
+    return experiment_from(content, source="test")
+
+
+def finish_epochs(experiment, count):
+    """Report the first `count` epochs as a training that starts after those sent before."""
+    tracking = Tracking.of(experiment)
+    for end in range(read_record(RunPaths.of(experiment).uri, "")["epochs"] + 1, count + 1):
+        files.write_json(RunPaths.of(experiment).history, {"epochs": EPOCHS[:end]})
+        tracking.report_epoch(EPOCHS[end - 1])
+    tracking.close()
+
+
+@pytest.fixture
+def mlflow(tmp_path, monkeypatch):
+    """Return a client of an MLflow store in files of this machine."""
+    module = pytest.importorskip("mlflow", reason="the client mlflow-skinny is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # quicker than a database
+    return module.MlflowClient()
+
+
+@pytest.fixture
+def wandb_folder(tmp_path, monkeypatch):
+    """Return the folder of the runs that W&B keeps while it is offline."""
+    pytest.importorskip("wandb", reason="the client wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    return tmp_path / "wandb"
+
+
+def mlflow_runs(client):
+    [experiment] = [e for e in client.search_experiments() if e.name == "mdsrec"]
+    return client.search_runs([experiment.experiment_id])
+
+
+def test_a_run_that_is_continued_and_evaluated_is_one_run_of_mlflow(mlflow, tmp_path):
+    experiment = tracked_experiment(tmp_path, "mlflow")
+    finish_epochs(experiment, 2)
+    finish_epochs(experiment, 3)
+    tracking = Tracking.of(experiment)
+    tracking.summarize({"test/ndcg@10": 0.25})
+    tracking.close()
+    [run] = mlflow_runs(mlflow)
+    points = mlflow.get_metric_history(run.info.run_id, "ndcg_at_10")
+    assert [(point.step, point.value) for point in points] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    assert run.data.metrics["test/ndcg_at_10"] == 0.25
+    assert run.data.params["optim.lr"] == "0.01"
+    assert (run.info.run_name, run.info.status) == ("small", "FINISHED")
+
+
+def test_a_trial_is_a_child_of_the_run_of_its_sweep(mlflow, tmp_path):
+    Tracking("mlflow", f"{tmp_path}/sweeps/a", "a", {"tune.trials": 2}).close()
+    trial = tracked_experiment(tmp_path, "mlflow", "a-00000")
+    adopt(RunPaths.of(trial).uri, f"{tmp_path}/sweeps/a", "a", "mlflow")
+    finish_epochs(trial, 1)
+    run_of = {run.info.run_name: run for run in mlflow_runs(mlflow)}
+    parent = run_of["a"].info.run_id
+    assert run_of["a-00000"].data.tags["mlflow.parentRunId"] == parent
+    assert run_of["a-00000"].data.metrics["loss"] == 3.0
+
+
+def test_a_run_is_kept_by_wandb_while_it_is_offline(wandb_folder, tmp_path):
+    experiment = tracked_experiment(tmp_path, "wandb")
+    adopt(RunPaths.of(experiment).uri, f"{tmp_path}/sweeps/a", "my-sweep", "wandb")
+    finish_epochs(experiment, 2)
+    run_id = read_record(RunPaths.of(experiment).uri, "wandb")["id"]
+    [stored] = wandb_folder.glob("offline-run-*/*.wandb")
+    content = stored.read_bytes()
+    assert stored.name == f"run-{run_id}.wandb"
+    for text in (b"ndcg_at_10", b"optim.lr", b"my-sweep"):
+        assert text in content
+    assert b"hunter2" not in content
+
+
+def test_parameters_hold_no_section_that_may_hold_credentials(tmp_path):
+    found = parameters(tracked_experiment(tmp_path, "mlflow"))
+    assert found["model.name"] == "mdsrec" and found["features.text.vectors"]
+    assert "hunter2" not in str(found) and not [key for key in found if key.startswith("spark")]
+
+
+def warnings_of(experiment, caplog):
+    """Return the warnings of a run of three epochs, and the seconds that it took."""
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING, "training"):
+        finish_epochs(experiment, 3)
+    return caplog.messages, time.monotonic() - started
+
+
+def test_a_client_that_is_not_installed_is_one_warning(tmp_path, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    [warning], _ = warnings_of(tracked_experiment(tmp_path, "wandb"), caplog)
+    assert warning.startswith("small: train.tracking = wandb: ")
+    assert warning.endswith('pip install "mdsrec[wandb]": nothing more is sent')
+
+
+def test_a_server_that_nobody_answers_for_is_one_warning(mlflow, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    [warning], _ = warnings_of(tracked_experiment(tmp_path, "mlflow"), caplog)
+    assert warning.startswith("small: train.tracking = mlflow: ")
+    assert "127.0.0.1" in warning and "\n" not in warning
+
+
+def test_a_server_that_never_answers_costs_a_bounded_wait(mlflow, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(tracking_module, "WAIT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        messages, seconds = warnings_of(tracked_experiment(tmp_path, "mlflow"), caplog)
+    assert messages == [
+        "small: train.tracking = mlflow: no answer within 0.5 s: nothing more is sent"
+    ]
+    assert seconds < 5
+
+
+def test_a_tracker_is_not_part_of_a_runs_identity(tmp_path):
+    plain, tracked = small_experiment(tmp_path), tracked_experiment(tmp_path, "mlflow")
+    assert plain.identity() == tracked.identity()
+    assert Tracking.of(plain) is None
+    assert not Path(RunPaths.of(plain).uri).exists()
