@@ -50,6 +50,7 @@ def test_the_version_is_written_at_one_place():
     content = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert content["project"]["dynamic"] == ["version"]
     assert content["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "mdsrec.__version__"}
+    assert f"\nversion: {mdsrec.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize("stage", SUB_COMMANDS)

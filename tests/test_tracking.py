@@ -1,12 +1,15 @@
 """Runs in MLflow and Weights & Biases, by the real clients; a tracker that fails stops nothing."""
 
 import logging
+import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from raw_catalogue import small_toml, write_raw
 from small_dataset import small_experiment
 
 from mdsrec import files
@@ -15,6 +18,7 @@ from mdsrec.run_paths import RunPaths
 from training import tracking as tracking_module
 from training.tracking import Tracking, adopt, parameters, read_record
 
+ROOT = Path(__file__).parent.parent
 EPOCHS = [{"epoch": n, "loss": 3.0 - n, "ndcg@10": 0.1 * n, "seconds": 2.0} for n in range(3)]
 
 
@@ -142,3 +146,40 @@ def test_a_tracker_is_not_part_of_a_runs_identity(tmp_path):
     assert plain.identity() == tracked.identity()
     assert Tracking.of(plain) is None
     assert not Path(RunPaths.of(plain).uri).exists()
+
+
+SWEEP = """num_neighbors = 5
+[optim]
+lr = 3e-3
+[train]
+max_epochs = 2
+tracking = "mlflow"
+[tune]
+scheduler = "none"
+searcher = "grid"
+[tune.space]
+model.num_neighbors = { grid = [0, 5] }
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_sweep_has_a_child_for_each_trial_and_the_winner_has_test_metrics(mlflow, tmp_path):
+    write_raw(tmp_path)
+    config = small_toml(tmp_path, SWEEP)
+    command = [sys.executable, "-m", "mdsrec", "tune", config, "name=a"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    run_of = {run.info.run_name: run for run in mlflow_runs(mlflow)}
+    assert sorted(run_of) == ["a", "a-00000", "a-00001"]
+    parent = run_of.pop("a")
+    for run in run_of.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert len(mlflow.get_metric_history(run.info.run_id, "ndcg_at_10")) == 2
+    best = run_of[f"a-{int(parent.data.metrics['best/trial']):05d}"]
+    [ranked] = [run for run in run_of.values() if "test/ndcg_at_10" in run.data.metrics]
+    assert ranked.info.run_id == best.info.run_id
+    points = mlflow.get_metric_history(best.info.run_id, "ndcg_at_10")
+    assert parent.data.metrics["best/ndcg_at_10"] == max(point.value for point in points)
