@@ -7,10 +7,10 @@ RUN = $(VENV)/bin/python
 .PHONY: demo test check docs pictures clean
 
 demo: $(VENV)/ready
-	$(RUN) -m etl.synthetic data/demo
-	$(RUN) -m cluster run configs/demo.toml
-	$(RUN) -m cluster run configs/demo.toml name=demo-id model.modalities=[]
-	$(RUN) -m evaluation compare artifacts/demo/runs/demo artifacts/demo/runs/demo-id
+	$(VENV)/bin/mdsrec demo
+	$(VENV)/bin/mdsrec run configs/demo.toml
+	$(VENV)/bin/mdsrec run configs/demo.toml name=demo-id model.modalities=[]
+	$(VENV)/bin/mdsrec compare artifacts/demo/runs/demo artifacts/demo/runs/demo-id
 	@echo "next    open the report; then your own data: README.md, \"Your data\""
 
 test: $(VENV)/ready

@@ -14,6 +14,7 @@ from ray.job_submission import JobSubmissionClient
 
 from cluster.follow import follow, job_commands
 from cluster.package import requirements, write_job_folder
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
 from training.distributed.ray_internals import SUBMISSION_LOGGERS
@@ -57,7 +58,8 @@ def submit(
             raise InputError(f"{address}: {first_line(error)}") from None
     print(f"job         {job}", flush=True)
     print(job_commands(job, address), flush=True)
-    return follow(client, job, address) if wait else 0
+    with heartbeat.paused():  # the job has one of its own
+        return follow(client, job, address) if wait else 0
 
 
 def entrypoint(arguments: Sequence[str], stages: Sequence[str]) -> str:

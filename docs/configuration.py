@@ -31,13 +31,13 @@ PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Configuration
 
 An experiment is one TOML file, and every stage reads it. Any key can be changed on the command
-line: `python -m training CONFIG optim.lr=1e-3`. An unknown key is an error that names the nearest
+line: `mdsrec train CONFIG optim.lr=1e-3`. An unknown key is an error that names the nearest
 key.
 
 This page is generated from the configuration classes (`make docs`). The last column says what a new
 value of the key invalidates:
 
-- **tables**: the next `python -m etl CONFIG` builds these tables again (or, for keys that are part
+- **tables**: the next `mdsrec etl CONFIG` builds these tables again (or, for keys that are part
   of a table's name, beside the old ones). Tables that are not listed are kept.
 - **run**: the key is part of a run's identity. The same `name` with another value is refused, so
   choose another name, or delete the run with `--fresh`. A run is also refused when the tables that
