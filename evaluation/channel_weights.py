@@ -8,9 +8,8 @@ C channels, n rivals of a target.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,38 +17,18 @@ import torch
 
 from evaluation.pool import ShardWorker, UserShard, write_table_in_shards
 from evaluation.ranking import target_batches
+from evaluation.serving.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe
 from evaluation.weight_search import Rivals, Scores, mean_ndcg, search_weights
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
-from mdsrec.tables import Recipe
-from training.data.sequences import SequenceReader, Target
-from training.inference import (
-    ALL,
-    MEMORY,
-    NETWORK,
-    SEEN,
-    TrainedModel,
-    load_trained,
-    weights_fingerprint,
-)
+from training.data.sequences import Target
+from training.inference import ALL, MEMORY, NETWORK, SEEN, TrainedModel, load_trained
 from training.layers.scoring import top_k_items
 
-MAX_USERS = 20_000  # a mean over so many targets has a standard error of about .002
-PER_CHANNEL = 200  # rivals of a target: items that a channel ranks highest
 USER_BATCH = 32  # users scored together; the vectors of all their rivals are in memory
 
 log = logging.getLogger("evaluation")
-
-
-@dataclass(frozen=True)
-class ChosenWeights:
-    """weights.json of a run."""
-
-    rivals: str  # fingerprint of the table that they were chosen on
-    targets: int
-    weights: Mapping[str, float]  # by channel
-    ndcg: Mapping[str, float]  # on these targets: of the network, of the memory, and of both
 
 
 def load_weighted(experiment: Experiment) -> TrainedModel:
@@ -61,9 +40,8 @@ def load_weighted(experiment: Experiment) -> TrainedModel:
     if trained.memory is None or trained.model is None:
         return trained
     paths = RunPaths.of(experiment)
-    every = -(-SequenceReader(experiment).num_users // MAX_USERS)
-    settings = {"run": experiment.identity(), "every": every, "rivals": PER_CHANNEL}
-    recipe = Recipe(settings, model_inputs(trained))
+    recipe = rivals_recipe(experiment, trained)
+    every = recipe.settings["every"]
     rivals = tables.find_table(paths.rivals, recipe) or write_table_in_shards(
         experiment, trained.weight_of, RivalWorker, paths.rivals, recipe, "scored", every
     )
@@ -74,17 +52,6 @@ def load_weighted(experiment: Experiment) -> TrainedModel:
         stored = asdict(chosen)
         files.write_json(paths.weights, stored)
     return replace(trained, weight_of=stored["weights"])
-
-
-def model_inputs(trained: TrainedModel) -> dict[str, str]:
-    """Return the fingerprints of all that decides a score, but for the channels' weights."""
-    inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}
-    return inputs | ({"memory": trained.memory.fingerprint} if trained.memory else {})
-
-
-def weights_in_recipe(trained: TrainedModel) -> dict[str, Any]:
-    """Return the channels' weights as settings of a table; {} if they are the model's own."""
-    return {"channel_weights": dict(trained.weight_of)} if trained.memory else {}
 
 
 def _choose(trained: TrainedModel, fingerprint: str, rivals: Rivals) -> ChosenWeights:

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evaluation.channel_weights import load_weighted, model_inputs, weights_in_recipe
+from evaluation.channel_weights import load_weighted
 from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import write_table_in_shards
-from evaluation.recommender import RecommendWorker, UserVectorWorker
+from evaluation.serving.stored_weights import model_inputs, weights_in_recipe
+from evaluation.workers import RecommendWorker, UserVectorWorker
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError

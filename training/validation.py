@@ -1,19 +1,21 @@
 """Validation after an epoch: the ranks share the users, and each target is ranked once."""
 
+import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from mdsrec import metrics
 from mdsrec.config import Experiment
-from training.data.sequences import SequenceReader
+from training.data.sequences import History, SequenceReader
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
-from training.inference import user_vectors
+from training.inference import NO_HISTORY, padded
 from training.layers.queries import Queries
 from training.layers.scoring import count_channels
-from training.models.base import Model
+from training.models.base import ItemVectors, Model
 
 VALIDATION_METRICS = ("ndcg@10", "recall@10")
+GROUPS = 8
 
 
 @torch.no_grad()
@@ -34,7 +36,7 @@ def validate(
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size
             targets = reader.targets(first, first + size, "valid")
-            vectors = user_vectors(model, [t.history for t in targets], item_vectors)
+            vectors = _user_vectors(model, [t.history for t in targets], item_vectors)
             if targets:
                 better, ties = count_channels(
                     Queries(vectors, item_vectors.vectors),
@@ -56,3 +58,21 @@ def validate(
     return {
         name: value / max(count, 1) for name, value in zip(VALIDATION_METRICS, values, strict=True)
     }
+
+
+def _user_vectors(model: Model, histories: list[History], item_vectors: ItemVectors) -> Tensor:
+    """Return one vector per history and channel [B, C, D].
+
+    Histories of similar length are encoded together, in a fixed number of groups: under ZeRO-3
+    every rank must call the model equally often.
+    """
+    num_channels, _, dim = item_vectors.vectors.shape
+    vectors = item_vectors.vectors.new_empty(len(histories), num_channels, dim)
+    device = vectors.device
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    for group in np.array_split(np.argsort(lengths, kind="stable"), GROUPS):
+        members = [histories[user] for user in group] or [NO_HISTORY]
+        items_BT, lengths_B = padded(members, model.config.max_length)
+        encoded = model.user_vectors(items_BT.to(device), lengths_B.to(device), item_vectors)
+        vectors[torch.from_numpy(group)] = encoded[: len(group)]
+    return vectors

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from training.layers.queries import Queries
 
 LANES = 64  # a tile of another width has an odd end, where a matrix product may round differently
+ROWS = 16  # so may a product of fewer rows
 
 
 class Tiles:
@@ -20,12 +21,14 @@ class Tiles:
 
     `sums` [S, C] are the weights of the channels in each sum. Every tile is `block` items wide,
     rounded up to a multiple of LANES. The last tile overlaps the one before; fewer items than one
-    tile are padded. So all scores come from products of one shape, and equal items have equal
-    scores.
+    tile, and fewer queries than ROWS, are padded. So all scores come from products of one width:
+    equal items have equal scores, and those of a query do not depend on the other queries.
     """
 
     def __init__(self, queries: Queries, sums: Tensor, block: int) -> None:
-        self._queries_KBD = queries.vectors.transpose(0, 1).contiguous()
+        self._num_queries = len(queries.vectors)
+        padding = 0, 0, 0, 0, 0, max(0, ROWS - self._num_queries)
+        self._queries_KBD = F.pad(queries.vectors, padding).transpose(0, 1).contiguous()
         self._sparse = queries.sparse
         self._sums, self._num_items = sums.tolist(), queries.items.shape[1]
         self.width = LANES * -(-min(block, self._num_items) // LANES)
@@ -52,7 +55,7 @@ class Tiles:
             for channel, blocks in zip(self._sparse_rows(scores), blocks_of_channels, strict=True):
                 blocks[number].write_to(channel)
             self.score(self.items[:, first : first + self.width], scores)
-            yield start, scores[..., start - first : self._num_items - first]
+            yield start, scores[:, : self._num_queries, start - first : self._num_items - first]
         if not torch.isfinite(self._total):
             raise ValueError("a score is not finite: the weights or vectors are damaged")
 
@@ -79,9 +82,11 @@ class Tiles:
         padded = F.pad(targets, (0, -len(targets) % LANES))
         scores = self.new_buffer(len(padded))
         for channel, sparse in zip(self._sparse_rows(scores), self._sparse, strict=True):
-            channel.copy_(sparse.at(targets[:, None]).expand(-1, len(padded)))
+            own = channel.zero_()[: self._num_queries]
+            own.copy_(sparse.at(targets[:, None]).expand_as(own))
         self.score(self.items[:, padded], scores)
-        return scores[:, :, : len(targets)].diagonal(dim1=1, dim2=2).clone()
+        own = scores[:, : len(targets), : len(targets)]
+        return own.diagonal(dim1=1, dim2=2).clone()
 
     def _sparse_rows(self, scores: Tensor) -> Tensor:
         """Return the rows of the sparse channels, which are the last."""

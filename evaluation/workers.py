@@ -1,23 +1,21 @@
-"""Ray actors that write recommendation lists and user vectors."""
+"""Ray actors that write the ranks of held-out events, recommendation lists and user vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from evaluation.baselines import Baseline, read_baselines
 from evaluation.pool import ShardWorker, UserShard
-from evaluation.ranking import seen_pairs
-from mdsrec import schema, tables
+from evaluation.ranking import rank_targets
+from evaluation.serving.catalogue import Catalogue
+from evaluation.serving.lists import BestItems, best_items
+from mdsrec import schema
 from mdsrec.arrays import Floats
-from mdsrec.config import Experiment
 from training.data.sequences import History
 from training.inference import ALL, MEMORY, SEEN
-from training.layers.scoring import top_k_items
 
 
 class UserBatch(NamedTuple):
@@ -28,18 +26,20 @@ class UserBatch(NamedTuple):
     histories: list[History]
 
 
-class ItemNames(NamedTuple):
-    """Id and title of every item, each in one array: `take` would join several at every call."""
+class RankWorker(ShardWorker):
+    """An actor that ranks the held-out events of users."""
 
-    item_ids: pa.LargeStringArray
-    titles: pa.LargeStringArray
+    @cached_property
+    def baselines(self) -> Mapping[str, Baseline]:
+        return read_baselines(self.experiment)
 
-    @classmethod
-    def read(cls, experiment: Experiment) -> Self:
-        uri, names = tables.table_uri(experiment.root, "items"), ["item_id", "title"]
-        rows = tables.read_table(uri, schema.ITEMS, names)
-        # large: the titles of all items may have more bytes than a string array can address
-        return cls(*(rows[name].cast(pa.large_string()).combine_chunks() for name in names))
+    def rows(self, shard: UserShard) -> pa.Table:
+        return rank_targets(
+            self.trained,
+            self.baselines,
+            self.reader.targets(shard.first, shard.last),
+            self.experiment.eval,
+        )
 
 
 class RecommendWorker(ShardWorker):
@@ -49,27 +49,17 @@ class RecommendWorker(ShardWorker):
     """
 
     @cached_property
-    def names(self) -> ItemNames:
-        return ItemNames.read(self.experiment)
+    def catalogue(self) -> Catalogue:
+        return Catalogue.read(self.experiment)
 
     def rows(self, shard: UserShard) -> pa.Table:
         parts = [schema.RECOMMENDATIONS.empty_table()]
-        weights = self.trained.sums[ALL]
-        for batch in _user_batches(self, shard, self.options.users):
-            queries = self.trained.queries(batch.histories)
-            device = queries.items.device
-            seen = seen_pairs(batch.histories if self.options.exclude_seen else [])
-            scores, items = top_k_items(
-                queries,
-                weights,
-                self.options.top,
-                self.experiment.eval.item_block,
-                torch.from_numpy(seen).to(device),
+        top, exclude_seen, users = self.options
+        for batch in _user_batches(self, shard, users):
+            best = best_items(
+                self.trained, batch.histories, top, exclude_seen, self.experiment.eval.item_block
             )
-            terms = queries.scores_of(items.clamp(max=self.trained.num_items - 1))
-            largest = (terms * weights.to(device)).argmax(dim=2).cpu().numpy()
-            channels = np.array(self.trained.channels)[largest]
-            parts.append(_recommendation_rows(batch, scores, items, channels, self.names))
+            parts.append(_recommendation_rows(batch, best, self.catalogue))
         return pa.concat_tables(parts)
 
 
@@ -78,7 +68,7 @@ class UserVectorWorker(ShardWorker):
 
     Its inner product with an item vector is the score of the network (Eq. 22 with the channels'
     weights). With a memory the user's last events and their weights follow: see
-    `evaluation.exported`.
+    `evaluation.vector_tables`.
     """
 
     def rows(self, shard: UserShard) -> pa.Table:
@@ -130,19 +120,16 @@ def _user_batches(
             yield UserBatch(users, user_ids, [histories[place] for place in places])
 
 
-def _recommendation_rows(
-    batch: UserBatch, scores: Tensor, items: Tensor, channels: NDArray[np.str_], names: ItemNames
-) -> pa.Table:
+def _recommendation_rows(batch: UserBatch, best: BestItems, catalogue: Catalogue) -> pa.Table:
     """Return one row per user. A list ends early where a user has fewer items left to recommend."""
-    is_item = (scores > -torch.inf).cpu().numpy()
-    offsets = pa.array(np.cumsum([0, *is_item.sum(axis=1)]), pa.int32())
-    listed = pa.array(items.cpu().numpy()[is_item])
+    offsets = pa.array(np.cumsum([0, *best.is_item.sum(axis=1)]), pa.int32())
+    listed = pa.array(best.items[best.is_item])
     lists = {
         "items": listed,
-        "item_ids": names.item_ids.take(listed),
-        "titles": names.titles.take(listed),
-        "scores": pa.array(scores.cpu().numpy()[is_item]),
-        "channels": pa.array(channels[is_item], pa.string()),
+        "item_ids": catalogue.item_ids.take(listed),
+        "titles": catalogue.titles.take(listed),
+        "scores": pa.array(best.scores[best.is_item]),
+        "channels": pa.array(best.channels[best.is_item], pa.string()),
     }
     columns = {"user": batch.users, "user_id": batch.user_ids} | {
         name: pa.ListArray.from_arrays(offsets, values) for name, values in lists.items()

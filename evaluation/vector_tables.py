@@ -1,4 +1,4 @@
-"""Reader of the exported tables of a run: the scores that a service would compute from them.
+"""Reader of the tables `vectors` of a run: the scores that a service would compute from them.
 
 The score of an item is the inner product of the user's and the item's vector, plus what the memory
 adds: the sum over the user's events, each times its weight, of the memory's term of the item. Items
@@ -25,7 +25,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Exported:
+class VectorTables:
     """Vectors of users and items, and the terms of the memory where the run has one."""
 
     user_ids: Sequence[str]

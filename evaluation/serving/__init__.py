@@ -1,0 +1,1 @@
+"""A trained run in one process: recommendations for any histories, without Ray and Spark."""
