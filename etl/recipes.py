@@ -14,6 +14,7 @@ from etl.catalogue.content_hashes import ContentHashes
 from etl.catalogue.raw import RawFile, raw_files
 from etl.features.encoders import encoder_identity
 from etl.features.images import folder_identity
+from etl.tabular.listing import input_files
 from mdsrec.config import Experiment, FeatureConfig
 from mdsrec.table_names import (
     cooccurrence_name,
@@ -30,14 +31,18 @@ from mdsrec.tables import Recipe, fingerprint
 class RawInputs:
     """The raw files of an experiment. The column `file` of a table is a position in these."""
 
-    reviews: tuple[RawFile, ...]
-    metadata: tuple[RawFile, ...]
+    interactions: tuple[RawFile, ...]
+    items: tuple[RawFile, ...]
 
 
 def raw_inputs(experiment: Experiment) -> RawInputs:
     """List the raw files. Raises InputError if one is missing."""
     config = experiment.input
-    return RawInputs(tuple(raw_files(config.reviews)), tuple(raw_files(config.metadata)))
+    if config.format == "table":
+        parts = [input_files(config, names) for names in (config.interactions, config.items)]
+    else:
+        parts = [raw_files(names) for names in (config.reviews, config.metadata)]
+    return RawInputs(*map(tuple, parts))
 
 
 def recipes(experiment: Experiment, inputs: RawInputs) -> dict[str, Recipe]:
@@ -85,12 +90,24 @@ def _tables_read(name: str, settings: Mapping[str, Any], experiment: Experiment)
 def _file_hashes(experiment: Experiment, inputs: RawInputs) -> dict[str, dict[str, str]]:
     """Return, for each table that is made from files, the hashes of their content."""
     hashes = ContentHashes(experiment.root)
-    reviews = _numbered("reviews", hashes.of_files(inputs.reviews))
-    metadata = _numbered("metadata", hashes.of_files(inputs.metadata))
+    reviews = _numbered("reviews", _hashes_of(inputs.interactions, experiment, hashes))
+    metadata = _numbered("metadata", _hashes_of(inputs.items, experiment, hashes))
     found = {"interactions": reviews, "metadata": metadata, "rejects": reviews | metadata}
     for modality in experiment.modalities:
-        found[features_name(modality)] = _feature_hashes(experiment.features[modality], hashes)
+        config = experiment.features[modality]
+        has_column = config.column is not None
+        found[features_name(modality)] = metadata if has_column else _feature_hashes(config, hashes)
     return found
+
+
+def _hashes_of(
+    files: Sequence[RawFile], experiment: Experiment, hashes: ContentHashes
+) -> list[str]:
+    """Return the hashes of the raw files. What a Spark source loads is known by its name only."""
+    config = experiment.input
+    if config.source is None:
+        return hashes.of_files(files)
+    return [fingerprint([config.source, file.uri, config.snapshot]) for file in files]
 
 
 def _feature_hashes(config: FeatureConfig, hashes: ContentHashes) -> dict[str, str]:

@@ -6,7 +6,9 @@ from mdsrec.errors import InputError
 
 IN_AUTHORITY = re.compile(r"://[^/@:]*:(?!\d+/)[^@]*@")  # user:password@, not host:port/a@b
 IN_QUERY = re.compile(r"://[^?]*\?.*(key|secret|token|password|sig)[^=&]*=", re.IGNORECASE)
-SPARK_SETTINGS = re.compile(r"(?<![\w./=])([\"']?spark(?=.*settings)[^=]*=).*", re.DOTALL)
+PROPERTIES = re.compile(
+    r"(?<![\w./=])([\"']?(?:spark(?=.*settings)|input(?=.*options))[^=]*=).*", re.DOTALL
+)
 HIDDEN = "..."
 
 
@@ -23,9 +25,10 @@ def refuse_credentials(uri: str) -> None:
 def without_secret(text: str) -> str:
     """Return an override, or a message that repeats some, for output.
 
-    Values of spark.settings may be secret and are hidden, as is a URI that contains credentials.
+    Values of spark.settings and input.options may be secret and are hidden, as is a URI that
+    contains credentials.
     """
-    text = SPARK_SETTINGS.sub(rf"\1{HIDDEN}", text)
+    text = PROPERTIES.sub(rf"\1{HIDDEN}", text)
     if IN_AUTHORITY.search(text) or IN_QUERY.search(text):
         return text.partition("://")[0] + f"://{HIDDEN}"
     return text

@@ -30,7 +30,12 @@ COLD_RULE = "an item is cold where CRC-32 of its id (UTF-8) is below cold_share 
 
 
 def text_fields(experiment: Experiment) -> tuple[str, ...]:
-    """Return the metadata fields of `items.text`: those of the text encoders, or the default."""
+    """Return the metadata fields of `items.text`: those of the text encoders, or the default.
+
+    Of tables, the text columns are joined in the field `description`.
+    """
+    if experiment.input.format == "table":
+        return ("description",)
     encoders = [f for f in experiment.features.values() if f.sees == "text"]
     fields: tuple[str, ...] = FeatureConfig.model_fields["fields"].default
     return encoders[0].fields if encoders else fields
@@ -38,13 +43,13 @@ def text_fields(experiment: Experiment) -> tuple[str, ...]:
 
 def table_settings(experiment: Experiment) -> dict[str, Settings]:
     """Return the settings of every table by name, in an order in which they can be built."""
-    edition = {"edition": experiment.input.edition}
+    raw = _input_settings(experiment)
     graph = experiment.graph
     pairs = {"distance": graph.distance, "max_distance": graph.max_distance}
     found: dict[str, Settings] = {
-        "interactions": edition,
-        "metadata": edition,
-        "rejects": edition,
+        "interactions": raw,
+        "metadata": raw,
+        "rejects": raw,
         "sequences": _sequence_settings(experiment),
         "items": {"text": list(text_fields(experiment))},
         cooccurrence_name(experiment): pairs,
@@ -79,6 +84,14 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
     return found
 
 
+def _input_settings(experiment: Experiment) -> Settings:
+    config = experiment.input
+    if config.format == "amazon":
+        return {"edition": config.edition}
+    keys = {"format", "columns", "time_unit", "separator", "source", "snapshot"}
+    return config.model_dump(mode="json", include=keys, exclude_none=True)
+
+
 def _sequence_settings(experiment: Experiment) -> Settings:
     """Return the settings of `sequences`.
 
@@ -103,4 +116,5 @@ def _feature_settings(config: FeatureConfig) -> Settings:
             by_address = config.images == "url"
             source = {"images": "url" if by_address else "files"}
             return {"encoder": config.encoder_name, **source, "max_shared": config.max_shared}
-    return {"max_shared": config.max_shared}
+    column = {} if config.column is None else {"column": config.column}
+    return {"max_shared": config.max_shared, **column}

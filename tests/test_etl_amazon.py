@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from etl.catalogue.amazon import UnusableLineError, metadata_record, review_record
+from etl.catalogue.amazon import metadata_record, review_record
+from etl.catalogue.parsing import UnusableLineError
 
 REVIEW_2018 = {"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1_400_000_000, "overall": 5.0}
 REVIEW_2023 = {"user_id": "A1", "parent_asin": "B1", "asin": "X", "timestamp": 1_400_000_000_123}

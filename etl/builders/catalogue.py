@@ -1,6 +1,6 @@
 """Builder of the tables that all modalities share, from raw lines to items and co-occurrence."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
 
@@ -8,10 +8,10 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from etl.builders.raw_input import ParsedLines, open_input
 from etl.builders.workspace import Workspace
-from etl.catalogue import amazon, cold, completeness, interactions, items, sequences, split
+from etl.catalogue import cold, completeness, interactions, items, sequences, split
 from etl.catalogue.interactions import EventCounts
-from etl.catalogue.raw import RawFile, raw_lines
 from etl.graph import cooccurrence
 from etl.graph.weighting import Cooccurrence
 from etl.spark import table_io
@@ -21,52 +21,6 @@ from mdsrec.errors import InputError
 from mdsrec.table_names import cooccurrence_name
 from mdsrec.table_settings import text_fields
 from mdsrec.tables import Manifest
-
-
-@dataclass
-class ParsedLines:
-    """All lines of the review files or of the metadata files, parsed and persisted.
-
-    `rows` has a row per line. One pass over it counts `lines` and `reasons`.
-    """
-
-    rows: DataFrame
-    files: tuple[RawFile, ...]
-    lines: dict[int, int] = field(default_factory=dict)  # number of lines by file
-    reasons: dict[str, int] = field(default_factory=dict)  # number of lines by reason
-
-    def __post_init__(self) -> None:
-        self.rows.persist()
-        groups = self.rows.groupBy("file", "reason").agg(
-            F.count("*").alias("rows"), F.max("line").alias("last")
-        )
-        for row in sorted(groups.collect(), key=lambda r: (r.file, r.reason or "")):
-            self.lines[row.file] = max(self.lines.get(row.file, 0), row["last"])
-            if row.reason is not None:
-                self.reasons[row.reason] = self.reasons.get(row.reason, 0) + row.rows
-
-    @property
-    def usable_rows(self) -> DataFrame:
-        return self.rows.where(F.col("reason").isNull()).drop(*amazon.OUTCOME)
-
-    @property
-    def rejected_rows(self) -> DataFrame:
-        """Rows of the table `rejects`, without blank lines."""
-        return self.rows.where(F.col("reason").isNotNull() & (F.col("reason") != amazon.BLANK))
-
-    @property
-    def num_rejected(self) -> dict[str, int]:
-        """Number of rejected lines by reason, without blank lines."""
-        return {reason: n for reason, n in self.reasons.items() if reason != amazon.BLANK}
-
-    @property
-    def counters(self) -> dict[str, int]:
-        return {
-            "files": len(self.files),
-            "lines": sum(self.lines.values()),
-            "blank": self.reasons.get(amazon.BLANK, 0),
-            "rejected": sum(self.num_rejected.values()),
-        }
 
 
 @dataclass
@@ -86,26 +40,8 @@ class CatalogueBuilder:
     def __init__(self, space: Workspace) -> None:
         _check_full_catalogue(space)
         self.space = space
-        self.edition = space.experiment.input.edition
+        self.raw = open_input(space)
         self.rows_per_file = space.experiment.spark.rows_per_file
-
-    @cached_property
-    def reviews(self) -> ParsedLines:
-        files = self.space.inputs.reviews
-        lines = raw_lines(self.space.spark, files)
-        parsed = ParsedLines(amazon.parse_reviews(lines, self.edition), files)
-        _check_usable(parsed, "review", self.edition)
-        return parsed
-
-    @cached_property
-    def records(self) -> ParsedLines:
-        files = self.space.inputs.metadata
-        lines = raw_lines(self.space.spark, files)
-        parsed = ParsedLines(amazon.parse_metadata(lines, self.edition), files)
-        if files:
-            _check_usable(parsed, "metadata record", self.edition)
-            completeness.warn_of_absent_fields(parsed.usable_rows, [file.uri for file in files])
-        return parsed
 
     @cached_property
     def selection(self) -> Selection:
@@ -132,21 +68,25 @@ class CatalogueBuilder:
         return Selection(events, catalogue, num_items, counters, after)
 
     def build_interactions(self) -> Manifest:
-        return self._write_parsed("interactions", self.reviews, schema.INTERACTIONS, {})
+        interactions = self.raw.interactions
+        return self._write_parsed(
+            "interactions", interactions, schema.INTERACTIONS, self.raw.counters
+        )
 
     def build_metadata(self) -> Manifest:
-        notes = completeness.count_notes(self.records.rows)
-        return self._write_parsed("metadata", self.records, schema.METADATA, notes)
+        records = self.raw.records
+        notes = completeness.count_notes(records.rows)
+        return self._write_parsed("metadata", records, schema.METADATA, notes)
 
     def _write_parsed(
-        self, name: str, parsed: ParsedLines, table_schema: pa.Schema, notes: dict[str, int]
+        self, name: str, parsed: ParsedLines, table_schema: pa.Schema, notes: dict[str, Any]
     ) -> Manifest:
         layout = table_io.files_by_line(parsed.lines, self.rows_per_file)
         order, counters = ["file", "line"], parsed.counters | notes
         return self.space.write(name, parsed.usable_rows, table_schema, order, layout, counters)
 
     def build_rejects(self) -> Manifest:
-        kinds = {"reviews": self.reviews, "metadata": self.records}
+        kinds = dict(zip(self.raw.kinds, (self.raw.interactions, self.raw.records), strict=True))
         sources = sorted({file.uri for parsed in kinds.values() for file in parsed.files})
         lines = dict.fromkeys(range(len(sources)), 0)
         for parsed in kinds.values():
@@ -163,14 +103,14 @@ class CatalogueBuilder:
 
     def build_sequences(self) -> Manifest:
         selection, config = self.selection, self.space.experiment.sequences
-        cut = split.time_cut(selection.events, config, self.edition)
+        cut = split.time_cut(selection.events, config, self.raw.ticks)
         events, counts, cold_counters = self._drop_cold(cut)
         rows = materialize(sequences.build_sequences(events, selection.catalogue, cut))
         counters: dict[str, Any] = selection.counters | cold_counters
         counters |= sequences.split_counters(rows)
         if cut is not None:
-            split.check_targets(rows, cut, config, self.edition)
-            counters |= split.cut_counters(cut, self.edition)
+            split.check_targets(rows, cut, config, self.raw.ticks)
+            counters |= split.cut_counters(cut, self.raw.ticks)
         layout = self.space.files_by_id("user", counts.users)
         return self.space.write("sequences", rows, schema.SEQUENCES, ["user"], layout, counters)
 
@@ -219,10 +159,10 @@ class CatalogueBuilder:
 
 
 def _check_full_catalogue(space: Workspace) -> None:
-    if space.experiment.sequences.catalogue == "full" and not space.inputs.metadata:
+    if space.experiment.sequences.catalogue == "full" and not space.inputs.items:
         raise InputError(
-            'sequences.catalogue = "full" needs input.metadata, which lists no file: items '
-            "without interactions come from there"
+            'sequences.catalogue = "full" needs input.metadata or input.items, which list no file: '
+            "items without interactions come from there"
         )
 
 
@@ -238,13 +178,3 @@ def _with_source(parsed: ParsedLines, sources: list[str]) -> DataFrame:
     return rows.join(F.broadcast(named), "file").select(
         F.col("position").alias("file"), "line", "source", "reason", "raw"
     )
-
-
-def _check_usable(parsed: ParsedLines, kind: str, edition: str) -> None:
-    """Raise InputError if all lines are unusable, as lines of another edition are."""
-    if sum(parsed.reasons.values()) == sum(parsed.lines.values()):
-        most_frequent = max(parsed.reasons, key=lambda reason: parsed.reasons[reason])
-        raise InputError(
-            f"{parsed.files[0].uri}: no usable {kind} in {parsed.counters['lines']} lines "
-            f"({most_frequent}): is input.edition = {edition!r} right?"
-        )

@@ -4,9 +4,14 @@ from collections.abc import Mapping
 
 from etl.builders.workspace import Workspace
 from etl.catalogue.metadata import IMAGES
+from etl.catalogue.raw import raw_files
 from etl.features import encoding, vectors
+from etl.features.column_vectors import ColumnVectors
 from etl.features.vector_blocks import FILE_BYTES, VectorLocations, write_vectors
 from etl.spark import table_io
+from etl.tabular.spark_source import copy_columns
+from etl.tabular.table_file import open_table
+from etl.tabular.table_input import TableInput
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from mdsrec.table_names import features_name
@@ -50,16 +55,42 @@ class FeatureBuilder:
         items = self.space.read("items", schema.ITEMS)
         if self.config.encoder is None:
             catalogue = items.select("item_id", "item")
-            return vectors.locate_vectors(
-                self.space.spark, self.config, catalogue, self.space.num_tasks
-            )
+            spark, num_tasks = self.space.spark, self.space.num_tasks
+            if self.config.column is not None:
+                source = self._open_column(self.config.column)
+                return vectors.locate_column(spark, self.config, source, catalogue, num_tasks)
+            return vectors.locate_vectors(spark, self.config, catalogue, num_tasks)
         folder = self.space.uri(encoding.cache_name(self.config, self.space.hashes))
-        return encoding.encode_items(items, self.config, folder, self.space.num_tasks, self.table)
+        return encoding.encode_items(
+            items, self.config, folder, self.space.num_tasks, self.table, self._image_folder()
+        )
+
+    def _open_column(self, column: str) -> ColumnVectors:
+        """Open a column of the table of items. A Spark source is first copied to Parquet."""
+        space, config = self.space, self.space.experiment.input
+        items = TableInput(config, space.inputs.interactions, space.inputs.items)
+        key = items.item_columns(space.spark).item
+        if config.source is None:
+            return ColumnVectors(tuple(items.item_files), key, column)
+        folder = space.scratch(self.table)
+        copy_columns(space.spark, config, [key, column], table_io.spark_uri(folder))
+        files = [open_table(file, None) for file in raw_files([folder], (".parquet",))]
+        return ColumnVectors(tuple(files), key, column)
+
+    def _image_folder(self) -> str | None:
+        """Return the folder of the items' file, which the paths of their images are relative to."""
+        if self.space.experiment.input.format != "table" or self.config.images != "url":
+            return None
+        return self.space.inputs.items[0].uri.rpartition("/")[0]
 
     def _remedy(self) -> str:
+        if self.config.sees == "text" and self.space.experiment.input.format == "table":
+            return "name columns that hold text in input.columns.text"
         if self.config.sees == "text":
             return f"choose metadata fields that hold text; fields = {list(self.config.fields)}"
         if self.config.images == "url":
+            if self.space.experiment.input.format == "table":
+                return "name the column of addresses or paths in input.columns.image"
             return f"give metadata with image addresses (one of {', '.join(IMAGES)})"
         return "name the files or rows by the ids of the items"
 

@@ -9,7 +9,8 @@ from etl.builders.workspace import Workspace
 from etl.features.encoders import check_encoder
 from etl.features.vectors import open_vectors
 from etl.spark.sizing import is_local
-from mdsrec.config import FeatureConfig
+from etl.tabular.columns import check_present
+from etl.tabular.table_input import TableInput
 from mdsrec.errors import InputError
 from mdsrec.files import check_room
 from mdsrec.schema import VERSION
@@ -31,9 +32,12 @@ def check_build(space: Workspace) -> None:
         raise InputError(
             "faiss is not installed: install mdsrec[cpu], or mdsrec[gpu] on machines with GPUs"
         )
+    config = space.experiment.input
+    if config.format == "table":
+        TableInput(config, space.inputs.interactions, space.inputs.items).check_columns()
     for modality in space.experiment.modalities:
         if features_name(modality) in outdated:
-            _check_source(space.experiment.features[modality])
+            _check_source(space, modality)
     _check_room(space)
 
 
@@ -53,12 +57,23 @@ def _log_other_versions(space: Workspace, outdated: Sequence[str]) -> None:
         )
 
 
-def _check_source(config: FeatureConfig) -> None:
-    """Raise InputError if the encoder cannot be found or the file of vectors cannot be read."""
+def _check_source(space: Workspace, modality: str) -> None:
+    """Raise InputError if the encoder cannot be found or the vectors cannot be read."""
+    config = space.experiment.features[modality]
     if config.encoder is not None:
         check_encoder(config)
+    elif config.column is not None:
+        _check_column(space, modality, config.column)
     else:
         open_vectors(str(config.vectors))
+
+
+def _check_column(space: Workspace, modality: str, column: str) -> None:
+    """Raise InputError if a file of items lacks the column of vectors."""
+    config = space.experiment.input
+    tables = TableInput(config, space.inputs.interactions, space.inputs.items)
+    for file in tables.item_files if config.source is None else ():
+        check_present(f"features.{modality}.column", column, file.uri, file.names)
 
 
 def _check_room(space: Workspace) -> None:

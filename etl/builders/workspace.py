@@ -43,7 +43,7 @@ class Workspace:
     @property
     def input_bytes(self) -> int:
         """Approximate size of the raw files after decompression."""
-        raw = (*self.inputs.reviews, *self.inputs.metadata)
+        raw = (*self.inputs.interactions, *self.inputs.items)
         return sum(uncompressed_bytes(file.uri, file.size) for file in raw)
 
     @property
@@ -55,10 +55,16 @@ class Workspace:
         return num_partitions(self.spark)
 
     def close(self) -> None:
-        """Stop the session and delete its checkpoints, if it was started here."""
-        if self.spark_if_started is not None and self._given_spark is None:
+        """Stop the session, if it was started here, and delete its checkpoints."""
+        if self.spark_if_started is None:
+            return
+        if self._given_spark is None:
             self.spark_if_started.stop()
-            files.delete_folder(self._checkpoints)
+        files.delete_folder(self._checkpoints)
+
+    def scratch(self, name: str) -> str:
+        """Return a folder that `close` deletes."""
+        return f"{self._checkpoints}/{name}"
 
     def uri(self, name: str) -> str:
         return tables.table_uri(self.experiment.root, name)

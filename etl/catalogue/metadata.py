@@ -3,14 +3,13 @@
 A field of an unexpected type counts as absent.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 from etl.catalogue.literals import unquoted
 from etl.catalogue.page_text import clean_text, has_too_many_tags
-
-Record = dict[str, Any]
+from etl.catalogue.parsing import Record
 
 FEATURES = {"2014": "feature", "2018": "feature", "2023": "features"}
 CATEGORIES = {"2014": "categories", "2018": "category", "2023": "categories"}
@@ -44,13 +43,28 @@ def metadata_fields(record: Mapping[str, Any], edition: str) -> Record:
     for name, (value, separator) in raw.items():
         parts = [part for part in map(replace_surrogates, _strings(value)) if part.strip()]
         texts = _details(details) if name == "details" else map(clean_text, parts)
-        cleaned = separator.join(filter(None, texts))
-        if parts and not cleaned:
-            notes.append(TITLES_OF_MARKUP if name == "title" else FIELDS_OF_MARKUP)
-        if any(map(has_too_many_tags, parts)):
-            notes.append(FIELDS_CUT_OFF)
-        fields[name] = cleaned or None
+        fields[name] = separator.join(filter(None, texts)) or None
+        notes += _notes(parts, fields[name], is_title=name == "title")
     return fields | {"image_url": _image_url(record), "notes": notes}
+
+
+def plain_text(value: Any, *, is_title: bool = False) -> tuple[str | None, list[str]]:
+    """Return a value as plain text and its notes: a text, a number, or those of lists and mappings.
+
+    A pair of a mapping is written as `Key: value`.
+    """
+    parts = [part for part in map(replace_surrogates, _strings(_values(value))) if part.strip()]
+    text = "\n".join(detail_texts(value)) or None
+    return text, _notes(parts, text, is_title)
+
+
+def _notes(parts: Sequence[str], text: str | None, is_title: bool) -> list[str]:
+    notes = []
+    if parts and not text:
+        notes.append(TITLES_OF_MARKUP if is_title else FIELDS_OF_MARKUP)
+    if any(map(has_too_many_tags, parts)):
+        notes.append(FIELDS_CUT_OFF)
+    return notes
 
 
 def replace_surrogates(text: str) -> str:
@@ -82,17 +96,17 @@ def _details(value: Any) -> Iterator[str]:
             continue
         if isinstance(content, dict):
             yield from (f"{name}: {pair}" for pair in _details(content))
-        elif texts := list(_detail_texts(content)):
+        elif texts := list(detail_texts(content)):
             yield f"{name}: {', '.join(texts)}"
 
 
-def _detail_texts(content: Any) -> Iterator[str]:
+def detail_texts(content: Any) -> Iterator[str]:
     """Yield a string or a number, or those of a list; of a mapping in it, its pairs."""
     if isinstance(content, dict):
         yield from _details(content)
     elif isinstance(content, list | tuple):
         for part in content:
-            yield from _detail_texts(part)
+            yield from detail_texts(part)
     elif isinstance(content, str | bool | int | float) and (
         text := clean_text(replace_surrogates(str(content)))
     ):
@@ -101,10 +115,15 @@ def _detail_texts(content: Any) -> Iterator[str]:
 
 def _image_url(record: Mapping[str, Any]) -> str | None:
     """Return the first address of the first field of IMAGES that has one."""
-    for field in IMAGES:
-        for address in _addresses(unquoted(record.get(field))):
-            if address.strip():
-                return replace_surrogates(address.strip())
+    addresses = (image_address(record.get(field)) for field in IMAGES)
+    return next(filter(None, addresses), None)
+
+
+def image_address(value: Any) -> str | None:
+    """Return the first address in a value, also within lists and mappings."""
+    for address in _addresses(unquoted(value)):
+        if address.strip():
+            return replace_surrogates(address.strip())
     return None
 
 

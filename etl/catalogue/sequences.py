@@ -15,19 +15,27 @@ ROW_BITS = 33  # monotonically_increasing_id = partition << 33 | row in the part
 def dense_ids(values: DataFrame, column: str, name: str) -> DataFrame:
     """Return DataFrame(column, name): the distinct values and their ranks in binary order.
 
-    The values are sorted over all partitions. The id is the row's number in its partition plus the
-    number of rows in the partitions before. So only one count per partition reaches the driver, and
-    the ids do not depend on the partitioning.
+    The values are sorted over all partitions, so the ids do not depend on the partitioning.
     """
-    ordered = materialize(values.select(column).distinct().orderBy(column))
+    return number_rows(values.select(column).distinct().orderBy(column), name)
+
+
+def number_rows(ordered: DataFrame, name: str) -> DataFrame:
+    """Add the position of each row, from 0, as the column `name`.
+
+    It is the row's number in its partition plus the number of rows in the partitions before. So
+    only one count per partition reaches the driver.
+    """
+    rows = materialize(ordered)
     counts = {
         row.partition: row["count"]
-        for row in ordered.groupBy(F.spark_partition_id().alias("partition")).count().collect()
+        for row in rows.groupBy(F.spark_partition_id().alias("partition")).count().collect()
     }
-    offsets = [0, *accumulate(counts.get(partition, 0) for partition in range(max(counts)))]
+    last = max(counts, default=0)
+    offsets = [0, *accumulate(counts.get(partition, 0) for partition in range(last))]
     offset = F.lit(offsets)[F.spark_partition_id()]
     row_in_partition = F.monotonically_increasing_id().bitwiseAND((1 << ROW_BITS) - 1)
-    return materialize(ordered.select(column, (offset + row_in_partition).alias(name)))
+    return materialize(rows.select("*", (offset + row_in_partition).alias(name)))
 
 
 def build_sequences(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from etl.catalogue.amazon import TICKS_PER_SECOND
 from mdsrec.config import SequencesConfig
 from mdsrec.errors import InputError
 
@@ -25,7 +24,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class TimeCut:
-    """The two moments of a split in time, in the edition's unit."""
+    """The two moments of a split in time, in the unit of the times."""
 
     valid_from: int  # earlier events are training
     test_from: int  # events from here on are test, those between validation
@@ -58,7 +57,7 @@ def _num_before(events: str, time: int) -> Column:
     return F.size(F.filter(events, lambda event: event["time"] < time))
 
 
-def time_cut(events: DataFrame, config: SequencesConfig, edition: str) -> TimeCut | None:
+def time_cut(events: DataFrame, config: SequencesConfig, ticks: int) -> TimeCut | None:
     """Return the moments of `sequences.cut`; None for leave-one-out.
 
     A date means its midnight in UTC. A share means the time of the event with that rank.
@@ -67,7 +66,7 @@ def time_cut(events: DataFrame, config: SequencesConfig, edition: str) -> TimeCu
         return None
     first, second = config.cut
     if isinstance(first, str) and isinstance(second, str):
-        return TimeCut(_midnight(first, edition), _midnight(second, edition))
+        return TimeCut(_midnight(first, ticks), _midnight(second, ticks))
     assert isinstance(first, float) and isinstance(second, float)
     times = time_range(events)
     ranks = (rank_of_share(share, times.num_events) for share in (first, second))
@@ -114,7 +113,7 @@ def time_range(events: DataFrame) -> TimeRange:
 
 
 def check_targets(
-    sequence_rows: DataFrame, cut: TimeCut, config: SequencesConfig, edition: str
+    sequence_rows: DataFrame, cut: TimeCut, config: SequencesConfig, ticks: int
 ) -> None:
     """Raise InputError if a part of the split has no event that follows one of the same user."""
     first_target = F.greatest("train_end", F.lit(1))
@@ -129,7 +128,7 @@ def check_targets(
     if empty:
         times = time_range(sequence_rows.select(F.explode("times").alias("time")))
         moments = (cut.valid_from, cut.test_from, times.first, times.last)
-        valid_from, test_from, first, last = (iso_time(moment, edition) for moment in moments)
+        valid_from, test_from, first, last = (iso_time(moment, ticks) for moment in moments)
         raise InputError(
             f"sequences.cut = {list(config.cut or ())} cuts at {valid_from} and {test_from}: "
             f"no {empty[0]} event follows another event of the same user; "
@@ -137,21 +136,21 @@ def check_targets(
         )
 
 
-def cut_counters(cut: TimeCut, edition: str) -> dict[str, Any]:
-    """Return the moments of the cut, in ISO 8601 and in the edition's unit."""
+def cut_counters(cut: TimeCut, ticks: int) -> dict[str, Any]:
+    """Return the moments of the cut, in ISO 8601 and in the unit of the times."""
     return {
-        "valid_from": iso_time(cut.valid_from, edition),
-        "test_from": iso_time(cut.test_from, edition),
+        "valid_from": iso_time(cut.valid_from, ticks),
+        "test_from": iso_time(cut.test_from, ticks),
         "valid_from_time": cut.valid_from,
         "test_from_time": cut.test_from,
     }
 
 
-def iso_time(time: int, edition: str) -> str:
-    """Return a time of the edition in UTC, as 2017-01-01T00:00:00Z."""
-    moment = EPOCH + timedelta(milliseconds=time * 1000 // TICKS_PER_SECOND[edition])
+def iso_time(time: int, ticks: int) -> str:
+    """Return a time in UTC, as 2017-01-01T00:00:00Z."""
+    moment = EPOCH + timedelta(milliseconds=time * 1000 // ticks)
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def _midnight(day: str, edition: str) -> int:
-    return (date.fromisoformat(day) - EPOCH.date()).days * 86_400 * TICKS_PER_SECOND[edition]
+def _midnight(day: str, ticks: int) -> int:
+    return (date.fromisoformat(day) - EPOCH.date()).days * 86_400 * ticks

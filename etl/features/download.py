@@ -47,7 +47,7 @@ def fetch(address: str, timeout: float, retries: int, limiter: RateLimiter) -> b
 
     Network failures and the statuses 429 and 5xx are retried up to `retries` times.
     """
-    if not _is_http(address):
+    if not is_http(address):
         raise ImageError(NOT_HTTP)
     for attempt in range(retries + 1):
         if attempt:
@@ -100,7 +100,7 @@ def _read_body(response: Any, deadline: float) -> bytes:
     return bytes(body)
 
 
-def _is_http(address: str) -> bool:
+def is_http(address: str) -> bool:
     try:
         return urlsplit(address).scheme in ("http", "https")
     except ValueError:

@@ -31,6 +31,7 @@ log = logging.getLogger("etl")
 MAX_CHUNKS = 256  # exceeded only when chunks have their largest size
 CHUNK_SIZES = {"text": (128, 4096), "images": (64, 512)}  # smallest, largest; a chunk is one file
 OUTCOME = "key binary, missed string"
+ADDRESS = "^https?://"
 PIXELS = "upright, 8 bits"  # changes when the same file gives an encoder other pixels
 
 
@@ -47,14 +48,20 @@ def cache_name(config: FeatureConfig, hashes: ContentHashes) -> str:
 
 
 def encode_items(
-    items: DataFrame, config: FeatureConfig, folder: str, num_tasks: int, name: str
+    items: DataFrame,
+    config: FeatureConfig,
+    folder: str,
+    num_tasks: int,
+    name: str,
+    image_folder: str | None = None,
 ) -> VectorLocations:
     """Encode what the cache at `folder` lacks, and return the vectors of the items.
 
-    Items without text or an image have none. `name` is that of the table, for the log.
+    Items without text or an image have none. `name` is that of the table, for the log. With an
+    `image_folder`, an image_url may also be the path of a file, relative to that folder.
     """
     spark = items.sparkSession
-    contents, unused = _contents(items, config)
+    contents, unused = _contents(items, config, image_folder)
     hashes = materialize(contents.select("item", "key", "missed"))
     cache = vector_cache.open_cache(spark, folder, num_tasks)
     keys = materialize(hashes.where(F.col("key").isNotNull()).select("key").distinct())
@@ -63,7 +70,9 @@ def encode_items(
     num_cached = keys.count() - num_new
     log.info("%s: %s to encode, %s in the cache", name, f"{num_new:,}", f"{num_cached:,}")
     new_contents = contents.join(new, "key", "left_semi").dropDuplicates(["key"])
-    outcomes = _encode(new_contents.select("key", "content"), num_new, config, cache, name)
+    new_contents = new_contents.select("key", "content")
+    reads_paths = image_folder is not None
+    outcomes = _encode(new_contents, num_new, config, cache, name, reads_paths)
     cache = vector_cache.add_new_files(spark, cache, num_tasks)
     locations = materialize(hashes.join(cache.locations, "key"))
     missed = _count_missed(hashes, outcomes, locations)
@@ -82,7 +91,9 @@ def encode_items(
     return VectorLocations(cache.files, locations.select("item", "block", "row"), width, counters)
 
 
-def _contents(items: DataFrame, config: FeatureConfig) -> tuple[DataFrame, dict[str, int]]:
+def _contents(
+    items: DataFrame, config: FeatureConfig, image_folder: str | None
+) -> tuple[DataFrame, dict[str, int]]:
     """Return DataFrame(item, content, key, missed), and counters of unused images.
 
     `key` is the hash of the content; if the content cannot be read it is null and `missed` is the
@@ -99,11 +110,22 @@ def _contents(items: DataFrame, config: FeatureConfig) -> tuple[DataFrame, dict[
         "key": F.when(~is_placeholder, F.unhex(F.sha2(content.cast("binary"), 256))),
         "missed": F.when(is_placeholder, F.lit(NAMED_PLACEHOLDER)),
     }
-    return items.where(content.isNotNull()).withColumns(columns).select("item", *columns), {}
+    filled = items.where(content.isNotNull())
+    if config.sees == "text" or image_folder is None:
+        return filled.withColumns(columns).select("item", *columns), {}
+    is_address = F.lower(content).rlike(ADDRESS)
+    addresses = filled.where(is_address).withColumns(columns).select("item", *columns)
+    paths = images.files_of_paths(filled.where(~is_address), image_folder)
+    return addresses.unionAll(images.with_keys(paths)), {}
 
 
 def _encode(
-    contents: DataFrame, num_contents: int, config: FeatureConfig, cache: VectorCache, name: str
+    contents: DataFrame,
+    num_contents: int,
+    config: FeatureConfig,
+    cache: VectorCache,
+    name: str,
+    reads_paths: bool,
 ) -> DataFrame:
     """Encode all contents and return DataFrame(key, missed).
 
@@ -117,7 +139,8 @@ def _encode(
     smallest, largest = CHUNK_SIZES[config.sees]
     size = min(largest, max(smallest, num_contents // MAX_CHUNKS))
     chunks = -(-num_contents // size)
-    encoder = _encoder(config, min(chunks, spark.sparkContext.defaultParallelism))
+    tasks = min(chunks, spark.sparkContext.defaultParallelism)
+    encoder = _encoder(config, tasks, reads_paths)
     encode = partial(_encode_chunk, encoder, cache.files.folder)
     rows = (
         contents.repartitionById(chunks, F.pmod(F.xxhash64("key"), F.lit(chunks)).cast("int"))
@@ -132,13 +155,13 @@ def _progress_line(name: str, cache: VectorCache, total: int) -> str:
     return f"{name}: encoded {vector_cache.num_vectors(cache.new_files()):,} of {total:,}"
 
 
-def _encoder(config: FeatureConfig, num_tasks: int) -> Encoder:
+def _encoder(config: FeatureConfig, num_tasks: int, reads_paths: bool) -> Encoder:
     """Return the encoder for `num_tasks` that run at the same time and share the rate limit."""
     encoder = str(config.encoder)
     if config.sees == "text":
         return TextEncoder(encoder, config.max_tokens)
     download = DownloadSettings.of(config, num_tasks) if config.images == "url" else None
-    return ImageEncoder(encoder, download)
+    return ImageEncoder(encoder, download, reads_paths)
 
 
 def _encode_chunk(

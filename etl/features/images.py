@@ -134,6 +134,23 @@ def files_of_items(spark: SparkSession, folder: str) -> DataFrame:
     return files
 
 
+def files_of_paths(items: DataFrame, folder: str) -> DataFrame:
+    """Return DataFrame(item, content): `content` is the URI of the path in column image_url."""
+    return items.select("item", "image_url").mapInArrow(
+        partial(_resolve_paths, folder), "item int, content string"
+    )
+
+
+def _resolve_paths(folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        paths = batch.column("image_url").to_pylist()
+        uris = [
+            path if path.startswith("/") or "://" in path else join(folder, path) for path in paths
+        ]
+        columns = [batch.column("item"), pa.array(uris, pa.string())]
+        yield pa.RecordBatch.from_arrays(columns, ["item", "content"])
+
+
 def with_keys(files: DataFrame) -> DataFrame:
     """DataFrame(item, content) -> (item, content, key, missed).
 
@@ -148,7 +165,7 @@ def read_file(uri: str) -> bytes:
     """Return the file's bytes; ImageError if it cannot be read."""
     try:
         content = read_bytes(uri)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, InputError):  # also raised for a path that is no URI
         content = None
     if content is None:
         raise ImageError("unreadable file")

@@ -35,7 +35,7 @@ def check_columns(file: str, schema: pa.Schema) -> None:
     """Raise InputError if a column is missing, or has a type that cannot be cast."""
     for column, is_usable, expected in (
         (id_column(file, schema), _is_id, "text, UTF-8 bytes or integers"),
-        ("vector", _is_vector, "lists of numbers, such as list<float>"),
+        ("vector", is_vector, "lists of numbers, such as list<float>"),
     ):
         if column not in schema.names:
             raise InputError(
@@ -81,7 +81,8 @@ def _is_id(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (*BYTES, types.is_integer))
 
 
-def _is_vector(kind: pa.DataType) -> bool:
+def is_vector(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds lists of numbers."""
     return any(test(kind) for test in LISTS) and any(test(kind.value_type) for test in NUMBERS)
 
 

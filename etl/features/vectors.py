@@ -1,9 +1,12 @@
 """Vectors from the user's files, checked and assigned to items."""
 
-from pyspark.sql import DataFrame, SparkSession
+from dataclasses import replace
+
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from etl.catalogue.raw import raw_files, raw_lines
+from etl.features.column_vectors import ColumnVectors
 from etl.features.placeholders import drop_shared
 from etl.features.vector_blocks import VectorLocations, VectorSource, inspect_vectors
 from etl.features.vector_files import BinaryVectors, NpyVectors, ParquetVectors
@@ -31,8 +34,37 @@ def locate_vectors(
         with_id = add_ids(vectors, source, str(config.ids))
     else:
         with_id = vectors.withColumn("item_id", F.col("label").cast("string"))
+    return _checked(source, with_id, uri, config, catalogue)
+
+
+def locate_column(
+    spark: SparkSession,
+    config: FeatureConfig,
+    source: ColumnVectors,
+    catalogue: DataFrame,
+    num_tasks: int,
+) -> VectorLocations:
+    """Return the vectors in a column of the items, as `locate_vectors` does.
+
+    An item that the table repeats has the vector of its first row. A null or empty cell is a
+    counted miss.
+    """
+    vectors = inspect_vectors(spark, source, num_tasks).where(F.col("label").isNotNull())
+    first = F.row_number().over(Window.partitionBy("label").orderBy("block", "row"))
+    with_id = vectors.withColumns({"item_id": F.col("label").cast("string"), "position": first})
+    with_id = with_id.where(F.col("position") == 1).drop("position")
+    filled = materialize(with_id.where(F.col("width") > 0))
+    located = _checked(source, filled, f"column {source.column!r}", config, catalogue)
+    empty = with_id.count() - filled.count()
+    return replace(located, counters={**located.counters, "items_without_vector": empty})
+
+
+def _checked(
+    source: VectorSource, with_id: DataFrame, name: str, config: FeatureConfig, catalogue: DataFrame
+) -> VectorLocations:
+    """Return the usable vectors of the items; `name` is that of the source, for messages."""
     rows = materialize(with_id.join(catalogue, "item_id", "left"))
-    width = check_vectors(rows, uri)
+    width = check_vectors(rows, name)
     usable = rows.where(F.col("item").isNotNull() & ~F.col("zero"))
     kept, shared = drop_shared(usable, config.max_shared)
     locations = kept.select("item", "block", "row")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from etl.features.download import RateLimiter, fetch
+from etl.features.download import RateLimiter, fetch, is_http
 from etl.features.encoders import device_of_task, load_error, model_location
 from etl.features.images import decode_image, read_file
 from etl.spark.vector_table import Vectors
@@ -41,10 +41,14 @@ class DownloadSettings:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """A transformers vision model over addresses, or over URIs of files if `download` is None."""
+    """A transformers vision model over addresses, or over URIs of files if `download` is None.
+
+    With `reads_paths` both may occur.
+    """
 
     name: str
     download: DownloadSettings | None
+    reads_paths: bool = False
 
     def encode(self, contents: Sequence[str]) -> tuple[Vectors, list[str | None]]:
         device = device_of_task()
@@ -65,7 +69,13 @@ class ImageEncoder:
         if (settings := self.download) is None:
             return read_file
         limiter = RateLimiter(settings.interval)
-        return lambda address: fetch(address, settings.timeout, settings.retries, limiter)
+
+        def read(content: str) -> bytes:
+            if self.reads_paths and not is_http(content):
+                return read_file(content)
+            return fetch(content, settings.timeout, settings.retries, limiter)
+
+        return read
 
 
 @dataclass(frozen=True)

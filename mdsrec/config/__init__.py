@@ -3,14 +3,9 @@
 Sections are typed and frozen. An unknown key is an error that names the nearest known key.
 """
 
-from mdsrec.config.etl import (
-    FeatureConfig,
-    GraphConfig,
-    InputConfig,
-    SequencesConfig,
-    SparkConfig,
-)
+from mdsrec.config.etl import FeatureConfig, GraphConfig, SequencesConfig, SparkConfig
 from mdsrec.config.experiment import Experiment
+from mdsrec.config.input import ColumnsConfig, InputConfig
 from mdsrec.config.model_base import ModelConfig, TransformerConfig
 from mdsrec.config.models import MDSRecConfig
 from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
@@ -18,6 +13,7 @@ from mdsrec.config.transitions import TransitionsConfig
 from mdsrec.config.tune import TuneConfig
 
 __all__ = [
+    "ColumnsConfig",
     "EvalConfig",
     "Experiment",
     "FeatureConfig",

@@ -1,4 +1,4 @@
-"""Sections of the ETL: [input], [sequences], [features.NAME], [graph] and [spark]."""
+"""Sections of the ETL: [sequences], [features.NAME], [graph] and [spark]."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from mdsrec.config.input import Properties, properties
 from mdsrec.config.section import (
     Count,
     Distinct,
@@ -20,7 +21,6 @@ from mdsrec.config.section import (
     Section,
     absolute,
 )
-from mdsrec.errors import InputError
 
 
 def _share_or_date(value: Any) -> float | str:
@@ -35,17 +35,6 @@ def _share_or_date(value: Any) -> float | str:
 
 
 Cut = Annotated[float | str, BeforeValidator(_share_or_date)]
-
-
-class InputConfig(Section):
-    """The raw files. Their order is part of the input order, which breaks ties in time."""
-
-    edition: Annotated[Literal["2014", "2018", "2023"], BeforeValidator(str)]
-    """Edition of the Amazon reviews, which decides the format of the raw files."""
-    reviews: Distinct[PathOrUri] = Field(min_length=1)
-    """Files or folders of reviews, plain or .gz, as paths or URIs."""
-    metadata: Distinct[PathOrUri] = ()
-    """Files or folders of item metadata; without them items have no title and no text."""
 
 
 class SequencesConfig(Section):
@@ -110,12 +99,14 @@ class FeatureConfig(Section):
     fields: Distinct[
         Literal["title", "features", "description", "categories", "brand", "details"]
     ] = Field(default=("title", "features", "description"), min_length=1)
-    """Metadata fields that form an item's text, joined in this order."""
+    """Fields of the Amazon metadata that form an item's text, joined in this order. Of your own
+    tables, `input.columns.text` lists them.
+    """
     max_tokens: Positive | None = None
     """Longest text in tokens, the rest is cut off. Unset means the model's own limit."""
     images: NotIdentity[Annotated[str, AfterValidator(_folder_or_url)] | None] = None
-    """Source of images: a folder of files named ITEM_ID.jpg (.png, ...), or `url` to download each
-    item's image_url.
+    """Source of images: a folder of files named ITEM_ID.jpg (.png, ...), or `url` for the address
+    that each item has in the metadata, or the address or path in `input.columns.image`.
     """
     timeout: NotIdentity[PositiveFloat] = 10.0
     """Seconds to wait for one image download."""
@@ -134,11 +125,15 @@ class FeatureConfig(Section):
     """
     ids: NotIdentity[PathOrUri | None] = None
     """Text file with the item id of each row of a .npy file."""
+    column: NotIdentity[str | None] = None
+    """Column of ready vectors in the table of items (`input.items`): lists of numbers, in CSV as
+    JSON.
+    """
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.encoder is None) == (self.vectors is None):
-            raise ValueError("set either encoder or vectors")
+        if [self.encoder, self.vectors, self.column].count(None) != 2:
+            raise ValueError("set either encoder or vectors or column")
         if self.vectors and self.vectors.endswith(".npy") != (self.ids is not None):
             raise ValueError("ids and .npy vectors need each other: ids names the item of each row")
         if self.images and self.encoder is None:
@@ -188,27 +183,6 @@ class GraphConfig(Section):
     """More values of k to cluster for, in addition to `model.num_centers`; for sweeps."""
 
 
-def spark_properties(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return properties by dotted key, of the nested sections that TOML makes of dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        dotted = f"{prefix}{key}"
-        inner = (
-            spark_properties(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
-        )
-        if twice := found.keys() & inner.keys():
-            raise InputError(f"{min(twice)} is set twice: remove one")
-        found |= inner
-    return found
-
-
-def _spark_text(value: Any) -> Any:
-    """Return a number or a boolean as Spark writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, int | float) else value
-
-
 class SparkConfig(Section):
     """The Spark session. The same rows come out of any session."""
 
@@ -220,9 +194,7 @@ class SparkConfig(Section):
     """Partitions of a shuffle. Unset means by cores and the size of the input."""
     rows_per_file: Positive = 500_000
     """Most rows in one Parquet file of a table."""
-    settings: dict[str, Annotated[str, BeforeValidator(_spark_text)]] = Field(
-        default={}, exclude=True
-    )
+    settings: Properties = Field(default={}, exclude=True)
     """Other Spark properties, as in `spark.executor.memory = "4g"`. They are never written down:
     they may hold credentials.
     """
@@ -230,4 +202,4 @@ class SparkConfig(Section):
     @field_validator("settings", mode="before")
     @classmethod
     def _by_dotted_keys(cls, settings: Any) -> Any:
-        return spark_properties(settings) if isinstance(settings, Mapping) else settings
+        return properties(settings) if isinstance(settings, Mapping) else settings
