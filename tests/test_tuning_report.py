@@ -1,6 +1,7 @@
 """Tables, charts and files of a sweep show the values and metrics of its trials."""
 
 import io
+import re
 import tomllib
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from mdsrec.config.tune import Domain
 from mdsrec.errors import InputError
 from tuning.live import SweepDisplay, table_rows
 from tuning.report.charts import key_importance, mean_line, metric_charts, varying_axes
-from tuning.report.parallel_coordinates import parallel_coordinates
+from tuning.report.parallel_coordinates import on_its_side, parallel_coordinates, upright
 from tuning.report.results import trials_parquet, winner_toml, write_results
 from tuning.sweep import Sweep
 from tuning.trials import METRIC, Trial, TrialStore, format_values
@@ -80,6 +81,17 @@ def test_parallel_coordinates_have_a_line_per_trial_and_draw_the_best_last():
     assert svg.count('class="trial-line"') == 3 and svg.count('class="trial-line best"') == 1
     assert svg.index("trial 2: 0.3000") > max(svg.index(f"trial {n}: ") for n in (0, 1, 3))
     assert parallel_coordinates(TRIALS[:1]) == ""
+
+
+def test_parallel_coordinates_lie_on_their_side_for_a_narrow_screen():
+    """Trial 2 has the highest value of every axis: it is a line at the top, or on the right."""
+    best = r'class="trial-line best" d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)"'
+    [wide], [narrow] = (
+        re.findall(best, parallel_coordinates(TRIALS, layout)) for layout in (upright, on_its_side)
+    )
+    for path, along in ((wide, 0), (narrow, 1)):
+        steps, same = ([*map(float, path[axis::2])] for axis in (along, 1 - along))
+        assert steps == sorted(set(steps)) and len(set(same)) == 1
 
 
 def test_the_key_that_determines_the_metric_has_the_highest_importance():

@@ -6,8 +6,9 @@ from functools import cache
 from html import escape
 from importlib import resources
 
-TELEPHONE = 48  # characters of the widest words of all columns, side by side
-LONG = 16  # characters of a cell that gets a line of its own in a list
+TELEPHONE, DESKTOP = 51, 110  # characters that fit: one between columns, and their widest words
+HALF = 24  # characters of a cell and its header in half a line of a telephone
+PHRASE = 14  # characters of a text that stay on one line
 
 
 def page(title: str, body: Sequence[str]) -> str:
@@ -82,7 +83,8 @@ def table(
     """Return a table. The first `num_left` columns hold text, the others numbers.
 
     `styles` are the CSS classes of the rows. If the table is too wide for a telephone, its rows
-    become lists of cells with their headers there.
+    become lists of cells with their headers there. If it is too wide for a desktop, its words are
+    broken.
     """
     labels = "".join(_cell("th", text, i < num_left) for i, text in enumerate(header))
     body = "".join(
@@ -93,25 +95,31 @@ def table(
     )
     lines = [header, *rows]
     width = sum(
-        max(_unbroken_length(line[i], breaks=i < num_left or line is header) for line in lines)
+        1 + max(_least_width(line[i], line is header, i < num_left) for line in lines)
         for i in range(len(header))
     )
-    style = "stacked" if width > TELEPHONE else "narrow"
+    style = "crowded stacked" if width > DESKTOP else "stacked" if width > TELEPHONE else "narrow"
     return f'<table class="{style}"><thead><tr>{labels}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _cell(tag: str, text: str, is_left: bool, label: str = "") -> str:
     classes = "" if is_left else "number"
-    if len(text) > LONG and "\n" not in text:
+    if "\n" not in text and len(text) + len(label) > HALF:
         classes += " long"
     names = f' class="{classes.strip()}"' if classes else ""
     data = f' data-label="{escape(label)}"' if label else ""
     return f"<{tag}{names}{data}>{escape(text)}</{tag}>"
 
 
-def _unbroken_length(text: str, breaks: bool) -> int:
-    """Return the length of the longest piece of a line that is not broken, or else of the line."""
-    return max(map(len, text.split() if breaks else text.split("\n")), default=0)
+def _least_width(text: str, is_header: bool, is_left: bool) -> int:
+    """Return how many characters a cell needs: a number all, a header its longest word.
+
+    Text needs its longest word, and as much of a phrase as keeps it from getting very high.
+    """
+    word = max(map(len, re.split(r"\s|(?<=-)", text)))
+    if is_header:
+        return word
+    return max(word, min(len(text), PHRASE)) if is_left else max(map(len, text.split("\n")))
 
 
 def collapsed(heading: str, body: str) -> str:

@@ -2,46 +2,70 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuning.report.charts import Axis, all_numbers, varying_axes
 from tuning.trials import METRIC, Trial, format_values
 
-WIDTH, HEIGHT = 1000, 320
-LEFT, RIGHT, TOP, BOTTOM = 70, 80, 24, 44
-LINE_HEIGHT = 14  # of a text
 BEST = 0.1  # share of the trials that are highlighted
+LENGTH, STEP = 252, 67  # pixels of an axis, and between two axes of a chart on its side
 
 
-def parallel_coordinates(trials: Sequence[Trial]) -> str:
+class Layout(NamedTuple):
+    """Where axes and values are: upright axes side by side, or lying ones below each other."""
+
+    width: float
+    height: float
+    place: Callable[[int, float], tuple[float, float]]  # of an axis and of a value in [0, 1] on it
+    is_upright: bool
+    apart: float  # least distance of two values with a label
+
+
+def upright(num_axes: int) -> Layout:
+    """Return the layout for a wide screen."""
+    step = 850 / (num_axes - 1)
+    return Layout(1000, 320, lambda at, p: (70 + step * at, 276 - LENGTH * p), True, 14)
+
+
+def on_its_side(num_axes: int) -> Layout:
+    """Return the layout for a telephone: the first axis on top, larger values to the right."""
+    height = STEP * num_axes
+    return Layout(320, height, lambda at, p: (34 + LENGTH * p, 32 + STEP * at), False, 56)
+
+
+def parallel_coordinates(
+    trials: Sequence[Trial], layout_of: Callable[[int], Layout] = upright
+) -> str:
     """Return an SVG, or "" for fewer than two trials with a score or if no key varies."""
     scored = sorted((t for t in trials if t.has_score), key=lambda t: (t.score, -t.number))
     axes = varying_axes(scored)
     if len(scored) < 2 or not axes:
         return ""
     axes.append(Axis(METRIC, [trial.score for trial in scored]))
-    step = (WIDTH - LEFT - RIGHT) / (len(axes) - 1)
-    xs = [LEFT + step * at for at in range(len(axes))]
-    heights = [_heights(axis) for axis in axes]
+    layout, shares = layout_of(len(axes)), [_shares(axis) for axis in axes]
     first_best = len(scored) - max(1, round(BEST * len(scored)))
     body = []
-    for at, trial in enumerate(scored):
-        path = "L".join(f"{x:.1f} {ys[at]:.1f}" for x, ys in zip(xs, heights, strict=True))
-        style = "trial-line best" if at >= first_best else "trial-line"
+    for number, trial in enumerate(scored):
+        points = (layout.place(at, of_axis[number]) for at, of_axis in enumerate(shares))
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        style = "trial-line best" if number >= first_best else "trial-line"
         title = escape(f"trial {trial.number}: {trial.score:.4f}, {format_values(trial.values)}")
         body.append(f'<path class="{style}" d="M{path}"><title>{title}</title></path>')
-    body += [_axis(x, axis, ys) for x, axis, ys in zip(xs, axes, heights, strict=True)]
+    body += [
+        _axis(layout, at, axis, of_axis)
+        for at, (axis, of_axis) in enumerate(zip(axes, shares, strict=True))
+    ]
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg viewBox="0 0 {layout.width} {layout.height}" role="img" '
         f'aria-label="values of every trial and its {METRIC}">{"".join(body)}</svg>'
     )
 
 
-def _heights(axis: Axis) -> list[float]:
-    """Return the y coordinate of each value. Larger values are further up."""
+def _shares(axis: Axis) -> list[float]:
+    """Return the place of each value on its axis: 0 is the lowest, 1 the highest."""
     if all_numbers(axis.values):
         transform = math.log if axis.is_log else float
         positions = [transform(value) for value in axis.values]
@@ -49,27 +73,33 @@ def _heights(axis: Axis) -> list[float]:
         order = sorted({json.dumps(value) for value in axis.values})
         positions = [float(order.index(json.dumps(value))) for value in axis.values]
     low, span = min(positions), (max(positions) - min(positions)) or 1.0
-    return [HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (p - low) / span for p in positions]
+    return [(position - low) / span for position in positions]
 
 
-def _axis(x: float, axis: Axis, heights: Sequence[float]) -> str:
-    """Draw the axis, its values and its key below.
+def _axis(layout: Layout, at: int, axis: Axis, shares: Sequence[float]) -> str:
+    """Draw the axis, its values and its key.
 
     If the values would overlap, only the lowest and the highest are drawn.
     """
-    by_height = {round(y): _tick(value) for value, y in zip(axis.values, heights, strict=True)}
-    ys = sorted(by_height)
-    if any(below - above < LINE_HEIGHT for above, below in pairwise(ys)):
-        by_height = {y: by_height[y] for y in (ys[0], ys[-1])}
-    ticks = "".join(
-        f'<text class="halo" x="{x - 6:.1f}" y="{y + 3.5:.1f}" text-anchor="end">'
-        f"{escape(text)}</text>"
-        for y, text in by_height.items()
-    )
+    text_of = {round(share, 3): _tick(v) for v, share in zip(axis.values, shares, strict=True)}
+    places = sorted(text_of)
+    if any((b - a) * LENGTH < layout.apart for a, b in pairwise(places)):
+        places = [places[0], places[-1]]
+    ticks = "".join(_value(layout, *layout.place(at, p), text_of[p]) for p in places)
+    (x, y), (end_x, end_y) = layout.place(at, 0), layout.place(at, 1)
+    key_x, key_y, anchor = (x, y + 32, "middle") if layout.is_upright else (x - 28, y - 14, "start")
     return (
-        f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>{ticks}'
-        f'<text x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="middle">'
+        f'<path class="grid" d="M{x:.1f} {y:.1f}L{end_x:.1f} {end_y:.1f}"/>{ticks}'
+        f'<text class="halo" x="{key_x:.1f}" y="{key_y:.1f}" text-anchor="{anchor}">'
         f"{escape(axis.key.split('.', 1)[-1])}</text>"
+    )
+
+
+def _value(layout: Layout, x: float, y: float, text: str) -> str:
+    """Draw a value left of an upright axis, or below a lying one."""
+    x, y, anchor = (x - 6, y + 3.5, "end") if layout.is_upright else (x, y + 16, "middle")
+    return (
+        f'<text class="halo" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
     )
 
 
