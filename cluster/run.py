@@ -10,7 +10,7 @@ from mdsrec import files
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.command.names import process_of
 from mdsrec.config.loading import load_experiment
-from mdsrec.packages import protect_children
+from mdsrec.packages import child_environment
 from mdsrec.run_paths import RunPaths
 
 
@@ -58,8 +58,7 @@ def run_process(command: Sequence[str]) -> int:
 
     SIGTERM, such as the notice of a spot instance, and SIGINT are passed on to it.
     """
-    protect_children()
-    with heartbeat.paused(), subprocess.Popen(command) as stage:
+    with heartbeat.paused(), subprocess.Popen(command, env=child_environment()) as stage:
         before = {
             signum: signal.signal(signum, lambda received, _: stage.send_signal(received))
             for signum in (signal.SIGTERM, signal.SIGINT)

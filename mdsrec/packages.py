@@ -24,7 +24,7 @@ def use_own_packages() -> None:
 
     The current folder may hold a model of the user's own.
     """
-    protect_children()
+    os.environ.update(child_environment())
     before = list(sys.path)
     sys.path.insert(0, str(SOURCE))
     for name in PACKAGES:
@@ -36,10 +36,10 @@ def use_own_packages() -> None:
         sys.path.append(here)
 
 
-def protect_children() -> None:
-    """Let every Python that this process starts find our packages, and not search its folder."""
-    os.environ["PYTHONSAFEPATH"] = "1"
-    os.environ["PYTHONPATH"] = os.pathsep.join(search_path(os.environ.get("PYTHONPATH", "")))
+def child_environment() -> dict[str, str]:
+    """Return the environment of a Python that finds our packages and does not search its folder."""
+    path = os.pathsep.join(search_path(os.environ.get("PYTHONPATH", "")))
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 
 
 def search_path(python_path: str) -> list[str]:

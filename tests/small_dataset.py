@@ -7,6 +7,7 @@ import numpy as np
 import oracle as plain
 import pyarrow as pa
 import pyarrow.parquet
+import tomli_w
 import torch
 
 from mdsrec import schema, table_names, tables
@@ -45,6 +46,21 @@ def small_experiment(root: Path, **sections: dict[str, Any]) -> Experiment:
     for section, values in sections.items():
         content[section] = {**content.get(section, {}), **values}
     return experiment_from(content, source="test")
+
+
+def toml_of(experiment: Experiment, folder: Path) -> str:
+    """Write the experiment as a TOML file into `folder`, for a command -> its path."""
+    file = folder / f"{experiment.name}.toml"
+    content = {key: value for key, value in experiment.resolved().items() if key != "tune"}
+    file.write_text(tomli_w.dumps(_without_none(content)))
+    return str(file)
+
+
+def _without_none(section: Any) -> Any:
+    """Return a section without the keys that are not set, which TOML cannot write."""
+    if not isinstance(section, dict):
+        return section
+    return {key: _without_none(value) for key, value in section.items() if value is not None}
 
 
 def title_of(item: int) -> str | None:

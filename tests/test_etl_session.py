@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 from pyspark.errors import PySparkRuntimeError
 
@@ -109,6 +110,16 @@ def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch, limit):
     whole = machine_memory()
     (tmp_path / "memory.max").write_text(limit + "\n")
     assert machine_memory() == (whole if limit == "max" else 256 << 20)
+
+
+@pytest.mark.spark
+def test_a_worker_does_not_search_the_folder_in_which_the_session_was_started(spark):
+    def flags(batches):
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"is_safe": [sys.flags.safe_path]})
+
+    [row] = spark.range(1, numPartitions=1).mapInArrow(flags, "is_safe boolean").collect()
+    assert row.is_safe
 
 
 @pytest.mark.spark

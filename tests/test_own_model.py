@@ -1,13 +1,16 @@
 """A model of the user's own: the example of the documentation, and mistakes in its name."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gloo import on_ranks
-from small_dataset import small_experiment, write_dataset
+from small_dataset import small_experiment, toml_of, write_dataset
 from small_models import initialized_model, scores_of
 
 from cluster.package import write_job_folder
@@ -83,6 +86,21 @@ def test_the_keys_of_the_section_are_those_of_the_class(here):
     assert experiment.resolved()["model"]["window"] == 3
     assert experiment.identity()["model"]["name"] == NAME
     assert experiment_from(experiment.resolved(), source="config.json") == experiment
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_workers_find_the_model_in_the_current_folder_and_our_packages_nowhere_else(here):
+    for name in ("training", "evaluation", "mdsrec"):
+        (here / name).mkdir()
+        (here / name / "__init__.py").write_text("raise SystemExit('a decoy was imported')")
+    experiment = experiment_of(here)
+    write_dataset(small_experiment(here))
+    for stage in ("train", "evaluate"):
+        command = [sys.executable, "-P", "-m", "mdsrec", stage, toml_of(experiment, here)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=here, env=environment, check=True)
+    assert files.read_json(RunPaths.of(experiment).metrics)["name"] == "small"
 
 
 @pytest.mark.parametrize(

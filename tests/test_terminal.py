@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-import tomli_w
-from small_dataset import small_experiment, write_dataset
+from small_dataset import small_experiment, toml_of, write_dataset
 
 from mdsrec.command.heartbeat import Heartbeat
 
@@ -127,22 +126,12 @@ def test_no_heartbeat_while_another_process_writes_or_on_a_terminal(caplog, monk
     assert caplog.messages == []
 
 
-def without_none(section):
-    """Return a section without the keys that are not set, which TOML cannot write."""
-    if not isinstance(section, dict):
-        return section
-    return {key: without_none(value) for key, value in section.items() if value is not None}
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_training_on_a_terminal_shows_its_lines_and_none_of_ray(tmp_path):
     experiment = small_experiment(tmp_path, train={"max_epochs": 2})
     write_dataset(experiment)
-    content = {key: value for key, value in experiment.resolved().items() if key != "tune"}
-    file = tmp_path / "small.toml"
-    file.write_text(tomli_w.dumps(without_none(content)))
-    command = [sys.executable, "-m", "mdsrec", "train", str(file)]
+    command = [sys.executable, "-m", "mdsrec", "train", toml_of(experiment, tmp_path)]
     code, written = on_terminal(*command, folder=tmp_path)
     assert code == 0, written
     lines = [line for line in screen(written) if line]

@@ -76,6 +76,7 @@ class WandbRun:
     """A run of Weights & Biases. The trials of a sweep are one group."""
 
     def __init__(self, name: str, params: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         self.id = str(record["id"] or uuid.uuid4().hex)

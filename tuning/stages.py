@@ -14,7 +14,7 @@ from mdsrec.command.names import process_of
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError, cause_of
-from mdsrec.packages import protect_children
+from mdsrec.packages import child_environment
 from mdsrec.run_paths import RunPaths
 
 
@@ -54,9 +54,13 @@ _received: list[int] = []  # signals
 
 def _run(command: Sequence[str], folder: str | None) -> tuple[int, str]:
     """Run a command that gets the signals of `signals_to_stages` -> exit code, standard error."""
-    protect_children()
     with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as stage:
         _running.add(stage)
         for signum in _received:  # before it was in the set

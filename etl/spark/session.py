@@ -30,7 +30,7 @@ from etl.spark.spark_submit import is_submitted, with_submitted_settings
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
-from mdsrec.packages import SOURCE, protect_children, zip_packages
+from mdsrec.packages import SOURCE, child_environment, zip_packages
 
 log = logging.getLogger("etl")
 
@@ -57,7 +57,8 @@ def open_session(
     python = config.settings.get("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON")
     os.environ["PYSPARK_PYTHON"] = python or sys.executable  # Spark reads it before its settings
     local = is_local(config.master)
-    protect_children()  # workers of a local master inherit the environment
+    if local:  # its workers inherit the environment
+        os.environ["PYTHONPATH"] = child_environment()["PYTHONPATH"]
     memory = machine_memory()
     sized = settings_for(config, input_bytes, driver_cores(config.master), memory)
     spark = _start(config.master, _base_settings(local) | sized)
@@ -145,6 +146,7 @@ def _base_settings(local: bool) -> dict[str, str]:
     rules = write_log_rules(_new_folder() / "log4j2.properties")
     settings = {
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={rules.as_uri()}",
+        "spark.executorEnv.PYTHONSAFEPATH": "1",  # no worker takes a folder named etl for ours
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",  # etl/spark/progress.py draws one line for all
         "spark.sql.session.timeZone": "UTC",

@@ -48,7 +48,7 @@ def spelled(stage: str) -> list[str]:
 def process_of(stage: str) -> list[str]:
     """Return the command of a new process that runs `stage`, spelled as this process was started.
 
-    With the environment of `mdsrec.packages.protect_children` it is our stage that runs, whatever
+    With the environment of `mdsrec.packages.child_environment` it is our stage that runs, whatever
     the current folder holds.
     """
     program, *words = spelled(stage)
