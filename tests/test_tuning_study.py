@@ -78,7 +78,7 @@ def test_the_sections_of_a_study_are_not_part_of_a_run_s_identity(config):
 
 
 def test_an_unknown_model_is_reported(config):
-    with pytest.raises(InputError, match="unknown model 'sasrek'; choose from mdsrec, sasrec"):
+    with pytest.raises(InputError, match=r"unknown model 'sasrek'; choose from \[mdsrec, sasrec"):
         runs(config, "sasrek")
     with pytest.raises(InputError, match="unknown model 'gru'"):
         runs(config, "sasrec", overrides=("study.gru.optim.lr=1e-3",))
@@ -177,7 +177,9 @@ def test_sigterm_reaches_the_running_stages_and_no_other_starts(config, tmp_path
     (tmp_path / "training.py").write_text(STAGE)
     code = (
         "import sys\n"
+        "from tuning import stages\n"
         "from tuning.stages import RunSpec, train_and_rank\n"
+        "stages.process_of = lambda stage: [sys.executable, f'{stage}.py']\n"
         f"runs = [RunSpec('any', {config!r}, [f'name=run-{{n}}']) for n in (1, 2)]\n"
         "train_and_rank(runs, 1)\n"
     )
