@@ -11,7 +11,7 @@ demo: $(VENV)/ready
 	$(VENV)/bin/mdsrec run configs/demo.toml
 	$(VENV)/bin/mdsrec run configs/demo.toml name=demo-id model.modalities=[]
 	$(VENV)/bin/mdsrec compare artifacts/demo/runs/demo artifacts/demo/runs/demo-id
-	@echo "next    open the report; then your own data: README.md, \"Your data\""
+	@echo "next    open the report; then your own data: README.md, \"Your own data\""
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2 --dist loadfile
