@@ -126,6 +126,33 @@ def test_no_heartbeat_while_another_process_writes_or_on_a_terminal(caplog, monk
     assert caplog.messages == []
 
 
+def test_lines_of_workers_have_no_prefix_and_count_as_signs_of_life(capsys):
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+
+    from training.distributed.ray_internals import show_lines_of_workers
+
+    noted = []
+    show_lines_of_workers(lambda: noted.append(1))
+    lines = [
+        "demo, rank 0: epoch 0",
+        "[2026-11-29 13:57:16,202 E 22 33] core_worker.cc:2465: Actor",
+    ]
+    sender = {"pid": 7, "ip": "10.0.0.1", "localhost": "10.0.0.2", "actor_name": "RayTrainWorker"}
+    dispatcher.emit({**sender, "is_err": True, "lines": lines})
+    dispatcher.remove_handler("ray_print_logs")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "demo, rank 0: epoch 0\n")
+    assert noted
+
+
+def test_the_search_path_of_workers_is_not_extended_by_the_folder_of_the_driver():
+    from training.distributed.ray_internals import search_path_of_workers
+
+    job = search_path_of_workers(["/here", "/ours"])
+    job._py_driver_sys_path.extend(["/script", "/here"])  # as ray.init does
+    assert list(job._get_proto_job_config().py_driver_sys_path) == ["/here", "/ours"]
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_training_on_a_terminal_shows_its_lines_and_none_of_ray(tmp_path):

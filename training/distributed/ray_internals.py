@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import grpc
@@ -71,13 +71,15 @@ def show_lines_of_workers(note_line: Callable[[], None]) -> None:
         bars, lines = tqdm_ray.instance(), []
         for line in data["lines"]:
             if tqdm_ray.RAY_TQDM_MAGIC in line:  # the state of a bar
-                bars.process_state_update({**json.loads(line), "ip": bars.ip, "pid": bars.pid})
+                with suppress(ValueError):  # cut off by another line
+                    bars.process_state_update({**json.loads(line), "ip": bars.ip, "pid": bars.pid})
                 bars.unhide_bars()
             elif not LINE_OF_CPP.match(line):
                 lines.append(line)
         if lines:
             ray._private.worker.print_to_stdstream({**data, "lines": lines}, ignore_prefix=True)
 
+    ray_constants.RAY_DISABLE_WORKER_LOG_PREFIX = True  # of lines that it prints at the end
     dispatcher = ray_logging.global_worker_stdstream_dispatcher
     dispatcher.remove_handler("ray_print_logs")
     dispatcher.add_handler("ray_print_logs", show)
