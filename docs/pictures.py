@@ -15,8 +15,8 @@ DOCS = Path(__file__).parent
 REPORT = "artifacts/demo/runs/demo/report.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run")
-WIDTH, HEIGHT = 1100, 4000  # pixels of the window; the empty rest below the page is cut off
-MARGIN = 28
+WIDTH, HEIGHT = 1100, 4000  # pixels of the window
+MARGIN = 28  # pixels, above and below
 
 HIDDEN = {  # selectors, by picture
     "report.png": "main > section:not(#ranking-quality, #recall-by-list-length), details, footer",
@@ -38,7 +38,7 @@ def main(report: Path) -> None:
 
 def draw(browser: str, html: str, hidden: str, picture: Path) -> None:
     """Draw a page without the elements that the selector `hidden` matches."""
-    style = f"<style>{hidden} {{ display: none; }} section:first-child h2 {{ margin: 0; }}</style>"
+    style = f"<style>{hidden} {{ display: none; }}</style>"
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "page.html")
         page.write_text(html.replace("</head>", f"{style}</head>", 1), "utf-8")
@@ -51,16 +51,16 @@ def draw(browser: str, html: str, hidden: str, picture: Path) -> None:
             capture_output=True,
             timeout=120,
         )
-    cut_off_below(picture)
+    cut_off_background(picture)
 
 
-def cut_off_below(picture: Path) -> None:
-    """Cut off what is below the last row that differs from the background."""
+def cut_off_background(picture: Path) -> None:
+    """Cut off what is above and below all that differs from the background, but for a margin."""
     image = Image.open(picture).convert("RGB")
     background = Image.new("RGB", image.size, image.getpixel((0, image.height - 1)))
     box = ImageChops.difference(image, background).getbbox()
-    bottom = min(box[3] + MARGIN, image.height) if box else image.height
-    image.crop((0, 0, image.width, bottom)).save(picture, optimize=True)
+    _, top, _, bottom = box or (0, 0, *image.size)
+    image.crop((0, top - MARGIN, image.width, bottom + MARGIN)).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Weights of the channels, chosen on validation; runs with a memory, and without a network."""
 
 import json
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
 from benchmarks import channels
 from evaluation.channel_weights import load_weighted
-from evaluation.vector_tables import VectorTables
 from evaluation.metrics.run_metrics import BASELINES
 from evaluation.recommend import Options, recommend
+from evaluation.report.head import date_text
 from evaluation.run import evaluate
+from evaluation.vector_tables import VectorTables
 from evaluation.weight_search import Rivals, mean_ndcg, search_weights
-from mdsrec import schema, tables
+from mdsrec import __version__, schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.run_paths import RunPaths
 from training.data.sequences import SequenceReader
@@ -216,6 +218,9 @@ def test_transitions_need_no_training(untrained):
     assert found["test"]["all"] == found["test"]["memory"]
     history = json.loads(Path(RunPaths.of(untrained).history).read_text())
     assert history["epochs"][0]["ndcg@10"] == pytest.approx(found["valid"]["all"]["ndcg@10"])
+    html = Path(RunPaths.of(untrained).report).read_text()
+    for fact in (f"mdsrec {__version__}", history["machine"], date_text(history["date"])):
+        assert f"<dd>{escape(fact)}</dd>" in html
     recommend(untrained, Options(5, True))
     rows = tables.read_table(RunPaths.of(untrained).recommendations, schema.RECOMMENDATIONS)
     assert set(rows["channels"].to_pylist()[0]) == {"memory"}
