@@ -1,4 +1,6 @@
-"""`python -m evaluation CONFIG`: rank and report a run. Sub-commands: `recommend`, `compare`."""
+"""`python -m evaluation CONFIG`: rank and report a run. Sub-commands: `recommend`, `export`,
+`compare`.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -18,13 +20,14 @@ from mdsrec.command import (
 RANK = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
 COMMANDS = {
     "recommend": "write every user's best items, and all vectors",
+    "export": "write a folder that recommends by itself, without Ray and Spark",
     "compare": "compare runs on the same data",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a sub-command or, without one, the evaluation of a run."""
-    dispatch(argv, {"compare": compare, "recommend": recommend}, rank)
+    dispatch(argv, {"compare": compare, "export": export, "recommend": recommend}, rank)
 
 
 def rank(words: Sequence[str]) -> None:
@@ -52,14 +55,42 @@ def recommend(words: Sequence[str]) -> None:
         type=path,
         help="file with one user id per line (default: every user)",
     )
+    parser.add_argument(
+        "--histories",
+        metavar="FILE",
+        type=path,
+        help="users who were not in the data, instead of those who were: .jsonl or .parquet with "
+        "user_id and item_ids, or .csv with user_id and item_id",
+    )
     arguments = parser.parse_intermixed_args(words)
+    if arguments.users and arguments.histories:
+        parser.error("--users and --histories exclude each other")
     experiment = experiment_of(arguments)
-    from evaluation.recommend import Options, read_user_file
+    from evaluation.recommend import Options, read_user_file, recommend_histories
     from evaluation.recommend import recommend as write_recommendations
 
+    if arguments.histories:
+        options = Options(arguments.top, arguments.exclude_seen)
+        print(recommend_histories(experiment, arguments.histories, options))
+        return
     users = read_user_file(experiment, arguments.users) if arguments.users else None
     options = Options(arguments.top, arguments.exclude_seen, users)
     print(write_recommendations(experiment, options))
+
+
+def export(words: Sequence[str]) -> None:
+    """Export a run."""
+    parser = stage_parser(
+        "evaluation export",
+        "Write a folder that is enough to recommend: weights, graphs, ids and titles of items, "
+        "configuration and a model card. Python loads it with Recommender.load(DIR).",
+    )
+    parser.add_argument("run", metavar="RUN", type=path, help="folder of a run: ROOT/runs/NAME")
+    parser.add_argument("folder", metavar="DIR", type=path, help="folder to write")
+    arguments = parser.parse_args(words)
+    from evaluation.serving.export import export as write_export
+
+    print(write_export(arguments.run, arguments.folder))
 
 
 def compare(words: Sequence[str]) -> None:

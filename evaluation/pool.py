@@ -62,9 +62,14 @@ class ShardWorker:
     ) -> None:
         torch.set_num_threads(1)
         self.experiment, self.options = experiment, options
-        self.reader = SequenceReader(experiment)
+        self.reader = self.open_reader(experiment)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         self.trained = replace(load_trained(experiment, device), weight_of=weight_of)
+
+    @classmethod
+    def open_reader(cls, experiment: Experiment) -> SequenceReader:
+        """Open the table whose rows are the users."""
+        return SequenceReader(experiment)
 
     def ready(self) -> int:
         """Return at once. A result means that the actor has started and loaded the model."""
@@ -99,7 +104,7 @@ def write_table_in_shards(
     version = f"{uri}/{recipe.fingerprint[:12]}"
     filesystem, path = files.file_system(version)
     filesystem.create_dir(path, recursive=True)
-    num_users = SequenceReader(experiment).num_users
+    num_users = worker.open_reader(experiment).num_users
     shards = user_shards(num_users, experiment.eval.user_batch)
     num_rows = _rows_of_parts(version)
     missing = [shard for shard in shards if shard.number not in num_rows]

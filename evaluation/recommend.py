@@ -4,6 +4,7 @@ C channels, X items, D width, n items written together.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,9 @@ import pyarrow.compute as pc
 from evaluation.channel_weights import load_weighted
 from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import write_table_in_shards
+from evaluation.serving.history_files import write_histories
 from evaluation.serving.stored_weights import model_inputs, weights_in_recipe
-from evaluation.workers import RecommendWorker, UserVectorWorker
+from evaluation.workers import HistoryWorker, RecommendWorker, UserVectorWorker
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
@@ -40,16 +42,11 @@ def recommend(experiment: Experiment, options: Options) -> str:
     A table that exists for the same weights, options and columns is not written again.
     """
     trained, paths = load_weighted(experiment), RunPaths.of(experiment)
-    if options.top > trained.num_items:
-        raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
+    _check_top(trained, options)
     files.check_room(paths.uri, _vector_bytes(experiment, trained), "the vectors of this run")
     inputs = model_inputs(trained)
     users = None if options.users is None else sorted(options.users)
-
-    def recipe_of(columns: pa.Schema, **settings: object) -> Recipe:
-        run, weights = experiment.identity(), weights_in_recipe(trained)
-        return Recipe({"run": run, "columns": columns.names, **weights, **settings}, inputs)
-
+    recipe_of = partial(_recipe, experiment, trained)
     list_recipe = recipe_of(schema.RECOMMENDATIONS, **options._asdict() | {"users": users})
     for uri, worker, recipe in (
         (paths.recommendations, RecommendWorker, list_recipe),
@@ -80,6 +77,36 @@ def recommend(experiment: Experiment, options: Options) -> str:
             f"vectors          {', '.join(vectors)}",
         ]
     )
+
+
+def recommend_histories(experiment: Experiment, path: str, options: Options) -> str:
+    """Write the table `recommendations` for the users of a file -> summary for the screen.
+
+    The file is that of `evaluation.serving.history_files`.
+    """
+    trained, uri = load_weighted(experiment), RunPaths.of(experiment).recommendations
+    _check_top(trained, options)
+    histories, left_out = write_histories(experiment, path)
+    settings = options._asdict() | {"histories": histories.fingerprint}
+    recipe = _recipe(experiment, trained, schema.RECOMMENDATIONS, **settings)
+    if tables.find_table(uri, recipe) is None:
+        weight_of = trained.weight_of
+        write_table_in_shards(experiment, weight_of, HistoryWorker, uri, recipe, "served", options)
+    served = f"{experiment.name}: the top {options.top} items of {histories.rows:,} users of {path}"
+    return "\n".join([served, *left_out, "", f"recommendations  {uri}"])
+
+
+def _recipe(
+    experiment: Experiment, trained: TrainedModel, columns: pa.Schema, **settings: object
+) -> Recipe:
+    run, weights = experiment.identity(), weights_in_recipe(trained)
+    all_settings = {"run": run, "columns": columns.names, **weights, **settings}
+    return Recipe(all_settings, model_inputs(trained))
+
+
+def _check_top(trained: TrainedModel, options: Options) -> None:
+    if options.top > trained.num_items:
+        raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
 
 
 def read_user_file(experiment: Experiment, path: str) -> frozenset[int]:

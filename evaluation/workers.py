@@ -14,7 +14,9 @@ from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.lists import BestItems, best_items
 from mdsrec import schema
 from mdsrec.arrays import Floats
-from training.data.sequences import History
+from mdsrec.config import Experiment
+from mdsrec.run_paths import RunPaths
+from training.data.sequences import History, SequenceReader
 from training.inference import ALL, MEMORY, SEEN
 
 
@@ -61,6 +63,14 @@ class RecommendWorker(ShardWorker):
             )
             parts.append(_recommendation_rows(batch, best, self.catalogue))
         return pa.concat_tables(parts)
+
+
+class HistoryWorker(RecommendWorker):
+    """An actor that finds the items for users who were not in the data."""
+
+    @classmethod
+    def open_reader(cls, experiment: Experiment) -> SequenceReader:
+        return SequenceReader(experiment, RunPaths.of(experiment).histories)
 
 
 class UserVectorWorker(ShardWorker):

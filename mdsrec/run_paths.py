@@ -24,6 +24,7 @@ class RunPaths:
         self.metrics = f"{uri}/metrics.json"
         self.cases = f"{uri}/cases.json"  # users of the case study
         self.report = f"{uri}/report.html"
+        self.histories = f"{uri}/histories"  # table; users of `recommend --histories`
         self.recommendations = f"{uri}/recommendations"  # table
         self.user_vectors = f"{uri}/vectors/users"  # table
         self.item_vectors = f"{uri}/vectors/items"  # table

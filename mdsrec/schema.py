@@ -127,6 +127,11 @@ RECOMMENDATIONS = pa.schema(
 )
 """Sorted by user; recommendations after all events of the user."""
 
+HISTORIES = pa.schema(
+    {"user": pa.int64(), "user_id": pa.string(), "items": pa.list_(pa.int32())}
+)
+"""Users of `recommend --histories`: events, oldest first; `user` counts them."""
+
 RIVALS = pa.schema({"user": pa.int64(), "differences": pa.list_(pa.float32())})
 """One row per validation target, sorted by user: the scores of its rivals minus its own, a number
 for each channel, one rival after the other. Weights of the channels are chosen on it.

@@ -101,4 +101,4 @@ def as_frame(metrics: RankMetrics) -> pd.DataFrame:
         for name, mean in means.items()
     ]
     columns = ["split", "channel", "metric", "mean", "low", "high"]
-    return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:3]).sort_index()

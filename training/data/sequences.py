@@ -58,11 +58,11 @@ class Target(NamedTuple):
 
 
 class SequenceReader:
-    """Reader of the `sequences` table."""
+    """Reader of the `sequences` table, or of other histories at `uri`."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, uri: str | None = None) -> None:
         self.experiment = experiment
-        uri = tables.table_uri(experiment.root, "sequences")
+        uri = uri or tables.table_uri(experiment.root, "sequences")
         manifest = tables.open_table(uri)
         self.num_users = manifest.rows
         self._file_system, _ = files.file_system(uri)
@@ -105,7 +105,7 @@ class SequenceReader:
         """Return all events of each user first <= user < last."""
         return [
             events.values.to_numpy()
-            for _, rows in self._rows(first, last)
+            for _, rows in self._rows(first, last, ("items",))
             for events in rows.column("items")
         ]
 
