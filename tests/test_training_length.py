@@ -96,11 +96,13 @@ def content(experiment: Experiment) -> dict[str, Any]:
 
 
 def without_measures(progress: dict[str, Any]) -> dict[str, Any]:
+    """Return a history, or a checkpoint's state, without its date and what was measured."""
     epochs = [
         {name: value for name, value in epoch.items() if not name.startswith(MEASURED)}
         for epoch in progress["epochs"]
     ]
-    return {**progress, "epochs": epochs}
+    kept = {name: value for name, value in progress.items() if name != "date"}
+    return {**kept, "epochs": epochs}
 
 
 def as_lists(value: Any) -> Any:
