@@ -71,7 +71,9 @@ def test_a_later_file_replaces_single_keys_of_a_section(path, tmp_path):
         load_experiment(path, [str(tmp_path / "none.toml")])
 
 
-@pytest.mark.parametrize("name", ["all", "network", "fused", "memory", "seen", "popularity"])
+@pytest.mark.parametrize(
+    "name", ["all", "network", "fused", "memory", "seen", "popularity", "itemknn"]
+)
 def test_no_modality_has_the_name_of_a_channel(path, name):
     with pytest.raises(InputError, match=f"'{name}' cannot name a modality"):
         load_experiment(path, [f"features.{name}.vectors=a.parquet"])
