@@ -17,6 +17,7 @@ class SubCommand(NamedTuple):
 SUB_COMMANDS = {  # in the order of a user's work
     "demo": SubCommand("etl.synthetic", "write a small raw catalogue to try things out"),
     "files": SubCommand("mdsrec.command.shipped", "copy the configurations or cluster files here"),
+    "inspect": SubCommand("etl inspect", "show your own files, and propose a section [input]"),
     "etl": SubCommand("etl", "build tables from raw files"),
     "status": SubCommand("etl status", "show which tables are up to date"),
     "train": SubCommand("training", "train a model on the tables"),
@@ -24,6 +25,7 @@ SUB_COMMANDS = {  # in the order of a user's work
     "run": SubCommand("cluster run", "etl, train and evaluate in turn"),
     "compare": SubCommand("evaluation compare", "compare evaluated runs"),
     "recommend": SubCommand("evaluation recommend", "write every user's best items, and vectors"),
+    "export": SubCommand("evaluation export", "write a folder that recommends by itself"),
     "tune": SubCommand("tuning", "search for better settings"),
     "study": SubCommand("tuning study", "compare several models over several seeds"),
     "preflight": SubCommand("cluster preflight", "check every node of a Ray cluster"),
