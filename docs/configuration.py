@@ -74,6 +74,7 @@ NEW_VALUES: dict[str, Any] = {
     "eval.pictures": "ROOT",
     "optim.decay": "linear",
     "train.loss": "sampled",
+    "train.tracking": "mlflow",
     "tune.space": {"optim.lr": {"choice": [1e-3]}},
     "tune.hours": 1.0,
     "tune.concurrent": 1,
