@@ -1,4 +1,7 @@
-"""`python -m etl CONFIG`: build the tables. `python -m etl status CONFIG`: show their state."""
+"""`python -m etl CONFIG`: build the tables. `etl status CONFIG`: show their state.
+
+`etl inspect FILE ...`: show the columns of the user's own files.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -10,16 +13,21 @@ from mdsrec.command import (
     experiment_parser,
     run_command,
     spelled,
+    stage_parser,
 )
 
 BUILD = "Build the tables below ROOT/dataset from raw files. Tables that are up to date are kept."
 STATUS = "Show which tables below ROOT/dataset are up to date. Nothing is built."
-COMMANDS = {"status": "show which tables are up to date"}
+INSPECT = "Show the columns of your files, from their first rows, and a section [input] for them."
+COMMANDS = {
+    "status": "show which tables are up to date",
+    "inspect": "show the columns of your own files, and a section [input] for them",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `status` or, without a sub-command, the ETL."""
-    dispatch(argv, {"status": status}, build)
+    """Run `status`, `inspect` or, without a sub-command, the ETL."""
+    dispatch(argv, {"status": status, "inspect": inspect}, build)
 
 
 def build(words: Sequence[str]) -> None:
@@ -46,6 +54,19 @@ def status(words: Sequence[str]) -> None:
     print(status_report(experiment, statuses))
     complete = all(table.state == TableState.UP_TO_DATE for table in statuses)
     print(f"next: {command_line('training' if complete else 'etl', arguments)}")
+
+
+def inspect(words: Sequence[str]) -> None:
+    """Show what files of the user's hold."""
+    parser = stage_parser("etl inspect", INSPECT)
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", help="CSV, TSV, JSON lines or Parquet; or a folder"
+    )
+    parser.add_argument("--separator", help="of CSV columns; recognized unless it is given")
+    arguments = parser.parse_args(words)
+    from etl.tabular.proposal import inspect_files
+
+    print(inspect_files(arguments.files, arguments.separator))
 
 
 if __name__ == "__main__":

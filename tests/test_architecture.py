@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "etl.recipes": {*KERNEL, "etl.catalogue", "etl.features", "etl.tabular"},
     "etl.builders": {*KERNEL, *ETL_STEPS, "etl.recipes"},
     "etl.synthetic": KERNEL,
-    "etl": {*KERNEL, "etl.spark", "etl.recipes", "etl.builders"},
+    "etl": {*KERNEL, "etl.spark", "etl.recipes", "etl.tabular", "etl.builders"},
     # tables -> weights
     "training.device": KERNEL,
     "training.data": {*KERNEL, "training.device"},

@@ -162,7 +162,11 @@ def _read_head(uri: str) -> bytes:
     try:
         with open_stream(uri) as stream:
             return stream.read(HEAD_BYTES)
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{uri}: truncated or corrupt gzip ({error}): fetch the file again"
+        ) from None
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"{uri}: cannot be read: {first_line(error)}") from None
 
 

@@ -1,0 +1,179 @@
+"""The first rows of a table's file, and what its columns seem to hold."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from etl.catalogue.literals import load_json
+from etl.catalogue.parsing import UnusableLineError
+from etl.catalogue.raw import numbered_lines
+from etl.tabular.delimited import read_csv
+from etl.tabular.rows import python_values
+from etl.tabular.table_file import TableFile
+from etl.tabular.values import DATES, EPOCH, NULLS, NUMBER, content_of, id_text, moment
+from mdsrec.errors import InputError
+from mdsrec.files import file_system, first_line
+
+ROWS = 10_000
+RECENT = 946_684_800  # 2000-01-01; a number of seconds since then may be a time
+LEAST_WIDTH = 3  # of a list of numbers that may be a vector
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a sample: its name and values, without nulls and empty cells."""
+
+    name: str
+    values: list[Any]
+    num_empty: int
+
+    @cached_property
+    def kind(self) -> str:
+        """The kind of most values: text, whole numbers, numbers, dates, vectors, ..."""
+        kinds = Counter(map(_kind, self.values[:1000])).most_common(1)
+        return kinds[0][0] if kinds else "empty"
+
+    @cached_property
+    def width(self) -> int | None:
+        """The width of vectors; None if the values are no lists of numbers of one width."""
+        widths = {_width(value) for value in self.values}
+        return widths.pop() if len(widths) == 1 else None
+
+    @cached_property
+    def may_be_time(self) -> bool:
+        """True if all values read as times since 2000, of one kind."""
+        try:
+            moments = [moment(value, None) for value in self.values]
+        except UnusableLineError:
+            return False
+        now = datetime.now(UTC).timestamp() + 86_400
+        kinds = {found.kind for found in moments}
+        return len(kinds) == 1 and all(
+            found.kind == DATES or RECENT <= found.micros / 10**6 <= now for found in moments
+        )
+
+    @cached_property
+    def ids(self) -> frozenset[str]:
+        """The distinct values as ids."""
+        found = set()
+        for value in self.values:
+            try:
+                found.add(id_text(value, "id"))
+            except UnusableLineError:
+                continue
+        return frozenset(found)
+
+    @property
+    def range(self) -> str:
+        """The least and the greatest value, or the number of distinct ones and an example."""
+        if not self.values:
+            return ""
+        if self.width is not None:
+            return f"width {self.width}"
+        if self.may_be_time:
+            moments = [moment(value, None) for value in self.values]
+            micros = [found.micros for found in moments]
+            return f"times in {moments[0].kind}: {_day(min(micros))} .. {_day(max(micros))}"
+        if self.kind in ("whole numbers", "numbers"):
+            numbers = [float(value) for value in self.values if _is_number(value)]
+            return f"{min(numbers):.15g} .. {max(numbers):.15g}, {len(self.ids):,} distinct"
+        example = " ".join(str(content_of(self.values[0])).split())
+        return f"{len(set(map(repr, self.values))):,} distinct, as {example[:40]!r}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first rows of a file."""
+
+    file: TableFile
+    num_rows: int
+    is_whole: bool  # the file has no more rows
+    columns: dict[str, Column]
+
+
+def sample_of(file: TableFile, rows: int = ROWS) -> Sample:
+    """Read the first rows of a file."""
+    found = list(islice(_rows(file), rows + 1))
+    values = {name: [row[n] for row in found[:rows]] for n, name in enumerate(file.names)}
+    columns = {name: _column(name, cells) for name, cells in values.items()}
+    return Sample(file, min(len(found), rows), len(found) <= rows, columns)
+
+
+def _column(name: str, cells: Sequence[Any]) -> Column:
+    filled = [cell for cell in cells if not _is_empty(cell)]
+    return Column(name, filled, len(cells) - len(filled))
+
+
+def _rows(file: TableFile) -> Iterator[Sequence[Any]]:
+    if file.csv is not None:
+        yield from (row.cells for row in read_csv(file.csv, file.names) if row.cells is not None)
+    elif file.kind == "Parquet":
+        filesystem, path = file_system(file.uri)
+        try:
+            with filesystem.open_input_file(path) as source:
+                for batch in pq.ParquetFile(source).iter_batches(1024):
+                    yield from zip(*map(python_values, batch.columns), strict=True)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{file.uri}: cannot be read: {first_line(error)}") from None
+    else:
+        for _, line in numbered_lines(file.uri):
+            try:
+                record = load_json(line.decode("utf-8", "replace"))
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield [record.get(name) for name in file.names]
+
+
+def _is_empty(cell: Any) -> bool:
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "replace").strip().lower() in ("", *NULLS)
+    return cell is None or cell == "" or cell != cell
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bytes):
+        return NUMBER.fullmatch(value.decode("utf-8", "replace").strip()) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _kind(value: Any) -> str:
+    value = content_of(value)
+    if isinstance(value, date):
+        return "dates"
+    if isinstance(value, bool):
+        return "booleans"
+    if _width(value) is not None:
+        return "vectors"
+    if isinstance(value, list | tuple | dict):
+        return "lists" if isinstance(value, list | tuple) else "objects"
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        return "dates" if _is_date(value) else "text"
+    number = float(value)
+    return "whole numbers" if number.is_integer() else "numbers"
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return moment(text, None).kind == DATES
+    except UnusableLineError:
+        return False
+
+
+def _width(value: Any) -> int | None:
+    value = content_of(value)
+    if not isinstance(value, list | tuple) or len(value) < LEAST_WIDTH:
+        return None
+    is_vector = all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
+    return len(value) if is_vector else None
+
+
+def _day(micros: int) -> str:
+    return str((EPOCH + timedelta(microseconds=micros)).date())
