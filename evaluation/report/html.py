@@ -7,7 +7,7 @@ from html import escape
 from importlib import resources
 
 TELEPHONE, DESKTOP = 51, 110  # characters that fit: one between columns, and their widest words
-HALF = 24  # characters of a cell and its header in half a line of a telephone
+HALF = 20  # characters of a cell and its header in half a line of a telephone
 PHRASE = 14  # characters of a text that stay on one line
 
 
