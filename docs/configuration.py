@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from etl.recipes import raw_inputs, recipes
-from mdsrec.config import Experiment, FeatureConfig
+from mdsrec.config import ColumnsConfig, Experiment, FeatureConfig
+from mdsrec.config.input import TABLE_KEYS
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.models import sections
@@ -51,6 +52,20 @@ NEW_VALUES: dict[str, Any] = {
     "input.edition": "2014",
     "input.reviews": ["ROOT/more.json"],
     "input.metadata": ["ROOT/more.json"],
+    "input.format": "table",
+    "input.source": "orc",
+    "input.interactions": ["ROOT/more.csv"],
+    "input.items": ["ROOT/more.csv"],
+    "input.time_unit": "seconds",
+    "input.separator": ";",
+    "input.options": {"url": "jdbc:other"},
+    "input.snapshot": "later",
+    **{
+        f"input.columns.{key}": "c"
+        for key in ("user", "item", "time", "item_key", "title", "image")
+    },
+    "input.columns.text": ["c"],
+    "features.NAME.column": "c",
     "sequences.cut": [0.7, 0.8],
     "sequences.split": "leave_one_out",
     "features.NAME.encoder": "ROOT/encoder",
@@ -181,7 +196,7 @@ def is_fixed(field: FieldInfo) -> bool:
 
 def base_experiment(root: Path) -> dict[str, Any]:
     """Return an experiment with a modality of every kind: vectors, text and images."""
-    for name in ("raw.json", "more.json", "a.parquet", "more.parquet"):
+    for name in ("raw.json", "more.json", "a.parquet", "more.parquet", "a.csv", "more.csv"):
         (root / name).write_text(name)
     for folder in ("encoder", "images"):
         (root / folder).mkdir(exist_ok=True)
@@ -219,9 +234,28 @@ def tables_of(experiment: Experiment) -> dict[str, str]:
     return {name: recipe.fingerprint for name, recipe in found.items()}
 
 
+OF_SOURCES = ("input.options", "input.snapshot")
+TABLES = {
+    *(f"input.{key}" for key in TABLE_KEYS),
+    *(f"input.columns.{key}" for key in ColumnsConfig.model_fields),
+    "features.vectors.column",
+}
+
+
+def of_tables(base: Mapping[str, Any], dotted: str) -> dict[str, Any]:
+    """Return the experiment with tables of the user's own as its input, for one of their keys."""
+    files = {key: [f"{base['root']}/a.csv"] for key in ("interactions", "items")}
+    source = {"source": "delta"} if dotted in OF_SOURCES else {}
+    found = dict(base) | {"input": {"format": "table", **source, **files}}
+    column = dotted.endswith(".column")
+    return changed(found, "features.vectors", {"column": "v"}) if column else found
+
+
 def effect(base: Mapping[str, Any], dotted: str, value: Any) -> str:
     """Return what a new value of a key invalidates."""
-    other = base
+    if dotted in TABLES:
+        base = of_tables(base, dotted)
+    other = of_tables(base, dotted) if dotted == "input.format" else base
     for key, companion in COMPANIONS.get(dotted, {}).items():
         other = changed(other, key, companion)
     before = experiment_from(base, "base")
@@ -236,6 +270,7 @@ def effect(base: Mapping[str, Any], dotted: str, value: Any) -> str:
 SUBSECTIONS = (
     *(
         "input",
+        "input.columns",
         "sequences",
         "features",
         "graph",
@@ -252,6 +287,7 @@ SHARED_KEYS = {f"model.{name}" for name in NetworkConfig.model_fields}
 MODALITY_OF_KEY = {
     "vectors": "vectors",
     "ids": "vectors",
+    "column": "vectors",
     "max_shared": "vectors",
     "images": "image",
 }
@@ -294,9 +330,8 @@ def page() -> str:
             if name == "model":
                 parts += model_parts(base)
                 continue
-            section = (
-                FeatureConfig if name == "features" else Experiment.model_fields[name].annotation
-            )
+            known: dict[str, Any] = {"features": FeatureConfig, "input.columns": ColumnsConfig}
+            section = known.get(name) or Experiment.model_fields[name].annotation
             title = "features.NAME" if name == "features" else name
             assert isinstance(section, type) and issubclass(section, Section)
             parts += [f"## `[{title}]`", str(section.__doc__)]

@@ -16,7 +16,7 @@ INTERACTIONS = pa.schema(
         "line": pa.int64(),  # 1-based
         "user_id": pa.string(),
         "item_id": pa.string(),
-        "time": pa.int64(),  # seconds since 1970; milliseconds in edition 2023
+        "time": pa.int64(),  # seconds since 1970, or milliseconds (as in edition 2023)
     }
 )
 """Every usable review, sorted by (file, line)."""

@@ -29,6 +29,10 @@ SPLIT_RULES = {
 COLD_RULE = "an item is cold where CRC-32 of its id (UTF-8) is below cold_share * 2^32"
 
 
+EVENT_COLUMNS = {"user", "item", "time"}
+ITEM_COLUMNS = {"item", "item_key", "title", "text", "image"}
+
+
 def text_fields(experiment: Experiment) -> tuple[str, ...]:
     """Return the metadata fields of `items.text`: those of the text encoders, or the default.
 
@@ -43,13 +47,12 @@ def text_fields(experiment: Experiment) -> tuple[str, ...]:
 
 def table_settings(experiment: Experiment) -> dict[str, Settings]:
     """Return the settings of every table by name, in an order in which they can be built."""
-    raw = _input_settings(experiment)
     graph = experiment.graph
     pairs = {"distance": graph.distance, "max_distance": graph.max_distance}
     found: dict[str, Settings] = {
-        "interactions": raw,
-        "metadata": raw,
-        "rejects": raw,
+        "interactions": _input_settings(experiment, EVENT_COLUMNS),
+        "metadata": _input_settings(experiment, ITEM_COLUMNS),
+        "rejects": _input_settings(experiment, EVENT_COLUMNS | ITEM_COLUMNS),
         "sequences": _sequence_settings(experiment),
         "items": {"text": list(text_fields(experiment))},
         cooccurrence_name(experiment): pairs,
@@ -84,12 +87,15 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
     return found
 
 
-def _input_settings(experiment: Experiment) -> Settings:
+def _input_settings(experiment: Experiment, columns: set[str]) -> Settings:
+    """Return the settings of a table that is made from the `columns` of the raw input."""
     config = experiment.input
     if config.format == "amazon":
         return {"edition": config.edition}
-    keys = {"format", "columns", "time_unit", "separator", "source", "snapshot"}
-    return config.model_dump(mode="json", include=keys, exclude_none=True)
+    keys = {"format", "separator", "source", "snapshot"}
+    keys |= {"time_unit"} if "time" in columns else set()
+    found = config.model_dump(mode="json", include=keys, exclude_none=True)
+    return found | config.columns.model_dump(mode="json", include=columns, exclude_none=True)
 
 
 def _sequence_settings(experiment: Experiment) -> Settings:

@@ -1,4 +1,4 @@
-"""Which column of a table has which role: as configured, or recognized by a usual name."""
+"""The roles of a table's columns: as configured, or recognized by a usual name."""
 
 import difflib
 import re

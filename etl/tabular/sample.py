@@ -1,4 +1,4 @@
-"""The first rows of a table's file, and what its columns seem to hold."""
+"""The first rows of a table's file, and the kinds of values in its columns."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

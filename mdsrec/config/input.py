@@ -29,7 +29,7 @@ class ColumnsConfig(Section):
     item: str | None = None
     """Item id in the interactions, and in the items unless `item_key` is set."""
     time: str | None = None
-    """Time of an interaction: a number since 1970 (`time_unit`), ISO 8601, a date or a timestamp."""
+    """Time of an interaction: a number since 1970, ISO 8601, a date or a timestamp."""
     item_key: str | None = None
     """Item id in the items, if it has another name there."""
     title: str | None = None
@@ -107,7 +107,9 @@ class InputConfig(Section):
     time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] | None = None
     """Unit of times that are numbers. Unset means recognized by their size, over all rows."""
     separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """Separator of CSV columns. Unset means recognized by the first line: one of , ; tab or |."""
+    """Separator of CSV columns. Unset means recognized by the first line: comma,
+    semicolon, tab or a vertical bar.
+    """
     options: Properties = Field(default={}, exclude=True)
     """Options of the Spark source, as in `url = "jdbc:..."`. They are never written down: they may
     hold credentials.
