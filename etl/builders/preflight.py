@@ -25,6 +25,9 @@ ROOM_PER_INPUT = 1 / 10  # bytes of tables, and of Spark's shuffles, per byte of
 def check_build(space: Workspace) -> None:
     """Raise InputError for the first need of an outdated table that is not met."""
     outdated = [name for name in space.recipes if space.find_table(name) is None]
+    source = space.experiment.input.source
+    if source is not None and "interactions" not in outdated:
+        log.info("the %s source is not read again: change input.snapshot to read it", source)
     if not outdated:
         return
     _log_other_versions(space, outdated)

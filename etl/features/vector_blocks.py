@@ -54,6 +54,12 @@ class VectorBatch:
         total = np.concatenate([[0], np.cumsum(flags)])
         return np.asarray(total[self.offsets[1:]] - total[self.offsets[:-1]])
 
+    def matrix(self, rows: Ints, width: int) -> Vectors:
+        """Return the vectors [n, width] of n rows that have this width; others may be empty."""
+        if len(self.values) == len(self) * width:
+            return self.values.reshape(-1, width)[rows]
+        return self.values[self.offsets[rows][:, None] + np.arange(width)]
+
     def digests(self) -> list[bytes]:
         """Return a hash of each vector's bytes; equal vectors have the same."""
         content = self.values.view(np.uint8).data
@@ -145,8 +151,7 @@ def _read_vectors(
         for vectors in source.batches(block):
             start, stop = np.searchsorted(rows, [first, first + len(vectors)])
             if start < stop:
-                matrix = vectors.values.reshape(len(vectors), width)
-                yield _pack(items[start:stop], matrix[rows[start:stop] - first])
+                yield _pack(items[start:stop], vectors.matrix(rows[start:stop] - first, width))
             first += len(vectors)
         if rows[-1] >= first:
             raise InputError("a file of vectors changed while it was read: run again")
