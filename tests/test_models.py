@@ -81,6 +81,25 @@ def test_vectors_of_users_do_not_depend_on_the_other_users(root: Path, name: str
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape", [{}, {"dim": 32, "max_length": 20}])
+def test_a_history_has_the_same_bits_in_every_batch(root: Path, name: str, shape: Any) -> None:
+    model = perturbed_model(experiment_of(root, name, model=shape)).eval()
+    generator, items = np.random.default_rng(0), model.item_vectors()
+    lengths = [1, 1, 1, *range(1, 26), *([8] * 30), 20, 20]
+    histories = [generator.integers(0, 40, n).astype(np.int32) for n in lengths]
+    together = user_vectors(model, histories, items)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for size in (1, 7):
+            starts = range(0, len(histories), size)
+            parts = [user_vectors(model, histories[i : i + size], items) for i in starts]
+            assert torch.equal(torch.cat(parts), together)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("loss", ["full", "sampled"])
 def test_losses_of_the_ranks_sum_to_the_loss_of_the_step(root: Path, name: str, loss: str) -> None:
     train = {"loss": loss, "num_negatives": 9 if loss == "sampled" else 0}

@@ -31,7 +31,6 @@ from training.models.registry import build_model
 ALL, NETWORK = "all", "network"  # names of sums of channels
 MEMORY, SEEN = "memory", "seen"  # names of channels beside the model's
 LANES = 8  # histories are padded to multiples of so many events
-ROWS = 16  # a product of fewer rows may be rounded differently
 NO_HISTORY = np.zeros(1, dtype=np.int32)
 
 
@@ -160,7 +159,7 @@ def user_vectors(model: Model, histories: list[History], item_vectors: ItemVecto
     """Return one vector per history and channel [B, C, D], of its last `max_length` events.
 
     A vector has the same bits in every batch: histories are encoded with those of the same padded
-    length only, in at least ROWS rows.
+    length only, and never fewer than the model needs for that.
     """
     num_channels, _, dim = item_vectors.vectors.shape
     vectors = item_vectors.vectors.new_empty(len(histories), num_channels, dim)
@@ -170,7 +169,7 @@ def user_vectors(model: Model, histories: list[History], item_vectors: ItemVecto
     for length in np.unique(padded_lengths).tolist():
         rows = np.flatnonzero(padded_lengths == length)
         members = [histories[row] for row in rows]
-        members += [NO_HISTORY] * (ROWS - len(members))
+        members += [NO_HISTORY] * (model.fewest_histories(length) - len(members))
         items_BT, lengths_B = padded(members, longest)
         items_BT = F.pad(items_BT, (0, length - items_BT.shape[1]))
         encoded = model.user_vectors(items_BT.to(device), lengths_B.to(device), item_vectors)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.layers.linear import ROWS
 from training.layers.queries import Queries
 
 LANES = 64  # a tile of another width has an odd end, where a matrix product may round differently
-ROWS = 16  # so may a product of fewer rows
 
 
 class Tiles:

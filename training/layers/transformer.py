@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mdsrec.config import TransformerConfig
 from training.layers.dropout import dropout
+from training.layers.linear import Linear
 
 NORM_EPS = 1e-12
 
@@ -20,10 +21,10 @@ class Block(nn.Module):
         super().__init__()
         dim = config.dim
         self.num_heads, self.dropout = config.num_heads, config.dropout
-        self.query, self.key = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.value, self.output = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.query, self.key = Linear(dim, dim), Linear(dim, dim)
+        self.value, self.output = Linear(dim, dim), Linear(dim, dim)
         self.attention_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.inner, self.outer = nn.Linear(dim, config.inner_dim), nn.Linear(config.inner_dim, dim)
+        self.inner, self.outer = Linear(dim, config.inner_dim), Linear(config.inner_dim, dim)
         self.feedforward_norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(

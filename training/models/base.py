@@ -18,6 +18,7 @@ from mdsrec.config.model_base import NetworkConfig
 from training.data.batch import Batch
 from training.data.item_tables import ItemTables
 from training.data.negatives import Sampler, build_sampler
+from training.layers.linear import ROWS
 
 INIT_STD = 0.02
 
@@ -62,6 +63,13 @@ class Model(nn.Module):
                 nn.init.normal_(parameter, 0.0, INIT_STD, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    def fewest_histories(self, length: int) -> int:
+        """Return how many histories of so many events `user_vectors` needs at a time.
+
+        Then all matrix products have ROWS rows, and a history has the same bits in every batch.
+        """
+        return ROWS
 
     def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
         """Draw the random numbers of every prefix of a global step -> [prefixes, ...], in order.

@@ -90,7 +90,9 @@ def prefix_interests(
     assert layers[0].shift is not None
     widest = max(prefixes.e.shape[-1], layers[0].shift.shape[-1])  # D, or N T attention weights
     bytes_per_user = prefixes.e[0, :, 0].numel() * num_centers * widest * prefixes.e.element_size()
-    size = max(1, working_set(prefixes.e) // bytes_per_user)
+    size, num_users = max(1, working_set(prefixes.e) // bytes_per_user), len(prefixes.e)
+    while size > 1 and num_users > 1 and num_users % size == 1:
+        size += 1  # a user alone in a block would be rounded differently
     keep = bytes_per_user * len(prefixes.e) * len(layers) <= SAVED_BYTES
     projections = [layer.projection for layer in layers]
     split = prefixes, [layer._replace(projection=None) for layer in layers]

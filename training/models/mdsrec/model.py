@@ -13,6 +13,7 @@ from mdsrec.config import Experiment, MDSRecConfig
 from training.data.batch import Batch
 from training.data.item_tables import ItemTables
 from training.layers.dropout import dropout_mask
+from training.layers.linear import ROWS
 from training.layers.losses import full_softmax_loss
 from training.layers.sampled_softmax import sampled_softmax_loss
 from training.layers.transformer import Encoder
@@ -20,6 +21,8 @@ from training.models.base import Model
 from training.models.mdsrec.centers import PrefixStates, prefix_interests
 from training.models.mdsrec.interest_block import InterestEncoder
 from training.models.mdsrec.items import ItemRepresentations, MDSRecItemVectors, module_key
+
+VECTOR_PRODUCT = 512  # a matrix of fewer numbers, times a vector, may sum in another order
 
 
 class MDSRec(Model):
@@ -41,6 +44,14 @@ class MDSRec(Model):
             self.encoders[module_key(name)] = encoder(config)
         rho = {m: config.rho_of(m, len(self.modalities)) for m in self.modalities}
         self.set_channels({"fused": 1.0, **rho})
+
+    def fewest_histories(self, length: int) -> int:
+        """Return enough for ROWS tokens and, of each modality, ROWS centers."""
+        config = self.config
+        centers = config.num_centers if config.interest_centers else ROWS
+        tokens = max(ROWS, -(-VECTOR_PRODUCT // (config.dim // config.num_heads)))
+        # One history by itself takes another path, too.
+        return max(2, -(-ROWS // centers), -(-tokens // length))
 
     def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
         """Draw logit(delta) of Eq. 19 -> [prefixes, |M|, K]."""
