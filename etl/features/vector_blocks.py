@@ -57,8 +57,8 @@ class VectorBatch:
     def matrix(self, rows: Ints, width: int) -> Vectors:
         """Return the vectors [n, width] of n rows that have this width; others may be empty."""
         if len(self.values) == len(self) * width:
-            return self.values.reshape(-1, width)[rows]
-        return self.values[self.offsets[rows][:, None] + np.arange(width)]
+            return np.asarray(self.values.reshape(-1, width)[rows])
+        return np.asarray(self.values[self.offsets[rows][:, None] + np.arange(width)])
 
     def digests(self) -> list[bytes]:
         """Return a hash of each vector's bytes; equal vectors have the same."""
