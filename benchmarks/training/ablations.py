@@ -118,5 +118,5 @@ def _table(events_of: dict[str, list[Events]]) -> str:
 
 
 def _mean_and_deviation(of_seeds: Floats) -> str:
-    deviation = of_seeds.std(ddof=1) if len(of_seeds) > 1 else 0.0
-    return f"{of_seeds.mean():.4f} ± {deviation:.4f}"
+    deviation = f" ± {of_seeds.std(ddof=1):.4f}" if len(of_seeds) > 1 else ""
+    return f"{of_seeds.mean():.4f}{deviation}"
