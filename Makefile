@@ -1,10 +1,11 @@
 # make demo    environment, a small raw catalogue, every stage, a report (minutes, no GPU)
 # make test    environment, tests (minutes)
+# make verify  measure a quick part of docs/results.toml again, compare (minutes)
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test check docs pictures clean
+.PHONY: demo test verify check docs pictures clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/mdsrec demo
@@ -16,6 +17,10 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2 --dist loadfile
 
+verify: $(VENV)/ready
+	$(VENV)/bin/mdsrec demo
+	$(RUN) -m benchmarks.verify
+
 check: $(VENV)/ready
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -23,6 +28,7 @@ check: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(RUN) docs/configuration.py
+	$(RUN) docs/results.py
 
 # README's pictures, from the report that `make demo` wrote; needs Chromium.
 pictures: $(VENV)/ready
