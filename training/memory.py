@@ -7,7 +7,7 @@ The score of item i for a history h1 (the last event), h2, ... is
 over the last `max_events` events. M is the table `memory`: decayed counts of what follows an item
 in training sequences, spread over the neighbors of the modalities (etl/graph/spreading.py).
 
-B histories, X items.
+B histories, X items, n of them.
 """
 
 from collections.abc import Sequence
@@ -70,16 +70,17 @@ class Memory:
         starts = np.concatenate([[0], np.cumsum([len(events) for events in recent])])
         fading = np.concatenate([np.empty(0), *(self.fading(len(events)) for events in recent)])
         events = np.concatenate([np.empty(0, np.int32), *recent])
-        num_items = self.terms.shape[0]
-        weights_BX = csr_array((fading, events, starts), shape=(len(recent), num_items))
-        found = csr_array(weights_BX @ self.terms)
+        # Only the rows of these events: the product would copy all terms to double precision.
+        own_items, columns = np.unique(events, return_inverse=True)
+        weights_Bn = csr_array((fading, columns, starts), shape=(len(recent), len(own_items)))
+        found = csr_array(weights_Bn @ self.terms[own_items])
         found.sort_indices()
         rows = np.repeat(np.arange(len(recent)), np.diff(found.indptr))
         return SparseScores(
             torch.from_numpy(rows),
             torch.from_numpy(found.indices.astype(np.int64)),
             torch.from_numpy(found.data.astype(np.float32)),
-            num_items,
+            self.terms.shape[0],
         )
 
 
