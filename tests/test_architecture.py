@@ -236,7 +236,7 @@ except SystemExit as ended:
     [
         *STAGES,
         *("cluster run", "cluster submit", "cluster preflight", "etl status"),
-        *("evaluation compare", "evaluation recommend", "tuning study"),
+        *("evaluation compare", "evaluation recommend", "evaluation export", "tuning study"),
     ],
 )
 def test_a_help_text_loads_nothing_heavy(command):

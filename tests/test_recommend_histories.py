@@ -73,7 +73,7 @@ def test_unknown_ids_and_users_without_a_known_item_are_said(experiment, tmp_pat
     said = recommend_histories(experiment, path, OPTIONS).splitlines()
     assert said[1:3] == [
         "3 item ids are not in the catalogue and were left out: 'gone', 'lost'",
-        "2 users without a known item were left out: 'ben', 'cid'",
+        "2 of 3 users have no known item: 'ben', 'cid'",
     ]
     assert [row["user_id"] for row in recommendations(experiment)] == ["ann"]
 

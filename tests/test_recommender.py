@@ -373,3 +373,11 @@ def test_threads_of_a_service_get_the_same_lists(model, run):
     with ThreadPoolExecutor(4) as threads:
         lists = threads.map(lambda history: model.recommend(history, top=TOP), run.histories)
         assert_lists_of_the_table(lists, run.rows)
+
+
+@pytest.mark.ray
+def test_histories_may_come_from_a_generator(model, run):
+    several = model.recommend((history for history in run.histories[:4]), top=2)
+    pd.testing.assert_frame_equal(several, model.recommend(run.histories[:4], top=2))
+    one = model.recommend(iter(run.histories[0]), top=2)
+    pd.testing.assert_frame_equal(one, model.recommend(pd.Series(run.histories[0]), top=2))

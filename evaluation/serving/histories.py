@@ -25,6 +25,7 @@ class KnownHistories:
     items: list[History] = field(default_factory=list)
     unknown_ids: Counter[str] = field(default_factory=Counter)  # not in the catalogue
     empty_histories: list[Hashable] = field(default_factory=list)  # keys, without a known item
+    is_one: bool = False  # the caller gave one history, not a list of them
 
     def add(self, key: Hashable, ids: Iterable[Any], catalogue: Catalogue) -> None:
         """Add a history, without the ids that the catalogue does not have."""
@@ -54,7 +55,9 @@ def unknown_text(unknown: Counter[str]) -> str:
     """Return one line about ids that were left out."""
     first = ", ".join(map(repr, list(unknown)[:SHOWN_IDS]))
     more = ", ..." if len(unknown) > SHOWN_IDS else ""
-    return f"{unknown.total():,} item ids are not in the catalogue and were left out: {first}{more}"
+    count = unknown.total()
+    ids, are, were = ("id", "is", "was") if count == 1 else ("ids", "are", "were")
+    return f"{count:,} item {ids} {are} not in the catalogue and {were} left out: {first}{more}"
 
 
 def known_histories(histories: Any, catalogue: Catalogue) -> KnownHistories:
@@ -66,21 +69,16 @@ def known_histories(histories: Any, catalogue: Catalogue) -> KnownHistories:
     found = KnownHistories()
     if not isinstance(histories, Mapping):
         histories = _as_list(histories)
-        if is_one_history(histories):
-            found.add(0, histories, catalogue)
-            if found.empty_histories:
-                raise InputError(_no_items_text(list(found.unknown_ids)))
-            histories = {}
+        found.is_one = not any(map(_is_list, histories))
+    if found.is_one:
+        histories = {0: histories}
     keyed = histories.items() if isinstance(histories, Mapping) else enumerate(histories)
     for key, history in keyed:
         found.add(key, _as_list(history), catalogue)
+    if found.is_one and found.empty_histories:
+        raise InputError(_no_items_text(list(found.unknown_ids)))
     found.warn()
     return found
-
-
-def is_one_history(histories: Any) -> bool:
-    """Return True for a list of ids, False for several lists."""
-    return not isinstance(histories, Mapping) and not any(_is_list(each) for each in histories)
 
 
 def _is_list(value: Any) -> bool:

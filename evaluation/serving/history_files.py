@@ -69,7 +69,8 @@ def _left_out(known: KnownHistories) -> list[str]:
     lines = [unknown_text(known.unknown_ids)] if known.unknown_ids else []
     if empty := known.empty_histories:
         first = ", ".join(map(repr, empty[:SHOWN_USERS])) + ", ..." * (len(empty) > SHOWN_USERS)
-        lines.append(f"{len(empty):,} users without a known item were left out: {first}")
+        total = len(known.keys) + len(empty)
+        lines.append(f"{len(empty):,} of {total:,} users have no known item: {first}")
     return lines
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from evaluation.serving import own_split
 from evaluation.serving.histories import (
     KnownHistories,
-    is_one_history,
     known_histories,
     unknown_text,
 )
@@ -92,7 +91,7 @@ class Recommender:
             ]
         frame = self._named(flat(best, "items", np.int64), flat(best, "scores", np.float32))
         frame["channel"] = flat(best, "channels", object)
-        if not is_one_history(histories):
+        if not known.is_one:
             lengths = [length for part in best for length in part.is_item.sum(axis=1)]
             each = zip(known.keys, lengths, strict=True)
             frame.insert(0, "history", [key for key, length in each for _ in range(length)])
