@@ -68,7 +68,7 @@ def test_the_fastapi_service_answers_with_the_list_of_the_history(run, monkeypat
 @needs_serve
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")  # those of Ray Serve
 def test_the_ray_serve_service_answers_with_the_list_of_the_history(run, monkeypatch, shared_ray):
     from ray import serve
 
