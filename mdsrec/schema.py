@@ -127,9 +127,7 @@ RECOMMENDATIONS = pa.schema(
 )
 """Sorted by user; recommendations after all events of the user."""
 
-HISTORIES = pa.schema(
-    {"user": pa.int64(), "user_id": pa.string(), "items": pa.list_(pa.int32())}
-)
+HISTORIES = pa.schema({"user": pa.int64(), "user_id": pa.string(), "items": pa.list_(pa.int32())})
 """Users of `recommend --histories`: events, oldest first; `user` counts them."""
 
 RIVALS = pa.schema({"user": pa.int64(), "differences": pa.list_(pa.float32())})

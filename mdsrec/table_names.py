@@ -28,7 +28,7 @@ def memory_name(experiment: Experiment) -> str:
     modalities = experiment.memory_modalities
     name = f"memory/{'+'.join(modalities)}" if modalities else "memory"
     changed = _changed_keys(experiment.transitions, *COUNTING_KEYS, *SPREADING_KEYS)
-    graph = [f"graph.{key}" for key in _changed_graph_keys(experiment)] if modalities else []
+    graph = [f"graph.{key}" for key in _changed_neighbor_keys(experiment)] if modalities else []
     return _keyed(name, changed + graph)
 
 
@@ -46,7 +46,7 @@ def neighbors_name(experiment: Experiment, modality: str, mu: float | None = Non
     Without `mu` it is the model's.
     """
     chosen = experiment.model.mus(modality)[0] if mu is None else mu
-    key = _keyed(f"mu={_decimal(chosen)}", _changed_graph_keys(experiment))
+    key = _keyed(f"mu={_decimal(chosen)}", _changed_neighbor_keys(experiment))
     return f"neighbors/{modality}/{key}"
 
 
@@ -61,6 +61,10 @@ def centroids_name(experiment: Experiment, modality: str, k: int | None = None) 
 
 def _changed_graph_keys(experiment: Experiment) -> list[str]:
     return _changed_keys(experiment.graph, "normalize", "distance", "max_distance")
+
+
+def _changed_neighbor_keys(experiment: Experiment) -> list[str]:
+    return _changed_graph_keys(experiment) + _changed_keys(experiment.graph, "whiten")
 
 
 def _changed_keys(config: GraphConfig | TransitionsConfig, *keys: str) -> list[str]:

@@ -73,6 +73,7 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
                 "normalize": graph.normalize,
                 **pairs,
                 "num_neighbors": graph.max_neighbors,
+                "whiten": graph.whiten,
                 **search,
             }
         for k in experiment.all_num_centers():

@@ -9,7 +9,7 @@ from etl.graph import cells, neighbors, recall
 from etl.graph.cells import Cells
 from etl.graph.neighbors import SPARE_CANDIDATES, Search, nearest_items, neighbors_of_shard
 from etl.graph.recall import ExactSample, choose_overlap, count_hits
-from etl.graph.unit_vectors import UnitVectors, unit_rows
+from etl.graph.unit_vectors import SmoothedVectors, UnitVectors, unit_rows
 from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
 from mdsrec.errors import InputError
 
@@ -25,11 +25,8 @@ def write_cells(folder, vectors, centroids):
     folder.mkdir(exist_ok=True)
     items = 2 * np.arange(len(vectors))
     pq.write_table(vector_rows(items, vectors), folder / "part.parquet")
-    unit = UnitVectors(
-        VectorTable(ItemTable.uncommitted(str(folder), vector_rows(items, vectors).schema), WIDTH),
-        None,
-        0.0,
-    )
+    table = ItemTable.uncommitted(str(folder), vector_rows(items, vectors).schema)
+    unit = UnitVectors(SmoothedVectors(VectorTable(table, WIDTH), None, 0.0), None)
     blocks = [(0, 100), (100, 2 * len(vectors))]
     parts = [part for n in (0, 1) for part in cells._assign_block(unit, blocks, centroids, n)]
     rows = [row for part in parts for row in part.to_pylist()]

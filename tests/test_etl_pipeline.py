@@ -219,6 +219,14 @@ def test_every_input_line_and_event_is_counted(built, raw):
             ],
         ),
         (
+            {"graph": {"max_neighbors": 12, "whiten": False}},
+            [
+                "neighbors/image/mu=0.2,whiten=false",
+                "neighbors/image/mu=1,whiten=false",
+                "memory/image,max_entries=20,graph.whiten=false",
+            ],
+        ),
+        (
             {"graph": {"max_neighbors": 12, "num_centers": [2]}},
             ["centers/image/k=2", "centroids/image/k=2"],
         ),

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl.graph.propagation import Propagation
-from etl.graph.unit_vectors import UnitVectors, in_sample
+from etl.graph.unit_vectors import SmoothedVectors, UnitVectors, in_sample
 from etl.spark import blocks
 from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
 from mdsrec.schema import COOCCURRENCE, FEATURES
@@ -94,10 +94,11 @@ def test_unit_vectors_are_propagated_and_have_length_one(world, tmp_path):
     table = vector_rows(*product.rows("row", None, 0, NUM_ITEMS))
     propagated = VectorTable(write_table(tmp_path / "propagated", table), WIDTH)
     Ebar = (E + 0.5 * dense(O, has, "row") @ E)[has]
-    items, rows = UnitVectors(features, propagated, 0.5).read(0, NUM_ITEMS)
+    smoothed = SmoothedVectors(features, propagated, 0.5)
+    items, rows = UnitVectors(smoothed, None).read(0, NUM_ITEMS)
     np.testing.assert_array_equal(items, np.flatnonzero(has))
     np.testing.assert_allclose(rows, Ebar / np.linalg.norm(Ebar, axis=1)[:, None], atol=1e-6)
-    _, raw = UnitVectors(features, None, 0.0).read(0, NUM_ITEMS)
+    _, raw = UnitVectors(SmoothedVectors(features, None, 0.0), None).read(0, NUM_ITEMS)
     np.testing.assert_allclose(
         raw, (E / np.linalg.norm(E, axis=1, keepdims=True).clip(1e-9))[has], atol=1e-6
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mdsrec_world import CPU, HAS, SEQUENCES, SETTINGS, D, K, World, X
-from torch import Tensor
+from torch import Tensor, distributed
 
 from training.data.batch import batch_of
 from training.data.windows import Samples, windows_of
@@ -78,6 +78,28 @@ def test_vectors_of_users_do_not_depend_on_the_other_users() -> None:
         [by_itself] = model.user_vectors(*padded([history], 8), items)
         torch.testing.assert_close(vector, by_itself, atol=1e-5, rtol=1e-5)
     assert user_vectors(model, [], items).shape == (0, 3, D)
+
+
+def test_in_a_process_group_every_rank_calls_the_model_equally_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = World({"max_length": 20}).model.eval()
+    items, lengths = model.item_vectors(), []
+    encode = model.user_vectors
+
+    def counted(items_BT: Tensor, *rest: Any) -> Tensor:
+        lengths.append(items_BT.shape[1])
+        return encode(items_BT, *rest)
+
+    monkeypatch.setattr(model, "user_vectors", counted)
+    short, long = ([np.arange(n, dtype=np.int32) % X] for n in (3, 30))
+    alone = [user_vectors(model, histories, items) for histories in (short, long, [])]
+    assert lengths == [8, 20]
+    lengths.clear()
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    together = [user_vectors(model, histories, items) for histories in (short, long, [])]
+    assert lengths == [8, 16, 20] * 3
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_later_items_do_not_change_a_prefix() -> None:

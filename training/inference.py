@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from mdsrec import files
@@ -159,14 +159,17 @@ def user_vectors(model: Model, histories: list[History], item_vectors: ItemVecto
     """Return one vector per history and channel [B, C, D], of its last `max_length` events.
 
     A vector has the same bits in every batch: histories are encoded with those of the same padded
-    length only, and never fewer than the model needs for that.
+    length only, and never fewer than the model needs for that. In a process group the model is
+    called for every length, because under ZeRO-3 all ranks must call it equally often.
     """
     num_channels, _, dim = item_vectors.vectors.shape
     vectors = item_vectors.vectors.new_empty(len(histories), num_channels, dim)
     device, longest = vectors.device, model.config.max_length
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     padded_lengths = np.minimum(-(-lengths // LANES) * LANES, longest)
-    for length in np.unique(padded_lengths).tolist():
+    every_length = np.minimum(np.arange(LANES, longest + LANES, LANES), longest)
+    used = every_length if distributed.is_initialized() else np.unique(padded_lengths)
+    for length in used.tolist():
         rows = np.flatnonzero(padded_lengths == length)
         members = [histories[row] for row in rows]
         members += [NO_HISTORY] * (model.fewest_histories(length) - len(members))

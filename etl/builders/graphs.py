@@ -6,7 +6,8 @@ from functools import partial
 from etl.builders.workspace import Workspace
 from etl.graph import cells, neighbors, propagation, recall
 from etl.graph.neighbor_lists import write_lists
-from etl.graph.unit_vectors import UnitVectors, in_sample, sample_vectors
+from etl.graph.unit_vectors import SmoothedVectors, UnitVectors, in_sample, sample_vectors
+from etl.graph.whitening import Whitening
 from etl.spark.table_io import range_width
 from etl.spark.vector_table import ItemTable, VectorTable
 from mdsrec import files, schema, tables
@@ -16,7 +17,7 @@ from mdsrec.tables import Manifest
 
 log = logging.getLogger("etl")
 
-SAMPLE_BYTES = 256 << 20  # of the vectors that k-means runs on
+SAMPLE_BYTES = 256 << 20  # of the vectors that k-means and the whitening read
 FILE_BYTES = 64 << 20  # of the lists in one file: a task holds them in memory to write it
 EXACT_UP_TO = 32_768  # vectors: an exact search among so many takes seconds
 
@@ -79,9 +80,19 @@ class GraphBuilder:
 
     def _unit_vectors(self, mu: float) -> UnitVectors:
         propagated = self.space.uri(propagated_name(self.space.experiment, self.modality))
-        return UnitVectors(
+        smoothed = SmoothedVectors(
             self.space.vectors(self.modality), VectorTable.open(propagated) if mu else None, mu
         )
+        return UnitVectors(smoothed, self._whitening(smoothed) if self.config.whiten else None)
+
+    def _whitening(self, vectors: SmoothedVectors) -> Whitening:
+        """Fit the whitening to a sample of the items, or to all where they fit in memory."""
+        num_vectors = self.space.manifest(features_name(self.modality)).rows
+        share = min(1.0, SAMPLE_BYTES / (4 * vectors.width * num_vectors))
+        _, sample = sample_vectors(
+            self.space.spark, vectors, self.space.num_items, share, self.space.num_tasks
+        )
+        return Whitening.fit(sample)
 
     def _write_neighbors(
         self, name: str, vectors: UnitVectors, scratch: str, version: str

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
+from etl.graph.whitening import Whitening
 from etl.spark.blocks import block_ranges, block_size, map_blocks
 from etl.spark.vector_table import Vectors, VectorTable
 from mdsrec.arrays import Floats, Ints
@@ -18,8 +19,8 @@ SAMPLED = "items binary, vectors binary"
 
 
 @dataclass(frozen=True)
-class UnitVectors:
-    """Ebar = E + mu N(O) E, each row divided by its length."""
+class SmoothedVectors:
+    """Ebar = E + mu N(O) E (Eq. 3)."""
 
     features: VectorTable
     propagated: VectorTable | None  # None for mu = 0
@@ -29,14 +30,32 @@ class UnitVectors:
     def width(self) -> int:
         return self.features.width
 
-    def read(self, first: int, last: int) -> tuple[Ints, Vectors]:
+    def read(self, first: int, last: int) -> tuple[Ints, Floats]:
         """Return the items of [first, last) that have the modality, and their rows."""
         items, vectors = self.features.read(first, last)
         Ebar = vectors.astype(np.float64)
         if self.propagated is not None:
             changed, propagated = self.propagated.read(first, last)
             Ebar[np.searchsorted(items, changed)] += self.mu * propagated.astype(np.float64)
-        return items, unit_rows(Ebar).astype(np.float32)
+        return items, Ebar
+
+
+@dataclass(frozen=True)
+class UnitVectors:
+    """Rows of Ebar, whitened or not, divided by their lengths."""
+
+    smoothed: SmoothedVectors
+    whitening: Whitening | None
+
+    @property
+    def width(self) -> int:
+        return self.smoothed.width
+
+    def read(self, first: int, last: int) -> tuple[Ints, Vectors]:
+        """Return the items of [first, last) that have the modality, and their rows."""
+        items, rows = self.smoothed.read(first, last)
+        rows = rows if self.whitening is None else self.whitening(rows)
+        return items, unit_rows(rows).astype(np.float32)
 
 
 def unit_rows(rows: Floats) -> Floats:
@@ -47,7 +66,7 @@ def unit_rows(rows: Floats) -> Floats:
 
 def sample_vectors(
     spark: SparkSession,
-    table: VectorTable | UnitVectors,
+    table: VectorTable | SmoothedVectors | UnitVectors,
     num_items: int,
     share: float,
     num_tasks: int,
@@ -72,9 +91,15 @@ def in_sample(items: Ints, share: float) -> npt.NDArray[np.bool_]:
 
 
 def _sample_block(
-    table: VectorTable | UnitVectors, blocks: list[tuple[int, int]], share: float, number: int
+    table: VectorTable | SmoothedVectors | UnitVectors,
+    blocks: list[tuple[int, int]],
+    share: float,
+    number: int,
 ) -> Iterator[pa.RecordBatch]:
     items, vectors = table.read(*blocks[number])
     sampled = in_sample(items, share)
-    row = {"items": [items[sampled].tobytes()], "vectors": [vectors[sampled].tobytes()]}
+    row = {
+        "items": [items[sampled].tobytes()],
+        "vectors": [vectors[sampled].astype(np.float32).tobytes()],
+    }
     yield pa.RecordBatch.from_pydict(row)

@@ -165,6 +165,8 @@ class GraphConfig(Section):
     """H_max: stored neighbors per item. Any H up to it is a prefix, so the model chooses H."""
     normalize: Literal["row", "symmetric", "none"] = "row"
     """Normalization N(O) of Eq. 3: by row sum, D^-1/2 O D^-1/2, or none, as the paper writes it."""
+    whiten: Flag = True
+    """Give Ebar mean 0 and equal variances before the cosines of Eq. 4; false as in the paper."""
     distance: Flag = True
     """Divide a pair by the distance of its events (Eq. 1); false is the ablation w/o DIS."""
     max_distance: Positive | None = None
