@@ -25,6 +25,13 @@ def experiment(tmp_path_factory, shared_ray):
     return experiment
 
 
+@pytest.fixture(scope="module")
+def of_data(experiment) -> list[dict]:
+    """Return the recommendations of the users in the data."""
+    recommend(experiment, OPTIONS)
+    return recommendations(experiment)
+
+
 def recommendations(experiment) -> list[dict]:
     uri = RunPaths.of(experiment).recommendations
     return tables.read_table(uri, schema.RECOMMENDATIONS).to_pylist()
@@ -46,9 +53,9 @@ def write_file(path, histories: dict) -> str:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("name", ["users.jsonl", "users.parquet", "users.csv"])
-def test_a_file_of_the_histories_in_the_data_gives_the_same_lists(experiment, tmp_path, name):
-    recommend(experiment, OPTIONS)
-    of_data = recommendations(experiment)
+def test_a_file_of_the_histories_in_the_data_gives_the_same_lists(
+    experiment, of_data, tmp_path, name
+):
     sequences = tables.read_table(
         tables.table_uri(experiment.root, "sequences"), schema.SEQUENCES
     ).to_pylist()
