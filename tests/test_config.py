@@ -345,7 +345,8 @@ def test_the_identity_holds_exactly_these_keys(path):
     }
     assert set(identity["features"]["text"]) == {"encoder", "fields", "max_tokens"}
     assert set(identity["graph"]) == {
-        *("max_neighbors", "normalize", "distance", "max_distance", "search", "min_recall")
+        *("max_neighbors", "normalize", "whiten", "distance", "max_distance", "search"),
+        "min_recall",
     }
     assert set(identity["train"]) == {
         *("batch_size", "loss", "negatives", "num_negatives", "shuffle_window", "precision"),

@@ -113,7 +113,7 @@ def test_the_weights_stand_in_the_run_and_in_its_report(evaluated):
     assert metrics_of(evaluated)["channel_weights"] == stored["weights"]
     assert stored["ndcg"]["all"] >= max(stored["ndcg"]["network"], 0)
     page = Path(RunPaths.of(evaluated).report).read_text()
-    assert f"memory {stored['weights']['memory']:.3g}" in page
+    assert f"Weight {stored['weights']['memory']:.3g}." in page
     assert {"network only", "memory only"} <= set(page.replace("<", ">").split(">"))
 
 

@@ -15,7 +15,7 @@ LENGTH, STEP = 252, 67  # pixels of an axis, and between two axes of a chart on 
 
 
 class Layout(NamedTuple):
-    """Where axes and values are: upright axes side by side, or lying ones below each other."""
+    """Positions of axes and values: upright axes side by side, or lying ones below each other."""
 
     width: float
     height: float
