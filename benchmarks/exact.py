@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.channel_weights import load_weighted
-from evaluation.vector_tables import VectorTables
 from evaluation.metrics.run_metrics import BASELINES
 from evaluation.ranking import rank_targets, ranked_names
+from evaluation.vector_tables import VectorTables
 from mdsrec import metrics, schema, tables
 from mdsrec.arrays import Counts
 from mdsrec.command import experiment_of, experiment_parser, run_command

@@ -20,7 +20,7 @@ from etl.catalogue.content_hashes import ContentHashes
 from etl.features.encoders import check_encoder, encoder_identity
 from etl.features.encoding import _encode_chunk, _progress_line, cache_name, encode_items
 from etl.features.vector_cache import CacheFiles, num_vectors, open_cache, write_cache_file
-from etl.spark.progress import periodic_log
+from etl.spark.progress import step_progress
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 
@@ -216,7 +216,7 @@ def test_an_encoder_that_returns_nan_is_named_and_nothing_is_stored(tmp_path, mo
 def test_a_long_encoding_logs_its_progress(caplog):
     cache = SimpleNamespace(new_files=lambda: [f"{0:032x}-12000.parquet", f"{1:032x}-288.parquet"])
     line = partial(_progress_line, "features/text", cache, 200_000)
-    with caplog.at_level("INFO", "etl"), periodic_log(line, every=0.01):
+    with caplog.at_level("INFO", "etl"), step_progress(line, every=0.01):
         while not caplog.messages:
             time.sleep(0.01)
     assert caplog.messages[0] == "features/text: encoded 12,288 of 200,000"

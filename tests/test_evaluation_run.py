@@ -15,9 +15,9 @@ from evaluation.case_study import nearest_neighbors
 from evaluation.cases import Cases
 from evaluation.compare import compare_runs
 from evaluation.pool import Pool, user_shards
-from evaluation.ranking import RankWorker
 from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate, rank_all, ranks_recipe
+from evaluation.workers import RankWorker
 from mdsrec import metrics, schema, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.config.models import sections

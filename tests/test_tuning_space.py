@@ -59,7 +59,7 @@ def test_dotted_keys_of_toml_become_keys_of_the_space(tmp_path):
         ({"optim.lr": {"loguniform": [0, 1]}}, "and both above 0"),
         ({"optim.lr": {"choice": []}}, "at least 1 item"),
         ({"sequences.k_core": {"choice": [5]}}, "a sweep can only search the sections"),
-        ({"model.name": {"choice": ["sasrec"]}}, "tuning study"),
+        ({"model.name": {"choice": ["sasrec"]}}, "mdsrec study"),
         ({"train.num_workers": {"choice": [1, 2]}}, "all trials have one size"),
     ],
 )
