@@ -147,6 +147,7 @@ def test_vectors_do_not_depend_on_the_partitioning_and_items_without_text_have_n
     np.testing.assert_array_equal(found[0][0], found[0][4])
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 @with_model
 def test_only_new_texts_and_those_of_a_damaged_file_are_encoded(spark, tmp_path):

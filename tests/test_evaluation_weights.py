@@ -153,6 +153,7 @@ def test_the_whole_score_is_the_weighted_sum_of_all_channels(evaluated):
         assert abs(ranks[target.user, "test", "all"] - rank) <= near
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_weights_and_ranks_have_the_same_bits_for_any_number_of_workers(evaluated, tmp_path):
     two = small_experiment(tmp_path, eval={**TWO_USERS, "num_workers": 2}, model=MEMORY)

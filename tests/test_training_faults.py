@@ -160,6 +160,7 @@ def log_lines() -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(root: Path) -> None:
     whole, torn = resolved_run(root, "not-torn"), resolved_run(root, "torn")
     ((expected, found, lines), _) = on_ranks(2, train_with_damage, torn, "truncated", whole)
