@@ -10,7 +10,7 @@ class Linear(nn.Linear):
     """nn.Linear, with at least ROWS rows: fewer are padded."""
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
+        rows = x.reshape(-1, x.shape[-1])
         missing = ROWS - len(rows)
         if missing <= 0:
             return super().forward(x)

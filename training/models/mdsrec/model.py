@@ -115,24 +115,38 @@ class MDSRec(Model):
         x_BTD = _embed(tokens[0], index_BT, hidden_BT1) + positions_TD  # Eq. 7
         fused_BPD = self.encoders["id"](x_BTD, positions_BQ=ends_BP)
         queries = []
-        for m, name in enumerate(self.modalities):
+        for m in range(len(self.modalities)):
             x_BTD = _embed(tokens[1 + m], index_BT, hidden_BT1) + positions_TD  # Eq. 9
-            encoder, c_KD = self.encoders[module_key(name)], centers[m]
-            if c_KD is None:
-                e_BPD, layers = encoder(x_BTD, positions_BQ=ends_BP), []
-            else:
-                e_BPD, layers = encoder(x_BTD, c_KD, ends_BP)
+            noise_BPK = None if noise is None else noise[:, :, m]
+            e_BPD, interests = self.prefixes(m, x_BTD, centers[m], index_BT, ends_BP, noise_BPK)
             fused_BPD = fused_BPD + self.channel_weights[1 + m] * e_BPD  # Eq. 17
-            if c_KD is not None:
-                noise_BPK = None if noise is None else noise[:, :, m]
-                states = self._prefix_states(e_BPD, ends_BP, index_BT, len(c_KD), noise_BPK)
-                interests = prefix_interests(len(c_KD), layers, states, self.config.tau)
+            if interests is not None:
                 e_BPD = e_BPD + interests  # Eq. 18
             queries.append(e_BPD)
         queries_BPCD = torch.stack([fused_BPD, *queries], dim=2)
         if self.config.scores_cosines:
             return F.normalize(queries_BPCD, dim=-1) / self.config.temperature
         return queries_BPCD
+
+    def prefixes(
+        self,
+        m: int,
+        x_BTD: Tensor,
+        c_KD: Tensor | None,
+        index_BT: Tensor,
+        ends_BP: Tensor | None,
+        noise_BPK: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return e^m and gamma c^L of the prefixes -> [B, P, D] each (Eq. 9 and 12-19).
+
+        The second is None without interest centers.
+        """
+        encoder = self.encoders[module_key(self.modalities[m])]
+        if c_KD is None:
+            return encoder(x_BTD, positions_BQ=ends_BP), None
+        e_BPD, layers = encoder(x_BTD, c_KD, ends_BP)
+        states = self._prefix_states(e_BPD, ends_BP, index_BT, len(c_KD), noise_BPK)
+        return e_BPD, prefix_interests(len(c_KD), layers, states, self.config.tau)
 
     def _draw_hidden(self, index_BT: Tensor, like: Tensor) -> Tensor | None:
         """Draw the positions whose item training hides in every channel -> bool [B, T, 1]."""
