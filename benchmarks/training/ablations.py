@@ -33,6 +33,7 @@ def variants_of(experiment: Experiment) -> Overrides:
     sampled losses.
     """
     sampled = ["train.loss=sampled", "train.num_negatives=1000"]
+    blocks = ["model.name=benchmarks.readings:BlockCenters"]
     return {
         "MDSRec": [],
         "w/o DIS": ["graph.distance=false"],
@@ -45,6 +46,8 @@ def variants_of(experiment: Experiment) -> Overrides:
         "O bare": ["graph.normalize=none"],
         "item among its neighbors": ["model.include_self=true"],
         "no masked items": ["model.item_mask=0.0"],
+        "centers as blocks": [*blocks, "model.num_centers=8"],
+        "own clusters": [*blocks, "model.own_clusters=true", "model.num_centers=256"],
         "sampled, uniform": sampled,
         "sampled, popularity": [*sampled, "train.negatives=popularity"],
         "sampled, in batch": ["train.loss=sampled", "train.negatives=in_batch"],
