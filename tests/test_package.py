@@ -34,12 +34,11 @@ def installed(tmp_path_factory):
     subprocess.run(copied, cwd=ROOT, input=files, check=False)  # some may have been deleted
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, copy]
-    subprocess.run([*pip, *build], check=True)
+    subprocess.run([*pip, *build], env=without_our_paths(), check=True)
     [wheel] = folder.glob("*.whl")
     venv.create(folder / "venv", symlinks=True)
-    subprocess.run(
-        [*pip, "--python", folder / "venv/bin/python", "install", "--no-deps", wheel], check=True
-    )
+    install = ["--python", folder / "venv/bin/python", "install", "--no-deps", wheel]
+    subprocess.run([*pip, *install], env=without_our_paths(), check=True)
     [packages] = folder.glob("venv/lib/*/site-packages")
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return folder / "venv" / "bin"
@@ -55,13 +54,20 @@ def decoys(tmp_path):
     return tmp_path
 
 
+def without_our_paths():
+    """Return the environment without the variables that would let Python find this checkout.
+
+    pip takes a package that PYTHONPATH finds for installed, and leaves a wheel of it out.
+    """
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+
+
 def run(program, *words, folder, **environment):
     """Run a program in `folder` -> exit code and everything it printed."""
-    cleared = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     ended = subprocess.run(
         [program, *words],
         cwd=folder,
-        env=cleared | environment,
+        env=without_our_paths() | environment,
         capture_output=True,
         text=True,
         check=False,
