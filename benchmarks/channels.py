@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation.channel_weights import read_rivals
 from evaluation.metrics.bootstrap import difference
-from evaluation.metrics.events import read_events
+from evaluation.metrics.events import Ranking, all_events, metric_names
 from evaluation.metrics.run_metrics import BASELINES, RunMetrics
 from evaluation.weight_search import Rivals, search_weights
 from mdsrec import files
@@ -40,9 +40,9 @@ def _test_table(runs: Sequence[str]) -> str:
     channels = [name for name in ranked if name not in BASELINES]
     rows, whole = [], None
     for channel in channels:
-        events = [read_events(run, CUTOFFS, channel) for run in runs]
+        events = [all_events(Ranking(run, channel), CUTOFFS) for run in runs]
         values = np.mean([each.values for each in events], axis=0)
-        columns = [events[0].names.index(name) for name in NAMES]
+        columns = [metric_names(CUTOFFS).index(name) for name in NAMES]
         of_runs = np.array([each.values.mean(axis=0)[columns] for each in events])
         row = [f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in _moments(of_runs)]
         whole = values if channel == ALL else whole

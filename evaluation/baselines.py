@@ -3,21 +3,24 @@
 B targets, X items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, Self
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from evaluation.cooccurrence import StoredSimilarity
 from evaluation.metrics.run_metrics import ITEMKNN, POPULARITY
 from mdsrec import schema, tables
-from mdsrec.arrays import Counts
+from mdsrec.arrays import Counts, Ints
 from mdsrec.config import Experiment
-from mdsrec.normalization import normalized_scores
 from mdsrec.table_names import cooccurrence_name
+from mdsrec.table_rows import smallest_ints
 from training.data.sequences import Target
 
-MAX_PAIRS = 20_000_000  # of items in ItemKNN: about 1 GB in each process that ranks
+MAX_PAIRS = 1_000_000_000  # of items in ItemKNN: a worker reads them for every few thousand users
+READ_ENTRIES = 16_000_000  # of the similarity, held for some targets
+SCORED_ENTRIES = 4_000_000  # of the rows of the targets' events, added up together
 
 
 class Baseline(Protocol):
@@ -48,25 +51,29 @@ def read_baselines(experiment: Experiment) -> Mapping[str, Baseline]:
 
 
 class Popularity:
-    """Items ranked by their number of training events; equal numbers are ties."""
+    """Items ranked by their number of training events; equal numbers are ties.
 
-    def __init__(self, num_train: Counts) -> None:
+    `num_train` [X] is held in a small type. Of its sorted values only the distinct ones are.
+    """
+
+    def __init__(self, num_train: Ints) -> None:
         self._num_train = num_train
-        self._ascending = np.sort(num_train)
+        self._levels, counts = np.unique(num_train, return_counts=True)
+        self._at_most = np.cumsum(counts)  # items with at most so many events, by level
+        self._same = counts
 
     @classmethod
     def read(cls, experiment: Experiment) -> Self:
         uri = tables.table_uri(experiment.root, "items")
-        return cls(tables.read_table(uri, schema.ITEMS, ["num_train"])["num_train"].to_numpy())
+        return cls(smallest_ints(uri, schema.ITEMS, "num_train"))
 
     def better_and_ties(
         self, targets: Sequence[Target], seen: Counts | None
     ) -> tuple[Counts, Counts]:
         items = _items_of(targets)
         own = self._num_train[items]
-        at_most = np.searchsorted(self._ascending, own, side="right")
-        below = np.searchsorted(self._ascending, own, side="left")
-        better, ties = len(self._ascending) - at_most, at_most - below - 1
+        level = np.searchsorted(self._levels, own)
+        better, ties = len(self._num_train) - self._at_most[level], self._same[level] - 1
         if seen is not None:
             row, item = seen[seen[:, 1] != items[seen[:, 0]]].T
             better -= np.bincount(row[self._num_train[item] > own[row]], minlength=len(own))
@@ -74,55 +81,116 @@ class Popularity:
         return better, ties
 
 
+class Similarity(Protocol):
+    """A matrix [X, X] of which rows are read when they are needed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def row_lengths(self, items: Counts) -> Counts: ...
+    def __getitem__(self, items: Counts, /) -> csr_array: ...
+
+
 class ItemKNN:
     """ItemKNN of Sarwar et al. (WWW 2001) with O instead of counts, and with all neighbors.
 
     The score of an item i is the sum over the items j of the history of O_ij / sqrt(o_i o_j). O is
-    the co-occurrence in training events (Eq. 2) and o its row sums. `similarity` [X, X] stores only
+    the co-occurrence in training events (Eq. 2) and o its row sums. The similarity stores only
     values above 0. Most items score 0; they are counted without being stored.
     """
 
-    def __init__(self, similarity: csr_array) -> None:
+    def __init__(self, similarity: Similarity) -> None:
         self._similarity = similarity
 
     @classmethod
     def read(cls, experiment: Experiment) -> Self:
         uri = tables.table_uri(experiment.root, cooccurrence_name(experiment))
-        table = tables.read_table(uri, schema.COOCCURRENCE, ["item", "other", "score"])
-        rows, columns = table["item"].to_numpy(), table["other"].to_numpy()
-        scores = normalized_scores(rows, columns, table["score"].to_numpy(), "symmetric")
         num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
-        return cls(csr_array((scores, (rows, columns)), shape=(num_items, num_items)))
+        return cls(StoredSimilarity(uri, num_items))
 
     def better_and_ties(
         self, targets: Sequence[Target], seen: Counts | None
     ) -> tuple[Counts, Counts]:
-        num_targets, num_items = len(targets), self._similarity.shape[0]
-        scores = csr_array(_histories(targets, num_items) @ self._similarity)
+        found = [np.zeros((2, 0), dtype=np.int64)]
+        for block in self._blocks(targets):
+            items = np.unique(np.concatenate([targets[n].history for n in block])).astype(np.int64)
+            similar = self._similarity[items]
+            lengths = self._similarity.row_lengths(items)
+            costs = [lengths[np.searchsorted(items, targets[n].history)].sum() for n in block]
+            for part in cut(costs, SCORED_ENTRIES):
+                first, last = block[part.start], block[part.stop - 1] + 1
+                events = _histories(targets[first:last], items)
+                scores = csr_array(events @ similar)
+                own_seen = None if seen is None else _rows_between(seen, first, last)
+                found.append(self._counts(scores, _items_of(targets[first:last]), own_seen))
+        better, ties = np.concatenate(found, axis=1)
+        return better, ties
+
+    def _blocks(self, targets: Sequence[Target]) -> Iterator[range]:
+        """Cut the targets into blocks whose distinct events have at most READ_ENTRIES entries.
+
+        A target with more is a block by itself.
+        """
+        first, entries, known = 0, 0, set[int]()
+        for number, target in enumerate(targets):
+            new = self._num_entries(set(target.history.tolist()) - known)
+            if number > first and entries + new > READ_ENTRIES:
+                yield range(first, number)
+                first, known = number, set()
+                entries, new = 0, self._num_entries(set(target.history.tolist()))
+            entries += new
+            known.update(target.history.tolist())
+        if targets:
+            yield range(first, len(targets))
+
+    def _num_entries(self, items: set[int]) -> int:
+        return int(self._similarity.row_lengths(np.array([*items], dtype=np.int64)).sum())
+
+    def _counts(self, scores: csr_array, targets: Counts, seen: Counts | None) -> Counts:
+        """Count the items above each target and those level with it, of all scored items [2, B]."""
+        num_targets, num_items = scores.shape
         row, items = np.repeat(np.arange(num_targets), np.diff(scores.indptr)), scores.indices
-        target_items = _items_of(targets)
         own = np.zeros(num_targets)
-        is_own = items == target_items[row]
+        is_own = items == targets[row]
         own[row[is_own]] = scores.data[is_own]
         counted = np.ones(len(row), dtype=bool)
         left_out = np.zeros(num_targets, dtype=np.int64)
         if seen is not None:
-            others = seen[seen[:, 1] != target_items[seen[:, 0]]]
+            others = seen[seen[:, 1] != targets[seen[:, 0]]]
             counted = ~np.isin(row * num_items + items, others @ [num_items, 1])
             left_out = np.bincount(others[:, 0], minlength=num_targets)
         row, values = row[counted], scores.data[counted]
         better = np.bincount(row, values > own[row], minlength=num_targets).astype(np.int64)
         level = np.bincount(row, values == own[row], minlength=num_targets).astype(np.int64)
         unscored = num_items - left_out - np.bincount(row, minlength=num_targets)
-        return better, np.where(own > 0, level, level + unscored) - 1
+        ties = np.where(own > 0, level, level + unscored) - 1
+        return np.stack([better, ties]).astype(np.int64)
+
+
+def cut(costs: Sequence[int], most: int) -> Iterator[range]:
+    """Cut a sequence into ranges that cost at most `most`, or have one place."""
+    first, total = 0, 0
+    for place, cost in enumerate(costs):
+        if place > first and total + cost > most:
+            yield range(first, place)
+            first, total = place, 0
+        total += int(cost)
+    if len(costs):
+        yield range(first, len(costs))
+
+
+def _rows_between(seen: Counts, first: int, last: int) -> Counts:
+    """Return the pairs of the targets first <= index < last, counted from the first."""
+    chosen = seen[(seen[:, 0] >= first) & (seen[:, 0] < last)]
+    return chosen - [first, 0]
 
 
 def _items_of(targets: Sequence[Target]) -> Counts:
     return np.array([target.target for target in targets], dtype=np.int64)
 
 
-def _histories(targets: Sequence[Target], num_items: int) -> csr_array:
-    """Return how often each item is in the history of each target [B, X]."""
+def _histories(targets: Sequence[Target], items: Counts) -> csr_array:
+    """Return how often each of `items`, which ascend, is in the history of each target."""
     row = np.repeat(np.arange(len(targets)), [len(target.history) for target in targets])
-    items = np.concatenate([np.empty(0, dtype=np.int64), *(target.history for target in targets)])
-    return csr_array((np.ones(len(items)), (row, items)), shape=(len(targets), num_items))
+    events = np.concatenate([target.history for target in targets])
+    places = np.searchsorted(items, events)
+    return csr_array((np.ones(len(places)), (row, places)), shape=(len(targets), len(items)))

@@ -1,14 +1,15 @@
 """Comparison of runs on the same data: a table on the screen, and a page."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from evaluation.cases import distinctive_cases
 from evaluation.evaluated_run import EvaluatedRun, run_labels
-from evaluation.metrics.bootstrap import difference
-from evaluation.metrics.events import Events, read_events
+from evaluation.metrics.bootstrap import Difference
+from evaluation.metrics.events import Ranking, aligned_events, metric_names
+from evaluation.metrics.many_users import ManyUsers
 from evaluation.metrics.run_metrics import baselines_of
-from evaluation.metrics.shared_slices import shared_slices, stored_slices
+from evaluation.metrics.shared_slices import SharedSlice, SharedSlices, stored_slices
 from evaluation.metrics.slices import (
     TRAINING_EVENTS,
     USER_HISTORY,
@@ -71,17 +72,10 @@ def _check_comparable(runs: Sequence[EvaluatedRun]) -> None:
 
 
 def _comparison_data(runs: Sequence[EvaluatedRun]) -> ComparisonData:
-    first, *others = events = _events(runs)
-    n = runs[0].metrics.cutoffs[0]
-    differences = Differences(
-        run_labels(runs),
-        [difference(other.users, other.values, first.values) for other in others],
-        first.names,
-        [f"{metric}@{n}" for metric in ("recall", "ndcg")],
-    )
     slicings = _slicings(runs)
+    differences, slices = _compare_events(runs, slicings)
     metrics = [run.metrics for run in runs]
-    slices = shared_slices(events, slicings) if slicings else stored_slices(metrics)
+    slices = slices if slicings else stored_slices(metrics)
     cases = distinctive_cases([run.cases for run in runs])
     folder = next((run.cases.pictures for run in runs if run.cases and run.cases.pictures), None)
     ids = {item_id for case in cases for item_id in case.item_ids()}
@@ -89,10 +83,21 @@ def _comparison_data(runs: Sequence[EvaluatedRun]) -> ComparisonData:
     return ComparisonData(runs, differences, slices, bool(slicings), cases, pictures)
 
 
-def _events(runs: Sequence[EvaluatedRun]) -> list[Events]:
-    """Read the test events of all runs, with metrics at the runs' cutoffs and at 1."""
-    cutoffs = tuple(sorted({1, *runs[0].metrics.cutoffs}))
-    return [read_events(run.uri, cutoffs) for run in runs]
+def _compare_events(
+    runs: Sequence[EvaluatedRun], slicings: Mapping[str, Slicing]
+) -> tuple[Differences, list[SharedSlice]]:
+    """Compare the test events of all runs, with metrics at the runs' cutoffs and at 1."""
+    cutoffs, n = tuple(sorted({1, *runs[0].metrics.cutoffs})), runs[0].metrics.cutoffs[0]
+    names = metric_names(cutoffs)
+    paired = [ManyUsers() for _ in runs[1:]]
+    slices = SharedSlices(slicings, names, len(runs))
+    for events in aligned_events([Ranking(run.uri) for run in runs], cutoffs):
+        slices.add(events)
+        for users, other in zip(paired, events[1:], strict=True):
+            users.add(other.users, other.values - events[0].values)
+    of_runs = [Difference.of(users.sums()) for users in paired]
+    shown = [f"{metric}@{n}" for metric in ("recall", "ndcg")]
+    return Differences(run_labels(runs), of_runs, names, shown), slices.found()
 
 
 def _slicings(runs: Sequence[EvaluatedRun]) -> dict[str, Slicing]:

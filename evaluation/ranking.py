@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from evaluation.baselines import Baseline
+from evaluation.baselines import Baseline, cut
 from mdsrec import schema
 from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig
@@ -21,6 +21,8 @@ from training.data.sequences import History, Target
 from training.inference import SEEN
 from training.layers.queries import Queries
 from training.layers.scoring import count_channels
+
+EVENTS_TOGETHER = 1 << 20
 
 
 class Scorer(Protocol):
@@ -44,6 +46,7 @@ def rank_targets(
     own_names = ranked_names(scorer)
     num_ranked = len(own_names)  # the channel of seen items, the last, is part of the sums only
     parts = []
+    counts_of = _baseline_counts(baselines, targets, settings)
     for batch in target_batches(targets, settings.user_batch):
         target_items = np.array([target.target for target in batch], dtype=np.int64)
         seen = seen_pairs([t.history for t in batch]) if settings.exclude_seen else None
@@ -57,7 +60,7 @@ def rank_targets(
                 settings.item_block,
                 None if seen is None else torch.from_numpy(seen).to(device),
             )
-        counts = [each.better_and_ties(batch, seen) for each in baselines.values()]
+        counts = next(counts_of)
         parts.append(
             _rank_rows(
                 batch,
@@ -67,6 +70,25 @@ def rank_targets(
             )
         )
     return pa.concat_tables(parts) if parts else schema.RANKS.empty_table()
+
+
+def _baseline_counts(
+    baselines: Mapping[str, Baseline], targets: Sequence[Target], settings: EvalConfig
+) -> Iterator[list[tuple[Counts, Counts]]]:
+    """Yield, for each batch of targets, the counts [B] (better, ties) of each baseline.
+
+    Batches of up to EVENTS_TOGETHER events are counted together: ItemKNN then reads its rows once.
+    """
+    batches = list(target_batches(targets, settings.user_batch))
+    events = [sum(len(target.history) for target in batch) for batch in batches]
+    for group in cut(events, EVENTS_TOGETHER):
+        together = [target for number in group for target in batches[number]]
+        seen = seen_pairs([t.history for t in together]) if settings.exclude_seen else None
+        counts = [each.better_and_ties(together, seen) for each in baselines.values()]
+        ends = np.cumsum([len(batches[number]) for number in group])[:-1]
+        parts = [zip(*(np.split(count, ends) for count in both), strict=True) for both in counts]
+        for _ in group:
+            yield [next(part) for part in parts]
 
 
 def ranked_names(scorer: Scorer) -> tuple[str, ...]:

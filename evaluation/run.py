@@ -121,10 +121,17 @@ def compute_metrics(experiment: Experiment, trained: TrainedModel, ranks: Manife
         cutoffs=list(experiment.eval.cutoffs),
         exclude_seen=experiment.eval.exclude_seen,
         channel_weights=dict(trained.weight_of),
-        items_with={m: int((slicings[m].slice_of == 0).sum()) for m in experiment.modalities},
+        items_with={
+            modality: _num_items_with(experiment, modality) for modality in experiment.modalities
+        },
         lists=list_metrics(experiment, ranks.inputs),
         **vars(rank_metrics),
     )
+
+
+def _num_items_with(experiment: Experiment, modality: str) -> int:
+    uri = tables.table_uri(experiment.root, table_names.features_name(modality))
+    return tables.open_table(uri).rows
 
 
 def dataset_manifests(experiment: Experiment) -> dict[str, Manifest]:

@@ -16,8 +16,8 @@ from mdsrec.errors import InputError
 
 def summary_of(tmp_path, *parts):
     slicings = {
-        "image": by_presence(np.array([0, 2], dtype=np.int32), num_items=3),
-        "training events": by_training(np.array([7, 0, 4])),
+        "image": by_presence([np.array([0]), np.array([2])], num_items=3),
+        "training events": by_training([np.array([7, 0]), np.array([4])]),
         "history": by_history(np.array([2, 5, 0, 0, 0, 30])),
     }
     return summarize(write_ranks(tmp_path, *parts), ("all", "popularity"), (5, 10), slicings)
@@ -75,7 +75,7 @@ def test_targets_are_sliced_by_history_length_of_the_user(tmp_path):
 
 
 def test_an_item_is_in_the_slice_with_the_highest_count_it_reaches():
-    slicing = by_training(np.array([0, 1, 4, 5, 19, 20, 999]))
+    slicing = by_training([np.array([0, 1, 4, 5, 19, 20, 999])])
     assert [slicing.names[index] for index in slicing.slice_of] == [
         "never trained",
         *["1 to 4 times"] * 2,

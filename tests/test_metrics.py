@@ -13,7 +13,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from evaluation.metrics.coverage import coverage, popularity_lift
+from evaluation.metrics.coverage import ItemLists, coverage, popularity_lift
 from mdsrec import metrics
 
 
@@ -94,12 +94,19 @@ def test_mrr_and_recall_without_ties_equal_those_of_scikit_learn(scores, target)
 
 
 def test_coverage_and_popularity_lift_of_lists_of_the_same_three_items():
-    listed, consumed = np.array([2, 2, 2, 0]), np.array([1, 1, 0, 2])
     num_train = np.array([9, 6, 3, 1])
-    assert coverage(listed) == 3 / 4
-    assert popularity_lift(listed, consumed, num_train) == pytest.approx(6 / (17 / 4) - 1)
-    assert popularity_lift(consumed, consumed, num_train) == 0
-    assert popularity_lift(listed, consumed, 0 * num_train) == 0
+    listed = ItemLists.of([np.array([0, 1, 2]), np.array([2, 1, 0])], num_train)
+    consumed = ItemLists.of([np.array([3, 0]), np.array([1, 3])], num_train)
+    assert coverage(listed, 4) == 3 / 4
+    assert popularity_lift(listed, consumed) == pytest.approx(6 / (17 / 4) - 1)
+    assert popularity_lift(consumed, consumed) == 0
+    untrained = ItemLists.of([np.array([0, 1, 2])], 0 * num_train)
+    assert popularity_lift(untrained, untrained) == 0
+
+
+def test_training_events_of_listed_items_are_summed_beyond_32_bits():
+    listed = ItemLists.of([np.array([0, 0, 0])], np.array([2**31 + 1], dtype=np.uint32))
+    assert listed == (3, 3 * (2**31 + 1), 1)
 
 
 def test_without_targets_there_are_no_means():

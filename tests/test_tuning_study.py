@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_catalogue import small_toml, write_raw
 
-from evaluation.metrics.events import read_events
+from evaluation.metrics.events import Ranking
 from mdsrec import files, schema, tables
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.models import sections
@@ -118,7 +118,7 @@ def test_the_table_has_means_over_the_runs_and_their_cost(config):
     finished = runs(config, "sasrec", "mdsrec", seeds=2, overrides=("eval.cutoffs=[10]",))
     for run, hits in zip(finished, (2, 8, 4, 8), strict=True):
         write_run(run, [0] * hits + [99] * (8 - hits), best_epoch=run.experiment.seed)
-    baselines = {"popularity": read_events(finished[0].paths.uri, (10,), "popularity")}
+    baselines = {"popularity": Ranking(finished[0].paths.uri, "popularity")}
     table = study_table(finished[0].experiment, finished, baselines)
     header, _, popularity, sasrec, mdsrec = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()

@@ -12,9 +12,11 @@ from statistics import mean
 import numpy as np
 
 from evaluation.baselines import baseline_names
-from evaluation.metrics.bootstrap import UserSums, difference
-from evaluation.metrics.events import Events, read_events
+from evaluation.metrics.bootstrap import Difference, UserSums
+from evaluation.metrics.events import Events, Ranking, aligned_events, metric_names
+from evaluation.metrics.many_users import ManyUsers
 from mdsrec import files
+from mdsrec.arrays import Floats
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment, to_overrides
 from mdsrec.config.models import section_of, sections
@@ -48,7 +50,7 @@ def run_study(
     result = train_and_rank(runs, jobs, minutes)
     text = "no run is finished yet"
     if result.finished:
-        baselines = baseline_events(experiment, result.finished[0])
+        baselines = baseline_rankings(experiment, result.finished[0])
         text = study_table(experiment, result.finished, baselines)
     if result.left:
         text += f"\n\n{len(result.left)} of {len(runs)} runs are left: the same command continues"
@@ -96,42 +98,34 @@ def model_overrides(experiment: Experiment, name: str) -> list[str]:
     return overrides + list(to_overrides(experiment.study.get(name, {})))
 
 
-def baseline_events(experiment: Experiment, run: RunSpec) -> dict[str, Events]:
-    """Return the test metrics of the baselines without training, from the ranks of any run."""
-    cutoffs = experiment.eval.cutoffs
-    return {name: read_events(run.paths.uri, cutoffs, name) for name in baseline_names(experiment)}
+def baseline_rankings(experiment: Experiment, run: RunSpec) -> dict[str, Ranking]:
+    """Return the rankings of the baselines without training, which any run has."""
+    return {name: Ranking(run.paths.uri, name) for name in baseline_names(experiment)}
 
 
 def study_table(
-    experiment: Experiment, runs: Sequence[RunSpec], baselines: Mapping[str, Events]
+    experiment: Experiment, runs: Sequence[RunSpec], baselines: Mapping[str, Ranking]
 ) -> str:
     """Return a Markdown table with a row per baseline and per model.
 
     A model with a memory has a second row for its network only.
     """
     cutoffs = experiment.eval.cutoffs
-    metrics = [f"{metric}@{n}" for metric, n in product(("recall", "ndcg"), cutoffs)]
-    compared = [f"{metric}@{cutoffs[0]}" for metric in ("recall", "ndcg")]
     runs_of_model: dict[str, list[RunSpec]] = {}
     for run in runs:
         runs_of_model.setdefault(run.label, []).append(run)
-    events_of_model = {model: _mean_events(of, cutoffs) for model, of in runs_of_model.items()}
-    reference = events_of_model.get(REFERENCE)
+    reference = _rankings(runs_of_model.get(REFERENCE, []))
     rows = [
-        [name, *_means(events, metrics), *_differences(events, reference, compared), *[""] * 4]
-        for name, events in baselines.items()
+        [name, *_figures([ranking], reference, cutoffs), *[""] * 4]
+        for name, ranking in baselines.items()
     ]
     for model, seeds in runs_of_model.items():
-        events = events_of_model[model]
-        other = reference if model != REFERENCE else None
-        differences = _differences(events, other, compared)
-        name = f"{model} ({len(seeds)})"
-        rows.append([name, *_means(events, metrics), *differences, *_cost(seeds)])
+        figures = _figures(_rankings(seeds), reference if model != REFERENCE else [], cutoffs)
+        rows.append([f"{model} ({len(seeds)})", *figures, *_cost(seeds)])
         if seeds[0].experiment.model.memory and seeds[0].experiment.model.is_trained:
-            network = _mean_events(seeds, cutoffs, NETWORK)
-            differences = _differences(network, reference, compared)
-            without = [f"{model} without memory", *_means(network, metrics), *differences]
-            rows.append([*without, *[""] * 4])
+            figures = _figures(_rankings(seeds, NETWORK), reference, cutoffs)
+            rows.append([f"{model} without memory", *figures, *[""] * 4])
+    metrics, compared = shown_metrics(cutoffs)
     header = [
         "model (seeds)",
         *metrics,
@@ -141,26 +135,47 @@ def study_table(
     return markdown_table([*header, *cost], rows)
 
 
-def _mean_events(runs: Sequence[RunSpec], cutoffs: tuple[int, ...], channel: str = "all") -> Events:
-    """Return the metrics of each test event as the mean over the runs."""
-    first, *others = (read_events(run.paths.uri, cutoffs, channel) for run in runs)
-    return first._replace(values=np.mean([first.values, *(o.values for o in others)], axis=0))
+def shown_metrics(cutoffs: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Return the metrics of a row, and those in which it is compared."""
+    metrics, first = ("recall", "ndcg"), cutoffs[0]
+    return [f"{m}@{n}" for m, n in product(metrics, cutoffs)], [f"{m}@{first}" for m in metrics]
 
 
-def _means(events: Events, names: Sequence[str]) -> list[str]:
+def _rankings(runs: Sequence[RunSpec], channel: str = "all") -> list[Ranking]:
+    return [Ranking(run.paths.uri, channel) for run in runs]
+
+
+def _figures(
+    own: Sequence[Ranking], reference: Sequence[Ranking], cutoffs: tuple[int, ...]
+) -> list[str]:
+    """Return the cells of each metric, a mean over rankings, and of its difference.
+
+    The difference is from the mean over the rankings of the reference, on the same events. Its
+    cells are empty without a reference.
+    """
+    users, paired = ManyUsers(), ManyUsers()
+    for events in aligned_events([*own, *reference], cutoffs):
+        values = _mean_values(events[: len(own)])
+        users.add(events[0].users, values)
+        if reference:
+            paired.add(events[0].users, values - _mean_values(events[len(own) :]))
+    names, (metrics, compared) = metric_names(cutoffs), shown_metrics(cutoffs)
+    cells = _mean_cells(users.sums(), [names.index(name) for name in metrics])
+    if not reference:
+        return [*cells, *[""] * len(compared)]
+    found = Difference.of(paired.sums())
+    return [*cells, *(found.text(names.index(name)) for name in compared)]
+
+
+def _mean_values(events: Sequence[Events]) -> Floats:
+    values: Floats = np.mean([each.values for each in events], axis=0)
+    return values
+
+
+def _mean_cells(users: UserSums, columns: Sequence[int]) -> list[str]:
     """Return `mean [low, high]` of each metric."""
-    users = UserSums.from_events(events.users, events.values)
     means, intervals = users.means(), users.intervals()
-    columns = [events.names.index(name) for name in names]
     return [f"{means[at]:.4f} [{intervals[at][0]:.4f}, {intervals[at][1]:.4f}]" for at in columns]
-
-
-def _differences(events: Events, other: Events | None, names: Sequence[str]) -> list[str]:
-    """Return the difference from `other` on the same events; empty cells without `other`."""
-    if other is None:
-        return [""] * len(names)
-    found = difference(events.users, events.values, other.values)
-    return [found.text(events.names.index(name)) for name in names]
 
 
 def _cost(runs: Sequence[RunSpec]) -> list[str]:

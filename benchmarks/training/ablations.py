@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from evaluation.metrics.bootstrap import difference
-from evaluation.metrics.events import Events, read_events
+from evaluation.metrics.events import Events, Ranking, all_events, metric_names
 from mdsrec.arrays import Floats
 from mdsrec.command import add_experiment
 from mdsrec.config import Experiment
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     for channel in [ALL, NETWORK] if experiment.model.memory else [ALL]:
         events_of: dict[str, list[Events]] = {}
         for each in runs:
-            events = read_events(each.paths.uri, CUTOFFS, channel)
+            events = all_events(Ranking(each.paths.uri, channel), CUTOFFS)
             events_of.setdefault(each.label, []).append(events)
         print(f"channel {channel}\n\n{_table(events_of)}\n")
 
@@ -105,7 +105,7 @@ def _table(events_of: dict[str, list[Events]]) -> str:
     compared = names[0], names[2]
     rows, (first, *_) = [], events_of
     for variant, seeds in events_of.items():
-        columns = [seeds[0].names.index(name) for name in names]
+        columns = [metric_names(CUTOFFS).index(name) for name in names]
         of_seeds = np.stack([seed.values[:, columns].mean(axis=0) for seed in seeds])
         row = [variant, *map(_mean_and_deviation, of_seeds.T)]
         if variant != first:
@@ -113,7 +113,7 @@ def _table(events_of: dict[str, list[Events]]) -> str:
                 np.mean([s.values for s in of], axis=0) for of in (seeds, events_of[first])
             )
             differences = difference(seeds[0].users, values, of_first)
-            row += [differences.text(seeds[0].names.index(name)) for name in compared]
+            row += [differences.text(metric_names(CUTOFFS).index(name)) for name in compared]
         rows.append([*row, *[""] * (len(names) + 3 - len(row))])
     return markdown_table(
         ["variant", *names, *(f"{name} better than {first} by" for name in compared)], rows

@@ -5,6 +5,7 @@ not independent. Users with identical sums are stored once with a count, so a re
 multinomial draw over the distinct rows, which are few however many users there are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -34,18 +35,17 @@ class UserSums:
         _, user_index = np.unique(users, return_inverse=True)
         columns = [np.ones(len(users)), *values.T]
         sums = np.stack([np.bincount(user_index, weights=c) for c in columns], axis=1)
-        rows, counts = np.unique(sums, axis=0, return_counts=True)
-        return cls(rows.astype(np.float64), counts.astype(np.int64))
+        return cls(*_distinct(sums.astype(np.float64), np.ones(len(sums), dtype=np.int64)))
+
+    @classmethod
+    def merged(cls, parts: Sequence[Self]) -> Self:
+        """Return the sums of the users of all parts; no user may be in two of them."""
+        rows = np.concatenate([part.rows for part in parts])
+        return cls(*_distinct(rows, np.concatenate([part.counts for part in parts])))
 
     def merge(self, others: Self) -> Self:
         """Return the sums of these users and of others; no user may be in both."""
-        rows, row_index = np.unique(
-            np.concatenate([self.rows, others.rows]), axis=0, return_inverse=True
-        )
-        counts = np.bincount(
-            row_index.ravel(), weights=np.concatenate([self.counts, others.counts])
-        )
-        return type(self)(rows, counts.astype(np.int64))
+        return self.merged([self, others])
 
     def means(self) -> Floats:
         """Return the mean of each metric over all events -> [metrics]."""
@@ -77,6 +77,19 @@ class Difference:
     intervals: Floats  # [metrics, 2]
     p: Floats  # [metrics], two-sided bootstrap p-value of a difference of 0
 
+    @classmethod
+    def of(cls, paired: UserSums) -> Self:
+        """Return the difference whose values, a run's minus those of the other, have these sums.
+
+        p is twice the share of resamples whose difference is 0 or on the other side of 0, so it is
+        a multiple of P_RESOLUTION. Without such a resample p is only known to be below
+        P_RESOLUTION: its value is then half of that, and `p_text` says "< .001".
+        """
+        resampled = paired.resampled_means
+        side = np.minimum((resampled <= 0).mean(axis=0), (resampled >= 0).mean(axis=0))
+        p = np.clip(2 * side, P_RESOLUTION / 2, 1)
+        return cls(paired.means(), paired.intervals(), p)
+
     def text(self, metric: int) -> str:
         """Return `+0.0123 [+0.0100, +0.0146] p < .001` for the metric at index `metric`."""
         low, high = self.intervals[metric]
@@ -103,17 +116,8 @@ class Difference:
 
 
 def difference(users: Counts, values: Floats, baseline: Floats) -> Difference:
-    """Compare `values` with `baseline`, both [events, metrics] of the same events of `users`.
-
-    p is twice the share of resamples whose difference is 0 or on the other side of 0, so it is a
-    multiple of P_RESOLUTION. Without such a resample p is only known to be below P_RESOLUTION: its
-    value is then half of that, and `p_text` says "< .001".
-    """
-    paired = UserSums.from_events(users, values - baseline)
-    resampled = paired.resampled_means
-    side = np.minimum((resampled <= 0).mean(axis=0), (resampled >= 0).mean(axis=0))
-    p = np.clip(2 * side, P_RESOLUTION / 2, 1)
-    return Difference(paired.means(), paired.intervals(), p)
+    """Compare `values` with `baseline`, both [events, metrics] of the same events of `users`."""
+    return Difference.of(UserSums.from_events(users, values - baseline))
 
 
 def p_text(p: float) -> str:
@@ -125,3 +129,13 @@ def short(value: float, sign: str = "-", digits: int = 4) -> str:
     """Return a figure without the zero before its point: `.0123`, `-.0031`; with "+" `+.0123`."""
     text = f"{value:{sign}.{digits}f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+def _distinct(rows: Floats, counts: Counts) -> tuple[Floats, Counts]:
+    """Return the distinct rows, sorted by their first column first, and their counts."""
+    order = np.lexsort(rows.T[::-1])
+    rows = rows[order]
+    is_new = np.ones(len(rows), dtype=bool)
+    is_new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    first = np.flatnonzero(is_new)
+    return rows[first], np.add.reduceat(counts[order], first)

@@ -1,16 +1,39 @@
-"""Coverage and popularity lift of the `recommendations` table."""
+"""Coverage and popularity lift of the `recommendations` table.
 
-from collections.abc import Mapping
+Lists and histories are read in batches. A number and a mark per item are held.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from evaluation.metrics.run_metrics import ListMetrics
-from mdsrec import files, schema, tables
-from mdsrec.arrays import Counts
+from mdsrec import schema, tables
+from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
-from mdsrec.tables import Manifest
+from mdsrec.table_rows import smallest_ints
+
+
+class ItemLists(NamedTuple):
+    """Counts over many lists of items."""
+
+    items: int  # items of all lists
+    popularity: int  # training events of all these items
+    distinct: int  # items that are in some list
+
+    @classmethod
+    def of(cls, parts: Iterable[Ints], num_train: Ints) -> "ItemLists":
+        """Count the items of all parts, given the training events of each item [X]."""
+        num_items = popularity = 0
+        is_listed = np.zeros(len(num_train), dtype=bool)
+        for items in parts:
+            num_items += len(items)
+            popularity += int(num_train[items].sum(dtype=np.int64))
+            is_listed[items] = True
+        return cls(num_items, popularity, int(is_listed.sum()))
 
 
 def list_metrics(experiment: Experiment, inputs: Mapping[str, str]) -> ListMetrics | None:
@@ -23,15 +46,15 @@ def list_metrics(experiment: Experiment, inputs: Mapping[str, str]) -> ListMetri
     if manifest is None or manifest.inputs != dict(inputs):
         return None
     items = tables.table_uri(experiment.root, "items")
-    num_train = tables.read_table(items, schema.ITEMS, ["num_train"])["num_train"].to_numpy()
-    listed = _count_items(uri, manifest, len(num_train))
+    num_train = smallest_ints(items, schema.ITEMS, "num_train")
+    listed = ItemLists.of(_items(uri, schema.RECOMMENDATIONS), num_train)
     sequences = tables.table_uri(experiment.root, "sequences")
-    consumed = _count_items(sequences, tables.open_table(sequences), len(num_train))
+    consumed = ItemLists.of(_items(sequences, schema.SEQUENCES), num_train)
     return ListMetrics(
         top=manifest.settings["top"],
         exclude_seen=manifest.settings["exclude_seen"],
-        coverage=coverage(listed),
-        popularity_lift=popularity_lift(listed, consumed, num_train),
+        coverage=coverage(listed, len(num_train)),
+        popularity_lift=popularity_lift(listed, consumed),
     )
 
 
@@ -45,28 +68,22 @@ def list_metrics_text(lists: ListMetrics) -> tuple[str, str]:
     )
 
 
-def coverage(listed: Counts) -> float:
-    """Return the share of items that are in at least one list; `listed` [items] counts lists."""
-    return float((listed > 0).mean())
+def coverage(listed: ItemLists, num_items: int) -> float:
+    """Return the share of items that are in at least one list."""
+    return listed.distinct / num_items
 
 
-def popularity_lift(listed: Counts, consumed: Counts, popularity: Counts) -> float:
+def popularity_lift(listed: ItemLists, consumed: ItemLists) -> float:
     """Return how much more popular listed items are than the items of the users' histories.
 
-    0 means equal (Abdollahpouri et al., arXiv:1907.13286, over all users). Arguments are
-    [items]: number of lists with the item, number of events of it, number of training events.
+    0 means equal (Abdollahpouri et al., arXiv:1907.13286, over all users).
     """
-    of_listed = (listed @ popularity) / max(listed.sum(), 1)
-    of_consumed = (consumed @ popularity) / max(consumed.sum(), 1)
-    return float(of_listed / of_consumed - 1) if of_consumed else 0.0
+    of_listed = listed.popularity / max(listed.items, 1)
+    of_consumed = consumed.popularity / max(consumed.items, 1)
+    return of_listed / of_consumed - 1 if of_consumed else 0.0
 
 
-def _count_items(uri: str, manifest: Manifest, num_items: int) -> Counts:
-    """Count each item in the column `items` (lists) of a table -> [X]."""
-    filesystem, _ = files.file_system(uri)
-    counts = np.zeros(num_items, dtype=np.int64)
-    for path in tables.data_files(uri, manifest):
-        lists = pq.read_table(path, columns=["items"], filesystem=filesystem, partitioning=None)
-        items = lists["items"].combine_chunks().flatten().to_numpy()
-        counts += np.bincount(items, minlength=num_items)
-    return counts
+def _items(uri: str, table_schema: pa.Schema) -> Iterator[Ints]:
+    """Yield the items of the lists in the column `items` of a table."""
+    for batch in tables.stream_table(uri, tables.open_table(uri), table_schema, ["items"]):
+        yield batch.column(0).flatten().to_numpy()

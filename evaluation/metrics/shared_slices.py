@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from evaluation.metrics.events import Events
 from evaluation.metrics.run_metrics import Means, RunMetrics
-from evaluation.metrics.slices import Slicing
+from evaluation.metrics.slices import SliceSums, Slicing
 
 
 @dataclass(frozen=True)
@@ -20,17 +18,31 @@ class SharedSlice:
     means: Sequence[Means]  # by run; {} where a run has none
 
 
-def shared_slices(runs: Sequence[Events], slicings: Mapping[str, Slicing]) -> list[SharedSlice]:
-    """Average each run's events over each slice that has some."""
-    found = []
-    for slicing, each in slicings.items():
-        slices = each.slices(runs[0].users, runs[0].targets)
-        for index, name in enumerate(each.names):
-            chosen = np.flatnonzero(slices == index)
-            if len(chosen):
-                means = [_means(run, chosen) for run in runs]
-                found.append(SharedSlice(slicing, name, len(chosen), means))
-    return found
+class SharedSlices:
+    """The slices of events that arrive in parts, with the means of every run."""
+
+    def __init__(self, slicings: Mapping[str, Slicing], names: Sequence[str], runs: int) -> None:
+        self._names = names
+        self._sums = {
+            name: [SliceSums(slicing, len(names)) for _ in range(runs)]
+            for name, slicing in slicings.items()
+        }
+
+    def add(self, runs: Sequence[Events]) -> None:
+        """Add the same events of every run."""
+        for of_runs in self._sums.values():
+            for sums, events in zip(of_runs, runs, strict=True):
+                sums.add(events.users, events.targets, events.values)
+
+    def found(self) -> list[SharedSlice]:
+        """Return the slices with some events."""
+        found = []
+        for slicing, of_runs in self._sums.items():
+            means = [sums.means(self._names) for sums in of_runs]
+            for name, events in zip(means[0], of_runs[0].targets.tolist(), strict=True):
+                if events:
+                    found.append(SharedSlice(slicing, name, events, [each[name] for each in means]))
+        return found
 
 
 def stored_slices(runs: Sequence[RunMetrics]) -> list[SharedSlice]:
@@ -47,7 +59,3 @@ def stored_slices(runs: Sequence[RunMetrics]) -> list[SharedSlice]:
             means = [each.channels["all"] if each else {} for each in by_run]
             found.append(SharedSlice(slicing, name, events, means))
     return found
-
-
-def _means(run: Events, chosen: np.ndarray) -> Means:
-    return dict(zip(run.names, run.values[chosen].mean(axis=0).tolist(), strict=True))

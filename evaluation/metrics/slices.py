@@ -1,16 +1,20 @@
 """Partitions of the targets: by modality of the item, training events of the item, history length.
 
-A slicing puts every target into exactly one of its slices.
+A slicing puts every target into exactly one of its slices. One of items holds a byte per item; one
+of users reads what it needs of the table `sequences` when it is needed.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdsrec import schema, table_names, tables
-from mdsrec.arrays import Counts
+from mdsrec.arrays import Counts, Floats, Ints
+from mdsrec.table_rows import TableRows
 
 # Name of each slice and its lowest count.
 TRAINED = {"never trained": 0, "1 to 4 times": 1, "5 to 19 times": 5, "20 times or more": 20}
@@ -20,32 +24,94 @@ TRAINING_EVENTS, USER_HISTORY = "training events", "history"  # names of slicing
 MIN_EVENTS = 50  # of a slice that a page shows figures of: one event counts for at most .02
 
 
+class ByPlace(Protocol):
+    """Numbers by item or by user: an array, or a reader of a column."""
+
+    def __getitem__(self, places: Counts, /) -> Ints: ...
+
+
 class Slicing(NamedTuple):
     """A partition of the targets by their item or by their user."""
 
     names: tuple[str, ...]  # of the slices
-    slice_of: Counts  # index into `names`, by item or by user
+    slice_of: ByPlace  # index into `names`, by item or by user
     of_users: bool = False
 
-    def slices(self, users: Counts, items: Counts) -> Counts:
+    def slices(self, users: Counts, items: Counts) -> Ints:
         """Return the slice of each target -> [targets]."""
         return self.slice_of[users if self.of_users else items]
 
 
-def by_training(num_train: Counts) -> Slicing:
-    """Slice by the item's number of training events."""
-    return Slicing(tuple(TRAINED), _step_index(TRAINED, num_train))
+class SliceSums:
+    """Means over the targets of each slice of a slicing, of targets that arrive in parts.
+
+    S slices, M metrics. Values are added one after the other, so the parts do not decide the bits.
+    """
+
+    def __init__(self, slicing: Slicing, num_metrics: int) -> None:
+        self._slicing = slicing
+        self.targets = np.zeros(len(slicing.names), dtype=np.int64)
+        self._sums_SM = np.zeros((len(slicing.names), num_metrics))
+
+    def add(self, users: Counts, items: Counts, values: Floats) -> None:
+        """Add targets, given by user and item, with the metrics [targets, M] of each."""
+        slices, num_slices = self._slicing.slices(users, items), len(self.targets)
+        self.targets += np.bincount(slices, minlength=num_slices)
+        places = np.concatenate([np.arange(num_slices), slices])
+        for column in range(values.shape[1]):
+            terms = np.concatenate([self._sums_SM[:, column], values[:, column]])
+            self._sums_SM[:, column] = np.bincount(places, terms)
+
+    def means(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Return the means of the metrics by slice; {} for a slice without targets."""
+        return {
+            name: dict(zip(names, (sums / count).tolist(), strict=True)) if count else {}
+            for name, count, sums in zip(
+                self._slicing.names, self.targets, self._sums_SM, strict=True
+            )
+        }
 
 
-def by_history(num_events: Counts) -> Slicing:
+class TrainingEvents:
+    """The number of training events of users, read from the table `sequences`."""
+
+    def __init__(self, root: str) -> None:
+        uri = tables.table_uri(root, "sequences")
+        self._rows = TableRows(uri, schema.SEQUENCES, ["train_end"])
+
+    def __getitem__(self, users: Counts) -> Counts:
+        distinct, places = np.unique(users, return_inverse=True)
+        events: Counts = self._rows.at(distinct)["train_end"].to_numpy().astype(np.int64)
+        return events[places]
+
+
+@dataclass(frozen=True)
+class HistorySlices:
+    """The slice of each user, by its number of training events."""
+
+    num_events: ByPlace
+
+    def __getitem__(self, users: Counts) -> Ints:
+        return _step_index(HISTORY, self.num_events[users])
+
+
+def by_training(parts: Iterable[Ints]) -> Slicing:
+    """Slice by the item's number of training events; `parts` hold those of all items, in order."""
+    none = np.empty(0, dtype=np.int8)
+    slices = np.concatenate([none, *(_step_index(TRAINED, part) for part in parts)])
+    return Slicing(tuple(TRAINED), slices)
+
+
+def by_history(num_events: ByPlace) -> Slicing:
     """Slice by the user's number of training events."""
-    return Slicing(tuple(HISTORY), _step_index(HISTORY, num_events), of_users=True)
+    return Slicing(tuple(HISTORY), HistorySlices(num_events), of_users=True)
 
 
-def by_presence(items: NDArray[np.int32], num_items: int) -> Slicing:
-    """Slice by whether the item is one of `items`, those that have a modality."""
-    slice_of = np.ones(num_items, dtype=np.int64)
-    slice_of[items] = 0
+def by_presence(parts: Iterable[Ints], num_items: int) -> Slicing:
+    """Slice by whether the item is in one of `parts`, those that have a modality."""
+    slice_of = np.ones(num_items, dtype=np.int8)
+    for items in parts:
+        slice_of[items] = 0
     return Slicing(("with", "without"), slice_of)
 
 
@@ -73,17 +139,21 @@ def read_slicings(root: str, modalities: tuple[str, ...], num_items: int) -> dic
     slicings = {}
     for modality in modalities:
         uri = tables.table_uri(root, table_names.features_name(modality))
-        items = tables.read_table(uri, schema.FEATURES, ["item"])["item"].to_numpy()
-        slicings[modality] = by_presence(items, num_items)
-    events = tables.read_table(tables.table_uri(root, "items"), schema.ITEMS, ["num_train"])
-    users = tables.read_table(tables.table_uri(root, "sequences"), schema.SEQUENCES, ["train_end"])
+        slicings[modality] = by_presence(_numbers(uri, schema.FEATURES, "item"), num_items)
+    num_train = _numbers(tables.table_uri(root, "items"), schema.ITEMS, "num_train")
     return {
         **slicings,
-        TRAINING_EVENTS: by_training(events["num_train"].to_numpy()),
-        USER_HISTORY: by_history(users["train_end"].to_numpy().astype(np.int64)),
+        TRAINING_EVENTS: by_training(num_train),
+        USER_HISTORY: by_history(TrainingEvents(root)),
     }
 
 
-def _step_index(lowest: dict[str, int], counts: Counts) -> Counts:
+def _numbers(uri: str, table_schema: pa.Schema, column: str) -> Iterator[Ints]:
+    """Yield a column of integers in batches."""
+    for batch in tables.stream_table(uri, tables.open_table(uri), table_schema, [column]):
+        yield batch.column(0).to_numpy()
+
+
+def _step_index(lowest: dict[str, int], counts: Ints) -> NDArray[np.int8]:
     """Return the index of the last slice whose lowest count each count reaches."""
-    return np.searchsorted(list(lowest.values()), counts, side="right") - 1
+    return (np.searchsorted(list(lowest.values()), counts, side="right") - 1).astype(np.int8)
