@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from benchmarks.measure import GIB, measure, print_result
@@ -20,8 +21,10 @@ from mdsrec.command import run_command
 from mdsrec.config import Experiment
 from mdsrec.text import markdown_table
 from training.data.batch import batch_of
-from training.data.item_tables import ItemTables, ModalityTables, adjacency, membership
+from training.data.item_tables import ItemTables, ModalityTables
+from training.data.shared_arrays import zeros
 from training.data.sparse import DeviceMatrix, SparseMatrix
+from training.data.table_arrays import Lists, member_rows, neighbor_rows
 from training.data.windows import Samples, Step
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
@@ -132,8 +135,12 @@ def _tables(experiment: Experiment, num_items: int) -> ItemTables:
     others = generator.integers(num_items, size=num_items * COOCCURRING, dtype=np.int32)
     weights = np.full(len(others), 1 / COOCCURRING, np.float32)
     neighbors = generator.integers(num_items, size=num_items * NEIGHBORS)
-    graph = adjacency(items, np.full(num_items, NEIGHBORS), neighbors, num_items, NEIGHBORS, True)
-    members = membership(items, generator.integers(CENTERS, size=num_items), CENTERS)
+    lists = [Lists(items, NEIGHBORS * (items + 1), neighbors)]
+    graph = neighbor_rows(lists, num_items, num_items, NEIGHBORS, True, zeros)
+    centers = pa.record_batch(
+        [items, generator.integers(CENTERS, size=num_items)], ["item", "center"]
+    )
+    members = member_rows(lambda: [centers], num_items, CENTERS, zeros)
     cooccurrence = SparseMatrix(np.arange(num_items + 1) * COOCCURRING, others, weights)
     text = ModalityTables(graph, None, members)
     return ItemTables(num_items, cooccurrence, {"text": text}, {})

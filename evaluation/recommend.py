@@ -167,13 +167,13 @@ def item_vector_batches(experiment: Experiment, trained: TrainedModel) -> Iterat
 
 def memory_batches(memory: Memory) -> Iterator[pa.RecordBatch]:
     """Yield the terms of the memory: what an event of `item` adds to the score of `other`."""
-    terms, num_items = memory.terms, memory.terms.shape[0]
+    terms, num_items = memory.terms, memory.terms.num_rows
     for first in range(0, num_items, ITEM_BATCH):
         last = min(first + ITEM_BATCH, num_items)
-        rows = slice(*terms.indptr[[first, last]])
+        rows = slice(*terms.starts[[first, last]])
         columns = {
-            "item": np.repeat(np.arange(first, last), np.diff(terms.indptr[first : last + 1])),
-            "other": terms.indices[rows],
-            "score": terms.data[rows],
+            "item": np.repeat(np.arange(first, last), np.diff(terms.starts[first : last + 1])),
+            "other": terms.columns[rows],
+            "score": terms.weights[rows],
         }
         yield from pa.table(columns).cast(schema.MEMORY).to_batches()

@@ -1,6 +1,9 @@
 """Normalization of co-occurrence scores, N(O) of Eq. 3, for modal features and ids alike."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from mdsrec.arrays import Floats, Ints
 
@@ -12,7 +15,13 @@ def normalized_scores(rows: Ints, columns: Ints, scores: Floats, how: str) -> Fl
     """
     if how == "none" or not len(rows):
         return scores
-    degree = np.bincount(rows, weights=scores)
+    return divided_scores(rows, columns, scores, how, np.bincount(rows, weights=scores))
+
+
+def divided_scores(
+    rows: Ints, columns: Ints, scores: Floats, how: str, degree: NDArray[Any]
+) -> Floats:
+    """Return the entries of N(O), given the row sums `degree` of O; `how` is row or symmetric."""
     divisor = degree[rows] if how == "row" else np.sqrt(degree[rows] * degree[columns])
     weights: Floats = scores / divisor
     return weights

@@ -11,17 +11,19 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from mdsrec import schema
+from mdsrec import parquet_groups, schema
 from mdsrec.errors import InputError
 from mdsrec.files import delete_folder, file_system, first_line, read_bytes, write_json
+from mdsrec.parquet_groups import RowGroup, StoredGroup
 
 MANIFEST = "_manifest.json"
 ETL_FIRST = "run `mdsrec etl CONFIG` first"
@@ -39,6 +41,24 @@ class DataFile:
     path: str  # below the table's folder
     rows: int
     bytes: int
+    row_groups: tuple[RowGroup, ...] | None = None  # None in manifests of older versions
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """Return the file that a manifest describes."""
+        groups = fields.get("row_groups")
+        found = None if groups is None else tuple(RowGroup(**group) for group in groups)
+        return cls(**fields | {"row_groups": found})
+
+    @property
+    def first(self) -> int | None:
+        """Return the smallest item, user or other integer in the leading column; None without."""
+        return self.row_groups[0].first if self.row_groups else None
+
+    @property
+    def last(self) -> int | None:
+        """Return the largest integer in the leading column, by which the rows are sorted."""
+        return self.row_groups[-1].last if self.row_groups else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ def read_manifest(uri: str) -> Manifest | None:
         return None
     try:
         fields = json.loads(content)
-        fields["files"] = tuple(DataFile(**file) for file in fields["files"])
+        fields["files"] = tuple(DataFile.of(file) for file in fields["files"])
         manifest = Manifest(**fields)
     except READ_ERRORS as error:
         raise InputError(f"{uri}/{MANIFEST}: damaged ({first_line(error)}): rebuild it") from None
@@ -125,11 +145,13 @@ def commit(
     """
     filesystem, path = file_system(uri)
     found = filesystem.get_file_info(fs.FileSelector(file_system(version)[1], recursive=True))
-    files = []
-    for info in sorted((i for i in found if i.path.endswith(".parquet")), key=lambda i: i.path):
-        rows = pq.read_metadata(info.path, filesystem=filesystem).num_rows
-        if rows:
-            files.append(DataFile(info.path.removeprefix(path + "/"), rows, info.size))
+    found = sorted((i for i in found if i.path.endswith(".parquet")), key=lambda i: i.path)
+    footers = parquet_groups.read_footers([info.path for info in found], filesystem)
+    files = [
+        DataFile(info.path.removeprefix(path + "/"), sum(g.rows for g in groups), info.size, groups)
+        for info, groups in zip(found, footers, strict=True)
+        if groups
+    ]
     manifest = Manifest(
         fingerprint=recipe.fingerprint,
         rows=sum(f.rows for f in files),
@@ -212,6 +234,38 @@ def data_files(uri: str, manifest: Manifest) -> list[str]:
     return [f"{file_system(uri)[1]}/{file.path}" for file in manifest.files]
 
 
+def stored_groups(uri: str, manifest: Manifest) -> list[StoredGroup]:
+    """Return the row groups of a table in order.
+
+    The manifest describes them. In one of an older version it does not: then the footers are read,
+    once in a process.
+    """
+    paths = data_files(uri, manifest)
+    groups = [file.row_groups for file in manifest.files]
+    if any(group is None for group in groups):
+        return parquet_groups.stored_groups(paths, _footers(uri, tuple(paths)))
+    return parquet_groups.stored_groups(paths, [group or () for group in groups])
+
+
+@lru_cache(maxsize=16)
+def _footers(uri: str, paths: tuple[str, ...]) -> list[tuple[RowGroup, ...]]:
+    return parquet_groups.read_footers(paths, file_system(uri)[0])
+
+
+def stream_table(
+    uri: str, manifest: Manifest, table_schema: pa.Schema, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield all rows of an opened table in order, in batches of bounded memory.
+
+    InputError if a file is damaged.
+    """
+    wanted = pa.schema([table_schema.field(name) for name in columns])
+    try:
+        yield from parquet_groups.batches(uri, stored_groups(uri, manifest), wanted)
+    except READ_ERRORS as error:
+        raise InputError(f"{uri}: unreadable ({first_line(error)}): {ETL_FIRST}") from None
+
+
 def read_table(
     uri: str,
     table_schema: pa.Schema,
@@ -237,12 +291,19 @@ def read_table(
 
 
 def _damage(uri: str, manifest: Manifest) -> str | None:
-    """Return a message about the first missing or truncated file, or None."""
-    filesystem, _ = file_system(uri)
-    paths = data_files(uri, manifest)
-    for info, file in zip(filesystem.get_file_info(paths), manifest.files, strict=True):
-        if info.type != fs.FileType.File:
+    """Return a message about the first missing or truncated file, or None.
+
+    Folders are listed, because storage answers that faster than a request for every file.
+    """
+    filesystem, path = file_system(uri)
+    size_of: dict[str, int] = {}
+    for folder in dict.fromkeys(file.path.rpartition("/")[0] for file in manifest.files):
+        selector = fs.FileSelector(f"{path}/{folder}".rstrip("/"), allow_not_found=True)
+        found = filesystem.get_file_info(selector)
+        size_of |= {info.path: info.size for info in found if info.type == fs.FileType.File}
+    for stored, file in zip(data_files(uri, manifest), manifest.files, strict=True):
+        if stored not in size_of:
             return f"{uri}/{file.path}: a file of the table is missing"
-        if info.size != file.bytes:
-            return f"{uri}/{file.path}: {info.size} bytes, its manifest says {file.bytes}"
+        if size_of[stored] != file.bytes:
+            return f"{uri}/{file.path}: {size_of[stored]} bytes, its manifest says {file.bytes}"
     return None

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import oracle as plain
 import torch
+from reference_tables import adjacency, membership, sparse_matrix
 from small_dataset import PAPER
 from torch import Tensor
 
 from mdsrec.config import Experiment, MDSRecConfig
 from mdsrec.normalization import normalized_scores
 from training.data.batch import Batch, batch_of
-from training.data.item_tables import ItemTables, ModalityTables, adjacency, membership
-from training.data.sparse import sparse_matrix
+from training.data.item_tables import ItemTables, ModalityTables
 from training.data.windows import Samples, Step, windows_of
 from training.models.mdsrec.model import MDSRec
 

@@ -182,4 +182,5 @@ def _write(
         str(version),
         tables.Recipe(table_settings(experiment)[name], {"seed": str(seed)}),
         table.num_rows,
+        {"width": WIDTH} if table_schema is schema.FEATURES else {},
     )

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference_tables import membership
 from small_models import scores_of
 from torch import Tensor
 
 from mdsrec.config import Experiment
 from training.data.batch import batch_of
-from training.data.item_tables import ItemTables, ModalityTables, membership
+from training.data.item_tables import ItemTables, ModalityTables
 from training.data.windows import Step, windows_of
 from training.models.base import Model
 from training.models.registry import build_model

@@ -9,8 +9,9 @@ from small_dataset import NUM_USERS, small_experiment, write_dataset
 
 from mdsrec import tables
 from mdsrec.config import Experiment
-from training.data.item_tables import check_item_tables, load_item_tables
+from training.data.item_tables import load_item_tables
 from training.data.sequences import EpochPosition, SequenceReader
+from training.data.table_checks import check_item_tables
 from training.data.windows import Step
 
 

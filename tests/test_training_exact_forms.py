@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from mdsrec_world import World
+from reference_tables import sparse_matrix
 from torch import Tensor
 
 from mdsrec.config import MDSRecConfig
-from training.data.sparse import DeviceMatrix, SparseMatrix, multiply_all, product, sparse_matrix
+from training.data.sparse import DeviceMatrix, SparseMatrix, multiply_all, product
 from training.layers import losses
 from training.layers.dropout import dropout, dropout_mask
 from training.layers.in_blocks import in_blocks

@@ -20,7 +20,7 @@ from small_dataset import write_dataset
 
 from evaluation.run import evaluate
 from mdsrec.config.loading import load_experiment
-from training.data.item_tables import check_item_tables
+from training.data.table_checks import check_item_tables
 from training.lifecycle.identity import claim
 
 pytestmark = pytest.mark.ray

@@ -17,8 +17,8 @@ from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training import run
-from training.data.item_tables import check_item_tables
 from training.data.sequences import EpochPosition
+from training.data.table_checks import check_item_tables
 from training.inference import load_trained
 from training.length import reopen
 from training.lifecycle.identity import claim

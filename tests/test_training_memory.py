@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse import csr_array
+from reference_tables import sparse_matrix
 
 from mdsrec.config import TransitionsConfig
 from training.layers.queries import Queries
@@ -17,7 +17,10 @@ from training.memory import Memory, seen_items
 
 
 def memory_of(terms, **keys):
-    return Memory(csr_array(np.array(terms, np.float32)), TransitionsConfig(**keys), "")
+    dense = np.array(terms, np.float32)
+    rows, columns = np.nonzero(dense)
+    matrix = sparse_matrix(rows, columns, dense[rows, columns], len(dense))
+    return Memory(matrix, TransitionsConfig(**keys), "")
 
 
 def dense(scores, num_rows):

@@ -22,7 +22,8 @@ from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
-from training.data.item_tables import check_item_tables, load_item_tables
+from training.data.item_tables import load_item_tables
+from training.data.table_checks import check_item_tables
 from training.inference import load_trained
 from training.lifecycle.identity import claim
 from training.loop import AttemptResult

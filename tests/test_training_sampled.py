@@ -10,6 +10,7 @@ import pytest
 import torch
 from gloo import on_ranks
 from mdsrec_world import CPU, SETTINGS, World, world_experiment
+from reference_tables import adjacency, membership, sparse_matrix
 from small_dataset import NUM_ITEMS, small_experiment, write_dataset
 from torch import Tensor
 from training_steps import losses_of_steps
@@ -18,13 +19,7 @@ from mdsrec.config import TrainConfig
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from training.data.batch import Batch, batch_of
-from training.data.item_tables import (
-    ItemTables,
-    ModalityTables,
-    adjacency,
-    load_item_tables,
-    membership,
-)
+from training.data.item_tables import ItemTables, ModalityTables, load_item_tables
 from training.data.negatives import (
     InBatchSampler,
     Negatives,
@@ -33,7 +28,6 @@ from training.data.negatives import (
     build_sampler,
 )
 from training.data.sequences import SequenceReader
-from training.data.sparse import sparse_matrix
 from training.data.windows import Step, windows_of
 from training.layers.sampled_softmax import sampled_softmax_loss
 from training.models.mdsrec.model import MDSRec

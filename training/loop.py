@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdsrec.config import Experiment
+from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.checkpoints.format import load_checkpoint
 from training.checkpoints.saver import Saver
@@ -76,7 +77,10 @@ class TrainingLoop:
         self.experiment, self.device, self.reporter = experiment, device, reporter
         self.paths = RunPaths.of(experiment)
         self.group = ControlGroup(experiment.train.timeout_minutes)
-        tables = load_item_tables(experiment)
+        try:
+            tables = load_item_tables(experiment, self.group)
+        except InputError as error:  # of every rank
+            raise CollectiveInputError(str(error)) from None
         self.fingerprint = tables.fingerprint
         self.reader = SequenceReader(experiment)
         model = build_model(experiment, tables)

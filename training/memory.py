@@ -19,11 +19,13 @@ import torch
 from scipy.sparse import csr_array
 
 from mdsrec import schema, tables
-from mdsrec.arrays import Floats
+from mdsrec.arrays import Floats, Ints
 from mdsrec.config import Experiment, TransitionsConfig
 from mdsrec.table_names import memory_name
-from training.data.item_tables import check_memory_table
 from training.data.sequences import History
+from training.data.sparse import SparseMatrix
+from training.data.table_arrays import Weights, scored_rows
+from training.data.table_checks import check_memory_table
 from training.layers.sparse_scores import SparseScores
 
 
@@ -31,7 +33,7 @@ from training.layers.sparse_scores import SparseScores
 class Memory:
     """Terms that an event of one item adds to the scores of others, before they fade with time."""
 
-    terms: csr_array  # float32 [X, X], log(1 + M X / tau)
+    terms: SparseMatrix  # [X, X], log(1 + M X / tau)
     config: TransitionsConfig
     fingerprint: str  # of the table and of the keys that only scoring reads
 
@@ -41,17 +43,14 @@ class Memory:
         manifest, num_items = check_memory_table(experiment)
         config = experiment.transitions
         uri = tables.table_uri(experiment.root, memory_name(experiment))
-        rows = tables.read_table(uri, schema.MEMORY, ["item", "other", "score"])
-        item, other, score = (rows[name].to_numpy() for name in schema.MEMORY.names)
-        terms = np.log1p(score.astype(np.float64) * (num_items / config.tau))
-        starts = np.searchsorted(item, np.arange(num_items + 1))
-        shape = num_items, num_items
-        scoring = [config.recency, config.max_events, config.tau]
-        return cls(
-            csr_array((terms.astype(np.float32), other, starts), shape=shape),
-            config,
-            tables.fingerprint([manifest.fingerprint, *scoring]),
-        )
+        rows = tables.stream_table(uri, manifest, schema.MEMORY, ["item", "other", "score"])
+
+        def term(scores: Weights) -> Floats:
+            terms: Floats = np.log1p(scores.astype(np.float64) * (num_items / config.tau))
+            return terms
+
+        terms = scored_rows(rows, num_items, manifest.rows, term)
+        return cls(terms, config, memory_fingerprint(manifest, config))
 
     def recent(self, history: History) -> History:
         """Return the events of a history that count, the last one first."""
@@ -73,15 +72,30 @@ class Memory:
         # Only the rows of these events: the product would copy all terms to double precision.
         own_items, columns = np.unique(events, return_inverse=True)
         weights_Bn = csr_array((fading, columns, starts), shape=(len(recent), len(own_items)))
-        found = csr_array(weights_Bn @ self.terms[own_items])
+        found = csr_array(weights_Bn @ self._rows(own_items))
         found.sort_indices()
         rows = np.repeat(np.arange(len(recent)), np.diff(found.indptr))
         return SparseScores(
             torch.from_numpy(rows),
             torch.from_numpy(found.indices.astype(np.int64)),
             torch.from_numpy(found.data.astype(np.float32)),
-            self.terms.shape[0],
+            self.terms.num_rows,
         )
+
+    def _rows(self, items: Ints) -> csr_array:
+        """Return the terms of n items [n, X]."""
+        terms = self.terms
+        lengths = terms.starts[items + 1] - terms.starts[items]
+        ends = np.cumsum(lengths)
+        entry = np.arange(lengths.sum()) + np.repeat(terms.starts[items] + lengths - ends, lengths)
+        parts = terms.weights[entry], terms.columns[entry], np.concatenate([[0], ends])
+        return csr_array(parts, shape=(len(items), terms.num_rows))
+
+
+def memory_fingerprint(manifest: tables.Manifest, config: TransitionsConfig) -> str:
+    """Return a fingerprint of the table and of the keys that only scoring reads."""
+    scoring = [config.recency, config.max_events, config.tau]
+    return tables.fingerprint([manifest.fingerprint, *scoring])
 
 
 def seen_items(histories: Sequence[History], num_items: int) -> SparseScores:

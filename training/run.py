@@ -30,7 +30,7 @@ from mdsrec.config.model_base import FeatureModelConfig
 from mdsrec.errors import InputError, cause_of
 from mdsrec.logs import configure_logging
 from mdsrec.run_paths import RunPaths
-from training.data.item_tables import check_item_tables
+from training.data.table_checks import check_item_tables
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
 from training.distributed.ray_session import check_capacity, ray_session, uses_gpu

@@ -6,18 +6,15 @@ X items.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load, save
-from scipy.sparse import csr_array
 
 from mdsrec import files
 from mdsrec.config import TransitionsConfig
 from mdsrec.errors import InputError
-from training.data.item_tables import ItemTables, ModalityTables
+from training.data.item_tables import PARTS, ItemTables
 from training.data.sparse import SparseMatrix
 from training.inference import file_metadata
 from training.memory import Memory
@@ -69,47 +66,20 @@ def read_export(folder: str) -> tuple[ExportManifest, dict[str, bytes]]:
 
 
 def pack_item_tables(item_tables: ItemTables) -> bytes:
-    """Return the tables as a safetensors file."""
-    arrays = _of_matrix("cooccurrence", item_tables.cooccurrence)
-    for name, modality in item_tables.modalities.items():
-        arrays |= _of_matrix(f"{name}/adjacency", modality.adjacency)
-        arrays |= _of_matrix(f"{name}/membership", modality.membership)
-        if modality.features is not None:
-            arrays[f"{name}/features"] = modality.features.numpy()
-    if item_tables.num_train is not None:
-        arrays["num_train"] = item_tables.num_train
-    about = {
-        "num_items": item_tables.num_items,
-        "modalities": list(item_tables.modalities),
-        "fingerprints": item_tables.fingerprints,
-    }
-    return save(arrays, {"about": json.dumps(about)})
+    """Return the tables as a safetensors file. Products of them are made again."""
+    modalities = {n: replace(m, centers=None) for n, m in item_tables.modalities.items()}
+    kept = replace(item_tables, modalities=modalities)
+    return save(kept.arrays(), {"about": json.dumps(kept.about())})
 
 
 def unpack_item_tables(content: bytes) -> ItemTables:
     """Return the tables of `pack_item_tables`."""
-    arrays, about = load(content), _about(content)
-    modalities = {}
-    for name in about["modalities"]:
-        features = arrays.get(f"{name}/features")
-        modalities[name] = ModalityTables(
-            _matrix(f"{name}/adjacency", arrays),
-            None if features is None else torch.from_numpy(features),
-            _matrix(f"{name}/membership", arrays),
-        )
-    return ItemTables(
-        about["num_items"],
-        _matrix("cooccurrence", arrays),
-        modalities,
-        about["fingerprints"],
-        arrays.get("num_train"),
-    )
+    return ItemTables.of(load(content), _about(content))
 
 
 def pack_memory(memory: Memory) -> bytes:
     """Return the memory as a safetensors file."""
-    terms = memory.terms
-    arrays = {"starts": terms.indptr, "columns": terms.indices, "weights": terms.data}
+    arrays = {part: getattr(memory.terms, part) for part in PARTS}
     about = {"config": memory.config.model_dump(), "fingerprint": memory.fingerprint}
     return save(arrays, {"about": json.dumps(about)})
 
@@ -117,29 +87,8 @@ def pack_memory(memory: Memory) -> bytes:
 def unpack_memory(content: bytes) -> Memory:
     """Return the memory of `pack_memory`."""
     arrays, about = load(content), _about(content)
-    num_items = len(arrays["starts"]) - 1
-    parts = arrays["weights"], arrays["columns"], arrays["starts"]
-    return Memory(
-        csr_array(parts, shape=(num_items, num_items)),
-        TransitionsConfig(**about["config"]),
-        about["fingerprint"],
-    )
-
-
-def _of_matrix(name: str, matrix: SparseMatrix | None) -> dict[str, NDArray[Any]]:
-    if matrix is None:
-        return {}
-    return {
-        f"{name}/starts": matrix.starts,
-        f"{name}/columns": matrix.columns,
-        f"{name}/weights": matrix.weights,
-    }
-
-
-def _matrix(name: str, arrays: Mapping[str, NDArray[Any]]) -> SparseMatrix | None:
-    if f"{name}/starts" not in arrays:
-        return None
-    return SparseMatrix(*(arrays[f"{name}/{part}"] for part in ("starts", "columns", "weights")))
+    terms = SparseMatrix(*(arrays[part] for part in PARTS))
+    return Memory(terms, TransitionsConfig(**about["config"]), about["fingerprint"])
 
 
 def _about(content: bytes) -> dict[str, Any]:

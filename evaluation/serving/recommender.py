@@ -169,14 +169,15 @@ class Recommender:
         if channel == MEMORY:
             assert self._trained.memory is not None
             terms = self._trained.memory.terms
-            row = slice(*terms.indptr[[item, item + 1]])
-            others, scores = terms.indices[row], terms.data[row]
+            row = slice(*terms.starts[[item, item + 1]])
+            others = terms.columns[row].astype(np.int64)
+            scores = terms.weights[row]
         else:
             place = self.channels.index(channel)
             with one_thread():
                 vectors_XD, lengths_X = self._item_vectors[place], self._lengths[place]
                 cosines = vectors_XD @ vectors_XD[item] / (lengths_X * lengths_X[item])
-            others, scores = np.arange(len(cosines)), cosines.numpy()
+            others, scores = np.arange(len(cosines), dtype=np.int64), cosines.numpy()
         return others[others != item], scores[others != item]
 
     def _vector_frame(self, vectors: Tensor, index: list[Any], name: str) -> pd.DataFrame:

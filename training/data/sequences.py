@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mdsrec import files, tables
+from mdsrec import tables
 from mdsrec.config import Experiment
+from mdsrec.parquet_groups import StoredGroup, read_group
 from training.data.windows import Samples, Step, cut_into_steps, windows_of
 
 GROUP_STREAM, WINDOW_STREAM = 0, 1  # of random numbers
@@ -39,11 +39,10 @@ class EpochPosition(NamedTuple):
     share: float = 0.0  # of the epoch's users
 
 
-class RowGroup(NamedTuple):
-    """Users [first, last) of the table, whose row u is user u."""
+class UserGroup(NamedTuple):
+    """A row group with users [first, last) of the table, whose row u is user u."""
 
-    path: str
-    number: int
+    stored: StoredGroup
     first: int
     last: int
 
@@ -65,8 +64,8 @@ class SequenceReader:
         uri = uri or tables.table_uri(experiment.root, "sequences")
         manifest = tables.open_table(uri)
         self.num_users = manifest.rows
-        self._file_system, _ = files.file_system(uri)
-        self._groups = list(self._row_groups(tables.data_files(uri, manifest)))
+        self._uri = uri
+        self._groups = list(_numbered(tables.stored_groups(uri, manifest)))
         # Ranking reads users in order, often fewer at a time than a row group holds. The last
         # group is kept, with its events and with its ids.
         self._last_group = lru_cache(maxsize=2)(self._read_group)
@@ -114,18 +113,8 @@ class SequenceReader:
         rows = [rows for _, rows in self._rows(first, last, ("user_id",))]
         return pa.concat_tables(rows)["user_id"]
 
-    def _row_groups(self, paths: list[str]) -> Iterator[RowGroup]:
-        first = 0
-        for path in paths:
-            metadata = pq.read_metadata(path, filesystem=self._file_system)
-            for number in range(metadata.num_row_groups):
-                last = first + metadata.row_group(number).num_rows
-                yield RowGroup(path, number, first, last)
-                first = last
-
-    def _read_group(self, group: RowGroup, columns: tuple[str, ...] = EVENTS) -> pa.Table:
-        with pq.ParquetFile(group.path, filesystem=self._file_system) as file:
-            return file.read_row_group(group.number, columns)
+    def _read_group(self, group: UserGroup, columns: tuple[str, ...] = EVENTS) -> pa.Table:
+        return read_group(self._uri, group.stored, columns)
 
     def _rows(
         self, first: int, last: int, columns: tuple[str, ...] = EVENTS
@@ -137,10 +126,10 @@ class SequenceReader:
                 rows = self._last_group(group, columns)
                 yield start, rows.slice(start - group.first, stop - start)
 
-    def _shuffle_windows(self, epoch: int) -> Iterator[list[RowGroup]]:
+    def _shuffle_windows(self, epoch: int) -> Iterator[list[UserGroup]]:
         """Yield the row groups in the epoch's order, as many together as are shuffled together."""
         generator = np.random.default_rng([self.experiment.seed, epoch, GROUP_STREAM])
-        window: list[RowGroup] = []
+        window: list[UserGroup] = []
         for index in generator.permutation(len(self._groups)):
             window.append(self._groups[index])
             if _num_users(window) >= self.experiment.train.shuffle_window:
@@ -149,7 +138,7 @@ class SequenceReader:
         if window:
             yield window
 
-    def _steps_of(self, epoch: int, index: int, window: list[RowGroup]) -> list[Step]:
+    def _steps_of(self, epoch: int, index: int, window: list[UserGroup]) -> list[Step]:
         """Return the shuffled steps of the shuffle window at `index`."""
         generator = np.random.default_rng([self.experiment.seed, epoch, WINDOW_STREAM, index])
         samples = self._samples(window)
@@ -158,19 +147,26 @@ class SequenceReader:
         steps = cut_into_steps(samples, self.experiment.train.batch_size)
         return [steps[i] for i in generator.permutation(len(steps))]
 
-    def _samples(self, window: list[RowGroup]) -> Samples:
+    def _samples(self, window: list[UserGroup]) -> Samples:
         table = pa.concat_tables(self._read_group(group) for group in window)
-        lists = table.column("items").combine_chunks()
-        lengths = lists.value_lengths().to_numpy().astype(np.int64)
+        lists = table.column("items").chunks  # together they may be too long for a list of Arrow
+        lengths = np.concatenate([part.value_lengths() for part in lists], dtype=np.int64)
         return windows_of(
-            lists.flatten().to_numpy().astype(np.int64),
+            np.concatenate([part.flatten().to_numpy() for part in lists], dtype=np.int64),
             np.cumsum(lengths) - lengths,
             table.column("train_end").to_numpy().astype(np.int64),
             self.experiment.network.max_length,
         )
 
 
-def _num_users(window: list[RowGroup]) -> int:
+def _numbered(groups: list[StoredGroup]) -> Iterator[UserGroup]:
+    first = 0
+    for group in groups:
+        yield UserGroup(group, first, first + group.rows)
+        first += group.rows
+
+
+def _num_users(window: list[UserGroup]) -> int:
     return sum(group.last - group.first for group in window)
 
 

@@ -3,7 +3,9 @@
 X items, D width, n rows of a sparse matrix.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.arrays import Floats, Ints
+from training.data.shared_arrays import Allocate, zeros
 from training.device import working_set
 
+PRODUCTS = 1 << 20  # of entries of two matrices, held at a time
+SPAN = 1 << 22  # columns of a row of a product, added up at a time
 BLOCK_SETS = 4  # size of a block of rows to add, in working sets
 
 
@@ -32,6 +37,10 @@ class Entries(NamedTuple):
         return F.embedding_bag(
             self.columns, dense_XD, self.starts, mode="sum", per_sample_weights=weights
         )
+
+    def among(self, ids: Tensor) -> "Entries":
+        """Return these entries with columns as indexes into `ids`, which ascend."""
+        return self._replace(columns=torch.searchsorted(ids, self.columns, out_int32=True))
 
     def add_transposed(self, out_XD: Tensor, dense_nD: Tensor) -> None:
         """Add the product of the transposed rows with `dense_nD` to `out_XD` in place.
@@ -80,26 +89,65 @@ class SparseMatrix:
         return Entries(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
 
 
-def sparse_matrix(rows: Ints, columns: Ints, weights: Floats, num_rows: int) -> SparseMatrix:
-    """Build a sparse matrix from its entries, which are sorted by row."""
-    starts = np.zeros(num_rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=num_rows), out=starts[1:])
-    return SparseMatrix(starts, columns.astype(np.int32), weights.astype(np.float32))
+def product(
+    left: SparseMatrix, right: SparseMatrix, width: int, allocate: Allocate = zeros
+) -> SparseMatrix:
+    """Return the product of two sparse matrices; `right` has `width` columns.
+
+    A cell is a sum in the order of the entries of `left`, in double precision. Rows are made one
+    after the other, from about PRODUCTS products at a time.
+    """
+    most = 0
+    for start in range(0, len(left.columns), PRODUCTS):
+        rows = left.columns[start : start + PRODUCTS].astype(np.int64)
+        most += int((right.starts[rows + 1] - right.starts[rows]).sum())
+    starts = allocate(left.num_rows + 1, np.int64)
+    columns, weights = allocate(most, np.int32), allocate(most, np.float32)
+    end = 0
+    for row, (first, last) in enumerate(pairwise(left.starts.tolist())):
+        for found, sums in _row_of_product(left, right, first, last, width):
+            start, end = end, end + len(found)
+            columns[start:end], weights[start:end] = found, sums
+        starts[row + 1] = end
+    return SparseMatrix(starts, columns[:end], weights[:end])
 
 
-def product(left: SparseMatrix, right: SparseMatrix, width: int) -> SparseMatrix:
-    """Return the product of two sparse matrices; `right` has `width` columns."""
-    lengths = np.diff(right.starts)[left.columns]
-    left_entry = np.repeat(np.arange(len(left.columns)), lengths)
-    ends = np.cumsum(lengths)
-    shifts = (right.starts[left.columns] - (ends - lengths))[left_entry]
-    right_entry = np.arange(len(left_entry)) + shifts
-    row = np.repeat(np.arange(left.num_rows), np.diff(left.starts))[left_entry]
-    cell, group = np.unique(row * width + right.columns[right_entry], return_inverse=True)
-    products = left.weights[left_entry].astype(np.float64) * right.weights[right_entry]
-    # Without entries bincount returns integers.
-    sums = np.bincount(group, products).astype(np.float64)
-    return sparse_matrix(cell // width, cell % width, sums, left.num_rows)
+def _row_of_product(
+    left: SparseMatrix, right: SparseMatrix, first: int, last: int, width: int
+) -> Iterator[tuple[Ints, Floats]]:
+    """Yield columns, in ascending order, and sums of the entries first <= entry < last of `left`.
+
+    A row of few products sorts them. A long one adds them up in SPAN columns at a time.
+    """
+    parts = list(islice(_products(left, right, first, last), 2))
+    if len(parts) < 2:
+        for columns, products in parts:
+            found, group = np.unique(columns, return_inverse=True)
+            yield found, np.bincount(group, products).astype(np.float64)
+        return
+    for start in range(0, width, SPAN):
+        sums, is_found = np.zeros(min(SPAN, width - start)), np.zeros(SPAN, bool)
+        for columns, products in _products(left, right, first, last):
+            inside = (columns >= start) & (columns < start + SPAN)
+            place = columns[inside] - start
+            np.add.at(sums, place, products[inside])
+            is_found[place] = True
+        found = np.flatnonzero(is_found)
+        yield start + found, sums[found]
+
+
+def _products(
+    left: SparseMatrix, right: SparseMatrix, first: int, last: int
+) -> Iterator[tuple[Ints, Floats]]:
+    """Yield column and product of the pairs of entries, in order of those of `left`."""
+    size = max(1, PRODUCTS * right.num_rows // max(1, len(right.columns)))
+    for start in range(first, last, size):
+        rows = left.columns[start : min(start + size, last)].astype(np.int64)
+        lengths = right.starts[rows + 1] - right.starts[rows]
+        ends = np.cumsum(lengths)
+        entry = np.arange(ends[-1]) + np.repeat(right.starts[rows] - (ends - lengths), lengths)
+        factors = np.repeat(left.weights[start : start + len(rows)].astype(np.float64), lengths)
+        yield right.columns[entry], factors * right.weights[entry]
 
 
 def identity(columns: Tensor) -> Entries:

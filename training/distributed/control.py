@@ -70,12 +70,16 @@ class ControlGroup:
             distributed.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks in order."""
+        values = [value] * self.world_size
+        if self._group is not None:
+            distributed.all_gather_object(values, value, group=self._group)
+        return values
+
     def first_message(self, message: str | None) -> str | None:
         """Return, on every rank, the message of the lowest rank that has one; None if none has."""
-        messages: list[str | None] = [message] * self.world_size
-        if self._group is not None:
-            distributed.all_gather_object(messages, message, group=self._group)
-        return next((found for found in messages if found is not None), None)
+        return next((found for found in self.gather(message) if found is not None), None)
 
     def log_once(self, line: str) -> None:
         """Log a line on rank 0."""

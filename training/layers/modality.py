@@ -19,7 +19,8 @@ class Modality(nn.Module):
         self.graph = None if graph is None else DeviceMatrix(graph)
         self.centers = None  # C Ahat, whose product with E^id is c^0 (Eq. 11)
         if members is not None and graph is not None:
-            self.centers = DeviceMatrix(product(members, graph, num_items))
+            self.centers = DeviceMatrix(tables.centers or product(members, graph, num_items))
+        self.kept: Tensor | None = None  # c^0 [K, D], if it is kept for several steps
         self.feature_map = None if features is None else nn.Linear(features.shape[1], dim)
         self.features: Tensor | None  # F
         self.center_features: Tensor | None  # C F
@@ -31,6 +32,12 @@ class Modality(nn.Module):
         self.register_buffer("features", features, persistent=False)
         self.register_buffer("center_features", center_features, persistent=False)
         self.register_buffer("center_sums", center_sums, persistent=False)
+
+    def keep_centers(self, num_centers: int, dim: int) -> None:
+        """Make room for c^0 if it is a product with E^id."""
+        if self.centers is not None:
+            del self.kept
+            self.register_buffer("kept", torch.zeros(num_centers, dim), persistent=False)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Return the items' features mapped to D, zeros without any; None: all items [X, D]."""

@@ -1,0 +1,110 @@
+"""Row groups of Parquet files: what their footers say, and their rows, a bounded part at a time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from mdsrec.files import file_system
+
+READERS = 32  # footers read at once; storage answers each after its latency
+BATCH_VALUES = 1 << 20  # of the longest column, in a batch
+READ_BYTES = 8 << 20  # of a column, read from storage at a time
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group as the manifest describes it.
+
+    `first` and `last` are the smallest and the largest value of the leading column, if it holds
+    integers.
+    """
+
+    rows: int
+    first: int | None = None
+    last: int | None = None
+
+
+class StoredGroup(NamedTuple):
+    """A row group, and where it is."""
+
+    path: str  # in the file system of the table
+    number: int  # in its file
+    rows: int
+    first: int | None
+    last: int | None
+
+
+def read_footers(paths: Sequence[str], filesystem: fs.FileSystem) -> list[tuple[RowGroup, ...]]:
+    """Return the row groups of each file, none if it is empty; many footers are read at once."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(partial(_read_footer, filesystem=filesystem), paths))
+
+
+def _read_footer(path: str, filesystem: fs.FileSystem) -> tuple[RowGroup, ...]:
+    metadata = pq.read_metadata(path, filesystem=filesystem)
+    if not metadata.num_rows:
+        return ()
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    return tuple(_described(group) for group in groups)
+
+
+def _described(group: pq.RowGroupMetaData) -> RowGroup:
+    leading = group.column(0)
+    is_integer = leading.physical_type in ("INT32", "INT64") and "." not in leading.path_in_schema
+    if not is_integer or not leading.is_stats_set or not leading.statistics.has_min_max:
+        return RowGroup(group.num_rows)
+    return RowGroup(group.num_rows, int(leading.statistics.min), int(leading.statistics.max))
+
+
+def stored_groups(paths: Sequence[str], groups: Iterable[Sequence[RowGroup]]) -> list[StoredGroup]:
+    """Return the row groups of all files in order."""
+    return [
+        StoredGroup(path, number, group.rows, group.first, group.last)
+        for path, in_file in zip(paths, groups, strict=True)
+        for number, group in enumerate(in_file)
+    ]
+
+
+def read_group(uri: str, group: StoredGroup, columns: Sequence[str]) -> pa.Table:
+    """Return a row group of the table at `uri`."""
+    with _open(uri, group.path) as file:
+        return file.read_row_group(group.number, list(columns))
+
+
+def batches(uri: str, groups: Iterable[StoredGroup], wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the groups in order, in columns and types of `wanted`.
+
+    A batch has about BATCH_VALUES values at most, so memory does not depend on the groups' sizes,
+    and no list of Arrow has more values than its offsets can count.
+    """
+    for group in groups:
+        with _open(uri, group.path) as file:
+            rows = _rows_of_batch(file.metadata.row_group(group.number), wanted)
+            for batch in file.iter_batches(rows, [group.number], wanted.names):
+                yield batch.select(wanted.names).cast(wanted)
+
+
+def _rows_of_batch(group: pq.RowGroupMetaData, wanted: pa.Schema) -> int:
+    columns = (group.column(index) for index in range(group.num_columns))
+    values = [c.num_values for c in columns if c.path_in_schema.split(".")[0] in wanted.names]
+    rows: int = group.num_rows * BATCH_VALUES // max([1, *values])
+    return max(1, rows)
+
+
+def _open(uri: str, path: str) -> pq.ParquetFile:
+    filesystem, _ = file_system(uri)
+    return pq.ParquetFile(
+        path, filesystem=filesystem, metadata=_footer(uri, path), buffer_size=READ_BYTES
+    )
+
+
+@lru_cache(maxsize=1024)
+def _footer(uri: str, path: str) -> pq.FileMetaData:
+    """Return the footer of a file. A file of a table never changes, so it is read once."""
+    return pq.read_metadata(path, filesystem=file_system(uri)[0])
