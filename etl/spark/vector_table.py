@@ -5,35 +5,37 @@ Tasks read the Parquet row groups directly, so no row passes through the JVM.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple, Self
+from functools import cached_property, lru_cache
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from mdsrec import tables
-from mdsrec.arrays import Ints
+from mdsrec.arrays import Counts, Ints
 from mdsrec.files import file_system
+from mdsrec.parquet_groups import StoredGroup, read_footers, read_group, stored_groups
 from mdsrec.schema import FEATURES
+
+MOST_VALUES = int(np.iinfo(np.int32).max)  # of all lists in an array of Arrow
 
 Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ItemTable:
-    """The files of a table sorted by item. It is small, so it can be sent to every task."""
+    """The row groups of a table sorted by item. It is small, so it can be sent to every task."""
 
     uri: str
-    paths: tuple[str, ...]
+    groups: tuple[StoredGroup, ...]
     schema: pa.Schema
 
     @classmethod
     def open(cls, uri: str, schema: pa.Schema) -> Self:
         """Return the committed table at `uri`."""
-        return cls(uri, tuple(tables.data_files(uri, tables.open_table(uri))), schema)
+        return cls(uri, tuple(tables.stored_groups(uri, tables.open_table(uri))), schema)
 
     @classmethod
     def uncommitted(cls, version: str, schema: pa.Schema) -> Self:
@@ -41,7 +43,8 @@ class ItemTable:
         filesystem, path = file_system(version)
         found = filesystem.get_file_info(fs.FileSelector(path))
         paths = sorted(info.path for info in found if info.path.endswith(".parquet"))
-        return cls(version, tuple(paths), schema)
+        groups = stored_groups(paths, read_footers(paths, filesystem))
+        return cls(version, tuple(groups), schema)
 
     def read(self, first: int, last: int, columns: Sequence[str]) -> pa.Table:
         """Return the rows of items first <= item < last.
@@ -50,23 +53,23 @@ class ItemTable:
         """
         names = tuple(columns)
         slices = []
-        for group in _row_groups(self):
-            if group.first < last and first <= group.last:
-                table = _read_row_group(self.uri, group.path, group.number, names)
-                items = table.column("item").to_numpy()
-                start, stop = np.searchsorted(items, [first, last])
-                slices.append(table.slice(start, stop - start))
+        for place in np.flatnonzero((self._firsts < last) & (self._lasts >= first)):
+            table = _read_row_group(self.uri, self.groups[place], names)
+            items = table.column("item").to_numpy()
+            start, stop = np.searchsorted(items, [first, last])
+            slices.append(table.slice(start, stop - start))
         wanted = pa.schema([self.schema.field(name) for name in names])
         return pa.concat_tables(slices) if slices else wanted.empty_table()
 
+    @cached_property
+    def _firsts(self) -> Counts:
+        """Return the lowest item of each row group."""
+        return np.array([group.first for group in self.groups], dtype=np.int64)
 
-class RowGroup(NamedTuple):
-    """A row group of a Parquet file and the range of items in it."""
-
-    path: str
-    number: int
-    first: int  # lowest item
-    last: int  # highest item
+    @cached_property
+    def _lasts(self) -> Counts:
+        """Return the highest item of each row group."""
+        return np.array([group.last for group in self.groups], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -93,28 +96,22 @@ class VectorTable:
 
 
 def vector_rows(items: Ints, vectors: npt.NDArray[np.floating]) -> pa.Table:
-    """Return rows of the schema FEATURES; `vectors` [n, d] are rounded to float32."""
-    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
-    offsets = pa.array(np.arange(len(items) + 1, dtype=np.int32) * vectors.shape[1])
-    lists = pa.ListArray.from_arrays(offsets, flat)
+    """Return rows of the schema FEATURES; `vectors` [n, d] are rounded to float32.
+
+    A chunk of the column has no more values than the 32-bit offsets of a list can count.
+    """
+    rows = max(1, MOST_VALUES // max(1, vectors.shape[1]))
+    starts = range(0, max(1, len(items)), rows)
+    lists = pa.chunked_array([_lists(vectors[start : start + rows]) for start in starts])
     return pa.Table.from_arrays([pa.array(items.astype(np.int32)), lists], schema=FEATURES)
 
 
-@lru_cache(maxsize=16)
-def _row_groups(table: ItemTable) -> list[RowGroup]:
-    filesystem, _ = file_system(table.uri)
-    found = []
-    for path in table.paths:
-        metadata = pq.read_metadata(path, filesystem=filesystem)
-        column = metadata.schema.names.index("item")
-        for number in range(metadata.num_row_groups if metadata.num_rows else 0):
-            statistics = metadata.row_group(number).column(column).statistics
-            found.append(RowGroup(path, number, statistics.min, statistics.max))
-    return found
+def _lists(vectors: npt.NDArray[np.floating]) -> pa.ListArray:
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+    offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1])
+    return pa.ListArray.from_arrays(offsets, flat)
 
 
 @lru_cache(maxsize=4)  # a task reads two tables, and a range may touch two row groups of each
-def _read_row_group(uri: str, path: str, number: int, columns: tuple[str, ...]) -> pa.Table:
-    filesystem, _ = file_system(uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        return file.read_row_group(number, list(columns))
+def _read_row_group(uri: str, group: StoredGroup, columns: tuple[str, ...]) -> pa.Table:
+    return read_group(uri, group, columns)
