@@ -1,7 +1,7 @@
-"""The GPU memory of a catalogue: the formula of docs/cluster.md, and its table.
+"""The memory of a catalogue by arithmetic: of a GPU, and of the ranks and hosts of a training.
 
-`python -m benchmarks.sizes` prints the table. All numbers are float32. A working set that
-does not grow with the number of items comes on top.
+`python -m benchmarks.sizes` prints the tables of docs/cluster.md and docs/scale.md. All numbers are
+float32. A working set that does not grow with the number of items comes on top.
 """
 
 from typing import Literal, NamedTuple
@@ -63,5 +63,84 @@ def table() -> str:
     return markdown_table(["items", "users", "D", *SETTINGS], rows)
 
 
+class Graphs(NamedTuple):
+    """Sizes of the graphs of a catalogue."""
+
+    modalities: int
+    neighbors: int  # H
+    cooccurring: int  # entries of O an item, or graph.max_cooccurrences if that is fewer
+
+
+def table_bytes(items: int, dim: int) -> int:
+    """Return the bytes of E, which every rank holds whole."""
+    return 4 * items * dim
+
+
+def adam_bytes(items: int, dim: int, workers: int, stage: int) -> int:
+    """Return the bytes of Adam's moments on a rank."""
+    return 2 * table_bytes(items, dim) // (workers if stage else 1)
+
+
+def gradient_bytes(items: int, dim: int, by_rows: bool) -> int:
+    """Return the bytes of the gradient of E; none where it travels as rows."""
+    return 0 if by_rows else table_bytes(items, dim)
+
+
+def neighbor_bytes(items: int, graphs: Graphs) -> int:
+    """Return the bytes of Ahat^m of all modalities, of which the ranks of a host share a copy."""
+    return graphs.modalities * items * (8 + 8 * (graphs.neighbors + 1))
+
+
+def cooccurrence_bytes(items: int, graphs: Graphs) -> int:
+    """Return the bytes of N(O), of which the ranks of a host share a copy."""
+    return items * (8 + 8 * graphs.cooccurring)
+
+
+def checkpoint_bytes(items: int, dim: int) -> int:
+    """Return the bytes of E and its moments in a checkpoint, whatever the number of ranks."""
+    return 3 * table_bytes(items, dim)
+
+
+FULL = 48_200_000  # items of the 2023 edition
+DIM = 64
+RANKS_OF_HOST = 8
+LAYOUTS = {  # ranks, ZeRO stage
+    "1 rank, ZeRO 0": (1, 0),
+    "8 ranks of a host, ZeRO 0": (8, 0),
+    "8 ranks of a host, ZeRO 1": (8, 1),
+    "64 ranks on 8 hosts, ZeRO 1": (64, 1),
+}
+OPTIONS = {  # entries of O an item
+    "all of O": 514,
+    "graph.max_cooccurrences = 100": 100,
+}
+
+
+def full_catalogue() -> str:
+    """Return the GB of FULL items by rank and host, as the Markdown of docs/scale.md."""
+    header = [
+        "layout",
+        "O",
+        "E a rank",
+        "Adam a rank",
+        "Ahat a host",
+        "O a host",
+        "host",
+        "checkpoint",
+    ]
+    rows = []
+    for layout, (workers, stage) in LAYOUTS.items():
+        for option, cooccurring in OPTIONS.items():
+            graphs = Graphs(MODALITIES, NEIGHBORS, cooccurring)
+            table, adam = table_bytes(FULL, DIM), adam_bytes(FULL, DIM, workers, stage)
+            shared = neighbor_bytes(FULL, graphs), cooccurrence_bytes(FULL, graphs)
+            host = min(workers, RANKS_OF_HOST) * (table + adam) + sum(shared)
+            sizes = (table, adam, *shared, host, checkpoint_bytes(FULL, DIM))
+            rows.append([layout, option, *(f"{size / 1e9:.1f}" for size in sizes)])
+    return markdown_table(header, rows)
+
+
 if __name__ == "__main__":
     print(table())
+    print()
+    print(full_catalogue())

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import restrict
-from benchmarks.etl.catalogue import HOT_ITEMS, Catalogue, write_raw, write_sequences
+from benchmarks.catalogue.events import HOT_ITEMS, Catalogue, write_sequences
 from benchmarks.measure import DONE, measure
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
@@ -18,7 +18,7 @@ from mdsrec.errors import InputError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthetic")
-    write_sequences(f"{folder}/sequences", Catalogue(3000))
+    write_sequences(f"{folder}/sequences", Catalogue.of_interactions(3000))
     return folder
 
 
@@ -39,24 +39,9 @@ def test_synthetic_sequences_have_the_requested_size_and_repeat_no_item(folder):
 
 def test_a_third_of_the_users_have_each_hot_item(folder):
     rows = rows_of(folder)
-    hot = Catalogue(3000).by_popularity[:HOT_ITEMS].tolist()
+    hot = Catalogue.of_interactions(3000).order.by_popularity(np.arange(HOT_ITEMS)).tolist()
     for item in hot:
         assert sum(item in row["items"] for row in rows) > 0.2 * len(rows)
-
-
-def test_raw_files_hold_the_events_of_the_sequences(folder, tmp_path):
-    counts = write_raw(tmp_path, Catalogue(3000))
-    with gzip.open(tmp_path / "reviews.json.gz", "rt") as file:
-        reviews = [json.loads(line) for line in file]
-    expected = [
-        (row["user_id"], f"B{item:09d}", time)
-        for row in rows_of(folder)
-        for item, time in zip(row["items"], row["times"], strict=True)
-    ]
-    assert [(r["reviewerID"], r["asin"], r["unixReviewTime"]) for r in reviews] == expected
-    with gzip.open(tmp_path / "metadata.json.gz", "rt") as file:
-        records = [json.loads(line) for line in file]
-    assert len({r["asin"] for r in records}) == len(records) == counts["items"]
 
 
 def test_a_reading_has_the_result_of_a_command_or_its_limit(folder):

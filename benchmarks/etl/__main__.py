@@ -8,7 +8,6 @@ from mdsrec.command import run_command
 
 PROG = "benchmarks.etl"
 MODULES = {
-    "catalogue": "benchmarks.etl.catalogue",
     "cooccurrence": "benchmarks.etl.cooccurrence",
     "neighbors": "benchmarks.etl.neighbors",
     "encoders": "benchmarks.etl.encoders",

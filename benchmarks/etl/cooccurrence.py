@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.etl.catalogue import Catalogue, write_sequences
+from benchmarks.catalogue.events import Catalogue, write_sequences
 from benchmarks.measure import DONE, GIB, Reading, Stopwatch, measure, print_result
 from etl.catalogue.sequences import only_training_events
 from etl.graph.cooccurrence import write_cooccurrence
@@ -75,8 +75,12 @@ def run(arguments: argparse.Namespace) -> None:
     for interactions in arguments.interactions:
         with tempfile.TemporaryDirectory(prefix="mdsrec-benchmark-") as name:
             folder = Path(name)
-            write_sequences(f"{folder}/sequences", Catalogue(interactions, arguments.seed))
-            write_sequences(f"{folder}/few/sequences", Catalogue(FEW, arguments.seed))
+            write_sequences(
+                f"{folder}/sequences", Catalogue.of_interactions(interactions, arguments.seed)
+            )
+            write_sequences(
+                f"{folder}/few/sequences", Catalogue.of_interactions(FEW, arguments.seed)
+            )
             finished = []
             for contestant in arguments.contestants:
                 command = [contestant, str(folder)]
