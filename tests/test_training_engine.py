@@ -29,8 +29,9 @@ from training.device import check_precision, has_bf16
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
 from training.distributed.schedule import FINAL, decay_end, rate_factor, schedule_after, schedule_of
-from training.distributed.zero_state import full_state
+from training.distributed.zero_state import full_shapes, full_state
 from training.layers.transformer import Block
+from training.models.base import Model
 from training.models.mdsrec.model import MDSRec
 from training.models.registry import build_model
 from training.step import share_of, take_step
@@ -43,11 +44,11 @@ CLIP = 0.5
 SCHEDULE: dict[str, Any] = {"warmup_steps": 4, "decay": "cosine", "decay_steps": 20}
 
 
-class Regression(nn.Module):
+class Regression(Model):
     """The summed squared error of a linear map of item vectors."""
 
     def __init__(self, num_items: int = 11) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.table = nn.Parameter(torch.empty(num_items, 5))
         self.map = nn.Linear(5, 3)
         generator = torch.Generator().manual_seed(7)
@@ -250,7 +251,7 @@ def first_gradient(experiment: Experiment) -> Tensor:
     """
     engine = ds.initialize(Regression(), experiment, CPU)
     take_plain_step(engine, 0, experiment.train.accumulation)
-    return torch.cat([10 * full_state(engine, p, "exp_avg") for p in engine.module.parameters()])
+    return torch.cat([10 * full_state(engine, name, "exp_avg") for name in full_shapes(engine)])
 
 
 def error_of(action: Any) -> str:
@@ -430,7 +431,7 @@ def first_steps(experiments: list[dict[str, Any]]) -> list[list[Tensor]]:
         first, second, *_ = SequenceReader(experiment).steps(0)
         shares = [share_of(model, experiment, step, (0, 0), CPU) for step in (first, second)]
         before = take_step(engine, experiment, shares[0])
-        gradient = 10 * full_state(engine, model.item_embedding, "exp_avg")
+        gradient = 10 * full_state(engine, "item_embedding", "exp_avg")
         found.append([before, gradient, take_step(engine, experiment, shares[1])])
     return found
 

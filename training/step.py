@@ -17,6 +17,7 @@ from mdsrec.config import Experiment
 from training.data.batch import Batch, batch_of
 from training.data.negatives import Negatives
 from training.data.windows import Step
+from training.distributed.engine import gather_parameters
 from training.distributed.engine_protocol import Engine
 from training.models.base import Model
 
@@ -52,6 +53,8 @@ def share_of(
     negatives = negatives_of(model, experiment, step, epoch_and_step)
     slices = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
     batches = [model.with_sparse_rows(batch_of(step, *s, noise, HOST, negatives)) for s in slices]
+    if experiment.steps_by_rows:
+        batches = [model.with_row_ids(batch) for batch in batches]
     if device.type == "cuda":
         batches = tree_map_only(Tensor, lambda t: t if t.is_cuda else t.pin_memory(), batches)
     return Share(epoch_and_step, step.num_prefixes, batches)
@@ -63,17 +66,26 @@ def take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Te
     Returns this rank's loss of each channel, summed over its prefixes [C].
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    if engine.module.is_refreshed_before(share.epoch_and_step[1]):
+        with gather_parameters(engine):
+            engine.module.refresh()
     torch.manual_seed(_seed(experiment, *share.epoch_and_step, DROPOUT, rank))
     total = torch.zeros_like(engine.module.channel_weights)
     to_device = partial(Tensor.to, device=total.device, non_blocking=True)
+    by_rows, rate = engine.item_parameters, engine.get_lr()[0]
     for batch in share.batches:
-        losses: Tensor = engine(tree_map_only(Tensor, to_device, batch))
+        on_device = tree_map_only(Tensor, to_device, batch)
+        rows = None if by_rows is None else by_rows.read(on_device.row_ids)
+        with engine.module.reading(rows):
+            losses: Tensor = engine(on_device)
         # The objective is the mean over the step's prefixes. DeepSpeed sums gradients over the
         # batches and averages them over the ranks.
         loss = engine.module.channel_weights @ losses * world_size / share.num_prefixes
         engine.backward(loss, scale_wrt_gas=False)
         engine.step()  # the optimizer's step comes only after the last batch
         total += losses.detach()
+    if by_rows is not None:
+        by_rows.step(rate)
     return total
 
 

@@ -70,6 +70,12 @@ class Experiment(Section):
         self._check_features()
         self.model.check(tuple(self.features), self.graph)
         self._check_space()
+        if self.optim.lazy_adam and not self.steps_by_rows:
+            raise ValueError(
+                "optim.lazy_adam needs steps that read single rows of the item table: set "
+                'train.loss = "sampled", model.interest_centers = false or model.center_refresh '
+                "above 1, no optim.gradient_clipping, and no train.offload"
+            )
         wanted, stored = self.transitions.num_neighbors, self.graph.max_neighbors
         if self.memory_modalities and wanted > stored:
             raise ValueError(
@@ -119,6 +125,13 @@ class Experiment(Section):
         """Return the modalities over whose neighbors the memory is spread."""
         spread = self.model.memory and self.transitions.num_neighbors > 0
         return self.modalities if spread else ()
+
+    @property
+    def steps_by_rows(self) -> bool:
+        """Return whether the gradient of the item table travels as rows, outside of DeepSpeed."""
+        train, clips = self.train, self.optim.gradient_clipping > 0
+        sampled = train.loss == "sampled" and train.offload == "none"
+        return self.model.is_trained and sampled and not clips and self.network.reads_rows
 
     def mus(self, modality: str) -> tuple[float, ...]:
         """Return every mu^m that neighbors are built for, the model's first."""

@@ -92,6 +92,14 @@ class NetworkConfig(ModelConfig):
     """Scores are cosines divided by this; 0 means inner products."""
 
     @property
+    def reads_rows(self) -> bool:
+        """Return whether a step of the sampled loss reads only single rows of the item table.
+
+        A model of the user's own may read its parameters in any way.
+        """
+        return ":" not in self.name
+
+    @property
     def scores_cosines(self) -> bool:
         """Return whether scores are cosines and not inner products."""
         return self.temperature > 0

@@ -63,6 +63,16 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
     """false is the ablation w/o MRGC: features mapped to D instead of the item graph."""
     interest_centers: Flag = True
     """false is the ablation w/o ICA: no interest centers."""
+    center_refresh: Positive = 1
+    """Steps for which the initial centers c^0 are kept. 1 is the paper: computed and trained in
+    every step, at the cost of a product with the whole item table. Above 1 they are computed every
+    so many steps and give no gradient.
+    """
+
+    @property
+    def reads_rows(self) -> bool:
+        centers_read_all = self.interest_centers and self.item_graph
+        return not centers_read_all or self.center_refresh > 1
 
     @property
     def needs(self) -> Needs:

@@ -33,6 +33,11 @@ class OptimConfig(Section):
     """Epoch of the run at which the decay ends."""
     decay_steps: Count = 0
     """Step of the run at which the decay ends, if not given as decay_epochs."""
+    lazy_adam: Flag = False
+    """Let a step change only the rows of the item table that it reads, and leave the momentum of
+    the others as it is. It saves time where most of the table is not read, and is another optimizer
+    than Adam.
+    """
 
     @model_validator(mode="after")
     def _decays(self) -> Self:

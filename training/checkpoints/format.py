@@ -2,7 +2,7 @@
 
 A checkpoint of W ranks has W files. Every parameter and each of its moments, flat and in float32,
 is cut into W equal parts; the file of rank r holds the r-th part of each, and Adam's step count.
-A reader joins the parts.
+A reader joins the parts. The same holds for tensors that the model keeps for several steps.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from mdsrec.errors import InputError
 from training.checkpoints.tensor_file import write_tensors
@@ -27,27 +27,21 @@ from training.distributed.zero_state import (
     set_full_state,
     set_steps_taken,
 )
+from training.models.base import Model
 
 STATE = "state.json"
+KEPT = "kept"  # kind of the tensors that a model keeps for several steps
 
 
-def save_checkpoint(engine: Engine[nn.Module], folder: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) -> None:
     """Write this rank's file into `folder`; rank 0 adds `state`, the progress of the training.
 
     Collective. A rank whose disk is full takes part to the end and raises OSError then.
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     create_moments(engine)
-    bounds = {
-        f"{kind}/{name}": _part_bounds(math.prod(shape), rank, world_size)
-        for name, shape in full_shapes(engine).items()
-        for kind in KINDS
-    }
-    parts = (
-        full_state(engine, parameter, kind)[slice(*bounds[f"{kind}/{name}"])]
-        for name, parameter in engine.module.named_parameters()
-        for kind in KINDS
-    )
+    bounds = {key: _part_bounds(n, rank, world_size) for key, n in _sizes(engine).items()}
+    parts = (_value(engine, key)[slice(*part)] for key, part in bounds.items())
     shapes = {key: (stop - start,) for key, (start, stop) in bounds.items()}
     try:
         with _path(folder, rank, world_size).open("wb") as stream:
@@ -59,7 +53,7 @@ def save_checkpoint(engine: Engine[nn.Module], folder: Path, state: dict[str, An
         (folder / STATE).write_text(json.dumps({"world_size": world_size, "state": state}))
 
 
-def load_checkpoint(engine: Engine[nn.Module], folder: Path) -> dict[str, Any]:
+def load_checkpoint(engine: Engine[Model], folder: Path) -> dict[str, Any]:
     """Restore the engine from a checkpoint of any world size and ZeRO stage; return its `state`.
 
     InputError if a file is missing or torn, or if the parameters are another model's.
@@ -78,22 +72,38 @@ def load_checkpoint(engine: Engine[nn.Module], folder: Path) -> dict[str, Any]:
     return state
 
 
-def _restore(engine: Engine[nn.Module], folder: Path, files: list[Any]) -> None:
-    sizes = {name: math.prod(shape) for name, shape in full_shapes(engine).items()}
-    expected = {f"{kind}/{name}": size for name, size in sizes.items() for kind in KINDS}
-    keys = files[0].keys()
+def _restore(engine: Engine[Model], folder: Path, files: list[Any]) -> None:
+    sizes, keys = _sizes(engine), files[0].keys()
     found = {key: sum(file.get_slice(key).get_shape()[0] for file in files) for key in keys}
-    if found != expected:
+    if found != sizes:
         raise InputError(
             f"{folder}: the checkpoint has the parameters of another model: "
             "train from the start with --fresh"
         )
     create_moments(engine)
-    for name, parameter in engine.module.named_parameters():
-        for kind in KINDS:
-            value = _join_parts(files, f"{kind}/{name}", sizes[name])
-            set_full_state(engine, parameter, kind, value)
+    for key, size in sizes.items():
+        _set_value(engine, key, _join_parts(files, key, size))
     set_steps_taken(engine, int(files[0].metadata()["steps_taken"]))
+
+
+def _sizes(engine: Engine[Model]) -> dict[str, int]:
+    """Return the number of elements of everything in a checkpoint, by its key."""
+    sizes = {name: math.prod(shape) for name, shape in full_shapes(engine).items()}
+    by_kind = {f"{kind}/{name}": size for name, size in sizes.items() for kind in KINDS}
+    return by_kind | {f"{KEPT}/{name}": t.numel() for name, t in engine.module.kept().items()}
+
+
+def _value(engine: Engine[Model], key: str) -> Tensor:
+    kind, name = key.split("/", 1)
+    return engine.module.kept()[name].flatten() if kind == KEPT else full_state(engine, name, kind)
+
+
+def _set_value(engine: Engine[Model], key: str, value: Tensor) -> None:
+    kind, name = key.split("/", 1)
+    if kind == KEPT:
+        engine.module.kept()[name].view(-1).copy_(value)
+    else:
+        set_full_state(engine, name, kind, value)
 
 
 def _join_parts(files: list[Any], key: str, size: int) -> Tensor:

@@ -3,13 +3,12 @@
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from mdsrec import files
 from training.checkpoints.format import save_checkpoint
 from training.checkpoints.store import CheckpointStore, storage_error
 from training.distributed.control import CollectiveInputError, ControlGroup
 from training.distributed.engine_protocol import Engine
+from training.models.base import Model
 
 MAX_FAILURES = 3  # in a row
 
@@ -32,7 +31,7 @@ class Saver:
         self._waiting[name] = content
 
     def save(
-        self, engine: Engine[nn.Module], name: str, state: dict[str, Any], is_last: bool = False
+        self, engine: Engine[Model], name: str, state: dict[str, Any], is_last: bool = False
     ) -> bool:
         """Write the waiting files, then a checkpoint; return True if all of it is written.
 

@@ -11,6 +11,17 @@ from training.data.sparse import Entries
 from training.data.windows import Step
 
 
+class ItemRows(NamedTuple):
+    """The rows that a batch reads of parameters with a row for each item."""
+
+    ids: Tensor  # int64 [R], ascending
+    values: dict[str, Tensor]  # [R, ...], by the name of the parameter
+
+    def at(self, name: str, items: Tensor) -> Tensor:
+        """Return the rows of these items, which are all in `ids` -> [n, ...]."""
+        return self.values[name].index_select(0, torch.searchsorted(self.ids, items))
+
+
 class Batch(NamedTuple):
     """A rank's part of a global step. Sequences are padded at the end."""
 
@@ -22,6 +33,7 @@ class Batch(NamedTuple):
     scored: ScoredItems | None = None  # in the sampled softmax; None means all items are scored
     entries: dict[str, Entries] | None = None  # sparse rows of `items`; None: not selected yet
     scored_entries: dict[str, Entries] | None = None  # sparse rows of the scored items
+    row_ids: Tensor | None = None  # int64 [R], ascending; see `ItemRows`. None: whole parameters
 
 
 def batch_of(

@@ -14,7 +14,9 @@ from training.distributed.deepspeed_internals import (
     skip_shared_memory_all_reduce,
 )
 from training.distributed.engine_protocol import Engine
+from training.distributed.item_parameters import item_parameters
 from training.distributed.schedule import decay_end, schedule_of
+from training.models.base import Model
 
 BUCKET = 2**23  # elements that ranks exchange at a time; a larger parameter is not copied
 
@@ -27,7 +29,7 @@ the weights of their layers themselves, so gathering a layer when it is called w
 DeepSpeed matches the exact class, and ignores a name that matches nothing.
 """
 
-Module = TypeVar("Module", bound=nn.Module)
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def deepspeed_config(experiment: Experiment) -> dict[str, Any]:
@@ -69,10 +71,11 @@ def deepspeed_config(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def initialize(model: Module, experiment: Experiment, device: torch.device) -> Engine[Module]:
+def initialize(model: AnyModel, experiment: Experiment, device: torch.device) -> Engine[AnyModel]:
     """Return a DeepSpeed engine around `model`, in the process group that exists already.
 
-    InputError if the device cannot compute in `train.precision`.
+    Where steps read single rows of the parameters with a row for each item, the engine holds these
+    as `item_parameters`. InputError if the device cannot compute in `train.precision`.
     """
     check_precision(experiment, device)
     if device.type == "cpu":
@@ -85,15 +88,17 @@ def initialize(model: Module, experiment: Experiment, device: torch.device) -> E
         dist_backend=distributed.get_backend(), auto_mpi_discovery=False, verbose=False
     )
     model.to(device)
+    by_rows = item_parameters(model, experiment)
     # Fused: no temporaries of the weights' size. It steps offloaded state on the CPU too.
     optimizer = torch.optim.Adam(model.parameters(), lr=experiment.optim.lr, fused=True)
-    engine: Engine[Module]
+    engine: Engine[AnyModel]
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=schedule_of(optimizer, experiment.optim, decay_end(experiment)),
         config=deepspeed_config(experiment),
     )
+    engine.item_parameters = by_rows
     if experiment.train.zero_stage == 0:  # the other stages read BUCKET from the configuration
         set_stage_0_bucket(engine, BUCKET)
     return engine

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.distributed.item_parameters import ItemParameters
+
 Module_co = TypeVar("Module_co", bound=nn.Module, covariant=True)
 
 
@@ -21,6 +23,7 @@ class Engine(Protocol[Module_co]):
     lr_scheduler: LambdaLR
     enable_backward_allreduce: bool
     allreduce_gradients: Callable[..., None]
+    item_parameters: ItemParameters | None  # set by `initialize`, not by DeepSpeed
 
     @property
     def module(self) -> Module_co: ...

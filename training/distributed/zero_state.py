@@ -29,6 +29,7 @@ def iterate_full_weights(engine: AnyEngine) -> Iterator[tuple[str, Tensor]]:
     """Yield each parameter's name and full weights, which are valid until the next iteration."""
     import deepspeed
 
+    yield from _item_weights(engine).items()
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=_stage(engine) == 3):
             yield name, parameter.detach()
@@ -36,7 +37,8 @@ def iterate_full_weights(engine: AnyEngine) -> Iterator[tuple[str, Tensor]]:
 
 def full_shapes(engine: AnyEngine) -> dict[str, tuple[int, ...]]:
     """Return the full shape of every parameter."""
-    return {name: full_shape(p) for name, p in engine.module.named_parameters()}
+    by_rows = {name: tuple(weights.shape) for name, weights in _item_weights(engine).items()}
+    return by_rows | {name: full_shape(p) for name, p in engine.module.named_parameters()}
 
 
 def num_steps_taken(engine: AnyEngine) -> int:
@@ -49,6 +51,8 @@ def set_steps_taken(engine: AnyEngine, steps: int) -> None:
     """Set the number of steps taken in Adam, in DeepSpeed and in the learning rate's schedule."""
     for state in engine.basic_optimizer.state.values():
         state["step"].fill_(steps)
+    if engine.item_parameters is not None:
+        engine.item_parameters.steps_taken = steps
     engine.global_steps = steps
     engine.lr_scheduler = schedule_after(engine.lr_scheduler, steps)
 
@@ -63,10 +67,13 @@ def create_moments(engine: AnyEngine) -> None:
     link_moments(engine)
 
 
-def full_state(engine: AnyEngine, parameter: nn.Parameter, kind: str) -> Tensor:
-    """Return the parameter's full weights or one of its moments, flat."""
+def full_state(engine: AnyEngine, name: str, kind: str) -> Tensor:
+    """Return the full weights of a parameter or one of its moments, flat."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+    if engine.item_parameters is not None and name in engine.item_parameters.weights:
+        return engine.item_parameters.full_state(name, _moment(kind))
+    parameter = engine.module.get_parameter(name)
     if _stage(engine) == 0:
         value = _unpartitioned(engine, parameter, kind)
     elif kind == "weight":
@@ -76,10 +83,14 @@ def full_state(engine: AnyEngine, parameter: nn.Parameter, kind: str) -> Tensor:
     return value.detach().flatten()
 
 
-def set_full_state(engine: AnyEngine, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+def set_full_state(engine: AnyEngine, name: str, kind: str, value: Tensor) -> None:
     """Set what `full_state` returns. `value` is flat and the same on every rank."""
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
+    if engine.item_parameters is not None and name in engine.item_parameters.weights:
+        engine.item_parameters.set_full_state(name, _moment(kind), value)
+        return
+    parameter = engine.module.get_parameter(name)
     match _stage(engine):
         case 0:
             _unpartitioned(engine, parameter, kind).view(-1).copy_(value)
@@ -124,7 +135,19 @@ def weights_are_finite(engine: AnyEngine) -> bool:
     """
     parts = map(local_part, engine.module.parameters())
     chunks = (chunk for part in parts for chunk in torch.split(part.flatten(), CHUNK))
-    return bool(torch.stack([chunk.isfinite().all() for chunk in chunks]).all())
+    by_rows = engine.item_parameters
+    return bool(torch.stack([chunk.isfinite().all() for chunk in chunks]).all()) and (
+        by_rows is None or by_rows.is_finite()
+    )
+
+
+def _item_weights(engine: AnyEngine) -> dict[str, Tensor]:
+    return {} if engine.item_parameters is None else engine.item_parameters.weights
+
+
+def _moment(kind: str) -> int | None:
+    """Return the index of a moment, None for the weights."""
+    return MOMENTS.index(kind) if kind in MOMENTS else None
 
 
 def _unpartitioned(engine: AnyEngine, parameter: nn.Parameter, kind: str) -> Tensor:

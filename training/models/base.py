@@ -7,15 +7,18 @@ none of them refers to a model by name.
 B users, T positions, P prefixes, C channels, X items, n of them in a batch, D width.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.config.model_base import NetworkConfig
-from training.data.batch import Batch
+from training.data.batch import Batch, ItemRows
 from training.data.item_tables import ItemTables
 from training.data.negatives import Sampler, build_sampler
 from training.layers.linear import ROWS
@@ -37,6 +40,7 @@ class Model(nn.Module):
     So parameters of a submodule are used only by calling that submodule.
     """
 
+    item_parameters: tuple[str, ...] = ()  # names of the parameters with a row for each item
     channels: tuple[str, ...]
     channel_weights: Tensor  # [C], weights of the channels in the whole score and in the objective
 
@@ -44,6 +48,7 @@ class Model(nn.Module):
         super().__init__()
         self.config: NetworkConfig = experiment.network
         self.sampler: Sampler | None = build_sampler(experiment.train, tables)
+        self._rows: ItemRows | None = None
 
     def set_channels(self, weights: dict[str, float]) -> None:
         """Set the names of the channels and their weights."""
@@ -63,6 +68,37 @@ class Model(nn.Module):
                 nn.init.normal_(parameter, 0.0, INIT_STD, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    def detach_item_parameters(self) -> dict[str, Tensor]:
+        """Turn the parameters with a row for each item into buffers, and return them by name.
+
+        From then on a step reads their rows from `reading` and gives only those a gradient.
+        """
+        found = {name: getattr(self, name) for name in self.item_parameters}
+        detached = {name: p.data for name, p in found.items() if p is not None}
+        for name, weights in detached.items():
+            delattr(self, name)
+            self.register_buffer(name, weights, persistent=False)
+        return detached
+
+    @contextmanager
+    def reading(self, rows: ItemRows | None) -> Iterator[None]:
+        """Read these rows in `rows_of`; None means the whole parameters."""
+        self._rows = rows
+        try:
+            yield
+        finally:
+            self._rows = None
+
+    def rows_of(self, name: str, items: Tensor | None) -> Tensor:
+        """Return the items' rows of one of `item_parameters` (None: all) -> [n, ...]."""
+        if self._rows is not None:
+            assert items is not None, "a step that reads rows does not read all of them"
+            return self._rows.at(name, items)
+        parameter: Tensor = getattr(self, name)
+        if items is None:
+            return parameter
+        return F.embedding(items, parameter) if parameter.dim() == 2 else parameter[items]
 
     def fewest_histories(self, length: int) -> int:
         """Return how many histories of so many events `user_vectors` needs at a time.
@@ -85,6 +121,25 @@ class Model(nn.Module):
         So a background thread can call it for the next step.
         """
         return batch
+
+    def with_row_ids(self, batch: Batch) -> Batch:
+        """Return the batch with the items whose rows of `item_parameters` it reads."""
+        assert batch.scored is not None
+        return batch._replace(row_ids=torch.unique(torch.cat([batch.items, batch.scored.items])))
+
+    def is_refreshed_before(self, step: int) -> bool:
+        """Return whether `refresh` is called before this step of an epoch, counted from 0."""
+        return False
+
+    def refresh(self) -> None:
+        """Compute what the model keeps for several steps, without gradient.
+
+        The item parameters have their full size then.
+        """
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return the tensors that `refresh` sets in place; a checkpoint holds them."""
+        return {}
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of each channel, summed over the prefixes of the batch -> [C].

@@ -32,6 +32,7 @@ from training.models.next_item import NextItem, NextItemVectors
 
 class BERT4Rec(NextItem):
     config: BERT4RecConfig
+    item_parameters = ("item_embedding", "item_bias")
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
@@ -56,7 +57,7 @@ class BERT4Rec(NextItem):
         embedded = self.embed(items)
         if self.item_bias is None:
             return embedded
-        bias = self.item_bias if items is None else self.item_bias[items]
+        bias = self.rows_of("item_bias", items)
         return torch.cat([embedded, bias[:, None]], dim=1)
 
     def tokens(self, items: Tensor | None) -> tuple[Tensor, ...]:
@@ -85,7 +86,8 @@ class BERT4Rec(NextItem):
         row, position = row_P[chosen], position_P[chosen]
         masked = torch.zeros_like(events, dtype=torch.bool)
         masked[row, position] = True
-        queries = self._encode(self.item_embedding, events, masked, lengths_B)[row, position]
+        items, index_BT = torch.unique(events, return_inverse=True)
+        queries = self._encode(self.embed(items), index_BT, masked, lengths_B)[row, position]
         scored = batch.scored
         scored = None if scored is None else scored._replace(targets=scored.targets[chosen])
         weight = weights_P.sum() / chosen.sum().clamp(min=1)
@@ -102,8 +104,8 @@ class BERT4Rec(NextItem):
 
     def _encode(
         self,
-        tokens_XD: Tensor,
-        events_BT: Tensor,
+        tokens_nD: Tensor,
+        index_BT: Tensor,
         masked_BT: Tensor,
         lengths_B: Tensor,
         positions_BQ: Tensor | None = None,
@@ -112,9 +114,9 @@ class BERT4Rec(NextItem):
 
         It attends to the first `lengths_B` events, where masked ones show only the mask embedding.
         """
-        all_T = torch.arange(events_BT.shape[1], device=events_BT.device)
+        all_T = torch.arange(index_BT.shape[1], device=index_BT.device)
         visible = (all_T < lengths_B[:, None])[:, None, None]
-        x_BTD = F.embedding(events_BT, tokens_XD)
+        x_BTD = F.embedding(index_BT, tokens_nD)
         x_BTD = torch.where(masked_BT[..., None], self.mask_embedding, x_BTD)
         x_BTD = x_BTD + self.position_embedding[: len(all_T)]
         x_BQD = self.encoder(x_BTD, visible, positions_BQ)

@@ -41,6 +41,7 @@ MASKED = -1e4  # logit whose softmax weight is zero
 
 class MISSRec(NextItem):
     config: MISSRecConfig
+    item_parameters = ("item_embedding", "fusion")
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
@@ -60,7 +61,7 @@ class MISSRec(NextItem):
         self.decoder = Decoder(half)
 
     def vectors(self, items: Tensor | None) -> Tensor:
-        fusion_nM = self.fusion if items is None else self.fusion[items]
+        fusion_nM = self.rows_of("fusion", items)
         absent_nM = self._interests(items) == NO_INTEREST
         weights_nM = torch.softmax(fusion_nM.masked_fill(absent_nM, MASKED), dim=1)
         adapted_nMD = F.normalize(self._adapt(items), dim=-1)

@@ -32,6 +32,8 @@ class NextItemVectors(NamedTuple):
 class NextItem(Model):
     """A model whose item scores are inner products of one query per prefix with item vectors."""
 
+    item_parameters: tuple[str, ...] = ("item_embedding",)
+
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
         self.unit = self.config.scores_cosines  # whether item vectors are scaled to length 1
@@ -40,8 +42,7 @@ class NextItem(Model):
 
     def embed(self, items: Tensor | None) -> Tensor:
         """Return the rows of E of the items (None: all) -> [n, D]."""
-        embedding = self.item_embedding
-        return embedding if items is None else F.embedding(items, embedding)
+        return self.rows_of("item_embedding", items)
 
     def vectors(self, items: Tensor | None) -> Tensor:
         """Return the vectors that score the items (None: all) -> [n, D]; E by default."""

@@ -56,6 +56,22 @@ class ItemRepresentations(nn.Module):
             }
         )
 
+        if config.center_refresh > 1:
+            for modality in self.modalities.values():
+                modality.keep_centers(config.num_centers, config.dim)
+
+    @property
+    def kept_centers(self) -> dict[str, Tensor]:
+        """Return c^0 [K, D] of the modalities where it is kept for several steps."""
+        return {name: m.kept for name, m in self.modalities.items() if m.kept is not None}
+
+    @torch.no_grad()
+    def keep_centers(self, embedding_XD: Tensor) -> None:
+        for name, kept_KD in self.kept_centers.items():
+            centers = self.modalities[name].centers
+            assert centers is not None
+            kept_KD.copy_(centers.times(embedding_XD))
+
     @property
     def modalities(self) -> dict[str, Modality]:
         return {name: cast(Modality, self.constants[module_key(name)]) for name in self.names}
@@ -73,7 +89,7 @@ class ItemRepresentations(nn.Module):
         for name, modality in self.modalities.items():
             if modality.graph is not None:
                 selected[f"tokens of {name}"] = modality.graph.matrix.select(rows, device)
-                if modality.centers is not None:
+                if modality.centers is not None and modality.kept is None:
                     selected[f"centers of {name}"] = modality.centers.all()
         return selected
 
@@ -104,7 +120,7 @@ class ItemRepresentations(nn.Module):
         for name, modality in self.modalities.items():
             if modality.graph is not None:
                 tokens.append(products[f"tokens of {name}"])
-                centers.append(products.get(f"centers of {name}"))
+                centers.append(products.get(f"centers of {name}", modality.kept))
             else:
                 index = items.to(embedding_XD.device)
                 tokens.append(mapped[name][index] if name in mapped else modality(index))

@@ -29,6 +29,7 @@ class MDSRec(Model):
     """One Transformer over ids and one per modality, with item graphs and interest centers."""
 
     config: MDSRecConfig
+    item_parameters = ("item_embedding",)
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
@@ -54,8 +55,9 @@ class MDSRec(Model):
         return max(2, -(-ROWS // centers), -(-tokens // length))
 
     def draw_noise(self, num_prefixes: Ints, generator: torch.Generator) -> Tensor:
-        """Draw logit(delta) of Eq. 19 -> [prefixes, |M|, K]."""
-        shape = int(num_prefixes.sum()), len(self.modalities), self.config.num_centers
+        """Draw logit(delta) of Eq. 19 -> [prefixes, |M|, K]; K = 0 without interest centers."""
+        num_centers = self.config.num_centers if self.config.interest_centers else 0
+        shape = int(num_prefixes.sum()), len(self.modalities), num_centers
         return torch.rand(shape, generator=generator).logit(eps=1e-6)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -64,7 +66,7 @@ class MDSRec(Model):
         assert batch.entries is not None
         mapped = self.items.mapped_features() if batch.scored is None else {}
         embedding_XD, tokens, centers = self.items.sequence_inputs(
-            self.item_embedding, batch.items, batch.entries, mapped
+            self.rows_of("item_embedding", batch.row_ids), batch.items, batch.entries, mapped
         )
         queries_BTCD = self.queries(tokens, centers, batch.item_index, None, batch.noise)
         queries_CPD = queries_BTCD.flatten(0, 1).index_select(0, batch.prefixes).transpose(0, 1)
@@ -84,6 +86,26 @@ class MDSRec(Model):
             return batch
         scored = self.items.scored_entries(batch.scored.items, device)
         return batch._replace(scored_entries=scored)
+
+    def with_row_ids(self, batch: Batch) -> Batch:
+        """Also let the columns of the sparse rows be indexes into these items."""
+        assert batch.entries is not None and batch.scored_entries is not None
+        selected = [*batch.entries.values(), *batch.scored_entries.values()]
+        ids = torch.unique(torch.cat([entries.columns for entries in selected]))
+        return batch._replace(
+            row_ids=ids.long(),
+            entries={name: e.among(ids) for name, e in batch.entries.items()},
+            scored_entries={name: e.among(ids) for name, e in batch.scored_entries.items()},
+        )
+
+    def is_refreshed_before(self, step: int) -> bool:
+        return bool(self.kept()) and step % self.config.center_refresh == 0
+
+    def refresh(self) -> None:
+        self.items.keep_centers(self.item_embedding)
+
+    def kept(self) -> dict[str, Tensor]:
+        return self.items.kept_centers
 
     def item_vectors(self) -> MDSRecItemVectors:
         return self.items.item_vectors(self.item_embedding)
