@@ -9,13 +9,13 @@ from typing import Protocol, Self
 import numpy as np
 from scipy.sparse import csr_array
 
-from evaluation.cooccurrence import StoredSimilarity
 from evaluation.metrics.run_metrics import ITEMKNN, POPULARITY
+from evaluation.stored.cooccurrence import StoredSimilarity
+from evaluation.stored.table_rows import smallest_ints
 from mdsrec import schema, tables
 from mdsrec.arrays import Counts, Ints
 from mdsrec.config import Experiment
 from mdsrec.table_names import cooccurrence_name
-from mdsrec.table_rows import smallest_ints
 from training.data.sequences import Target
 
 MAX_PAIRS = 1_000_000_000  # of items in ItemKNN: a worker reads them for every few thousand users
@@ -163,7 +163,8 @@ class ItemKNN:
         level = np.bincount(row, values == own[row], minlength=num_targets).astype(np.int64)
         unscored = num_items - left_out - np.bincount(row, minlength=num_targets)
         ties = np.where(own > 0, level, level + unscored) - 1
-        return np.stack([better, ties]).astype(np.int64)
+        counts: Counts = np.stack([better, ties])
+        return counts
 
 
 def cut(costs: Sequence[int], most: int) -> Iterator[range]:
@@ -181,7 +182,8 @@ def cut(costs: Sequence[int], most: int) -> Iterator[range]:
 def _rows_between(seen: Counts, first: int, last: int) -> Counts:
     """Return the pairs of the targets first <= index < last, counted from the first."""
     chosen = seen[(seen[:, 0] >= first) & (seen[:, 0] < last)]
-    return chosen - [first, 0]
+    pairs: Counts = chosen - np.array([first, 0])
+    return pairs
 
 
 def _items_of(targets: Sequence[Target]) -> Counts:

@@ -1,21 +1,23 @@
 """Cases of a trained run: the top items of each channel for a few users, spaced evenly over all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import torch
 
 from evaluation.cases import TOP, Case, Cases, Item
+from evaluation.metrics.rank_parts import rank_parts
+from evaluation.pool import AskedWorker, ask_worker
 from evaluation.ranking import seen_pairs
 from evaluation.report.pictures import picture_folder
-from mdsrec import files, schema, table_names, tables
+from evaluation.stored.table_rows import TableRows
+from mdsrec import schema, table_names, tables
 from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig, Experiment
 from mdsrec.run_paths import RunPaths
-from training.data.sequences import History, SequenceReader
+from mdsrec.tables import Manifest
+from training.data.sequences import History, Target
 from training.inference import SEEN, TrainedModel
 from training.layers.scoring import top_k_items
 
@@ -24,20 +26,37 @@ SHOWN_EVENTS = 6  # the last ones of a history
 NEIGHBORS = 4
 TITLE = 160  # characters
 
+Ranks = dict[str, float]  # by channel
 
-def case_study(experiment: Experiment, trained: TrainedModel) -> Cases:
+
+class TopItems(NamedTuple):
+    """The first test target of some users, and the TOP items of each channel for them."""
+
+    targets: list[Target]
+    items: dict[str, list[list[int]]]  # by channel, a list for each user
+
+
+class TopWorker(AskedWorker):
+    """An actor that finds the top items of each channel; `options` are users."""
+
+    def answer(self) -> TopItems:
+        users: list[int] = self.options
+        targets = [self.reader.targets(user, user + 1, "test")[0] for user in users]
+        histories = [target.history for target in targets]
+        return TopItems(targets, top_by_channel(self.trained, histories, self.experiment.eval))
+
+
+def case_study(experiment: Experiment, weight_of: Mapping[str, float], ranks: Manifest) -> Cases:
     """Build cases of the first test event of NUM_USERS users.
 
-    The choice of users depends only on the data. Ranks are read from the ranks table.
+    The choice of users depends only on the data. Ranks are read from the ranks table `ranks`.
     """
-    uri = RunPaths.of(experiment).ranks
-    users = evenly_spaced(test_users(uri))
-    reader = SequenceReader(experiment)
-    targets = [reader.targets(user, user + 1, "test")[0] for user in users.tolist()]
-    target_items = [target.target for target in targets]
-    rank_of = first_ranks(uri, users)
-    top = top_by_channel(trained, [target.history for target in targets], experiment.eval)
+    rank_of = first_ranks(RunPaths.of(experiment).ranks)
+    targets, top = TopItems([], {})
+    if rank_of:
+        targets, top = ask_worker(TopWorker, experiment, weight_of, [*rank_of])
     graphs = experiment.modalities if experiment.model.neighbors_read else ()
+    target_items = [target.target for target in targets]
     near = {m: nearest_neighbors(experiment, m, target_items) for m in graphs}
     cases = [
         Case(
@@ -52,34 +71,40 @@ def case_study(experiment: Experiment, trained: TrainedModel) -> Cases:
         for index, target in enumerate(targets)
     ]
     return Cases(
-        ranks=tables.open_table(uri).fingerprint,
+        ranks=ranks.fingerprint,
         pictures=picture_folder(experiment),
         cases=cases,
         items=read_items(experiment, set().union(*(case.items() for case in cases))),
     )
 
 
-def test_users(ranks_uri: str) -> Counts:
-    """Return the users with a test event, in ascending order."""
-    selected = (pc.field("split") == "test") & (pc.field("channel") == "all")
-    rows = _read_rows(ranks_uri, schema.RANKS, selected, ["user"])
-    return np.unique(rows["user"].to_numpy())
+def first_ranks(ranks_uri: str) -> dict[int, Ranks]:
+    """Return the rank of the first test target of NUM_USERS users, by user and channel.
 
-
-def evenly_spaced(users: Counts) -> Counts:
-    """Return NUM_USERS of the users in equal steps, or all if there are fewer."""
-    count = min(NUM_USERS, len(users))
-    return users[np.arange(count) * len(users) // max(count, 1)]
-
-
-def first_ranks(ranks_uri: str, users: Counts) -> dict[int, dict[str, float]]:
-    """Read the rank of each user's first test target, by user and channel."""
-    ranks: dict[int, dict[str, float]] = {user: {} for user in users.tolist()}
-    selected = (pc.field("split") == "test") & pc.field("user").isin(users.tolist())
-    rows = _read_rows(ranks_uri, schema.RANKS, selected, ["user", "channel", "rank"])
-    for row in rows.to_pylist():
-        ranks[row["user"]].setdefault(row["channel"], row["rank"])
+    Users are spaced evenly over those with a test event. The table is read twice: to count these,
+    then to find the chosen ones.
+    """
+    count = sum(len(np.unique(part.select("test", "all").users)) for part in rank_parts(ranks_uri))
+    places, before = evenly_spaced(count), 0
+    ranks: dict[int, Ranks] = {}
+    for part in rank_parts(ranks_uri):
+        users = np.unique(part.select("test", "all").users)
+        inside = places[(places >= before) & (places < before + len(users))] - before
+        before += len(users)
+        for channel in part.channels() if len(inside) else ():
+            rows = part.select("test", channel)
+            first = np.searchsorted(rows.users, users[inside])
+            for user, rank in zip(users[inside].tolist(), rows.ranks[first].tolist(), strict=True):
+                ranks.setdefault(user, {})[channel] = rank
+        if before == count:
+            break
     return ranks
+
+
+def evenly_spaced(total: int) -> Counts:
+    """Return NUM_USERS of so many places in equal steps, or all if there are fewer."""
+    count = min(NUM_USERS, total)
+    return np.arange(count) * total // max(count, 1)
 
 
 def top_by_channel(
@@ -111,24 +136,14 @@ def nearest_neighbors(
     """Read the nearest neighbors, of those that the model reads, by item that has the modality."""
     count = min(NEIGHBORS, experiment.model.neighbors_read)
     uri = tables.table_uri(experiment.root, table_names.neighbors_name(experiment, modality))
-    selected = pc.field("item").isin(items)
-    rows = _read_rows(uri, schema.NEIGHBORS, selected, ["item", "neighbors"]).to_pylist()
-    return {row["item"]: row["neighbors"][:count] for row in rows}
+    rows = TableRows(uri, schema.NEIGHBORS, ["item", "neighbors"])
+    found = rows.where("item", np.unique(np.array(items, dtype=np.int32))).to_pylist()
+    return {row["item"]: row["neighbors"][:count] for row in found}
 
 
 def read_items(experiment: Experiment, items: set[int]) -> dict[int, Item]:
     """Read item id and title of items."""
     uri = tables.table_uri(experiment.root, "items")
-    selected = pc.field("item").isin(sorted(items))
-    rows = _read_rows(uri, schema.ITEMS, selected, ["item", "item_id", "title"]).to_pylist()
+    table = TableRows(uri, schema.ITEMS, ["item", "item_id", "title"])
+    rows = table.at(np.array(sorted(items), dtype=np.int64)).to_pylist()
     return {row["item"]: Item(row["item_id"], (row["title"] or "")[:TITLE] or None) for row in rows}
-
-
-def _read_rows(
-    uri: str, table_schema: pa.Schema, selected: pc.Expression, columns: list[str]
-) -> pa.Table:
-    """Read the selected rows of a table, in its order."""
-    paths = tables.data_files(uri, tables.open_table(uri))
-    filesystem, _ = files.file_system(uri)
-    dataset = ds.dataset(paths, table_schema, format="parquet", filesystem=filesystem)
-    return dataset.to_table(columns, selected)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from evaluation.pool import ShardWorker, UserShard, write_table_in_shards
+from evaluation.pool import Shard, ShardWorker, write_table_in_shards
 from evaluation.ranking import target_batches
 from evaluation.serving.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe
 from evaluation.weight_search import Rivals, Scores, mean_ndcg, search_weights
@@ -90,7 +90,7 @@ class RivalWorker(ShardWorker):
     `options` is a number n: users 0, n, 2 n, ... are scored.
     """
 
-    def rows(self, shard: UserShard) -> pa.Table:
+    def rows(self, shard: Shard) -> pa.Table:
         every: int = self.options
         targets = self.reader.targets(shard.first, shard.last, "valid")
         chosen = [target for target in targets if target.user % every == 0]

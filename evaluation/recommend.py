@@ -1,9 +1,7 @@
-"""Recommendation lists of users, and the user and item vectors that a service would search.
-
-C channels, X items, D width, n items written together.
-"""
+"""Recommendation lists of users, and the user and item vectors that a service would search."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -16,16 +14,19 @@ from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import write_table_in_shards
 from evaluation.serving.history_files import write_histories
 from evaluation.serving.stored_weights import model_inputs, weights_in_recipe
-from evaluation.workers import HistoryWorker, RecommendWorker, UserVectorWorker
+from evaluation.stored.part_tables import write_parts
+from evaluation.workers import HistoryWorker, ItemVectorWorker, RecommendWorker, UserVectorWorker
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
+from mdsrec.table_names import memory_name
 from mdsrec.tables import Recipe
+from training.data.table_checks import check_memory_table
+from training.distributed.ray_session import ray_session
 from training.inference import TrainedModel
-from training.memory import Memory
 
-ITEM_BATCH = 8192
+LIST_VALUES = 2**31 - 1  # that the offsets of a list column can count
 
 
 class Options(NamedTuple):
@@ -42,27 +43,28 @@ def recommend(experiment: Experiment, options: Options) -> str:
     A table that exists for the same weights, options and columns is not written again.
     """
     trained, paths = load_weighted(experiment), RunPaths.of(experiment)
-    _check_top(trained, options)
+    _check_top(trained, options, experiment.eval.user_batch)
     files.check_room(paths.uri, _vector_bytes(experiment, trained), "the vectors of this run")
     inputs = model_inputs(trained)
     users = None if options.users is None else sorted(options.users)
     recipe_of = partial(_recipe, experiment, trained)
     list_recipe = recipe_of(schema.RECOMMENDATIONS, **options._asdict() | {"users": users})
-    for uri, worker, recipe in (
-        (paths.recommendations, RecommendWorker, list_recipe),
-        (paths.user_vectors, UserVectorWorker, recipe_of(schema.USER_VECTORS)),
-    ):
-        if tables.find_table(uri, recipe) is None:
+    missing = [
+        (uri, worker, recipe)
+        for uri, worker, recipe in (
+            (paths.recommendations, RecommendWorker, list_recipe),
+            (paths.user_vectors, UserVectorWorker, recipe_of(schema.USER_VECTORS)),
+            (paths.item_vectors, ItemVectorWorker, recipe_of(schema.ITEM_VECTORS)),
+        )
+        if tables.find_table(uri, recipe) is None
+    ]
+    with ray_session() if missing else nullcontext():
+        for uri, worker, recipe in missing:
             weight_of = trained.weight_of
             write_table_in_shards(experiment, weight_of, worker, uri, recipe, "served", options)
-    item_recipe = recipe_of(schema.ITEM_VECTORS)
-    if tables.find_table(paths.item_vectors, item_recipe) is None:
-        batches = item_vector_batches(experiment, trained)
-        tables.write_table(paths.item_vectors, batches, schema.ITEM_VECTORS, item_recipe)
     memory_recipe = recipe_of(schema.MEMORY)
     if trained.memory and tables.find_table(paths.memory_terms, memory_recipe) is None:
-        terms = memory_batches(trained.memory)
-        tables.write_table(paths.memory_terms, terms, schema.MEMORY, memory_recipe)
+        write_parts(paths.memory_terms, memory_terms(experiment), schema.MEMORY, memory_recipe)
     lists = list_metrics(experiment, inputs)
     assert lists
     vectors = [paths.user_vectors, paths.item_vectors]
@@ -85,7 +87,7 @@ def recommend_histories(experiment: Experiment, path: str, options: Options) -> 
     The file is that of `evaluation.serving.history_files`.
     """
     trained, uri = load_weighted(experiment), RunPaths.of(experiment).recommendations
-    _check_top(trained, options)
+    _check_top(trained, options, experiment.eval.user_batch)
     histories, left_out = write_histories(experiment, path)
     settings = options._asdict() | {"histories": histories.fingerprint}
     recipe = _recipe(experiment, trained, schema.RECOMMENDATIONS, **settings)
@@ -104,9 +106,15 @@ def _recipe(
     return Recipe(all_settings, model_inputs(trained))
 
 
-def _check_top(trained: TrainedModel, options: Options) -> None:
+def _check_top(trained: TrainedModel, options: Options, user_batch: int) -> None:
     if options.top > trained.num_items:
         raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
+    if options.top * user_batch > LIST_VALUES:
+        raise InputError(
+            f"--top {options.top}: with eval.user_batch = {user_batch} a list column would hold "
+            f"{options.top * user_batch:,} values, at most {LIST_VALUES:,} have an offset: "
+            f"set eval.user_batch to at most {LIST_VALUES // options.top}"
+        )
 
 
 def read_user_file(experiment: Experiment, path: str) -> frozenset[int]:
@@ -115,13 +123,16 @@ def read_user_file(experiment: Experiment, path: str) -> frozenset[int]:
     Raises InputError for an unknown id, and for a file without ids.
     """
     ids = [line.strip() for line in _read_text(path).splitlines()]
-    uri = tables.table_uri(experiment.root, "sequences")
-    rows = tables.read_table(uri, schema.SEQUENCES, ["user", "user_id"])
-    indices = pc.index_in(pa.array(ids, pa.string()), rows["user_id"].combine_chunks())
-    for line, (user_id, index) in enumerate(zip(ids, indices.to_pylist(), strict=True), 1):
-        if index is None and user_id:
+    wanted, uri = pa.array(ids, pa.string()), tables.table_uri(experiment.root, "sequences")
+    user_of: dict[str, int] = {}
+    columns = ["user", "user_id"]
+    for rows in tables.stream_table(uri, tables.open_table(uri), schema.SEQUENCES, columns):
+        found = pa.table(rows).filter(pc.is_in(rows["user_id"], wanted))
+        user_of |= dict(zip(found["user_id"].to_pylist(), found["user"].to_pylist(), strict=True))
+    for line, user_id in enumerate(ids, 1):
+        if user_id and user_id not in user_of:
             raise InputError(f"--users {path}, line {line}: no user {user_id!r} in the sequences")
-    users = frozenset(rows["user"].take(indices.drop_null()).to_pylist())
+    users = frozenset(user_of.values())
     if not users:
         raise InputError(f"--users {path}: the file has no user ids")
     return users
@@ -142,38 +153,19 @@ def _read_text(path: str) -> str:
 
 def _vector_bytes(experiment: Experiment, trained: TrainedModel) -> int:
     """Return a lower bound of the size of all user and item vectors, which compress little."""
+    if trained.model is None:
+        return 0
     num_users = tables.open_table(tables.table_uri(experiment.root, "sequences")).rows
-    num_channels, _, dim = trained.item_vectors().shape
-    return num_channels * dim * 4 * (num_users + trained.num_items) // 2
+    width = len(trained.model.channels) * experiment.network.dim
+    return width * 4 * (num_users + trained.num_items) // 2
 
 
-def item_vector_batches(experiment: Experiment, trained: TrainedModel) -> Iterator[pa.RecordBatch]:
-    """Yield rows of the item vectors of all channels, concatenated to [C D]."""
-    vectors_CXD = trained.item_vectors()
-    uri = tables.table_uri(experiment.root, "items")
-    names = tables.read_table(uri, schema.ITEMS, ["item_id", "title"])
-    for first in range(0, trained.num_items, ITEM_BATCH):
-        vectors_nCD = vectors_CXD[:, first : first + ITEM_BATCH].transpose(0, 1)
-        flat = pa.array(vectors_nCD.reshape(-1).numpy())
-        offsets = pa.array(np.arange(len(vectors_nCD) + 1, dtype=np.int32) * vectors_nCD[0].numel())
-        columns = {
-            "item": pa.array(np.arange(first, first + len(vectors_nCD), dtype=np.int32)),
-            "item_id": names["item_id"].slice(first, len(vectors_nCD)),
-            "title": names["title"].slice(first, len(vectors_nCD)),
-            "vector": pa.ListArray.from_arrays(offsets, flat),  # also without channels
-        }
-        yield from pa.table(columns).cast(schema.ITEM_VECTORS).combine_chunks().to_batches()
-
-
-def memory_batches(memory: Memory) -> Iterator[pa.RecordBatch]:
+def memory_terms(experiment: Experiment) -> Iterator[pa.RecordBatch]:
     """Yield the terms of the memory: what an event of `item` adds to the score of `other`."""
-    terms, num_items = memory.terms, memory.terms.num_rows
-    for first in range(0, num_items, ITEM_BATCH):
-        last = min(first + ITEM_BATCH, num_items)
-        rows = slice(*terms.starts[[first, last]])
-        columns = {
-            "item": np.repeat(np.arange(first, last), np.diff(terms.starts[first : last + 1])),
-            "other": terms.columns[rows],
-            "score": terms.weights[rows],
-        }
-        yield from pa.table(columns).cast(schema.MEMORY).to_batches()
+    manifest, num_items = check_memory_table(experiment)
+    uri = tables.table_uri(experiment.root, memory_name(experiment))
+    tau = experiment.transitions.tau
+    for rows in tables.stream_table(uri, manifest, schema.MEMORY, schema.MEMORY.names):
+        scores = rows["score"].to_numpy().astype(np.float64)
+        terms = pa.array(np.log1p(scores * (num_items / tau)).astype(np.float32))
+        yield pa.RecordBatch.from_arrays([rows["item"], rows["other"], terms], schema=schema.MEMORY)

@@ -29,6 +29,7 @@ from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
 from mdsrec.text import text_table
+from training.distributed.ray_session import ray_session
 from training.inference import TrainedModel
 from training.tracking import Tracking
 
@@ -44,11 +45,12 @@ def evaluate(experiment: Experiment, command: str = "mdsrec run CONFIG") -> str:
     check_pictures(experiment)
     trained = load_weighted(experiment)
     recipe = ranks_recipe(experiment, trained)
-    ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)
+    with ray_session():
+        ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)
+        cases = case_study(experiment, trained.weight_of, ranks)
     metrics = compute_metrics(experiment, trained, ranks)
     metrics.write(paths.metrics)
     track_test(experiment, metrics)
-    cases = case_study(experiment, trained)
     cases.write(paths.cases)
     ids = cases.item_ids(case for _, case in cases.by_channel())
     # [spark] is left out: it does not affect the results and may hold credentials of a store.

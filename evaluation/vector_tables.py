@@ -4,10 +4,12 @@ The score of an item is the inner product of the user's and the item's vector, p
 adds: the sum over the user's events, each times its weight, of the memory's term of the item. Items
 that the user had before get a weight of their own.
 
-X items, D width of all channels together.
+The tables stay in their files: items are scored a batch at a time.
+
+B users, X items, n items of a batch, D width of all channels together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 
+from evaluation.stored.table_rows import TableRows
 from mdsrec import schema, tables
 from mdsrec.arrays import Ints
 from mdsrec.run_paths import RunPaths
@@ -28,51 +31,70 @@ Vectors = npt.NDArray[np.float32]
 class VectorTables:
     """Vectors of users and items, and the terms of the memory where the run has one."""
 
-    user_ids: Sequence[str]
-    user_vectors: Vectors  # [users, D]
-    item_vectors: Vectors  # [X, D]
-    event_weights: csr_array  # [users, X], of the events that the memory scores by
-    terms: csr_array  # [X, X], what an event of an item adds to the score of another
-    seen: csr_array  # [users, X], what is added to the score of an item that the user had before
+    users: TableRows
+    items_uri: str
+    num_items: int
+    terms: TableRows | None  # what an event of an item adds to the score of another
 
     @classmethod
     def read(cls, run_uri: str) -> Self:
-        """Read what `python -m evaluation recommend` wrote. InputError if a table is missing."""
+        """Open what `python -m evaluation recommend` wrote. InputError if a table is missing."""
         paths = RunPaths(run_uri)
-        users = tables.read_table(paths.user_vectors, schema.USER_VECTORS)
-        items = tables.read_table(paths.item_vectors, schema.ITEM_VECTORS, ["vector"])
-        num_items = items.num_rows
-        terms = csr_array((num_items, num_items), dtype=np.float32)
+        terms = None
         if tables.read_manifest(paths.memory_terms):
-            rows = tables.read_table(paths.memory_terms, schema.MEMORY)
-            item, other, score = (rows[name].to_numpy() for name in schema.MEMORY.names)
-            terms = csr_array((score, (item, other)), shape=terms.shape)
-        seen_weights = np.repeat(users["seen_weight"].to_numpy(), _lengths(users["seen"]))
+            terms = TableRows(paths.memory_terms, schema.MEMORY, schema.MEMORY.names)
         return cls(
-            users["user_id"].to_pylist(),
-            _matrix(users["vector"]),
-            _matrix(items["vector"]),
-            _sparse(users["events"], _flat(users["event_weights"]), num_items),
+            TableRows(paths.user_vectors, schema.USER_VECTORS, schema.USER_VECTORS.names),
+            paths.item_vectors,
+            tables.open_table(paths.item_vectors).rows,
             terms,
-            _sparse(users["seen"], seen_weights, num_items),
         )
 
     def scores(self, users: slice) -> Vectors:
-        """Return the scores of all items for some rows of the users' table [n, X]."""
-        network = self.user_vectors[users] @ self.item_vectors.T
-        sparse = self.event_weights[users] @ self.terms + self.seen[users]
-        scores: Vectors = network + sparse.toarray()
-        return scores
+        """Return the scores of all items for some rows of the users' table [B, X]."""
+        return np.concatenate([scores for _, scores in self._score_batches(users)], axis=1)
 
     def top(self, users: slice, count: int) -> Ints:
-        """Return the items with the highest scores [n, count], ties by item."""
-        best: Ints = np.argsort(-self.scores(users), axis=1, kind="stable")[:, :count]
+        """Return the items with the highest scores [B, count], ties by item."""
+        best, best_scores = np.empty((0, 0), np.int64), np.empty((0, 0), np.float32)
+        for first, scores in self._score_batches(users):
+            items = np.broadcast_to(np.arange(first, first + scores.shape[1]), scores.shape)
+            if first:
+                scores = np.concatenate([best_scores, scores], axis=1)
+                items = np.concatenate([best, items], axis=1)
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+            best_scores, best = (np.take_along_axis(part, order, 1) for part in (scores, items))
         return best
+
+    def _score_batches(self, users: slice) -> Iterator[tuple[int, Vectors]]:
+        """Yield the scores [B, n] of each batch of items, and its first item."""
+        first, last, _ = users.indices(self.users.num_rows)
+        rows = self.users.between(first, last)
+        vectors, added, done = _matrix(rows["vector"]), self._added(rows), 0
+        manifest = tables.open_table(self.items_uri)
+        for batch in tables.stream_table(self.items_uri, manifest, schema.ITEM_VECTORS, ["vector"]):
+            end = done + batch.num_rows
+            items = _matrix(pa.chunked_array([batch["vector"]]))
+            yield done, vectors @ items.T + added[:, done:end].toarray()
+            done = end
+
+    def _added(self, users: pa.Table) -> csc_array:
+        """Return what the memory and the items that users had before add to scores [B, X]."""
+        seen_weights = np.repeat(users["seen_weight"].to_numpy(), _lengths(users["seen"]))
+        added = _sparse(users["seen"], seen_weights, self.num_items)
+        if self.terms is not None:
+            weights = _sparse(users["events"], _flat(users["event_weights"]), self.num_items)
+            rows = self.terms.where("item", np.unique(weights.indices))
+            item, other, score = (rows[name].to_numpy() for name in schema.MEMORY.names)
+            shape = self.num_items, self.num_items
+            added = added + weights @ csr_array((score, (item, other)), shape=shape)
+        return csc_array(added)
 
 
 def _matrix(vectors: pa.ChunkedArray) -> Vectors:
     """Return vectors of one width as the rows of a matrix."""
-    return _flat(vectors).reshape(len(vectors), len(_flat(vectors)) // max(1, len(vectors)))
+    flat = _flat(vectors)
+    return flat.reshape(len(vectors), len(flat) // max(1, len(vectors)))
 
 
 def _sparse(columns: pa.ChunkedArray, values: Vectors, num_items: int) -> csr_array:

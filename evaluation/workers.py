@@ -1,23 +1,32 @@
-"""Ray actors that write the ranks of held-out events, recommendation lists and user vectors."""
+"""Ray actors that write the ranks of held-out events, recommendation lists and vectors.
+
+C channels, D width, n items written together.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from evaluation.baselines import Baseline, read_baselines
-from evaluation.pool import ShardWorker, UserShard
+from evaluation.pool import Shard, ShardWorker
 from evaluation.ranking import rank_targets
 from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.lists import BestItems, best_items
-from mdsrec import schema
+from evaluation.stored.table_rows import TableRows
+from mdsrec import schema, tables
 from mdsrec.arrays import Floats
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from training.data.sequences import History, SequenceReader
 from training.inference import ALL, MEMORY, SEEN
+
+LIST_VALUES = 2**31 - 1  # that the offsets of a list column can count
+
+Vectors = npt.NDArray[np.float32]
 
 
 class UserBatch(NamedTuple):
@@ -35,7 +44,7 @@ class RankWorker(ShardWorker):
     def baselines(self) -> Mapping[str, Baseline]:
         return read_baselines(self.experiment)
 
-    def rows(self, shard: UserShard) -> pa.Table:
+    def rows(self, shard: Shard) -> pa.Table:
         return rank_targets(
             self.trained,
             self.baselines,
@@ -54,7 +63,7 @@ class RecommendWorker(ShardWorker):
     def catalogue(self) -> Catalogue:
         return Catalogue.read(self.experiment)
 
-    def rows(self, shard: UserShard) -> pa.Table:
+    def rows(self, shard: Shard) -> pa.Table:
         parts = [schema.RECOMMENDATIONS.empty_table()]
         top, exclude_seen, users = self.options
         for batch in _user_batches(self, shard, users):
@@ -81,7 +90,7 @@ class UserVectorWorker(ShardWorker):
     `evaluation.vector_tables`.
     """
 
-    def rows(self, shard: UserShard) -> pa.Table:
+    def rows(self, shard: Shard) -> pa.Table:
         parts = [schema.USER_VECTORS.empty_table()]
         weights = self.trained.sums[ALL]
         for batch in _user_batches(self, shard, None):
@@ -91,7 +100,7 @@ class UserVectorWorker(ShardWorker):
             columns = {
                 "user": batch.users,
                 "user_id": batch.user_ids,
-                "vector": list(queries.flatten(1).numpy()),
+                "vector": fixed_lists(queries.flatten(1).numpy()),
                 "events": pa.array(events, pa.list_(pa.int32())),
                 "event_weights": pa.array(fading, pa.list_(pa.float32())),
                 "seen": pa.array(self._seen(batch.histories), pa.list_(pa.int32())),
@@ -115,8 +124,48 @@ class UserVectorWorker(ShardWorker):
         return events, [weight * memory.fading(len(each)) for each in events]
 
 
+class ItemVectorWorker(ShardWorker):
+    """An actor that writes the vectors of items: those of all channels, concatenated to [C D]."""
+
+    kind = "items"
+
+    @classmethod
+    def total(cls, experiment: Experiment) -> int:
+        return tables.open_table(tables.table_uri(experiment.root, "items")).rows
+
+    @cached_property
+    def names(self) -> TableRows:
+        uri = tables.table_uri(self.experiment.root, "items")
+        return TableRows(uri, schema.ITEMS, ["item_id", "title"])
+
+    def rows(self, shard: Shard) -> pa.Table:
+        vectors_CnD = self.trained.item_vectors()[:, shard.first : shard.last].cpu()
+        flat = vectors_CnD.transpose(0, 1).flatten(1).numpy()
+        names = self.names.between(shard.first, shard.last)
+        columns = {
+            "item": np.arange(shard.first, shard.last, dtype=np.int32),
+            "item_id": names["item_id"],
+            "title": names["title"],
+            "vector": fixed_lists(flat),
+        }
+        return pa.table(columns).cast(schema.ITEM_VECTORS)
+
+
+def fixed_lists(rows: Vectors) -> pa.ChunkedArray:
+    """Return the rows [n, D] as lists, in as many chunks as 32-bit offsets need."""
+    num_rows, width = rows.shape
+    together = max(1, LIST_VALUES // max(width, 1))
+    chunks = [
+        pa.ListArray.from_arrays(
+            pa.array(np.arange(len(part) + 1) * width, pa.int32()), pa.array(part.reshape(-1))
+        )
+        for part in (rows[first : first + together] for first in range(0, num_rows, together))
+    ]
+    return pa.chunked_array(chunks, pa.list_(pa.float32()))
+
+
 def _user_batches(
-    worker: ShardWorker, shard: UserShard, selected: frozenset[int] | None
+    worker: ShardWorker, shard: Shard, selected: frozenset[int] | None
 ) -> Iterator[UserBatch]:
     """Yield the selected users (None: all) of each batch of a shard."""
     size = worker.experiment.eval.user_batch

@@ -54,14 +54,15 @@ ROOMS: dict[str, set[str]] = {
     "training.checkpoints": {*KERNEL, "training.distributed"},
     "training": {*KERNEL, *TRAINING, "training.models", "training.checkpoints"},
     # weights -> ranks
-    "evaluation.metrics": KERNEL,
+    "evaluation.stored": KERNEL,
+    "evaluation.metrics": {*KERNEL, "evaluation.stored"},
     "evaluation.cases": KERNEL,
     "evaluation.evaluated_run": {*KERNEL, "evaluation.cases", "evaluation.metrics"},
     "evaluation.report": {
         *KERNEL,
         *("evaluation.metrics", "evaluation.cases", "evaluation.evaluated_run"),
     },
-    "evaluation.baselines": {*KERNEL, *TRAINING, "evaluation.metrics"},
+    "evaluation.baselines": {*KERNEL, *TRAINING, "evaluation.metrics", "evaluation.stored"},
     "evaluation.ranking": {*KERNEL, *TRAINING, "evaluation.metrics", "evaluation.baselines"},
     "evaluation.serving": {*KERNEL, *TRAINING, *RANKING},
     "evaluation": {
@@ -69,7 +70,7 @@ ROOMS: dict[str, set[str]] = {
         *TRAINING,
         *RANKING,
         *("evaluation.cases", "evaluation.evaluated_run", "evaluation.report"),
-        "evaluation.serving",
+        *("evaluation.serving", "evaluation.stored"),
     },
     # many runs
     "tuning.trials": KERNEL,

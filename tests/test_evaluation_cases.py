@@ -4,13 +4,20 @@ import base64
 from html import escape
 from io import BytesIO
 
-import numpy as np
 import pytest
-from evaluated_runs import PICTURE, ParsedPage, cases_by_rank, make_case, make_cases
+from evaluated_runs import (
+    PICTURE,
+    ROWS,
+    ParsedPage,
+    cases_by_rank,
+    make_case,
+    make_cases,
+    write_ranks,
+)
 from PIL import Image
 from small_dataset import small_experiment
 
-from evaluation.case_study import evenly_spaced
+from evaluation.case_study import evenly_spaced, first_ranks
 from evaluation.cases import Cases, Item, distinctive_cases, most_distinctive
 from evaluation.report.cards import Cards
 from evaluation.report.pictures import load_thumbnails, picture_folder
@@ -57,9 +64,19 @@ def test_runs_with_other_users_or_without_cases_have_no_distinctive_cases():
 
 
 def test_users_are_chosen_in_equal_steps():
-    assert evenly_spaced(np.arange(10, 1010)).tolist() == list(range(10, 1010, 5))
-    assert evenly_spaced(np.array([3, 8])).tolist() == [3, 8]
-    assert evenly_spaced(np.array([], dtype=np.int64)).tolist() == []
+    assert evenly_spaced(1000).tolist() == list(range(0, 1000, 5))
+    assert evenly_spaced(2).tolist() == [0, 1]
+    assert evenly_spaced(0).tolist() == []
+
+
+def test_ranks_of_a_case_are_those_of_its_first_test_event(tmp_path):
+    later = [(1, 2, "test", channel, 70, 0) for channel in ("all", "popularity")]
+    uri = write_ranks(tmp_path, ROWS[:3], [*ROWS[3:5], *later, *ROWS[5:]])
+    assert first_ranks(uri) == {
+        0: {"all": 4.5, "popularity": 10},
+        1: {"all": 1, "popularity": 2},
+        5: {"all": 13, "popularity": 2},
+    }
 
 
 def test_cases_read_back_as_written(tmp_path):

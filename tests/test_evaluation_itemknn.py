@@ -1,13 +1,21 @@
 """ItemKNN ranks as the dense product of histories and O does."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from scipy.sparse import csr_array
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
 from evaluation import baselines
 from evaluation.baselines import ItemKNN, baseline_names
 from evaluation.ranking import seen_pairs
+from evaluation.stored import cooccurrence
+from evaluation.stored.cooccurrence import StoredSimilarity
 from mdsrec import schema, tables
+from mdsrec.normalization import normalized_scores
 from training.data.sequences import SequenceReader, Target
 
 
@@ -58,6 +66,62 @@ def test_ranks_equal_those_of_the_dense_product(tmp_path):
         scores = sum(similarity[item] for item in target.history).round(9)
         own = scores[target.target]
         assert (better, ties) == ((scores > own).sum(), (scores == own).sum() - 1)
+
+
+def stored_similarity(folder, matrix, rows_per_group):
+    """Write a matrix as the table of a co-occurrence, and open it."""
+    uri, (item, other) = str(folder / "cooccurrence"), np.nonzero(matrix)
+    version = tables.new_version(uri)
+    Path(version).mkdir(parents=True)
+    rows = pa.table([item, other, matrix[item, other]], names=schema.COOCCURRENCE.names)
+    rows = rows.cast(schema.COOCCURRENCE)
+    for number, first in enumerate(range(0, rows.num_rows, 3 * rows_per_group)):
+        part = rows.slice(first, 3 * rows_per_group)
+        pq.write_table(part, f"{version}/part-{number:05d}.parquet", row_group_size=rows_per_group)
+    tables.commit(uri, version, tables.Recipe({}, {}), rows.num_rows)
+    return StoredSimilarity(uri, len(matrix))
+
+
+@pytest.fixture
+def symmetric():
+    """Return a symmetric matrix in which some items co-occur with none."""
+    generator = np.random.default_rng(0)
+    upper = np.triu(generator.random((40, 40)) * (generator.random((40, 40)) < 0.2), 1)
+    upper[:, 30:] = 0
+    return upper + upper.T
+
+
+@pytest.mark.parametrize("held", [0, 50, 10_000])
+def test_rows_that_are_read_when_needed_have_the_bits_of_the_whole_matrix(
+    tmp_path, symmetric, monkeypatch, held
+):
+    monkeypatch.setattr(cooccurrence, "HELD_ENTRIES", held)
+    stored = stored_similarity(tmp_path, symmetric, rows_per_group=7)
+    rows, columns = np.nonzero(symmetric)
+    scores = normalized_scores(rows, columns, symmetric[rows, columns], "symmetric")
+    whole = csr_array((scores, (rows, columns)), shape=(40, 40)).toarray()
+    for items in (np.arange(40), np.array([3, 29, 35]), np.array([], dtype=np.int64)):
+        np.testing.assert_array_equal(stored[items].toarray(), whole[items])
+        assert stored.row_lengths(items).tolist() == (whole[items] > 0).sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("most", [1, 30, 10**9])
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_counts_do_not_depend_on_how_many_targets_are_scored_together(
+    tmp_path, symmetric, monkeypatch, most, exclude_seen
+):
+    generator = np.random.default_rng(1)
+    targets = [
+        Target(user, "test", int(generator.integers(40)), generator.integers(0, 40, n, np.int32))
+        for user, n in enumerate(generator.integers(1, 9, 25))
+    ]
+    seen = seen_pairs([target.history for target in targets]) if exclude_seen else None
+    whole = Similarity(stored_similarity(tmp_path, symmetric, 10**6)[np.arange(40)])
+    expected = ItemKNN(whole).better_and_ties(targets, seen)
+    monkeypatch.setattr(baselines, "READ_ENTRIES", most)
+    monkeypatch.setattr(baselines, "SCORED_ENTRIES", most // 3)
+    counts = ItemKNN(stored_similarity(tmp_path, symmetric, 7)).better_and_ties(targets, seen)
+    np.testing.assert_array_equal(counts, expected)
 
 
 def test_a_data_set_with_too_many_pairs_has_popularity_only(tmp_path, monkeypatch):

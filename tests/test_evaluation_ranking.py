@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.baselines import Popularity
-from evaluation.pool import user_shards
+from evaluation.pool import shards_of
 from evaluation.ranking import rank_targets, seen_pairs
 from mdsrec.config import EvalConfig
 from training.data.sequences import Target
@@ -50,7 +50,7 @@ def rank_rows(users, num_items, **changes):
 
 @given(st.integers(0, 200), st.integers(1, 5))
 def test_every_user_is_in_exactly_one_shard(num_users, user_batch):
-    shards = user_shards(num_users, user_batch)
+    shards = shards_of(num_users, user_batch)
     covered = Counter(user for _, first, last in shards for user in range(first, last))
     assert covered == Counter(range(num_users))
     assert [shard.number for shard in shards] == list(range(len(shards)))

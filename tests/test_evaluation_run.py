@@ -14,7 +14,7 @@ from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 from evaluation.case_study import nearest_neighbors
 from evaluation.cases import Cases
 from evaluation.compare import compare_runs
-from evaluation.pool import Pool, user_shards
+from evaluation.pool import Pool, shards_of
 from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate, rank_all, ranks_recipe
 from evaluation.workers import RankWorker
@@ -200,7 +200,7 @@ def test_ranks_are_not_committed_if_a_node_wrote_to_another_place(experiment, mo
 
 def test_a_pool_with_more_workers_than_the_cluster_holds_completes(experiment, tmp_path):
     tmp_path.joinpath("version").mkdir()
-    shards = user_shards(NUM_USERS, 1)
+    shards = shards_of(NUM_USERS, 1)
     weight_of = load_trained(experiment).weight_of
     with Pool(RankWorker, 5, experiment, weight_of, None) as pool:
         done = [shard for shard, _ in pool.run(shards, str(tmp_path / "version"))]

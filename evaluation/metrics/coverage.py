@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from evaluation.metrics.run_metrics import ListMetrics
+from evaluation.stored.table_rows import smallest_ints
 from mdsrec import schema, tables
 from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
-from mdsrec.table_rows import smallest_ints
 
 
 class ItemLists(NamedTuple):

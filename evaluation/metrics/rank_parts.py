@@ -51,6 +51,11 @@ class RankPart:
         )
         return RankRows(user, target.astype(np.int64), better, ties, rank)
 
+    def channels(self) -> list[str]:
+        """Return the names of the channels, in the order of the table."""
+        names: list[str] = self.rows["channel"].combine_chunks().dictionary.to_pylist()
+        return names
+
     def split_last_user(self) -> tuple[Self | None, pa.Table]:
         """Return the rows of all users but the last (None without any), and those of the last."""
         start = int(np.searchsorted(self.users, self.users[-1]))

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from evaluation.stored.table_rows import TableRows
 from mdsrec import schema, table_names, tables
 from mdsrec.arrays import Counts, Floats, Ints
-from mdsrec.table_rows import TableRows
 
 # Name of each slice and its lowest count.
 TRAINED = {"never trained": 0, "1 to 4 times": 1, "5 to 19 times": 5, "20 times or more": 20}

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from evaluation.stored.table_rows import PlacedGroup, TableRows
 from mdsrec import schema, tables
 from mdsrec.arrays import Counts, Floats
-from mdsrec.table_rows import PlacedGroup, TableRows
 
 HELD_ENTRIES = 20_000_000  # 12 bytes each
 

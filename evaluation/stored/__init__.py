@@ -1,0 +1,1 @@
+"""Rows of large tables, read when they are needed."""
