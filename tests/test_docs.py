@@ -3,13 +3,14 @@
 import runpy
 from pathlib import Path
 
-from benchmarks.sizes import Setting, bytes_an_item, table
+from benchmarks.sizes import Setting, bytes_an_item, full_catalogue, table
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_table_of_sizes_is_what_the_formula_gives():
     assert table() in (ROOT / "docs" / "cluster.md").read_text()
+    assert full_catalogue() in (ROOT / "docs" / "scale.md").read_text()
     # The example in docs/cluster.md: ZeRO 0, D 300, one modality, H 10 -> 24 D and about 260.
     assert bytes_an_item(300, 1, 10, Setting(1, 0)) == 24 * 300 + 12 * 11 * 2
     # ZeRO 3 on 4 workers: gathered weights, their share, that of Adam's state, and vectors.

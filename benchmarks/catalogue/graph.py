@@ -5,14 +5,19 @@ of their levels. reach(l) grows as 2^(REACH_TAIL l), so a few popular items co-o
 and the graph is symmetric. A neighbor list holds the items beside an item and a few popular ones.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.catalogue.order import Order
 from mdsrec.arrays import Counts, Floats
 
+Items = npt.NDArray[np.int32]
+
+LOW_BITS = (1 << 32) - 1
 REACH_TAIL = 0.8
 WITHOUT = 20  # one of so many items lacks a modality
 HOT_EVERY, HOT_STEP = 4, 3  # every 4th neighbor is a popular item, of level 3, 6, 9, ...
@@ -37,39 +42,44 @@ class Cooccurrence:
         reaches: Counts = np.minimum(scaled, self.order.n - 1)
         return reaches
 
-    def rows(self, first: int, last: int) -> tuple[Counts, Counts, Floats]:
+    def rows(self, first: int, last: int) -> tuple[Items, Items, Floats]:
         """Return item, other and score of the rows first <= item < last, sorted."""
         positions = self.order.positions(np.arange(first, last))
-        keys = [self._within_own_reach(positions)]
-        keys += [self._from_higher(positions, level) for level in range(1, self.order.top + 1)]
-        key = np.sort(np.concatenate(keys))
-        row, other = key >> 32, key & 0xFFFF_FFFF
-        distance = np.abs(positions[row] - self.order.positions(other))
-        return first + row, other, 1.0 / distance
+        levels = self.order.levels(positions)
+        keys = [self._within_own_reach(positions, levels)]
+        for level in range(1, self.order.top + 1):
+            keys += self._from_higher(positions, levels, level)
+        key = np.concatenate(keys)
+        key.sort()
+        row = (key >> 32).astype(np.int32)
+        other = (key & LOW_BITS).astype(np.int32)
+        distance = np.abs(positions[row] - self.order.positions(key & LOW_BITS))
+        return row + np.int32(first), other, 1.0 / distance
 
-    def _within_own_reach(self, positions: Counts) -> Counts:
-        reach = self.reaches[self.order.levels(positions)]
+    def _within_own_reach(self, positions: Counts, levels: Counts) -> Counts:
+        reach = self.reaches[levels]
         low = np.maximum(positions - reach, 0)
-        lengths = np.minimum(positions + reach, self.order.n - 1) - low + 1
+        lengths = np.minimum(positions + reach, self.order.n - 1) - low
         row = np.repeat(np.arange(len(positions)), lengths)
         others = np.arange(len(row)) + (low - (np.cumsum(lengths) - lengths))[row]
-        is_other = others != positions[row]
-        return self._keys(row[is_other], others[is_other])
+        others += others >= positions[row]  # all but the item itself
+        return self._keys(row, others)
 
-    def _from_higher(self, positions: Counts, level: int) -> Counts:
-        """Return the entries of rows of lower levels in columns of this level, beyond own reach."""
-        levels, reach = self.order.levels(positions), self.reaches[level]
+    def _from_higher(self, positions: Counts, levels: Counts, level: int) -> Iterator[Counts]:
+        """Yield the entries of rows of lower levels in columns of this level, beyond own reach.
+
+        Positions of this level are the odd multiples of 2^level, and 0 for the highest.
+        """
+        reach, is_top = int(self.reaches[level]), level == self.order.top
         row = np.flatnonzero((levels < level) & (self.reaches[levels] < reach))
         near, own_reach = positions[row], self.reaches[levels[row]]
-        first = -(-(near - reach) >> level)
-        found = []
-        for step in range((2 * int(reach) >> level) + 1):
-            other = (first + step) << level
+        first = (-(-(near - reach) >> level) | 1) << level
+        for step in range(1 if is_top else (reach >> level) + 1):
+            other = np.zeros_like(near) if is_top else first + (step << (level + 1))
             distance = np.abs(other - near)
-            usable = (other >= 0) & (other < self.order.n) & (distance <= reach)
-            usable &= (distance > own_reach) & (self.order.levels(other) == level)
-            found.append(self._keys(row[usable], other[usable]))
-        return np.concatenate(found)
+            usable = (distance <= reach) & (distance > own_reach)
+            usable &= (other >= 0) & (other < self.order.n)
+            yield self._keys(row[usable], other[usable])
 
     def _keys(self, row: Counts, positions: Counts) -> Counts:
         return (row << 32) | self.order.numbers(positions)

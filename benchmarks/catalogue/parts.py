@@ -29,8 +29,8 @@ def write_parts(
 ) -> tables.Manifest:
     """Write the rows of keys [0, num_keys) as the table at `uri`.
 
-    Numbers look random to a compressor, so there is none. Columns in `repetitive` have a
-    dictionary.
+    Numbers look random to a compressor, so there is none. The leading column ascends and is
+    delta-encoded; columns in `repetitive` have a dictionary.
     """
     version = tables.new_version(uri)
     folder = Path(file_system(version)[1])
@@ -43,6 +43,7 @@ def write_parts(
             folder / f"part-{first // keys_per_part:05d}.parquet",
             compression="none",
             use_dictionary=list(repetitive),
+            column_encoding={rows.column_names[0]: "DELTA_BINARY_PACKED"},
             row_group_size=max(1, rows.num_rows * ROW_GROUP_BYTES // max(1, rows.nbytes)),
         )
         return int(rows.num_rows)

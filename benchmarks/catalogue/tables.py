@@ -30,7 +30,7 @@ from benchmarks.catalogue.parts import PART_BYTES, write_parts
 from benchmarks.catalogue.raw_lines import ITEM_DIGITS
 from benchmarks.catalogue.vectors import Groups, lists_of
 from mdsrec import schema, tables
-from mdsrec.arrays import Counts, Floats, Ints
+from mdsrec.arrays import Floats, Ints
 from mdsrec.command import add_experiment, positive_int
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
@@ -164,9 +164,8 @@ class TableMaker:
             return _table(table_schema, *(rows if most is None else heaviest(*rows, most)))
 
         keys = max(1, PART_BYTES // (PAIR_BYTES * self.graph.degree))
-        uri, recipe, repetitive = self._uri(name), self._recipe(name), ("item", "score")
-        num_items = self.catalogue.num_items
-        return write_parts(uri, recipe, part, num_items, keys, repetitive=repetitive)
+        uri, recipe = self._uri(name), self._recipe(name)
+        return write_parts(uri, recipe, part, self.catalogue.num_items, keys)
 
     def _write_features(self, name: str, modality: Modality) -> tables.Manifest:
         groups = Groups.of(modality.size, self.width, modality.stream)
@@ -220,9 +219,7 @@ class TableMaker:
         return tables.Recipe(self.settings[name], {MARK: self.content})
 
 
-def heaviest(
-    items: Counts, others: Counts, scores: Floats, most: int
-) -> tuple[Counts, Counts, Floats]:
+def heaviest(items: Ints, others: Ints, scores: Floats, most: int) -> tuple[Ints, Ints, Floats]:
     """Return the `most` entries of each item with the highest scores, ties by the other item."""
     starts = np.flatnonzero(np.diff(items, prepend=-1))
     order = np.lexsort((others, -scores, items))
@@ -245,9 +242,12 @@ def _count(chunk: Chunk, num_train: NumTrain, counters: dict[str, int]) -> None:
 
 def _table(table_schema: pa.Schema, *columns: Ints | Floats | pa.Array) -> pa.Table:
     arrays = [
-        column
-        if isinstance(column, pa.Array)
-        else pa.array(column.astype(field.type.to_pandas_dtype()))
+        column if isinstance(column, pa.Array) else pa.array(_as_type(column, field.type))
         for column, field in zip(columns, table_schema, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=table_schema)
+
+
+def _as_type(column: Ints | Floats, kind: pa.DataType) -> Ints | Floats:
+    wanted: Ints | Floats = column.astype(kind.to_pandas_dtype(), copy=False)
+    return wanted

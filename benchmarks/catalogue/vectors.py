@@ -37,15 +37,17 @@ class Groups:
 
     @cached_property
     def directions(self) -> Vectors:
-        drawn = self._generator(1).standard_normal((RANK, self.width), np.float32)
-        return drawn * np.float32(INSIDE / RANK**0.5)
+        rank = min(RANK, self.width)
+        drawn = self._generator(1).standard_normal((rank, self.width), np.float32)
+        return drawn * np.float32(INSIDE / rank**0.5)
 
     def draw(self, groups: Counts, block: int) -> Vectors:
         """Return a vector of each of these groups [n, width]; `block` seeds the random numbers."""
         rng = self._generator(2, block)
         vectors = rng.standard_normal((len(groups), self.width), np.float32)
         vectors *= np.float32(NOISE)
-        vectors += rng.standard_normal((len(groups), RANK), np.float32) @ self.directions
+        inside = rng.standard_normal((len(groups), len(self.directions)), np.float32)
+        vectors += inside @ self.directions
         vectors += self.means[groups]
         return vectors
 
