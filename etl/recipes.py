@@ -22,6 +22,7 @@ from mdsrec.table_names import (
     neighbors_name,
     propagated_name,
     transitions_name,
+    whole_cooccurrence_name,
 )
 from mdsrec.table_settings import table_settings
 from mdsrec.tables import Recipe, fingerprint
@@ -69,6 +70,8 @@ def _tables_read(name: str, settings: Mapping[str, Any], experiment: Experiment)
             return ["interactions", "metadata"] if full else ["interactions"]
         case "items":
             return ["sequences", "metadata"]
+        case "cooccurrence" if "max_cooccurrences" in settings:
+            return [whole_cooccurrence_name(experiment)]
         case "cooccurrence" | "transitions":
             return ["sequences"]
         case "features":

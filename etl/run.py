@@ -27,6 +27,7 @@ from mdsrec.table_names import (
     neighbors_name,
     propagated_name,
     transitions_name,
+    whole_cooccurrence_name,
 )
 from mdsrec.tables import Manifest
 
@@ -61,14 +62,17 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
 
 def _shared_tables(space: Workspace) -> dict[str, BuildFunction]:
     builder = CatalogueBuilder(space)
-    return {
+    found: dict[str, BuildFunction] = {
         "interactions": builder.build_interactions,
         "metadata": builder.build_metadata,
         "rejects": builder.build_rejects,
         "sequences": builder.build_sequences,
         "items": builder.build_items,
-        cooccurrence_name(space.experiment): builder.build_cooccurrence,
+        whole_cooccurrence_name(space.experiment): builder.build_cooccurrence,
     }
+    if space.experiment.graph.max_cooccurrences is not None:
+        found[cooccurrence_name(space.experiment)] = builder.build_heaviest
+    return found
 
 
 def _derived_tables(space: Workspace, modality: str) -> dict[str, BuildFunction]:

@@ -13,6 +13,13 @@ def run_uri(experiment: Experiment) -> str:
 
 
 def cooccurrence_name(experiment: Experiment) -> str:
+    """Return the table that holds O: all of it, or the heaviest entries of each row."""
+    keys = ("distance", "max_distance", "max_cooccurrences")
+    return _keyed("cooccurrence", _changed_keys(experiment.graph, *keys))
+
+
+def whole_cooccurrence_name(experiment: Experiment) -> str:
+    """Return the table of all entries of O."""
     return _keyed("cooccurrence", _changed_keys(experiment.graph, "distance", "max_distance"))
 
 
@@ -60,7 +67,8 @@ def centroids_name(experiment: Experiment, modality: str, k: int | None = None) 
 
 
 def _changed_graph_keys(experiment: Experiment) -> list[str]:
-    return _changed_keys(experiment.graph, "normalize", "distance", "max_distance")
+    keys = ("normalize", "distance", "max_distance", "max_cooccurrences")
+    return _changed_keys(experiment.graph, *keys)
 
 
 def _changed_neighbor_keys(experiment: Experiment) -> list[str]:

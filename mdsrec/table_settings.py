@@ -17,6 +17,7 @@ from mdsrec.table_names import (
     neighbors_name,
     propagated_name,
     transitions_name,
+    whole_cooccurrence_name,
 )
 
 Settings = dict[str, Any]
@@ -55,8 +56,11 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         "rejects": _input_settings(experiment, EVENT_COLUMNS | ITEM_COLUMNS),
         "sequences": _sequence_settings(experiment),
         "items": {"text": list(text_fields(experiment))},
-        cooccurrence_name(experiment): pairs,
+        whole_cooccurrence_name(experiment): pairs,
     }
+    if graph.max_cooccurrences is not None:  # otherwise tables built before that key stay valid
+        pairs = {**pairs, "max_cooccurrences": graph.max_cooccurrences}
+        found[cooccurrence_name(experiment)] = pairs
     search = {
         "search": graph.search,
         "min_recall": graph.min_recall,

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from etl.graph import cooccurrence
 from etl.graph.cooccurrence import _write_sums, write_cooccurrence
 from etl.graph.pairs import EVENTS_PER_PIECE, Parts
 from etl.graph.weighting import Cooccurrence, Transitions
@@ -99,6 +100,17 @@ def test_an_item_of_all_users_is_divided_into_parts_with_bounded_files(spark, tm
         len(first_other_by_part) == 50 * 4 // 50
     )  # the item is an end of 4 pairs of each of 50 users
     assert list(first_other_by_part.values()) == sorted(first_other_by_part.values())
+
+
+def test_a_larger_input_has_larger_parts_and_files_not_more(spark, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    sequences = [rng.permutation(20)[:6].tolist() for _ in range(60)]
+    options = {"num_items": 20, "part_size": 10, "rows_per_file": 3}
+    small, manifest, _ = write_and_commit(spark, tmp_path / "many", sequences, **options)
+    assert len(manifest.files) > 60
+    monkeypatch.setattr(cooccurrence, "MAX_PARTS", 3)
+    large, manifest, _ = write_and_commit(spark, tmp_path / "few", sequences, **options)
+    assert len(manifest.files) <= 2 * 3 and large.equals(small)
 
 
 def test_transitions_of_an_item_of_all_users_are_the_same_bits_in_any_partitioning(spark, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from image_server import image_server, random_image
 
 from etl.features import download
-from etl.features.download import RateLimiter, fetch
+from etl.features.download import HostLimiters, RateLimiter, fetch
 from mdsrec.images import ImageError
 
 
@@ -18,7 +18,7 @@ def server(monkeypatch):
 
 
 def fetch_path(server, path, retries=1, timeout=0.5):
-    return fetch(server.address(path), timeout, retries, RateLimiter(0.0))
+    return fetch(server.address(path), timeout, retries, HostLimiters(0.0))
 
 
 @pytest.mark.parametrize("path", ["flaky/500/1", "flaky/429/1", "moved", "image/1"])
@@ -52,7 +52,7 @@ def test_only_failures_that_may_pass_are_retried(server, monkeypatch, path, reas
 )
 def test_only_http_addresses_are_opened(address):
     with pytest.raises(ImageError, match="not an http address"):
-        fetch(address, 1.0, 0, RateLimiter(0.0))
+        fetch(address, 1.0, 0, HostLimiters(0.0))
 
 
 def test_an_answer_above_the_size_limit_is_refused(server, monkeypatch):
@@ -75,3 +75,21 @@ def test_the_rate_limit_holds_over_all_threads():
     for thread in threads:
         thread.join()
     assert time.monotonic() - start >= 5 * 0.03
+
+
+def wait_for(limiters, addresses):
+    """Wait for all turns at a time, and return the seconds."""
+    start = time.monotonic()
+    threads = [threading.Thread(target=limiters.wait, args=(each,)) for each in addresses]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.monotonic() - start
+
+
+def test_every_host_has_a_limit_of_its_own():
+    hosts = [f"http://{number}.com/1.jpg" for number in range(40)]
+    assert wait_for(HostLimiters(0.1), hosts) < 40 * 0.1 / 2  # one after another they take 40
+    same = ["http://a.com/1.jpg", "https://A.com/2.jpg", "http://a.com/3.jpg"]
+    assert wait_for(HostLimiters(0.1), same) >= 3 * 0.1

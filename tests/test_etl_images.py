@@ -290,7 +290,7 @@ def test_a_folder_that_is_missing_or_has_no_image_is_named(tmp_path):
             list(image_files(str(path)))
 
 
-def test_concurrent_tasks_share_the_rate_limit():
+def test_the_tasks_of_an_executor_share_its_rate_limit():
     config = FeatureConfig(encoder="x", images="url", requests_per_second=20.0, retries=3)
     settings = DownloadSettings(timeout=10.0, retries=3, interval=0.2)
     assert DownloadSettings.of(config, num_tasks=4) == settings

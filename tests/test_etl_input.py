@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from vectors_by_item import vectors_by_item
 
-from etl.catalogue.raw import numbered_lines, raw_files
+from etl.catalogue import amazon, raw
+from etl.catalogue.raw import numbered_lines, raw_files, raw_lines
 from etl.features.encoders import model_location
 from mdsrec.config import FeatureConfig
 from mdsrec.config.loading import experiment_from
@@ -226,3 +227,47 @@ def test_npy_rows_belong_to_the_lines_of_ids_and_zero_vectors_are_dropped(spark,
     located = locate(spark, str(tmp_path / "v.npy"), str(tmp_path / "ids.txt"))
     assert {i: v.tolist() for i, v in vectors_by_item(located, tmp_path).items()} == {1: [1.0, 2.0]}
     assert located.counters == {"unknown_ids": 1, "zero_vectors": 1}
+
+
+@pytest.mark.parametrize("num_shares", [1, 3])
+def test_tasks_that_read_the_same_file_keep_each_line_once(tmp_path, monkeypatch, num_shares):
+    monkeypatch.setattr(raw, "LINES_PER_RUN", 2)
+    monkeypatch.setattr(raw, "BATCH_BYTES", 3)
+    path = tmp_path / "x.json"
+    path.write_bytes(b"".join(b"%d\n" % number for number in range(1, 12)))
+    found = [
+        (row["line"], row["raw"])
+        for share in range(num_shares)
+        for batch in raw._line_batches(0, str(path), share, num_shares)
+        for row in batch.to_pylist()
+    ]
+    assert sorted(found) == [(number, b"%d" % number) for number in range(1, 12)]
+    assert found[0][0] == 1 and (num_shares == 1) == (found == sorted(found))
+
+
+def exchanges(frame):
+    """Return the columns of every shuffle in the physical plan of a frame."""
+    frame.sparkSession.conf.set("spark.sql.adaptive.enabled", False)
+    try:
+        plans = [frame._jdf.queryExecution().executedPlan()]
+    finally:
+        frame.sparkSession.conf.set("spark.sql.adaptive.enabled", True)
+    found = []
+    while plans:
+        plan = plans.pop()
+        plans += [plan.children().apply(n) for n in range(plan.children().size())]
+        if "Exchange" in plan.nodeName():
+            found.append({plan.output().apply(n).name() for n in range(plan.output().size())})
+    return found
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("edition", ["2014", "2018", "2023"])
+def test_no_text_of_a_review_goes_through_an_exchange(spark, tmp_path, edition):
+    review = {"user_id": "A", "parent_asin": "B", "timestamp": 1, "text": "long", "title": "t"}
+    path = write_lines(tmp_path / "r.json", [review])
+    parsed = amazon.parse_reviews(raw_lines(spark, raw_files([path])), edition)
+    usable = parsed.where("reason is null").drop("reason", "raw", "notes")
+    last, *before = exchanges(usable.repartition(3, "line"))  # as the table is written
+    assert last == {"file", "line", "user_id", "item_id", "time"}
+    assert before == [{"task", "file", "uri", "share", "shares"}]

@@ -6,8 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl.graph import cells, neighbors, recall
-from etl.graph.cells import Cells
-from etl.graph.neighbors import SPARE_CANDIDATES, Search, nearest_items, neighbors_of_shard
+from etl.graph.cells import Cells, target_num_cells
+from etl.graph.neighbors import (
+    SPARE_CANDIDATES,
+    Search,
+    _batches,
+    nearest_items,
+    neighbors_of_shard,
+)
 from etl.graph.recall import ExactSample, choose_overlap, count_hits
 from etl.graph.unit_vectors import SmoothedVectors, UnitVectors, unit_rows
 from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
@@ -180,3 +186,23 @@ def test_more_candidates_do_not_change_a_list(tmp_path):
     )
     np.testing.assert_array_equal(narrow[0], wide[0])
     np.testing.assert_array_equal(narrow[1], wide[1])
+
+
+def test_work_per_item_stays_near_constant_as_the_number_of_cells_grows():
+    few, many = 1000 * 1024, 4096 * 1024
+    assert [target_num_cells(n) for n in (1, 1023, few, few + 1, many)] == [1, 1, 1000, 1000, 4096]
+    cells = target_num_cells(16 * many)
+    assert cells == 4 * 4096  # the square root of 16
+    assert 16 * many / cells == 4 * 1024  # items of a cell
+    assert target_num_cells(48_200_000) == 13_885
+
+
+def test_many_items_with_one_vector_go_through_spark_in_bounded_batches(monkeypatch):
+    items = np.arange(100)
+    lists = np.tile(np.arange(5), (100, 1))
+    monkeypatch.setattr(neighbors, "BATCH_BYTES", 4 * 5 * 30)  # 30 lists
+    found = list(_batches(items, lists, lists / 10, items_per_part=10))
+    sizes = [sum(map(len, batch.column("items").to_pylist())) // 4 for batch in found]
+    assert sum(sizes) == 100 and max(sizes) < 30 + 10
+    back = [np.frombuffer(b, np.int32) for batch in found for b in batch["items"].to_pylist()]
+    np.testing.assert_array_equal(np.concatenate(back), items)

@@ -1,13 +1,19 @@
 """N(O) E (Eq. 3) against dense float64, by the functions that run inside a Spark task."""
 
+import logging
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl.graph.propagation import Propagation
+from etl.graph import tiles as tiles_module
+from etl.graph.propagation import Propagation, write_product
+from etl.graph.tiles import Tiles, plan_tiles, unpack
 from etl.graph.unit_vectors import SmoothedVectors, UnitVectors, in_sample
 from etl.spark import blocks
+from etl.spark.blocks import block_ranges
 from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
 from mdsrec.schema import COOCCURRENCE, FEATURES
 
@@ -59,39 +65,140 @@ def dense(O, has, normalize):  # noqa: E741
     return np.nan_to_num(O)
 
 
+def tiles(width, files, files_per_span, num_slices):
+    """Return tiles of a catalogue whose files have `files` items each."""
+    slices = block_ranges(width, -(-width // num_slices)) if width else [(0, 0)]
+    return Tiles(tuple(block_ranges(NUM_ITEMS, files)), files_per_span, tuple(slices))
+
+
+def slices_of(features, plan, folder):
+    """Write the columns of E by slices."""
+    items, vectors = features.read(0, NUM_ITEMS)
+    for number, (first, last) in enumerate(plan.slices):
+        rows = vector_rows(items, vectors[:, first:last])
+        yield VectorTable(write_table(folder / f"slice-{number}", rows), last - first)
+
+
+def multiply(product, slices=(None,)):
+    """Run the tasks of all tiles -> items, rows [n, d], bytes of E that they read."""
+    packed = [
+        row
+        for n in range(len(product.tiles.files))
+        for b in product.pack(n)
+        for row in b.to_pylist()
+    ]
+    found, num_bytes = [], 0
+    for E in slices:
+        parts = []
+        for span in range(product.tiles.num_spans):
+            here = sorted((r for r in packed if r["span"] == span), key=lambda row: row["block"])
+            pieces = [(row["block"], unpack(row["entries"])) for row in here]
+            items, sums, more = product.sums(product.tiles.items_of(span), E, pieces)
+            parts.append(product.normalized(items, sums))
+            num_bytes += more
+        items, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+        found.append(rows)
+    return items, np.hstack(found), num_bytes
+
+
+WHOLE = tiles(WIDTH, NUM_ITEMS, 1, 1)
+
+
 @pytest.mark.parametrize("normalize", ["row", "symmetric", "none"])
-@pytest.mark.parametrize("span", [NUM_ITEMS, 77])
-def test_blocked_product_equals_the_dense_one(world, small_blocks, tmp_path, normalize, span):
+@pytest.mark.parametrize("plan", [WHOLE, tiles(WIDTH, 77, 2, 1)], ids=["one span", "four spans"])
+def test_blocked_product_equals_the_dense_one(world, small_blocks, tmp_path, normalize, plan):
     O, E, has, graph, features, _ = world  # noqa: E741
-    product = Propagation(graph, features, NUM_ITEMS)
-    degrees = None
+    product = Propagation(graph, features, NUM_ITEMS, plan, normalize)
     if normalize == "symmetric":
-        table = vector_rows(*product.degrees(0, NUM_ITEMS))
-        degrees = VectorTable(write_table(tmp_path / "degrees", table), 1)
+        items, rows, num_bytes = multiply(product)
+        assert num_bytes == 0  # degrees read no vectors
+        degrees = VectorTable(write_table(tmp_path / "degrees", vector_rows(items, rows)), 1)
+        product = replace(product, degrees=degrees)
     expected = dense(O, has, normalize) @ E
     connected = np.flatnonzero(dense(O, has, "none").sum(axis=1))
-    found = [
-        product.rows(normalize, degrees, first, min(first + span, NUM_ITEMS))
-        for first in range(0, NUM_ITEMS, span)
-    ]
-    items, rows = (np.concatenate(column) for column in zip(*found, strict=True))
+    items, rows, _ = multiply(product, (features,))
     assert 0 < len(connected) < has.sum() < NUM_ITEMS
     np.testing.assert_array_equal(items, connected)
     np.testing.assert_allclose(rows, expected[connected], rtol=1e-6, atol=1e-6)
 
 
-def test_rows_have_the_same_bits_for_any_width_of_a_span(world, small_blocks):
-    *_, graph, features, _ = world
-    product = Propagation(graph, features, NUM_ITEMS)
-    whole = product.rows("row", None, 0, NUM_ITEMS)[1]
-    parts = [product.rows("row", None, first, first + 50)[1] for first in range(0, NUM_ITEMS, 50)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+def test_one_span_many_spans_and_two_dimensional_tiles_give_the_same_bits(
+    world, small_blocks, tmp_path, monkeypatch
+):
+    *_, has, graph, features, _ = world
+    size_of_E = 4 * WIDTH * has.sum()
+    whole_items, whole, num_bytes = multiply(
+        Propagation(graph, features, NUM_ITEMS, WHOLE), (features,)
+    )
+    assert num_bytes == size_of_E  # one span reads E once
+    monkeypatch.setattr(tiles_module, "PIECE", 7)  # pieces of single rows
+    for number, plan in enumerate([tiles(WIDTH, 50, 4, 1), tiles(WIDTH, 50, 6, 3)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        slices = list(slices_of(features, plan, folder))
+        product = Propagation(graph, features, NUM_ITEMS, plan)
+        items, rows, num_bytes = multiply(product, slices)
+        assert len(plan) == [3, 6][number] and num_bytes == plan.num_spans * size_of_E
+        np.testing.assert_array_equal(items, whole_items)
+        np.testing.assert_array_equal(rows, whole)
+
+
+@pytest.mark.spark
+def test_tasks_of_tiles_write_the_same_bits_in_the_same_files(spark, world, tmp_path, caplog):
+    *_, has, graph, features, _ = world
+    caplog.set_level(logging.INFO, "etl")
+    plans = [tiles(WIDTH, 100, 6, 1), tiles(WIDTH, 100, 2, 1), tiles(WIDTH, 100, 3, 2)]
+    found = []
+    for number, plan in enumerate(plans):
+        product = Propagation(graph, features, NUM_ITEMS, plan)
+        version, scratch = tmp_path / f"version-{number}", tmp_path / f"scratch-{number}"
+        rows = write_product(spark, product, str(scratch), str(version), f"plan {number}")
+        table = ItemTable.uncommitted(str(version), FEATURES)
+        items, vectors = VectorTable(table, WIDTH).read(0, NUM_ITEMS)
+        assert rows == len(items) > 0
+        names = [path.name for path in sorted(version.iterdir())]
+        found.append((items.tolist(), vectors.tobytes(), names))
+    assert found[0] == found[1] == found[2]
+    size_of_E = 4 * WIDTH * has.sum()
+    counted = [record.figures["vector_bytes"] for record in caplog.records]
+    assert counted == [size_of_E, 3 * size_of_E, 2 * size_of_E + size_of_E]  # slices: written once
+
+
+def planned(num_items, memory, cores=2, width=64, entries_per_item=80):
+    return plan_tiles(num_items, width, entries_per_item * num_items, memory, cores)
+
+
+def test_reads_of_vectors_follow_from_the_memory_and_the_cores_not_from_the_number_of_items():
+    for num_items in (10**5, 10**6, 5 * 10**6):
+        plan = planned(num_items, memory=2700 << 20)
+        assert (plan.num_spans, len(plan.slices)) == (2, 1)
+    assert planned(10**6, 1 << 40).num_spans == 2  # a span per core
+    assert planned(10**6, 1 << 40, cores=1).num_spans == 1
+    assert planned(1000, 1 << 40).num_spans == 1  # there is only one file
+
+
+def test_tiles_fit_in_the_memory_of_a_task_and_read_the_fewest_bytes():
+    for memory in (512 << 20, 4 << 30):
+        plan = planned(48_000_000, memory, cores=64, width=768, entries_per_item=514)
+        first, last = plan.items_of(0)
+        widest = max(stop - start for start, stop in plan.slices)
+        assert 8 * (last - first) * (widest + 1) <= memory / 2
+        assert plan.files[-1][1] == 48_000_000 and plan.slices[-1][1] == 768
+        E, O = 4 * 768, 16 * 514  # noqa: E741
+        rows_of_spans_only = memory // 2 // (8 * 769)
+        one_dimensional = 48_000_000 / rows_of_spans_only * E + O
+        assert plan.num_spans * E + len(plan.slices) * O < one_dimensional / 2
+
+
+def test_files_depend_neither_on_memory_nor_on_cores():
+    plans = [planned(10**6, memory, cores) for memory in (1 << 29, 1 << 33) for cores in (1, 9)]
+    assert len({plan.files for plan in plans}) == 1 and len(set(plans)) > 1
 
 
 def test_unit_vectors_are_propagated_and_have_length_one(world, tmp_path):
     O, E, has, graph, features, _ = world  # noqa: E741
-    product = Propagation(graph, features, NUM_ITEMS)
-    table = vector_rows(*product.rows("row", None, 0, NUM_ITEMS))
+    items, rows, _ = multiply(Propagation(graph, features, NUM_ITEMS, WHOLE), (features,))
+    table = vector_rows(items, rows)
     propagated = VectorTable(write_table(tmp_path / "propagated", table), WIDTH)
     Ebar = (E + 0.5 * dense(O, has, "row") @ E)[has]
     smoothed = SmoothedVectors(features, propagated, 0.5)

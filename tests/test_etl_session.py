@@ -23,7 +23,9 @@ from etl.spark.sizing import (
     driver_cores,
     is_local,
     machine_memory,
+    memory_of_task,
     settings_for,
+    task_slots,
     uncompressed_bytes,
 )
 from mdsrec.config import SparkConfig
@@ -75,6 +77,29 @@ def test_configured_values_override_derived_ones():
     config = SparkConfig(driver_memory="3g", settings={DRIVER_MEMORY: "5g", "spark.x": "y"})
     found = settings_for(config, input_bytes=GIB, cores=2, memory=8 * GIB)
     assert (found[DRIVER_MEMORY], found["spark.x"]) == ("5g", "y")
+
+
+def test_the_python_process_of_a_task_has_a_share_of_the_memory_of_its_executor():
+    local = {"spark.master": "local[4]", DRIVER_MEMORY: "4g"}
+    assert memory_of_task(local, 4, machine=36 * GIB) == (36 - 4) * GIB // 4 // 4
+    assert memory_of_task(local, 4, machine=8 * GIB) == GIB // 2  # what a file's rows need
+    cluster = {"spark.master": "yarn", "spark.executor.memory": "40g"}
+    given = {"spark.executor.memoryOverhead": "8192"}  # MiB
+    assert memory_of_task(cluster, 4, machine=GIB) == 4 * GIB // 4  # a tenth of the heap
+    assert memory_of_task(cluster | given, 4, machine=GIB) == 2 * GIB
+    python = {"spark.executor.pyspark.memory": "12g"}
+    assert memory_of_task(cluster | given | python, 4, machine=GIB) == 3 * GIB
+
+
+def test_a_size_that_is_none_is_named():
+    settings = {"spark.master": "yarn", "spark.executor.memoryOverhead": "much"}
+    with pytest.raises(InputError, match=r"'much' in spark\.settings is no size such as 512m"):
+        memory_of_task(settings, 1, GIB)
+
+
+def test_the_tasks_of_an_executor_are_its_cores_over_those_of_a_task():
+    assert task_slots({"spark.executor.cores": "8", "spark.task.cpus": "2"}, cores=64) == 4
+    assert task_slots({}, cores=6) == 6  # of a single machine
 
 
 def test_a_gzip_file_counts_with_its_uncompressed_size():

@@ -1,17 +1,20 @@
 """The memory M = C' + spread (A C' + C' A^T) + similarity A against dense numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
-from etl.graph import spreading
-from etl.graph.spreading import Cut, Spreading, keep_heaviest
+from etl.graph import memory, spreading
+from etl.graph.heaviest import Cut, keep_heaviest, total_cut
+from etl.graph.spreading import Spreading
 from etl.spark import blocks
 from etl.spark.vector_table import ItemTable
 from mdsrec.config import TransitionsConfig
-from mdsrec.schema import NEIGHBORS, TRANSITIONS
+from mdsrec.schema import COOCCURRENCE, NEIGHBORS, TRANSITIONS
 
 NUM_ITEMS = 600  # more than two blocks of the smallest size, 256
 NEAR = 3  # of the 5 stored neighbors
@@ -92,22 +95,52 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
 
 
+def with_transposed(found, folder):
+    """Add A^T, as the tasks that write it do."""
+    starts = range(0, found.num_items, found.block_size)
+    batches = [batch for n in range(len(starts)) for batch in memory._split_transposed(found, n)]
+    for block in range(found.num_blocks):
+        rows = [row for batch in batches for row in batch.to_pylist() if row["block"] == block]
+        if rows:
+            batch = pa.RecordBatch.from_pylist(rows)
+            assert list(memory._write_transposed(str(folder), iter([batch])))
+    return replace(found, neighbors_to=ItemTable.uncommitted(str(folder), COOCCURRENCE))
+
+
+def rows_of(found, first, last):
+    """Return rows of M, from the rows of C' and of A^T that they need."""
+    if not found.spreads:
+        return found.rows(first, last)
+    factors = []
+    for kind, items in enumerate(found.needs(first, last)):
+        parts = [
+            found.factor(kind, start, min(start + found.block_size, found.num_items))
+            for start in range(0, found.num_items, found.block_size)
+        ]
+        factors.append(vstack(parts, format="csr")[items])
+    return found.rows(first, last, factors)
+
+
 def rows_by_span(found, span):
     """Return all rows of M, computed by spans, and the cuts of the transitions and of M."""
     starts = range(0, found.num_items, span)
-    parts = [found.rows(first, min(first + span, found.num_items)) for first in starts]
+    parts = [rows_of(found, first, min(first + span, found.num_items)) for first in starts]
     matrices, *cuts = zip(*parts, strict=True)
-    return np.concatenate([M.toarray() for M in matrices]), *map(spreading.total_cut, cuts)
+    return np.concatenate([M.toarray() for M in matrices]), *map(total_cut, cuts)
 
 
 @pytest.mark.parametrize("span", [NUM_ITEMS, 77])
 @pytest.mark.parametrize("num_modalities", [0, 1, 2])
 @pytest.mark.parametrize("max_entries", [1000, 25])
-def test_the_memory_equals_the_dense_one(world, small_blocks, span, num_modalities, max_entries):
+def test_the_memory_equals_the_dense_one(
+    world, small_blocks, tmp_path, span, num_modalities, max_entries
+):
     C, modalities, transitions, neighbors = world
     config = TransitionsConfig(num_neighbors=NEAR, max_entries=max_entries)
     tables = neighbors[:num_modalities]
     found = Spreading(transitions, tables, NUM_ITEMS, int(np.count_nonzero(C)), config)
+    if found.spreads:
+        found = with_transposed(found, tmp_path / "transposed")
     M, cut_of_C, cut = rows_by_span(found, span)
     A = dense_weights(modalities[:num_modalities], NUM_ITEMS, NEAR)
     expected = dense_memory(C, A, config)
@@ -123,12 +156,14 @@ def test_the_memory_equals_the_dense_one(world, small_blocks, span, num_modaliti
     assert (cut.lost > 0) == (max_entries == 25 and num_modalities > 0)
 
 
-def test_rows_have_the_same_bits_for_any_span_block_and_chunk(world, monkeypatch):
+def test_rows_have_the_same_bits_for_any_span_block_and_chunk(world, tmp_path, monkeypatch):
     C, _, transitions, neighbors = world
     config = TransitionsConfig(num_neighbors=NEAR, max_entries=25)
     found = Spreading(transitions, neighbors, NUM_ITEMS, int(np.count_nonzero(C)), config)
-    whole, *_ = rows_by_span(found, NUM_ITEMS)
+    whole, *_ = rows_by_span(with_transposed(found, tmp_path / "whole"), NUM_ITEMS)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    found = with_transposed(found, tmp_path / "blocks")
+    assert found.num_blocks > 1
     monkeypatch.setattr(spreading, "PRODUCTS_PER_CHUNK", 100)
     np.testing.assert_array_equal(rows_by_span(found, 50)[0], whole)
 
@@ -139,7 +174,9 @@ def small_memory(folder, neighbors, config):
     C[0, 1] = 4
     tables = [write_neighbors(folder / f"{n}", lists) for n, lists in enumerate(neighbors)]
     transitions = write_transitions(folder / "transitions", C)
-    M = Spreading(transitions, tuple(tables), 3, 1, config).rows(0, 3)[0]
+    found = Spreading(transitions, tuple(tables), 3, 1, config)
+    found = with_transposed(found, folder / "transposed") if found.spreads else found
+    M = rows_of(found, 0, 3)[0]
     assert (M.data > 0).all()
     return M.toarray()
 

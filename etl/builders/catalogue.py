@@ -13,12 +13,14 @@ from etl.builders.workspace import Workspace
 from etl.catalogue import cold, completeness, interactions, items, sequences, split
 from etl.catalogue.interactions import EventCounts
 from etl.graph import cooccurrence
+from etl.graph.heaviest import write_heaviest
 from etl.graph.weighting import Cooccurrence
 from etl.spark import table_io
 from etl.spark.session import materialize
+from etl.spark.vector_table import ItemTable
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
-from mdsrec.table_names import cooccurrence_name
+from mdsrec.table_names import cooccurrence_name, whole_cooccurrence_name
 from mdsrec.table_settings import text_fields
 from mdsrec.tables import Manifest
 
@@ -55,6 +57,7 @@ class CatalogueBuilder:
         metadata = self.space.read("metadata", schema.METADATA)
         catalogue = items.build_catalogue(events, metadata, config.catalogue)
         num_items = catalogue.count()
+        items.check_num_items(num_items)
         counters = {
             "repeats_dropped": self.space.manifest("interactions").rows - before.events,
             "k_core_dropped_users": before.users - after.users,
@@ -145,7 +148,7 @@ class CatalogueBuilder:
         return rows.transform(sequences.only_training_events)
 
     def build_cooccurrence(self) -> Manifest:
-        name = cooccurrence_name(self.space.experiment)
+        name = whole_cooccurrence_name(self.space.experiment)
         uri, graph = self.space.uri(name), self.space.experiment.graph
         version = tables.new_version(uri)
         rows, counters = cooccurrence.write_cooccurrence(
@@ -156,6 +159,23 @@ class CatalogueBuilder:
             self.rows_per_file,
         )
         return tables.commit(uri, version, self.space.recipes[name], rows, counters)
+
+    def build_heaviest(self) -> Manifest:
+        """Write the heaviest entries of each row of O."""
+        space, most = self.space, self.space.experiment.graph.max_cooccurrences
+        assert most is not None
+        name, whole = (f(space.experiment) for f in (cooccurrence_name, whole_cooccurrence_name))
+        uri = space.uri(name)
+        version = tables.new_version(uri)
+        rows, counters = write_heaviest(
+            space.spark,
+            ItemTable.open(space.uri(whole), schema.COOCCURRENCE),
+            space.num_items,
+            space.manifest(whole).rows,
+            most,
+            version,
+        )
+        return tables.commit(uri, version, space.recipes[name], rows, counters)
 
 
 def _check_full_catalogue(space: Workspace) -> None:

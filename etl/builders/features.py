@@ -44,7 +44,7 @@ class FeatureBuilder:
         uri = self.space.uri(self.table)
         version = tables.new_version(uri)
         rows_per_file = min(
-            self.space.experiment.spark.rows_per_file, FILE_BYTES // (4 * located.width)
+            self.space.experiment.spark.rows_per_file, max(1, FILE_BYTES // (4 * located.width))
         )
         layout = table_io.files_by_id("item", num_items, rows_per_file)
         rows = write_vectors(located, layout, version, self.space.num_tasks)

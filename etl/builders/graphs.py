@@ -1,13 +1,15 @@
 """Builder of a modality's item graph: N(O) E, then the neighbors for each mu (Eq. 3-5)."""
 
 import logging
-from functools import partial
+from dataclasses import replace
 
 from etl.builders.workspace import Workspace
 from etl.graph import cells, neighbors, propagation, recall
 from etl.graph.neighbor_lists import write_lists
+from etl.graph.tiles import plan_tiles
 from etl.graph.unit_vectors import SmoothedVectors, UnitVectors, in_sample, sample_vectors
 from etl.graph.whitening import Whitening
+from etl.spark.session import task_memory
 from etl.spark.table_io import range_width
 from etl.spark.vector_table import ItemTable, VectorTable
 from mdsrec import files, schema, tables
@@ -37,28 +39,32 @@ class GraphBuilder:
         graph = ItemTable.open(
             self.space.uri(cooccurrence_name(self.space.experiment)), schema.COOCCURRENCE
         )
-        product = propagation.Propagation(graph, vectors, self.space.num_items)
+        product = self._product(graph, vectors)
         scratch, version = tables.new_version(uri), tables.new_version(uri)
         try:
-            degrees = None
             if self.config.normalize == "symmetric":
-                self._write_spans(product.degrees, scratch)
-                degrees = VectorTable(ItemTable.uncommitted(scratch, schema.FEATURES), 1)
-            read_rows = partial(product.rows, self.config.normalize, degrees)
-            rows = self._write_spans(read_rows, version)
+                product = replace(product, degrees=self._degrees(product, f"{scratch}/degrees"))
+            rows = propagation.write_product(self.space.spark, product, scratch, version, name)
         finally:
             files.delete_folder(scratch)
         counters = {"width": vectors.width, "items": rows}
         return tables.commit(uri, version, self.space.recipes[name], rows, counters)
 
-    def _write_spans(self, read_rows: propagation.ReadRows, version: str) -> int:
-        pairs = self.space.manifest(cooccurrence_name(self.space.experiment)).rows
-        span = propagation.span_size(
-            self.space.vectors(self.modality).width, pairs, self.space.num_items
+    def _product(self, graph: ItemTable, vectors: VectorTable) -> propagation.Propagation:
+        """Return the product of O and E with tiles that fit in the memory of a task."""
+        space = self.space
+        entries = space.manifest(cooccurrence_name(space.experiment)).rows
+        memory, cores = task_memory(space.spark), space.spark.sparkContext.defaultParallelism
+        tiles = plan_tiles(space.num_items, vectors.width, entries, memory, cores)
+        return propagation.Propagation(
+            graph, vectors, space.num_items, tiles, self.config.normalize
         )
-        return propagation.write_rows(
-            self.space.spark, read_rows, self.space.num_items, span, version
-        )
+
+    def _degrees(self, product: propagation.Propagation, folder: str) -> VectorTable:
+        """Write the degrees, which need no slice of E, and return them as vectors of width 1."""
+        whole = replace(product, tiles=replace(product.tiles, slices=((0, 0),)))
+        propagation.write_tiles(self.space.spark, whole, (None,), (folder,))
+        return VectorTable(ItemTable.uncommitted(folder, schema.FEATURES), 1)
 
     def build_neighbors(self, mu: float) -> Manifest:
         """Write the H_max nearest neighbors of every item that has the modality.

@@ -1,13 +1,15 @@
 """Builder of the memory of transitions: counts, then these spread over the neighbors of items."""
 
+from dataclasses import replace
+
 from etl.builders.workspace import Workspace
 from etl.catalogue.sequences import only_training_events
 from etl.graph.cooccurrence import write_cooccurrence
-from etl.graph.memory import write_memory
+from etl.graph.memory import write_memory, write_transposed
 from etl.graph.spreading import Spreading
 from etl.graph.weighting import Transitions
 from etl.spark.vector_table import ItemTable
-from mdsrec import schema, tables
+from mdsrec import files, schema, tables
 from mdsrec.table_names import memory_name, neighbors_name, transitions_name
 from mdsrec.tables import Manifest
 
@@ -57,5 +59,12 @@ class TransitionsBuilder:
             space.manifest(counted).rows,
             self.config,
         )
-        rows, counters = write_memory(space.spark, spreading, version, self.rows_per_file)
+        scratch = tables.new_version(uri)
+        try:
+            if spreading.spreads:
+                transposed = write_transposed(space.spark, spreading, scratch)
+                spreading = replace(spreading, neighbors_to=transposed)
+            rows, counters = write_memory(space.spark, spreading, version, self.rows_per_file)
+        finally:
+            files.delete_folder(scratch)
         return tables.commit(uri, version, space.recipes[name], rows, counters)

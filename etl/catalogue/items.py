@@ -10,6 +10,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.catalogue.sequences import dense_ids
 from etl.spark.session import materialize
+from mdsrec.errors import InputError
 from mdsrec.schema import ITEMS
 
 log = logging.getLogger("etl")
@@ -17,6 +18,7 @@ log = logging.getLogger("etl")
 FIELDS = ("title", "features", "description", "categories", "brand", "details")
 SHARED_BY_MANY = 10  # items; more than these with one text are reported
 SHOWN_TEXT = 60  # characters
+MAX_ITEMS = 2**31 - 1  # the tables number them in 31 bits
 
 
 def join_sentences(parts: Sequence[str]) -> str:
@@ -61,6 +63,15 @@ def build_catalogue(events: DataFrame, metadata: DataFrame, kind: str) -> DataFr
     if kind == "full":
         ids = ids.union(metadata.select("item_id"))
     return dense_ids(ids, "item_id", "item")
+
+
+def check_num_items(num_items: int) -> None:
+    """Raise InputError if the items cannot be numbered."""
+    if num_items > MAX_ITEMS:
+        raise InputError(
+            f"the catalogue has {num_items:,} items, but tables number {MAX_ITEMS:,} at most: "
+            "raise sequences.k_core, or give fewer files"
+        )
 
 
 def counters(item_rows: DataFrame, metadata: DataFrame, events: DataFrame) -> dict[str, int]:

@@ -6,20 +6,23 @@ import io
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, cast
 
 import pyarrow as pa
 from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from etl.spark.session import num_partitions
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, join
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 BATCH_BYTES = 8 << 20
+MAX_READERS = 8  # of one file: each decompresses all of it
+LINES_PER_RUN = 1024
+LONGEST_LINE = 1 << 30  # bytes, with its end; Arrow and Spark count those of a batch in 31 bits
+SHARES = "task int, file int, uri string, share int, shares int"
 RAW_LINES = "file int, line long, raw binary"
 
 
@@ -55,14 +58,19 @@ def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list
 def raw_lines(spark: SparkSession, files: Sequence[RawFile]) -> DataFrame:
     """Return DataFrame(file, line, raw); `file` is a position in `files`, lines count from 1.
 
-    Each file is read by one task. Its lines are then spread over all cores.
+    A file cannot be read from the middle. With fewer files than cores, several tasks read the same
+    one, and each keeps a share of its lines. So no line is shuffled, with texts that nobody needs.
     """
-    rows = [(number, file.uri) for number, file in enumerate(files)]
+    num_shares = min(MAX_READERS, -(-spark.sparkContext.defaultParallelism // max(len(files), 1)))
+    shares = [
+        (number * num_shares + share, number, file.uri, share, num_shares)
+        for number, file in enumerate(files)
+        for share in range(num_shares)
+    ]
     return (
-        spark.createDataFrame(rows, "file int, uri string")
-        .repartitionById(max(len(rows), 1), "file")
-        .mapInArrow(_read_files, RAW_LINES)
-        .repartition(max(num_partitions(spark), len(rows)), F.col("line"))
+        spark.createDataFrame(shares, SHARES)
+        .repartitionById(max(len(shares), 1), "task")
+        .mapInArrow(_read_shares, RAW_LINES)
     )
 
 
@@ -83,7 +91,13 @@ def numbered_lines(uri: str) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with open_stream(uri) as stream:
-            for number, line in enumerate(stream, start=1):
+            lines = iter(partial(stream.readline, LONGEST_LINE + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > LONGEST_LINE:
+                    raise InputError(
+                        f"{uri}: line {number} is longer than {LONGEST_LINE >> 20:,} MiB: is it a "
+                        "file of lines?"
+                    )
                 text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 yield number, text.rstrip(b"\r\n")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -96,17 +110,20 @@ def numbered_lines(uri: str) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"{uri}: the file is empty")
 
 
-def _read_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _read_shares(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for row in batch.to_pylist():
-            yield from _line_batches(row["file"], row["uri"])
+            yield from _line_batches(row["file"], row["uri"], row["share"], row["shares"])
 
 
-def _line_batches(file: int, uri: str) -> Iterator[pa.RecordBatch]:
+def _line_batches(file: int, uri: str, share: int, num_shares: int) -> Iterator[pa.RecordBatch]:
+    """Yield the lines of a share: every `num_shares`-th run of LINES_PER_RUN lines."""
     numbers: list[int] = []
     lines: list[bytes] = []
     size = 0
     for number, line in numbered_lines(uri):
+        if number // LINES_PER_RUN % num_shares != share:
+            continue
         numbers.append(number)
         lines.append(line)
         size += len(line)

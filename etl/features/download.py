@@ -42,7 +42,25 @@ class RateLimiter:
         time.sleep(max(0.0, turn - time.monotonic()))
 
 
-def fetch(address: str, timeout: float, retries: int, limiter: RateLimiter) -> bytes:
+@dataclass
+class HostLimiters:
+    """A limiter for every host that is asked for images."""
+
+    interval: float
+    _of_host: dict[str, RateLimiter] = field(init=False, default_factory=dict)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+
+    def wait(self, address: str) -> None:
+        """Return when it is the turn of a request to the address' host."""
+        host = urlsplit(address).netloc.lower()
+        with self._lock:
+            if host not in self._of_host:
+                self._of_host[host] = RateLimiter(self.interval)
+            limiter = self._of_host[host]
+        limiter.wait()
+
+
+def fetch(address: str, timeout: float, retries: int, limiters: HostLimiters) -> bytes:
     """Return the content at an address; ImageError with the reason if there is none.
 
     Network failures and the statuses 429 and 5xx are retried up to `retries` times.
@@ -52,7 +70,7 @@ def fetch(address: str, timeout: float, retries: int, limiter: RateLimiter) -> b
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(BACKOFF * 2 ** (attempt - 1))
-        limiter.wait()
+        limiters.wait(address)
         try:
             return _fetch_once(address, timeout)
         except _RetriableError as error:

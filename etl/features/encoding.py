@@ -21,7 +21,7 @@ from etl.features.vector_blocks import VectorLocations
 from etl.features.vector_cache import VectorCache
 from etl.features.vision import DownloadSettings, ImageEncoder
 from etl.spark.progress import step_progress
-from etl.spark.session import materialize
+from etl.spark.session import materialize, tasks_per_executor
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.tables import fingerprint
@@ -139,8 +139,7 @@ def _encode(
     smallest, largest = CHUNK_SIZES[config.sees]
     size = min(largest, max(smallest, num_contents // MAX_CHUNKS))
     chunks = -(-num_contents // size)
-    tasks = min(chunks, spark.sparkContext.defaultParallelism)
-    encoder = _encoder(config, tasks, reads_paths)
+    encoder = _encoder(config, min(chunks, tasks_per_executor(spark)), reads_paths)
     encode = partial(_encode_chunk, encoder, cache.files.folder)
     rows = (
         contents.repartitionById(chunks, F.pmod(F.xxhash64("key"), F.lit(chunks)).cast("int"))
@@ -156,7 +155,7 @@ def _progress_line(name: str, cache: VectorCache, total: int) -> str:
 
 
 def _encoder(config: FeatureConfig, num_tasks: int, reads_paths: bool) -> Encoder:
-    """Return the encoder for `num_tasks` that run at the same time and share the rate limit."""
+    """Return the encoder for `num_tasks` of an executor, which share its limit of requests."""
     encoder = str(config.encoder)
     if config.sees == "text":
         return TextEncoder(encoder, config.max_tokens)
@@ -171,13 +170,12 @@ def _encode_chunk(
     filled = [batch for batch in batches if batch.num_rows]
     if not filled:
         return
-    chunk = pa.Table.from_batches(filled).combine_chunks().to_batches()[0]
+    chunk = pa.Table.from_batches(filled)
+    keys = chunk.column("key").combine_chunks()
     vectors, missed = encoder.encode(chunk.column("content").to_pylist())
     if not np.isfinite(vectors).all():
         raise InputError(f"encoder {encoder.name!r} returns vectors with a NaN or infinity")
-    outcome = pa.RecordBatch.from_arrays(
-        [chunk.column("key"), pa.array(missed, pa.string())], ["key", "missed"]
-    )
+    outcome = pa.RecordBatch.from_arrays([keys, pa.array(missed, pa.string())], ["key", "missed"])
     if len(vectors):
         keys = outcome.column("key").filter(outcome.column("missed").is_null())
         vector_cache.write_cache_file(folder, keys, vectors)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from etl.spark.blocks import block_ranges
 from etl.spark.part_files import write_part_file
 from etl.spark.session import materialize
 from etl.spark.table_io import FileLayout
@@ -26,8 +27,9 @@ from mdsrec.errors import InputError
 
 FILE_BYTES = 64 << 20  # of the vectors in one file of the table; a task holds a file in memory
 DIGEST_BYTES = 16
+BATCH_BYTES = 64 << 20  # of the vectors that go through Spark as one batch: it counts in 31 bits
 INSPECTED = (
-    "label binary, block int, row int, width int, finite boolean, zero boolean, digest binary"
+    "label binary, block int, row long, width long, finite boolean, zero boolean, digest binary"
 )
 PACKED = "item int, vector binary"
 
@@ -130,8 +132,8 @@ def _inspect_blocks(
                 columns = [
                     vectors.labels,
                     pa.array(np.full(len(vectors), block, np.int32)),
-                    pa.array(np.arange(first, last, dtype=np.int32)),
-                    pa.array(np.diff(vectors.offsets).astype(np.int32)),
+                    pa.array(np.arange(first, last)),
+                    pa.array(np.diff(vectors.offsets)),
                     pa.array(vectors.count(~np.isfinite(vectors.values)) == 0),
                     pa.array(vectors.count(vectors.values != 0) == 0),
                     pa.array(vectors.digests(), pa.binary()),
@@ -151,7 +153,8 @@ def _read_vectors(
         for vectors in source.batches(block):
             start, stop = np.searchsorted(rows, [first, first + len(vectors)])
             if start < stop:
-                yield _pack(items[start:stop], vectors.matrix(rows[start:stop] - first, width))
+                matrix = vectors.matrix(rows[start:stop] - first, width)
+                yield from _pack(items[start:stop], matrix)
             first += len(vectors)
         if rows[-1] >= first:
             raise InputError("a file of vectors changed while it was read: run again")
@@ -166,13 +169,16 @@ def _by_block(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, Ints, In
             yield int(block[start]), item[start:stop], row[start:stop]
 
 
-def _pack(items: Ints, vectors: Vectors) -> pa.RecordBatch:
-    """Return PACKED rows, each vector as its bytes."""
+def _pack(items: Ints, vectors: Vectors) -> Iterator[pa.RecordBatch]:
+    """Yield PACKED rows, each vector as its bytes."""
     size = 4 * vectors.shape[1]
-    offsets = np.arange(len(items) + 1, dtype=np.int32) * np.int32(size)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(vectors))]
-    packed = pa.Array.from_buffers(pa.binary(), len(items), buffers)
-    return pa.RecordBatch.from_arrays([pa.array(items, pa.int32()), packed], ["item", "vector"])
+    for first, last in block_ranges(len(items), max(1, BATCH_BYTES // size)):
+        offsets = np.arange(last - first + 1, dtype=np.int32) * np.int32(size)
+        content = np.ascontiguousarray(vectors[first:last])
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
+        packed = pa.Array.from_buffers(pa.binary(), last - first, buffers)
+        columns = [pa.array(items[first:last], pa.int32()), packed]
+        yield pa.RecordBatch.from_arrays(columns, ["item", "vector"])
 
 
 def _write_file(

@@ -15,6 +15,8 @@ from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 
 BLANKS = " \t\r\n"
+MAX_BYTES = 2**31 - 1  # of a value that goes through Spark
+MAX_WIDTH = MAX_BYTES // 4
 
 
 def locate_vectors(
@@ -112,6 +114,11 @@ def check_vectors(rows: DataFrame, uri: str) -> int:
         )
     if width < 1:
         raise InputError(f"{uri}: the vectors are empty")
+    if width > MAX_WIDTH:
+        raise InputError(
+            f"{uri}: the vectors have {width:,} numbers, but Spark moves {MAX_WIDTH:,} at most in "
+            "one value: reduce their width"
+        )
     if rows.where(F.col("item_id").isNull()).first():
         raise InputError(f"{uri}: a row has no item id")
     if row := rows.where(~F.col("finite")).orderBy("item_id").first():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from etl.features.download import RateLimiter, fetch, is_http
+from etl.features.download import HostLimiters, fetch, is_http
 from etl.features.encoders import device_of_task, load_error, model_location
 from etl.features.images import decode_image, read_file
 from etl.spark.vector_table import Vectors
@@ -31,11 +31,11 @@ class DownloadSettings:
 
     timeout: float
     retries: int
-    interval: float  # seconds between two requests of the task
+    interval: float  # seconds between two requests of the task to the same host
 
     @classmethod
     def of(cls, config: FeatureConfig, num_tasks: int) -> "DownloadSettings":
-        """Divide the rate of requests among `num_tasks` that run at the same time."""
+        """Divide the rate of requests among `num_tasks` of an executor that run at a time."""
         return cls(config.timeout, config.retries, num_tasks / config.requests_per_second)
 
 
@@ -68,12 +68,12 @@ class ImageEncoder:
     def _reader(self) -> Callable[[str], bytes]:
         if (settings := self.download) is None:
             return read_file
-        limiter = RateLimiter(settings.interval)
+        limiters = HostLimiters(settings.interval)
 
         def read(content: str) -> bytes:
             if self.reads_paths and not is_http(content):
                 return read_file(content)
-            return fetch(content, settings.timeout, settings.retries, limiter)
+            return fetch(content, settings.timeout, settings.retries, limiters)
 
         return read
 

@@ -4,6 +4,7 @@ n items, d width, C cells. The centroids come from k-means on a sample. A cell i
 more shards, each a file. A shard stores equal vectors once, with all items that have them.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -23,7 +24,7 @@ from mdsrec.arrays import Ints
 from mdsrec.files import file_system, read_bytes, write_bytes
 
 ITEMS_PER_CELL = 1024
-MAX_CELLS = 4096
+MANY_CELLS = 4096  # from here on their number grows with the square root of the items
 SAMPLE_PER_CELL = 64
 ITERATIONS = 10
 SPLIT_ABOVE = 4  # times the mean number of sampled vectors in a cell
@@ -68,8 +69,14 @@ class Cells:
 
 
 def target_num_cells(num_vectors: int) -> int:
-    """Return how many cells to train for a number of vectors."""
-    return max(1, min(MAX_CELLS, num_vectors // ITEMS_PER_CELL))
+    """Return how many cells to train for a number of vectors.
+
+    An item is compared with all centroids, and with the items of a few cells. Beyond MANY_CELLS
+    both numbers grow alike, because this keeps their sum smallest.
+    """
+    if num_vectors < MANY_CELLS * ITEMS_PER_CELL:
+        return max(1, num_vectors // ITEMS_PER_CELL)
+    return int(MANY_CELLS * math.sqrt(num_vectors / (MANY_CELLS * ITEMS_PER_CELL)))
 
 
 def train_centroids(sample: Vectors, num_cells: int) -> Vectors:

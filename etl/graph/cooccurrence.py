@@ -48,6 +48,7 @@ from mdsrec.errors import InputError
 log = logging.getLogger("etl")
 
 EVENTS_PER_BATCH = 1 << 20
+MAX_PARTS = 1 << 12  # a larger input has larger parts and files, not more of them
 MAX_RANGES = 1 << 14  # of items, whose ends are counted to divide the keys into parts
 COUNTS = "kind string, number int, count long"
 
@@ -108,11 +109,14 @@ def write_cooccurrence(
 ) -> tuple[int, dict[str, Any]]:
     """Write the sums as Parquet files below `version_uri` -> the number of rows, and counters.
 
+    A file has `rows_per_file` rows at most, unless there would be more than MAX_PARTS such files.
     `training` is (items). Counters are `pairs` of events, and the weight kept and lost by
     max_distance.
     """
     statistics = measure_histories(training, num_items, weighting.max_distance)
     reach = statistics.reach(weighting)
+    least = -(-int(statistics.ends.sum()) // MAX_PARTS)
+    part_size, rows_per_file = max(part_size, least), max(rows_per_file, least)
     parts = part_bounds(statistics.ends, statistics.width, num_items, code_bits(reach), part_size)
     make = partial(_packed_pairs, num_items, weighting.counts_itself, reach, parts)
     write = partial(_write_sums, num_items, weighting, reach, parts, version_uri, rows_per_file)

@@ -10,6 +10,7 @@ lists are exact.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ SPARE_CANDIDATES = 8  # at first, beyond H + 1
 MAX_CANDIDATES = 1024
 QUERIES_PER_BATCH = 1024
 PAIRS_PER_BATCH = 1024  # of a query and a candidate, compared in float64
+BATCH_BYTES = 64 << 20  # of the neighbors that go through Spark as one batch
 FOUND = "part int, items binary, neighbors binary, similarities binary"
 
 
@@ -184,16 +186,28 @@ def best_by_query(
 
 def _search_cell(search: Search, items_per_part: int, cell: int) -> Iterator[pa.RecordBatch]:
     for queries in search.cells.shards(cell):
-        items, lists, similarities = neighbors_of_shard(search, queries)
-        part = items // items_per_part
-        order = np.argsort(part, kind="stable")
-        parts, starts = np.unique(part[order], return_index=True)
-        groups = np.split(order, starts[1:])
+        yield from _batches(*neighbors_of_shard(search, queries), items_per_part)
+
+
+def _batches(
+    items: Ints, lists: Ints, similarities: Floats, items_per_part: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield lists as rows of FOUND, about BATCH_BYTES at a time.
+
+    A shard may have far more items than vectors, where many items share one.
+    """
+    part = items // items_per_part
+    ids, near = items.astype(np.int32), lists.astype(np.int32)
+    cosines = similarities.astype(np.float32)
+    order = np.argsort(part, kind="stable")
+    parts, starts = np.unique(part[order], return_index=True)
+    groups = np.split(order, starts[1:])
+    batch = starts // max(1, BATCH_BYTES // (4 * lists.shape[1]))
+    for first, last in pairwise([*np.flatnonzero(np.diff(batch, prepend=-1)), len(parts)]):
+        here = groups[first:last]
         columns = [
-            pa.array(parts.astype(np.int32)),
-            _pack(items.astype(np.int32), groups),
-            _pack(lists.astype(np.int32), groups),
-            _pack(similarities.astype(np.float32), groups),
+            pa.array(parts[first:last].astype(np.int32)),
+            *(_pack(values, here) for values in (ids, near, cosines)),
         ]
         names = ["part", "items", "neighbors", "similarities"]
         yield pa.RecordBatch.from_arrays(columns, names)

@@ -156,7 +156,7 @@ def split_by_part(pairs: Pairs, num_items: int, parts: Parts) -> Iterator[tuple[
     """Yield (part, packed pairs) of both directions, for each part that has some."""
     one, other = pairs.earlier.astype(np.int64), pairs.later.astype(np.int64)
     keys = np.concatenate([one * num_items + other, other * num_items + one])
-    forward = 2 * pairs.distance
+    forward = 2 * pairs.distance.astype(np.int64)
     keys, codes = sort_by_key(keys, np.concatenate([forward, forward + 1]))
     edges = np.searchsorted(keys, parts.bounds)
     for part in np.flatnonzero(np.diff(edges)).tolist():

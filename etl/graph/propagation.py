@@ -1,127 +1,227 @@
 """N(O) E of Eq. 3 over the items that have a modality.                       n items, d width.
 
-A task computes the rows of one span of items. It reads the span's rows of O and streams E in
-blocks, so neither pairs nor vectors are shuffled, and memory holds one span and one block. O is
-restricted to items that have the modality before it is normalized: entries of other items neither
-meet a row of E nor count in a degree. Sums are float64 over blocks of a fixed size, so they do not
-depend on the partitioning.
+Tasks read O by rows and send its entries to the tiles of the product (etl/graph/tiles.py), packed
+by blocks of columns. The task of a tile takes the blocks in order: it reads the rows of E that a
+block meets, once, and adds their products. O is restricted to items that have the modality before
+it is normalized: entries of other items neither meet a row of E nor count in a degree. Sums are
+float64 over blocks of a fixed size in ascending order, so they depend neither on the tiles nor on
+the partitioning.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, groupby
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from scipy import sparse
 
+from etl.graph.tiles import ENTRY, PACKED, Entries, Range, Tiles, pack_entries, unpack
 from etl.spark.blocks import block_ranges, block_size, map_blocks
 from etl.spark.part_files import write_part_file
 from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
 from mdsrec.arrays import Floats, Ints
+from mdsrec.schema import FEATURES
+from mdsrec.text import file_size
 
-Rows = tuple[Ints, Floats]  # items, ascending, and a row for each
-ReadRows = Callable[[int, int], Rows]  # (first, last) -> the rows of first <= item < last
+log = logging.getLogger("etl")
 
-SPAN_BYTES = 256 << 20  # of the float64 sums of a task, or of its entries of O
-ENTRY_BYTES = 48  # memory of an entry of O while it is sorted
+Batches = Iterator[pa.RecordBatch]
+Pieces = Iterable[tuple[int, Entries]]  # entries of one block each, the blocks in ascending order
+WRITTEN = "rows long, bytes long"
 
 
 @dataclass(frozen=True)
 class Propagation:
-    """N(O) E by spans of its rows."""
+    """N(O) E by tiles."""
 
     graph: ItemTable  # O
-    E: VectorTable
+    features: VectorTable  # E
     num_items: int
+    tiles: Tiles
+    normalize: str = "row"  # or symmetric, none
+    degrees: VectorTable | None = None  # for symmetric
 
-    def rows(self, normalize: str, degrees: VectorTable | None, first: int, last: int) -> Rows:
-        """Return the rows of a span that are not empty.
+    @property
+    def block_size(self) -> int:
+        return block_size(self.features.width)
 
-        `normalize` is row, symmetric or none. `degrees` is needed for symmetric only.
+    def pack(self, file: int) -> Batches:
+        """Yield the entries of a file's rows as PACKED."""
+        table = self.graph.read(*self.tiles.files[file], list(ENTRY.names or ()))
+        yield from pack_entries(table, self.block_size, file // self.tiles.files_per_span)
+
+    def sums(self, span: Range, E: VectorTable | None, pieces: Pieces) -> tuple[Ints, Floats, int]:
+        """Return O times [E | 1] for the items of a span -> items, sums [n, d + 1], bytes of E.
+
+        `E` may be a slice of the features. None is an E without columns.
         """
+        items = self._items(*span)
+        row_of = _positions(items, *span)
+        sums, num_bytes = np.zeros((len(items), 1 if E is None else E.width + 1)), 0
+        for number, group in groupby(pieces, key=lambda piece: piece[0]):
+            start, stop = number * self.block_size, (number + 1) * self.block_size
+            present, columns = self._columns(start, stop, E)
+            num_bytes += 4 * len(present) * (columns.shape[1] - 1)
+            column_of = _positions(present, start, stop)
+            for _, entries in group:
+                row, column = row_of[entries["item"] - span[0]], column_of[entries["other"] - start]
+                meets = (row >= 0) & (column >= 0)
+                row, column, score = row[meets], column[meets], entries["score"][meets]
+                starts = np.flatnonzero(np.diff(row, prepend=-1))
+                weights = sparse.csr_matrix(
+                    (score, column, [*starts, len(row)]), (len(starts), len(present))
+                )
+                sums[row[starts]] += weights @ columns
+        return items, sums, num_bytes
 
-        def read_columns(start: int, stop: int) -> Rows:
-            items, vectors = self.E.read(start, stop)
-            columns = vectors.astype(np.float64)
-            if degrees is not None:
-                connected, degree = degrees.read(start, stop)
-                columns[np.isin(items, connected)] /= np.sqrt(degree)
-            return items, columns
-
-        items, sums = self._sums(first, last, read_columns, self.E.width)
-        product, degree = sums[:, :-1], sums[:, -1:]
-        if normalize == "row":
-            product /= degree
-        elif normalize == "symmetric":
-            product /= np.sqrt(degree)
-        return items, product
-
-    def degrees(self, first: int, last: int) -> Rows:
-        """Return the row sums [n, 1] of O over the items that have the modality."""
-
-        def read_columns(start: int, stop: int) -> Rows:
-            items = self._items(start, stop)
-            return items, np.empty((len(items), 0))
-
-        return self._sums(first, last, read_columns, 0)
-
-    def _sums(self, first: int, last: int, read_columns: ReadRows, width: int) -> Rows:
-        """Return O times [columns | 1] for the items that have an entry -> [n, width + 1]."""
-        items = self._items(first, last)
-        rows, others, scores = self._entries(items, first, last)
-        sums = np.zeros((len(items), width + 1))
-        for start, stop in block_ranges(self.num_items, block_size(self.E.width)):
-            block = slice(*np.searchsorted(others, [start, stop]))
-            if block.start == block.stop:
-                continue
-            present, columns = read_columns(start, stop)
-            has_modality = np.isin(others[block], present)
-            touched, row = np.unique(rows[block][has_modality], return_inverse=True)
-            column = np.searchsorted(present, others[block][has_modality])
-            weights = sparse.csr_matrix(
-                (scores[block][has_modality], (row, column)), (len(touched), len(present))
-            )
-            sums[touched] += weights @ np.hstack([columns, np.ones((len(present), 1))])
+    def normalized(self, items: Ints, sums: Floats) -> tuple[Ints, Floats]:
+        """Return the items that have a row, and these rows of N(O) E, or their degrees."""
         connected = np.flatnonzero(sums[:, -1])
-        return items[connected], sums[connected]
+        product, degree = sums[connected, :-1], sums[connected, -1:]
+        if not product.shape[1]:
+            product = degree
+        elif self.normalize == "row":
+            product /= degree
+        elif self.normalize == "symmetric":
+            product /= np.sqrt(degree)
+        return items[connected], product
+
+    def _columns(self, start: int, stop: int, E: VectorTable | None) -> tuple[Ints, Floats]:
+        """Return the items of a range that have the modality, and [E | 1], scaled for symmetric."""
+        if E is None:
+            items = self._items(start, stop)
+            return items, np.ones((len(items), 1))
+        items, vectors = E.read(start, stop)
+        columns = np.ones((len(items), E.width + 1))
+        columns[:, :-1] = vectors
+        if self.degrees is not None:
+            connected, degree = self.degrees.read(start, stop)
+            columns[np.isin(items, connected), :-1] /= np.sqrt(degree)
+        return items, columns
 
     def _items(self, first: int, last: int) -> Ints:
-        rows = self.E.rows.read(first, last, ["item"])
+        rows = self.features.rows.read(first, last, ["item"])
         return np.asarray(rows.column("item").to_numpy().astype(np.int64))
 
-    def _entries(self, items: Ints, first: int, last: int) -> tuple[Ints, Ints, Floats]:
-        """Return row (a position in `items`), column and score of the entries, by column."""
-        table = self.graph.read(first, last, ["item", "other", "score"])
-        item, other, score = (table.column(name).to_numpy() for name in table.column_names)
-        entry = np.flatnonzero(np.isin(item, items))
-        entry = entry[np.argsort(other[entry], kind="stable")]
-        return np.searchsorted(items, item[entry]), other[entry], score[entry]
 
-
-def span_size(width: int, num_pairs: int, num_items: int) -> int:
-    """Return how many items fill SPAN_BYTES, by their sums or their rows of O if these are larger.
-
-    `num_pairs` is the number of entries of O.
-    """
-    bytes_per_item = max(8 * width, ENTRY_BYTES * num_pairs // num_items)
-    return max(1, SPAN_BYTES // bytes_per_item)
-
-
-def write_rows(
-    spark: SparkSession, read_rows: ReadRows, num_items: int, span: int, version: str
+def write_product(
+    spark: SparkSession, product: Propagation, scratch: str, version: str, name: str
 ) -> int:
-    """Write all rows as files below `version`, one task per span, and return their number."""
-    spans = list(block_ranges(num_items, span))
-    write = partial(_write_span, read_rows, spans, version)
-    written = map_blocks(spark, len(spans), write, "rows long")
-    return sum(row.rows for row in written.collect())
+    """Write N(O) E as files below `version`, and return the number of its rows.
+
+    With several slices, E is first written by slices, and those of the product are joined last.
+    """
+    tiles, num_slices = product.tiles, len(product.tiles.slices)
+    num_bytes = 0
+    if num_slices == 1:
+        rows, num_bytes = write_tiles(spark, product, (product.features,), (version,))
+    else:
+        E, products = ([f"{scratch}/{kind}-{n}" for n in range(num_slices)] for kind in ("E", "NE"))
+        num_bytes = _write_slices(spark, product, E)
+        slices = _open_slices(tiles, E)
+        _, more = write_tiles(spark, product, slices, tuple(products))
+        num_bytes += more
+        rows = _join_slices(spark, tiles, _open_slices(tiles, products), version)
+    text = "%s: read %s of vectors, in %d spans of items and %d slices of a vector"
+    figures = {"table": name, "vector_bytes": num_bytes, "spans": tiles.num_spans}
+    size = file_size(num_bytes)
+    log.info(text, name, size, tiles.num_spans, num_slices, extra={"figures": figures})
+    return rows
 
 
-def _write_span(
-    read_rows: ReadRows, spans: list[tuple[int, int]], version: str, number: int
-) -> Iterator[pa.RecordBatch]:
-    items, rows = read_rows(*spans[number])
-    write_part_file(version, f"part-{number:05d}", vector_rows(items, rows))
-    yield pa.RecordBatch.from_pydict({"rows": [len(items)]})
+def write_tiles(
+    spark: SparkSession,
+    product: Propagation,
+    slices: tuple[VectorTable | None, ...],
+    folders: tuple[str, ...],
+) -> tuple[int, int]:
+    """Write slice s of the product to `folders[s]` -> rows of all slices, bytes of E read."""
+    count, tiles = len(slices), product.tiles
+    first = F.col("span") * count
+    write = partial(_write_tile, product, slices, folders)
+    written = (
+        map_blocks(spark, len(tiles.files), product.pack, PACKED)
+        .select(F.explode(F.sequence(first, first + count - 1)).alias("tile"), "block", "entries")
+        .repartitionById(len(tiles), "tile")
+        .sortWithinPartitions("block")
+        .mapInArrow(write, WRITTEN)
+        .collect()
+    )
+    rows, num_bytes = (sum(row[name] for row in written) for name in ("rows", "bytes"))
+    if not rows:
+        for folder in folders:
+            write_part_file(folder, "part-00000", FEATURES.empty_table())
+    return rows, num_bytes
+
+
+def _write_tile(
+    product: Propagation,
+    slices: tuple[VectorTable | None, ...],
+    folders: tuple[str, ...],
+    batches: Batches,
+) -> Batches:
+    """Sum the entries of a task, which all belong to one tile, and write its rows."""
+    entries = (row for batch in batches for row in batch.to_pylist())
+    if (head := next(entries, None)) is None:
+        return
+    span, number = divmod(head["tile"], len(slices))
+    rows = chain([head], entries)
+    pieces = ((row["block"], unpack(row["entries"])) for row in rows)
+    tiles = product.tiles
+    items, sums, num_bytes = product.sums(tiles.items_of(span), slices[number], pieces)
+    num_rows = 0
+    for file in tiles.files_of(span):
+        here = slice(*np.searchsorted(items, tiles.files[file]))
+        connected, part = product.normalized(items[here], sums[here])
+        write_part_file(folders[number], f"part-{file:05d}", vector_rows(connected, part))
+        num_rows += len(connected)
+    yield pa.RecordBatch.from_pydict({"rows": [num_rows], "bytes": [num_bytes]})
+
+
+def _write_slices(spark: SparkSession, product: Propagation, folders: list[str]) -> int:
+    """Write slice s of E to `folders[s]`, and return the bytes of E."""
+    blocks = list(block_ranges(product.num_items, product.block_size))
+
+    def write(number: int) -> Batches:
+        items, vectors = product.features.read(*blocks[number])
+        for folder, (first, last) in zip(folders, product.tiles.slices, strict=True):
+            rows = vector_rows(items, vectors[:, first:last])
+            write_part_file(folder, f"part-{number:05d}", rows)
+        yield pa.RecordBatch.from_pydict({"bytes": [vectors.nbytes]})
+
+    written = map_blocks(spark, len(blocks), write, "bytes long").collect()
+    return sum(row["bytes"] for row in written)
+
+
+def _open_slices(tiles: Tiles, folders: list[str]) -> tuple[VectorTable, ...]:
+    return tuple(
+        VectorTable(ItemTable.uncommitted(folder, FEATURES), last - first)
+        for folder, (first, last) in zip(folders, tiles.slices, strict=True)
+    )
+
+
+def _join_slices(
+    spark: SparkSession, tiles: Tiles, slices: tuple[VectorTable, ...], version: str
+) -> int:
+    """Write the rows of all slices side by side, and return their number."""
+
+    def write(file: int) -> Batches:
+        parts = [part.read(*tiles.files[file]) for part in slices]
+        rows = vector_rows(parts[0][0], np.hstack([vectors for _, vectors in parts]))
+        write_part_file(version, f"part-{file:05d}", rows)
+        yield pa.RecordBatch.from_pydict({"rows": [rows.num_rows]})
+
+    written = map_blocks(spark, len(tiles.files), write, "rows long").collect()
+    return sum(row.rows for row in written)
+
+
+def _positions(items: Ints, first: int, last: int) -> Ints:
+    """Return the position in `items` of every number of [first, last), -1 if it is not there."""
+    found: Ints = np.full(last - first, -1, np.int64)
+    found[items - first] = np.arange(len(items))
+    return found

@@ -24,7 +24,9 @@ from etl.spark.sizing import (
     driver_cores,
     is_local,
     machine_memory,
+    memory_of_task,
     settings_for,
+    task_slots,
 )
 from etl.spark.spark_submit import is_submitted, with_submitted_settings
 from mdsrec.config import SparkConfig
@@ -110,6 +112,18 @@ def _import_required(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
 def num_partitions(spark: SparkSession) -> int:
     """Return the number of shuffle partitions, which is also the number of encoding tasks."""
     return int(str(spark.conf.get(PARTITIONS)))
+
+
+def task_memory(spark: SparkSession) -> int:
+    """Return the bytes that the Python process of a task may hold."""
+    settings = dict(spark.sparkContext.getConf().getAll())
+    return memory_of_task(settings, tasks_per_executor(spark), machine_memory())
+
+
+def tasks_per_executor(spark: SparkSession) -> int:
+    """Return how many tasks run at a time in an executor, or on a single machine."""
+    context = spark.sparkContext
+    return task_slots(dict(context.getConf().getAll()), context.defaultParallelism)
 
 
 def materialize(frame: DataFrame) -> DataFrame:

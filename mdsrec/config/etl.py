@@ -113,7 +113,9 @@ class FeatureConfig(Section):
     retries: NotIdentity[Count] = 2
     """Further attempts of a failed download."""
     requests_per_second: NotIdentity[PositiveFloat] = 20.0
-    """Download rate of all Spark tasks together."""
+    """Most requests that an executor sends to one host of images in a second. Its tasks share it;
+    several executors, and several hosts, are limited separately.
+    """
     max_shared: NotIdentity[Positive] = 10
     """Most items that may share one image, or one given vector. If more items share it, it is a
     placeholder such as a "no image" icon, and these items count as having none.
@@ -173,6 +175,10 @@ class GraphConfig(Section):
     """Leave out pairs of events that are further apart, for very long histories. Unset means all
     pairs, as in the paper.
     """
+    max_cooccurrences: Positive | None = None
+    """Heaviest entries kept in an item's row of O, ties by item. It bounds the work of a step for
+    popular items; the lost weight is counted. Unset means all entries, as in the paper.
+    """
     search: Literal["cells", "exact"] = "cells"
     """Search an item's neighbors in the nearest cells of a k-means index, or exactly in all."""
     min_recall: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.95
@@ -183,6 +189,14 @@ class GraphConfig(Section):
     """More values of mu^m to build neighbors for, in addition to `model.mu`; for sweeps."""
     num_centers: NotIdentity[Distinct[Positive]] = ()
     """More values of k to cluster for, in addition to `model.num_centers`; for sweeps."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides a run.
+
+        `max_cooccurrences` appears only if it is set, so that runs before that key stay valid.
+        """
+        unset = {"max_cooccurrences"} if self.max_cooccurrences is None else set()
+        return {key: value for key, value in super().identity().items() if key not in unset}
 
 
 class SparkConfig(Section):

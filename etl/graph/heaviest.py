@@ -1,0 +1,111 @@
+"""The heaviest entries of each row of a sparse matrix, and the table that bounds the rows of O.
+
+Shapes: X items, n items of a span. Matrices are sparse, in CSR form with sorted columns.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import SparkSession
+from scipy.sparse import csr_array
+
+from etl.spark.blocks import block_ranges, map_blocks
+from etl.spark.part_files import write_part_file
+from etl.spark.vector_table import ItemTable
+from mdsrec import schema
+
+log = logging.getLogger("etl")
+
+ENTRIES_PER_SPAN = 1 << 22  # of O, that a task holds at a time
+CUT = "rows long, rows_cut long, weight double, lost double"
+
+
+class Cut(NamedTuple):
+    """Entries that are left out of a matrix."""
+
+    rows: int  # that have such entries
+    weight: float  # of all entries of the matrix
+    lost: float  # weight of those left out
+
+
+def keep_heaviest(M: csr_array, most: int) -> tuple[csr_array, Cut]:
+    """Return the `most` heaviest entries of each row, ties by column, and what was left out."""
+    lengths = np.diff(M.indptr)
+    weight = float(M.data.sum())
+    if lengths.max(initial=0) <= most:
+        return M, Cut(0, weight, 0.0)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    by_weight = np.lexsort((-M.data, row))
+    rank = np.arange(len(row)) - np.repeat(M.indptr[:-1], lengths)
+    kept = np.sort(by_weight[rank < most])
+    starts = np.concatenate([[0], np.cumsum(np.minimum(lengths, most))])
+    heaviest = csr_array((M.data[kept], M.indices[kept], starts), shape=M.shape)
+    lost = float(M.data[by_weight[rank >= most]].sum())
+    return heaviest, Cut(int((lengths > most).sum()), weight, lost)
+
+
+def total_cut(cuts: Sequence[Cut]) -> Cut:
+    """Return the sums over parts of a matrix."""
+    rows, weights, lost = zip(*cuts, strict=True)
+    return Cut(sum(rows), math.fsum(weights), math.fsum(lost))
+
+
+def read_rows(table: ItemTable, first: int, last: int, num_items: int) -> csr_array:
+    """Return the rows [n, X] of a table of (item, other, score) sorted by both items."""
+    entries = table.read(first, last, ["item", "other", "score"])
+    item, other, score = (entries.column(name).to_numpy() for name in entries.column_names)
+    starts = np.searchsorted(item, np.arange(first, last + 1))
+    return csr_array((score, other, starts), shape=(last - first, num_items))
+
+
+def write_heaviest(
+    spark: SparkSession,
+    graph: ItemTable,
+    num_items: int,
+    num_entries: int,
+    most: int,
+    version: str,
+) -> tuple[int, dict[str, Any]]:
+    """Write the `most` heaviest entries of each row of O -> the number of entries, and counters.
+
+    What is left is not symmetric: a popular item drops entries that its counterparts keep.
+    """
+    span = max(1, ENTRIES_PER_SPAN * num_items // max(num_entries, 1))
+    spans = list(block_ranges(num_items, span))
+    write = partial(_write_span, graph, num_items, most, spans, version)
+    written = map_blocks(spark, len(spans), write, CUT).collect()
+    cut = total_cut([Cut(row.rows_cut, row.weight, row.lost) for row in written])
+    share = cut.lost / cut.weight if cut.weight else 0.0
+    text = "graph.max_cooccurrences = %d leaves out %.3g%% of the weight of O, in %d rows"
+    log.info(text, most, 100 * share, cut.rows)
+    counters = {"rows_cut": cut.rows, "lost_weight": cut.lost, "lost_share": share}
+    return sum(row.rows for row in written), counters
+
+
+def _write_span(
+    graph: ItemTable,
+    num_items: int,
+    most: int,
+    spans: list[tuple[int, int]],
+    version: str,
+    number: int,
+) -> Iterator[pa.RecordBatch]:
+    first, last = spans[number]
+    kept, cut = keep_heaviest(read_rows(graph, first, last, num_items), most)
+    items = np.arange(first, last, dtype=np.int32)
+    columns = [np.repeat(items, np.diff(kept.indptr)), kept.indices.astype(np.int32), kept.data]
+    rows = pa.Table.from_arrays([pa.array(c) for c in columns], schema=schema.COOCCURRENCE)
+    write_part_file(version, f"part-{number:05d}", rows, ascending=("other",))
+    yield pa.RecordBatch.from_pydict(
+        {
+            "rows": [rows.num_rows],
+            "rows_cut": [cut.rows],
+            "weight": [cut.weight],
+            "lost": [cut.lost],
+        }
+    )
