@@ -8,6 +8,8 @@ from reference_tables import sparse_matrix
 from torch import Tensor
 
 from mdsrec.config import MDSRecConfig
+from training.data import long_rows
+from training.data.long_rows import LongRows
 from training.data.sparse import DeviceMatrix, SparseMatrix, multiply_all, product
 from training.layers import losses
 from training.layers.dropout import dropout, dropout_mask
@@ -85,8 +87,8 @@ def test_products_of_a_table_have_the_gradients_of_dense_products() -> None:
     left, right = random_matrix(4, X), random_matrix(X, X)
     embedding = parameter(X, D)
     rows = np.array([7, 2, 2, X // 2])
-    matrices = {"whole": DeviceMatrix(sparse(left)).all(), "rows": sparse(right).select(rows, CPU)}
-    table, products = multiply_all(embedding, matrices)
+    matrices = {"whole": LongRows(sparse(left), X), "rows": sparse(right).select(rows, CPU)}
+    table, products = multiply_all(embedding, matrices, X)
     found = [table, products["whole"], products["rows"]]
     expected = [embedding, left @ embedding, right[rows] @ embedding]
     assert_same(tuple(found), tuple(expected))
@@ -97,10 +99,26 @@ def test_products_of_a_table_have_the_gradients_of_dense_products() -> None:
     assert_same(gradients(loss(found), embedding), gradients(loss(expected), embedding))
 
 
+@pytest.mark.parametrize(("bag", "bags", "few"), [(1, 1, 0), (3, 2, 0), (1 << 16, 1 << 12, 999)])
+def test_long_rows_in_bags_equal_the_whole_product(
+    bag: int, bags: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_rows, "FEW", few)
+    monkeypatch.setattr(long_rows, "BAG", bag)
+    monkeypatch.setattr(long_rows, "BAGS", bags)
+    left = random_matrix(4, X)
+    left[2] = 0  # a row without entries
+    embedding = parameter(X, D)
+    _, products = multiply_all(embedding, {"long": LongRows(sparse(left), X)}, X)
+    found, expected = products["long"], left @ embedding
+    assert_same((found,), (expected,))
+    assert_same(gradients(found.sin().sum(), embedding), gradients(expected.sin().sum(), embedding))
+
+
 def test_a_sparse_product_equals_the_dense_one() -> None:
     left, right = random_matrix(4, X), random_matrix(X, X)
     table = torch.eye(X, dtype=torch.float64)
-    found = DeviceMatrix(product(sparse(left), sparse(right), X)).times(table)
+    found = LongRows(product(sparse(left), sparse(right), X), X).times(table)
     assert_same((found,), (left @ right,))
 
 

@@ -3,10 +3,10 @@
 X items, D width, n rows of a sparse matrix.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,51 +15,65 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.arrays import Floats, Ints
+from mdsrec.errors import InputError
 from training.data.shared_arrays import Allocate, zeros
 from training.device import working_set
 
-PRODUCTS = 1 << 20  # of entries of two matrices, held at a time
+PRODUCTS = 1 << 18  # of entries of two matrices, held at a time
 SPAN = 1 << 22  # columns of a row of a product, added up at a time
+MAX_ENTRIES = 2**31 - 1  # of some rows on a device
 BLOCK_SETS = 4  # size of a block of rows to add, in working sets
 
 
 class Entries(NamedTuple):
     """Rows of a sparse matrix on a device: the entries of one row after the other."""
 
-    starts: Tensor  # int32 [n], the first entry of each row
-    rows: Tensor  # int32 [entries], 0 <= row < n, ascending
+    starts: Tensor  # int32 [n + 1]; row r holds entries starts[r] to starts[r + 1]
     columns: Tensor  # int32 [entries]
     weights: Tensor  # float32 [entries]
 
+    @property
+    def rows(self) -> Tensor:
+        """Return the row of each entry, ascending -> int32 [entries]."""
+        numbers = torch.arange(len(self.starts) - 1, dtype=torch.int32, device=self.starts.device)
+        return numbers.repeat_interleave(self.starts.diff(), output_size=len(self.columns))
+
     def times(self, dense_XD: Tensor) -> Tensor:
         """Return the product of these rows with `dense_XD` -> [n, D]."""
-        weights = self.weights.to(dense_XD.dtype)
         return F.embedding_bag(
-            self.columns, dense_XD, self.starts, mode="sum", per_sample_weights=weights
+            self.columns,
+            dense_XD,
+            self.starts,
+            mode="sum",
+            per_sample_weights=self.weights.to(dense_XD.dtype),
+            include_last_offset=True,
         )
 
     def among(self, ids: Tensor) -> "Entries":
         """Return these entries with columns as indexes into `ids`, which ascend."""
         return self._replace(columns=torch.searchsorted(ids, self.columns, out_int32=True))
 
-    def add_transposed(self, out_XD: Tensor, dense_nD: Tensor) -> None:
+    def add_transposed(self, out_XD: Tensor, dense_nD: Tensor, num_items: int) -> None:
         """Add the product of the transposed rows with `dense_nD` to `out_XD` in place.
 
         On a CPU the entries of a block that go to the same row of `out_XD` are summed first, so
-        that each row is written once per block.
+        that each row is written once per block. `out_XD` may be some rows of a table of
+        `num_items`. These decide the blocks, so the sums have the same bits as those of all rows.
         """
         block_bytes = BLOCK_SETS * working_set(out_XD)
-        in_one_block = out_XD.nbytes <= block_bytes and not out_XD.is_cuda
-        block = len(self.rows) if in_one_block else max(1, block_bytes // out_XD[0].nbytes)
-        for start in range(0, len(self.rows), max(1, block)):
-            rows, columns, weights = (part[start : start + block] for part in self[1:])
+        in_one_block = num_items * out_XD[0].nbytes <= block_bytes and not out_XD.is_cuda
+        all_rows = self.rows
+        block = len(all_rows) if in_one_block else max(1, block_bytes // out_XD[0].nbytes)
+        for start in range(0, len(all_rows), max(1, block)):
+            parts = (all_rows, self.columns, self.weights)
+            rows, columns, weights = (part[start : start + block] for part in parts)
             if out_XD.is_cuda:
                 added = dense_nD.index_select(0, rows) * weights.to(dense_nD.dtype)[:, None]
             else:
                 columns, order = torch.sort(columns)
                 columns, counts = torch.unique_consecutive(columns, return_counts=True)
-                starts = (counts.cumsum(0) - counts).to(torch.int32)
-                added = Entries(starts, columns, rows[order], weights[order]).times(dense_nD)
+                starts = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
+                added = Entries(starts, rows[order], weights[order]).times(dense_nD)
             out_XD.index_add_(0, columns, added)
 
 
@@ -80,12 +94,20 @@ class SparseMatrix:
         return self.starts.nbytes + self.columns.nbytes + self.weights.nbytes
 
     def select(self, rows: Ints, device: torch.device) -> Entries:
-        """Copy rows, in any order, to the device. A GPU then need not hold the whole matrix."""
+        """Copy rows, in any order, to the device. A GPU then need not hold the whole matrix.
+
+        InputError if they have more entries than an int32 counts.
+        """
         lengths = self.starts[rows + 1] - self.starts[rows]
-        starts = np.cumsum(lengths) - lengths
-        row = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
-        entry = np.arange(len(row)) + (self.starts[rows] - starts)[row]
-        parts = starts.astype(np.int32), row, self.columns[entry], self.weights[entry]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        if starts[-1] > MAX_ENTRIES:
+            raise InputError(
+                f"{len(rows):,} items of a step have {starts[-1]:,} entries of a sparse matrix, "
+                f"at most {MAX_ENTRIES:,} are possible: set graph.max_cooccurrences, a smaller "
+                "train.batch_size, or a larger train.accumulation"
+            )
+        entry = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], lengths)
+        parts = starts.astype(np.int32), self.columns[entry], self.weights[entry]
         return Entries(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
 
 
@@ -152,72 +174,75 @@ def _products(
 
 def identity(columns: Tensor) -> Entries:
     """Return the rows of the identity matrix that select `columns`."""
-    rows = torch.arange(len(columns), dtype=torch.int32, device=columns.device)
+    starts = torch.arange(len(columns) + 1, dtype=torch.int32, device=columns.device)
     weights = torch.ones(len(columns), device=columns.device)
-    return Entries(rows, rows, columns.to(torch.int32), weights)
+    return Entries(starts, columns.to(torch.int32), weights)
 
 
 class DeviceMatrix(nn.Module):
     """A sparse matrix that the model's device holds too, for products with many rows."""
 
-    rows: Tensor
     columns: Tensor
     weights: Tensor
 
     def __init__(self, matrix: SparseMatrix) -> None:
         super().__init__()
         self.matrix = matrix
-        rows = np.repeat(np.arange(matrix.num_rows, dtype=np.int32), np.diff(matrix.starts))
-        parts = {"rows": rows, "columns": matrix.columns, "weights": matrix.weights}
-        for name, part in parts.items():
-            self.register_buffer(name, torch.from_numpy(part), persistent=False)
+        self.register_buffer("columns", torch.from_numpy(matrix.columns), persistent=False)
+        self.register_buffer("weights", torch.from_numpy(matrix.weights), persistent=False)
 
     @property
     def nbytes(self) -> int:
         """Return the bytes of matrix and buffers. On a CPU they share columns and weights."""
         entries = self.columns.nbytes + self.weights.nbytes if self.columns.is_cuda else 0
-        return self.matrix.nbytes + self.rows.nbytes + entries
+        return self.matrix.nbytes + entries
 
     def between(self, first: int, last: int) -> Entries:
         """Return rows first <= row < last."""
         start, stop = self.matrix.starts[first], self.matrix.starts[last]
-        starts = torch.from_numpy((self.matrix.starts[first:last] - start).astype(np.int32))
+        starts = torch.from_numpy((self.matrix.starts[first : last + 1] - start).astype(np.int32))
         return Entries(
             starts.to(self.columns.device, non_blocking=True),
-            self.rows[start:stop] - first if first else self.rows[start:stop],
             self.columns[start:stop],
             self.weights[start:stop],
         )
 
-    def all(self) -> Entries:
-        return self.between(0, self.matrix.num_rows)
+
+class Rows(Protocol):
+    """Rows of a matrix that can be multiplied by the item embedding."""
 
     def times(self, dense_XD: Tensor) -> Tensor:
-        """Return the product of the whole matrix with `dense_XD` -> [rows, D]."""
-        return self.all().times(dense_XD)
+        """Return the product of the rows with `dense_XD` -> [n, D]."""
+
+    def add_transposed(self, out_XD: Tensor, dense_nD: Tensor, num_items: int) -> None:
+        """Add the product of the transposed rows with `dense_nD` to `out_XD` in place.
+
+        `out_XD` has all rows of a table of `num_items`, or those that the columns are indexes into.
+        """
 
 
 def multiply_all(
-    table_XD: Tensor, matrices: dict[str, Entries]
+    table_XD: Tensor, matrices: Mapping[str, Rows], num_items: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the table, and its product with each matrix.
 
     Use the returned table for everything else: the gradients of the products are added in place to
     its gradient, so that only one gradient of the table's size exists instead of one per product.
+    The table may be some rows of one of `num_items`.
     """
-    table, *products = _MultiplyAll.apply(table_XD, list(matrices.values()))  # type: ignore[no-untyped-call]
+    table, *products = _MultiplyAll.apply(table_XD, list(matrices.values()), num_items)  # type: ignore[no-untyped-call]
     return table, dict(zip(matrices, products, strict=True))
 
 
 class _MultiplyAll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table_XD: Tensor, matrices: list[Entries]) -> Any:
-        ctx.matrices = matrices
+    def forward(ctx: Any, table_XD: Tensor, matrices: list[Rows], num_items: int) -> Any:
+        ctx.matrices, ctx.num_items = matrices, num_items
         return table_XD.view_as(table_XD), *(matrix.times(table_XD) for matrix in matrices)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         gradient_XD, *of_products = gradients
         for matrix, gradient in zip(ctx.matrices, of_products, strict=True):
-            matrix.add_transposed(gradient_XD, gradient)
-        return gradient_XD, None
+            matrix.add_transposed(gradient_XD, gradient, ctx.num_items)
+        return gradient_XD, None, None

@@ -21,6 +21,7 @@ from training.data.batch import ItemRows
 from training.device import working_set
 from training.models.base import Model
 
+LANES = 64
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # the defaults of torch.optim.Adam, which the engine uses
 
 
@@ -210,5 +211,10 @@ def _range(num_items: int, part: int, parts: int) -> tuple[int, int]:
 
 
 def _rows_in(rows: Tensor) -> int:
-    """Return how many rows make a block that stays in the cache while Adam steps it."""
-    return max(1, working_set(rows) // (rows.element_size() * math.prod(rows.shape[1:])))
+    """Return how many rows make a block that stays in the cache while Adam steps it.
+
+    It is a multiple of LANES, so that no vector of the processor is cut, which would round another
+    way.
+    """
+    rows_in_cache = working_set(rows) // (rows.element_size() * math.prod(rows.shape[1:]))
+    return max(LANES, rows_in_cache // LANES * LANES)

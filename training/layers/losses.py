@@ -130,7 +130,7 @@ class _FullSoftmax(torch.autograd.Function):
                 if entries is None:
                     of_table[first:last] += of_items
                 else:
-                    entries.add_transposed(of_table, of_items)
+                    entries.add_transposed(of_table, of_items, num_items)
         return None, None, None, of_queries * gradients[0][:, None, None], None, *of_tables
 
 

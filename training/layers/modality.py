@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from training.data.item_tables import ModalityTables
+from training.data.long_rows import LongRows
 from training.data.sparse import DeviceMatrix, product
 
 
@@ -19,7 +20,8 @@ class Modality(nn.Module):
         self.graph = None if graph is None else DeviceMatrix(graph)
         self.centers = None  # C Ahat, whose product with E^id is c^0 (Eq. 11)
         if members is not None and graph is not None:
-            self.centers = DeviceMatrix(tables.centers or product(members, graph, num_items))
+            centers = tables.centers or product(members, graph, num_items)
+            self.centers = LongRows(centers, num_items)
         self.kept: Tensor | None = None  # c^0 [K, D], if it is kept for several steps
         self.feature_map = None if features is None else nn.Linear(features.shape[1], dim)
         self.features: Tensor | None  # F
@@ -27,8 +29,9 @@ class Modality(nn.Module):
         self.center_sums: Tensor | None  # C 1
         center_features = center_sums = None
         if members is not None and features is not None:
-            center_features = DeviceMatrix(members).times(features)
-            center_sums = DeviceMatrix(members).times(torch.ones(num_items, 1))
+            members_KX = LongRows(members, num_items)
+            center_features = members_KX.times(features)
+            center_sums = members_KX.times(torch.ones(num_items, 1))
         self.register_buffer("features", features, persistent=False)
         self.register_buffer("center_features", center_features, persistent=False)
         self.register_buffer("center_sums", center_sums, persistent=False)

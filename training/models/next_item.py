@@ -38,7 +38,7 @@ class NextItem(Model):
         super().__init__(experiment, tables)
         self.unit = self.config.scores_cosines  # whether item vectors are scaled to length 1
         self.item_embedding = nn.Parameter(torch.empty(tables.num_items, self.config.dim))  # E
-        self.set_channels({"fused": 1.0})
+        self.set_channels(self.config.channel_weights(experiment.modalities))
 
     def embed(self, items: Tensor | None) -> Tensor:
         """Return the rows of E of the items (None: all) -> [n, D]."""

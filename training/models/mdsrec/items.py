@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mdsrec.config import MDSRecConfig
 from training.data.item_tables import ItemTables
-from training.data.sparse import Entries, identity, multiply_all
+from training.data.sparse import Entries, Rows, identity, multiply_all
 from training.layers.losses import EPS, Channel
 from training.layers.modality import Modality
 
@@ -45,7 +45,7 @@ class ItemRepresentations(nn.Module):
 
     def __init__(self, config: MDSRecConfig, tables: ItemTables) -> None:
         super().__init__()
-        self.names = tuple(tables.modalities)
+        self.names, self.num_items = tuple(tables.modalities), tables.num_items
         self.mu_id, self.unit = config.mu_id, config.scores_cosines
         assert tables.cooccurrence is not None
         self.cooccurrence = tables.cooccurrence
@@ -77,7 +77,7 @@ class ItemRepresentations(nn.Module):
         return {name: cast(Modality, self.constants[module_key(name)]) for name in self.names}
 
     def entries(self, items: Tensor, device: torch.device) -> dict[str, Entries]:
-        """Select the sparse rows that give the tokens of items [n], and c^0.
+        """Select the sparse rows that give the tokens of items [n].
 
         `items` are in host memory.
         """
@@ -89,8 +89,6 @@ class ItemRepresentations(nn.Module):
         for name, modality in self.modalities.items():
             if modality.graph is not None:
                 selected[f"tokens of {name}"] = modality.graph.matrix.select(rows, device)
-                if modality.centers is not None and modality.kept is None:
-                    selected[f"centers of {name}"] = modality.centers.all()
         return selected
 
     def scored_entries(self, items: Tensor, device: torch.device) -> dict[str, Entries]:
@@ -115,7 +113,9 @@ class ItemRepresentations(nn.Module):
         All sparse products of a step with E^id happen here, except those of sampled scored items.
         `mapped` is what `mapped_features` returned, or empty where not all items are scored.
         """
-        embedding_XD, products = multiply_all(embedding_XD, entries)
+        embedding_XD, products = multiply_all(
+            embedding_XD, self._with_centers(entries), self.num_items
+        )
         tokens, centers = [self._smooth(products["own"], products["near"])], []
         for name, modality in self.modalities.items():
             if modality.graph is not None:
@@ -126,6 +126,16 @@ class ItemRepresentations(nn.Module):
                 tokens.append(mapped[name][index] if name in mapped else modality(index))
                 centers.append(modality.mapped_centers())
         return embedding_XD, tokens, centers
+
+    def _with_centers(self, entries: dict[str, Entries]) -> dict[str, Rows]:
+        """Add C Ahat of each modality whose c^0 is computed in every step, after its tokens."""
+        matrices: dict[str, Rows] = {"own": entries["own"], "near": entries["near"]}
+        for name, modality in self.modalities.items():
+            if modality.graph is not None:
+                matrices[f"tokens of {name}"] = entries[f"tokens of {name}"]
+            if modality.centers is not None and modality.kept is None:
+                matrices[f"centers of {name}"] = modality.centers
+        return matrices
 
     def channels(
         self, embedding_XD: Tensor, mapped: Mapping[str, Tensor]
@@ -144,7 +154,7 @@ class ItemRepresentations(nn.Module):
 
         `embedding_XD` is the one that `sequence_inputs` returned, and is not used elsewhere.
         """
-        _, products = multiply_all(embedding_XD, entries)
+        _, products = multiply_all(embedding_XD, entries, self.num_items)
         index = items.to(embedding_XD.device)
         vectors = [products["id"]]
         for name, modality in self.modalities.items():

@@ -43,8 +43,7 @@ class MDSRec(Model):
         encoder = InterestEncoder if config.interest_centers else Encoder
         for name in self.modalities:
             self.encoders[module_key(name)] = encoder(config)
-        rho = {m: config.rho_of(m, len(self.modalities)) for m in self.modalities}
-        self.set_channels({"fused": 1.0, **rho})
+        self.set_channels(config.channel_weights(self.modalities))
 
     def fewest_histories(self, length: int) -> int:
         """Return enough for ROWS tokens and, of each modality, ROWS centers."""

@@ -1,0 +1,85 @@
+"""Products of a matrix of a few very long rows, as C Ahat of Eq. 11, with the item embedding.
+
+A row has entries of a large part of the items, so a product reads the whole table. As one sum a
+row, it would be the work of a few cores, and of as many sums in a row as there are items. So a row
+is cut into bags of at most BAG entries, whose sums are added up in order. The backward pass reads
+the transposed matrix, where the entries of an item are one short row.
+
+X items, K rows, D width.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.data.sparse import DeviceMatrix, Entries, SparseMatrix
+from training.device import working_set
+
+BAG = 1 << 16  # entries that are one sum
+FEW = 1 << 20  # entries that are sorted by item in every step; more are kept sorted
+BAGS = 1 << 12  # bags that are summed in one call, whose entries an int32 counts
+
+
+class LongRows(nn.Module):
+    """A sparse matrix [K, X] of few rows on the model's device."""
+
+    columns: Tensor
+    weights: Tensor
+    bag_rows: Tensor
+
+    def __init__(self, matrix: SparseMatrix, num_columns: int) -> None:
+        super().__init__()
+        self.matrix, self.num_columns = matrix, num_columns
+        num_bags = np.maximum(-(-np.diff(matrix.starts) // BAG), 1)
+        row = np.repeat(np.arange(matrix.num_rows), num_bags)
+        number = np.arange(len(row)) - np.repeat(np.cumsum(num_bags) - num_bags, num_bags)
+        self._bag_starts = np.append(matrix.starts[row] + number * BAG, matrix.starts[-1])
+        self.register_buffer("columns", torch.from_numpy(matrix.columns), persistent=False)
+        self.register_buffer("weights", torch.from_numpy(matrix.weights), persistent=False)
+        self.register_buffer("bag_rows", torch.from_numpy(row), persistent=False)
+
+    def times(self, dense_XD: Tensor) -> Tensor:
+        """Return the product of the matrix with `dense_XD` -> [K, D]."""
+        sums = torch.cat([self._sums(dense_XD, b) for b in range(0, len(self.bag_rows), BAGS)])
+        if len(sums) == self.matrix.num_rows:
+            return sums
+        return sums.new_zeros(self.matrix.num_rows, sums.shape[1]).index_add_(
+            0, self.bag_rows, sums
+        )
+
+    def _sums(self, dense_XD: Tensor, first: int) -> Tensor:
+        """Return the sums of BAGS bags."""
+        starts = self._bag_starts[first : first + BAGS + 1]
+        offsets = torch.from_numpy((starts - starts[0]).astype(np.int32))
+        return F.embedding_bag(
+            self.columns[starts[0] : starts[-1]],
+            dense_XD,
+            offsets.to(self.columns.device, non_blocking=True),
+            mode="sum",
+            per_sample_weights=self.weights[starts[0] : starts[-1]].to(dense_XD.dtype),
+            include_last_offset=True,
+        )
+
+    def add_transposed(self, out_XD: Tensor, dense_KD: Tensor, num_items: int) -> None:
+        """Add the product of the transposed matrix with `dense_KD` to `out_XD` in place."""
+        if len(self.columns) <= FEW:
+            starts = torch.from_numpy(self.matrix.starts.astype(np.int32))
+            rows = Entries(starts.to(self.columns.device), self.columns, self.weights)
+            rows.add_transposed(out_XD, dense_KD, num_items)
+            return
+        size = max(1, working_set(out_XD) // out_XD[0].nbytes)
+        for first in range(0, len(out_XD), size):
+            rows = self._transposed.between(first, min(first + size, len(out_XD)))
+            out_XD[first : first + size] += rows.times(dense_KD)
+
+    @cached_property
+    def _transposed(self) -> DeviceMatrix:
+        matrix = self.matrix
+        shape = matrix.num_rows, self.num_columns
+        by_column = csr_array((matrix.weights, matrix.columns, matrix.starts), shape=shape).tocsc()
+        starts, rows = by_column.indptr.astype(np.int64), by_column.indices.astype(np.int32)
+        return DeviceMatrix(SparseMatrix(starts, rows, by_column.data)).to(self.columns.device)
