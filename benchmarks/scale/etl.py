@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
         catalogue = Catalogue(items, interactions=events, longest=arguments.longest)
         write_raw(folder, catalogue, RawLines("2018", arguments.text), WIDTH)
         try:
-            stages_of[items] = run_etl(folder / "catalogue.toml", arguments.overrides)
+            log = arguments.folder.absolute() / f"etl-{items}.log"
+            stages_of[items] = run_etl(folder / "catalogue.toml", arguments.overrides, log)
         finally:
             if not arguments.keep:
                 shutil.rmtree(folder)
@@ -69,16 +70,16 @@ def run(arguments: argparse.Namespace) -> None:
     write_results(arguments.folder, "etl", *table(stages_of), numbers)
 
 
-def run_etl(config: Path, overrides: Sequence[str]) -> dict[str, Stage]:
+def run_etl(config: Path, overrides: Sequence[str], log_path: Path) -> dict[str, Stage]:
     """Run `mdsrec etl` in a process of its own and return its stages by table.
 
-    Beside them, BETWEEN has the peaks of the rest. The log is kept beside the configuration.
+    Beside them, BETWEEN has the peaks of the rest.
     """
     command = [sys.executable, "-m", "etl", str(config), *overrides]
     environment = {**os.environ, **child_environment(), FORMAT_KEY: "json"}
     stages: dict[str, Stage] = {}
     with (
-        (config.parent / "etl.log").open("w") as log,
+        log_path.open("w") as log,
         subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
@@ -94,7 +95,7 @@ def run_etl(config: Path, overrides: Sequence[str]) -> dict[str, Stage]:
             log.write(line)
             _follow(line, sampler, stages)
     if process.returncode:
-        raise InputError(f"the ETL failed: see {log.name}")
+        raise InputError(f"the ETL failed: see {log_path}")
     stages[BETWEEN] = Stage(0.0, 0, sampler.highest(BETWEEN))
     return stages
 

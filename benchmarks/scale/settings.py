@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser, items: list[int], dim: int) -
 
 
 def subject_of(arguments: argparse.Namespace, items: int) -> Subject:
-    """Write the configuration of a catalogue of so many items, and its tables unless they exist."""
+    """Write the configuration and the tables of a catalogue of so many items."""
     folder = Path(arguments.folder).absolute() / f"items-{items}"
     overrides = (f"model.dim={arguments.dim}", *arguments.overrides)
     subject = Subject(folder / "scale.toml", overrides)
