@@ -25,6 +25,7 @@ from mdsrec.run_paths import RunPaths
 from training.data.sequences import Target
 from training.inference import ALL, MEMORY, NETWORK, SEEN, TrainedModel, load_trained
 from training.layers.scoring import top_k_items
+from training.trained_run import TrainedRun, describe_trained
 
 USER_BATCH = 32  # users scored together; the vectors of all their rivals are in memory
 
@@ -32,12 +33,18 @@ log = logging.getLogger("evaluation")
 
 
 def load_weighted(experiment: Experiment) -> TrainedModel:
-    """Load the run's model with the weights chosen on validation, where it has a memory.
+    """Load the run's model with the weights of `describe_weighted`."""
+    weight_of = describe_weighted(experiment).weight_of
+    return replace(load_trained(experiment), weight_of=weight_of)
+
+
+def describe_weighted(experiment: Experiment) -> TrainedRun:
+    """Describe the run with the weights chosen on validation, where it has a memory.
 
     Weights that were chosen before for the same model, data and memory are read.
     """
-    trained = load_trained(experiment)
-    if trained.memory is None or trained.model is None:
+    trained = describe_trained(experiment)
+    if SEEN not in trained.weight_of:
         return trained
     paths = RunPaths.of(experiment)
     recipe = rivals_recipe(experiment, trained)
@@ -54,7 +61,7 @@ def load_weighted(experiment: Experiment) -> TrainedModel:
     return replace(trained, weight_of=stored["weights"])
 
 
-def _choose(trained: TrainedModel, fingerprint: str, rivals: Rivals) -> ChosenWeights:
+def _choose(trained: TrainedRun, fingerprint: str, rivals: Rivals) -> ChosenWeights:
     own, num_targets = [*trained.weight_of.values()], len(rivals.counts)
     if not num_targets:
         log.warning("no validation targets: the channels keep their weights %s", own)

@@ -21,6 +21,7 @@ from training.data.sequences import History, Target
 from training.inference import SEEN
 from training.layers.queries import Queries
 from training.layers.scoring import count_channels
+from training.trained_run import Trained
 
 EVENTS_TOGETHER = 1 << 20
 
@@ -91,7 +92,7 @@ def _baseline_counts(
             yield [next(part) for part in parts]
 
 
-def ranked_names(scorer: Scorer) -> tuple[str, ...]:
+def ranked_names(scorer: Scorer | Trained) -> tuple[str, ...]:
     """Return the names of all scores of a model that are ranked: the sums and the channels."""
     return (*scorer.sums, *(name for name in scorer.channels if name != SEEN))
 

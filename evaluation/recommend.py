@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evaluation.channel_weights import load_weighted
+from evaluation.channel_weights import describe_weighted
 from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import write_table_in_shards
 from evaluation.serving.history_files import write_histories
@@ -24,7 +24,7 @@ from mdsrec.table_names import memory_name
 from mdsrec.tables import Recipe
 from training.data.table_checks import check_memory_table
 from training.distributed.ray_session import ray_session
-from training.inference import TrainedModel
+from training.trained_run import Trained, TrainedRun
 
 LIST_VALUES = 2**31 - 1  # that the offsets of a list column can count
 
@@ -42,7 +42,7 @@ def recommend(experiment: Experiment, options: Options) -> str:
 
     A table that exists for the same weights, options and columns is not written again.
     """
-    trained, paths = load_weighted(experiment), RunPaths.of(experiment)
+    trained, paths = describe_weighted(experiment), RunPaths.of(experiment)
     _check_top(trained, options, experiment.eval.user_batch)
     files.check_room(paths.uri, _vector_bytes(experiment, trained), "the vectors of this run")
     inputs = model_inputs(trained)
@@ -63,12 +63,12 @@ def recommend(experiment: Experiment, options: Options) -> str:
             weight_of = trained.weight_of
             write_table_in_shards(experiment, weight_of, worker, uri, recipe, "served", options)
     memory_recipe = recipe_of(schema.MEMORY)
-    if trained.memory and tables.find_table(paths.memory_terms, memory_recipe) is None:
+    if trained.memory_fingerprint and tables.find_table(paths.memory_terms, memory_recipe) is None:
         write_parts(paths.memory_terms, memory_terms(experiment), schema.MEMORY, memory_recipe)
     lists = list_metrics(experiment, inputs)
     assert lists
     vectors = [paths.user_vectors, paths.item_vectors]
-    vectors += [paths.memory_terms] if trained.memory else []
+    vectors += [paths.memory_terms] if trained.memory_fingerprint else []
     served = "every user" if users is None else f"{len(users):,} users"
     return "\n".join(
         [
@@ -86,7 +86,7 @@ def recommend_histories(experiment: Experiment, path: str, options: Options) -> 
 
     The file is that of `evaluation.serving.history_files`.
     """
-    trained, uri = load_weighted(experiment), RunPaths.of(experiment).recommendations
+    trained, uri = describe_weighted(experiment), RunPaths.of(experiment).recommendations
     _check_top(trained, options, experiment.eval.user_batch)
     histories, left_out = write_histories(experiment, path)
     settings = options._asdict() | {"histories": histories.fingerprint}
@@ -99,14 +99,14 @@ def recommend_histories(experiment: Experiment, path: str, options: Options) -> 
 
 
 def _recipe(
-    experiment: Experiment, trained: TrainedModel, columns: pa.Schema, **settings: object
+    experiment: Experiment, trained: Trained, columns: pa.Schema, **settings: object
 ) -> Recipe:
     run, weights = experiment.identity(), weights_in_recipe(trained)
     all_settings = {"run": run, "columns": columns.names, **weights, **settings}
     return Recipe(all_settings, model_inputs(trained))
 
 
-def _check_top(trained: TrainedModel, options: Options, user_batch: int) -> None:
+def _check_top(trained: TrainedRun, options: Options, user_batch: int) -> None:
     if options.top > trained.num_items:
         raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
     if options.top * user_batch > LIST_VALUES:
@@ -151,12 +151,12 @@ def _read_text(path: str) -> str:
         raise InputError(f"--users {path}: cannot be read: {files.first_line(error)}") from None
 
 
-def _vector_bytes(experiment: Experiment, trained: TrainedModel) -> int:
+def _vector_bytes(experiment: Experiment, trained: TrainedRun) -> int:
     """Return a lower bound of the size of all user and item vectors, which compress little."""
-    if trained.model is None:
+    if not trained.num_vectors:
         return 0
     num_users = tables.open_table(tables.table_uri(experiment.root, "sequences")).rows
-    width = len(trained.model.channels) * experiment.network.dim
+    width = trained.num_vectors * experiment.network.dim
     return width * 4 * (num_users + trained.num_items) // 2
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evaluation.baselines import MAX_PAIRS, baseline_names
 from evaluation.case_study import case_study
-from evaluation.channel_weights import load_weighted
+from evaluation.channel_weights import describe_weighted
 from evaluation.metrics.coverage import list_metrics
 from evaluation.metrics.run_metrics import ITEMKNN, RunMetrics
 from evaluation.metrics.slices import modalities_of_data, read_slicings
@@ -30,8 +30,8 @@ from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
 from mdsrec.text import text_table
 from training.distributed.ray_session import ray_session
-from training.inference import TrainedModel
 from training.tracking import Tracking
+from training.trained_run import Trained
 
 log = logging.getLogger("evaluation")
 
@@ -43,7 +43,7 @@ def evaluate(experiment: Experiment, command: str = "mdsrec run CONFIG") -> str:
     """
     paths = RunPaths.of(experiment)
     check_pictures(experiment)
-    trained = load_weighted(experiment)
+    trained = describe_weighted(experiment)
     recipe = ranks_recipe(experiment, trained)
     with ray_session():
         ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)
@@ -77,7 +77,7 @@ def track_test(experiment: Experiment, metrics: RunMetrics) -> None:
         tracking.close()
 
 
-def ranks_recipe(experiment: Experiment, trained: TrainedModel) -> Recipe:
+def ranks_recipe(experiment: Experiment, trained: Trained) -> Recipe:
     """Return everything that decides the ranks: data, weights, batch and block sizes, seen items.
 
     The sizes are included because they decide how a product is rounded.
@@ -96,7 +96,7 @@ def ranks_recipe(experiment: Experiment, trained: TrainedModel) -> Recipe:
     )
 
 
-def rank_all(experiment: Experiment, trained: TrainedModel, recipe: Recipe) -> Manifest:
+def rank_all(experiment: Experiment, trained: Trained, recipe: Recipe) -> Manifest:
     """Rank the held-out events of all users on Ray and commit the ranks table."""
     uri = RunPaths.of(experiment).ranks
     if ITEMKNN not in baseline_names(experiment):
@@ -104,7 +104,7 @@ def rank_all(experiment: Experiment, trained: TrainedModel, recipe: Recipe) -> M
     return write_table_in_shards(experiment, trained.weight_of, RankWorker, uri, recipe, "ranked")
 
 
-def compute_metrics(experiment: Experiment, trained: TrainedModel, ranks: Manifest) -> RunMetrics:
+def compute_metrics(experiment: Experiment, trained: Trained, ranks: Manifest) -> RunMetrics:
     """Reduce the ranks table, and add what identifies the run, its data and its weights."""
     sequences = tables.open_table(tables.table_uri(experiment.root, "sequences"))
     in_data = modalities_of_data(experiment.root, experiment.features)

@@ -9,7 +9,8 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Recipe
-from training.inference import TrainedModel, weights_fingerprint
+from training.inference import TrainedModel
+from training.trained_run import Trained
 
 MAX_USERS = 20_000  # a mean over so many targets has a standard error of about .002
 PER_CHANNEL = 200  # rivals of a target: items that a channel ranks highest
@@ -25,18 +26,19 @@ class ChosenWeights:
     ndcg: Mapping[str, float]  # on these targets: of the network, of the memory, and of both
 
 
-def model_inputs(trained: TrainedModel) -> dict[str, str]:
+def model_inputs(trained: Trained) -> dict[str, str]:
     """Return the fingerprints of all that decides a score, but for the channels' weights."""
-    inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}
-    return inputs | ({"memory": trained.memory.fingerprint} if trained.memory else {})
+    inputs = {"tables": trained.dataset_fingerprint, "weights": trained.weights_fingerprint}
+    memory = trained.memory_fingerprint
+    return inputs if memory is None else {**inputs, "memory": memory}
 
 
-def weights_in_recipe(trained: TrainedModel) -> dict[str, Any]:
+def weights_in_recipe(trained: Trained) -> dict[str, Any]:
     """Return the channels' weights as settings of a table; {} if they are the model's own."""
-    return {"channel_weights": dict(trained.weight_of)} if trained.memory else {}
+    return {"channel_weights": dict(trained.weight_of)} if trained.memory_fingerprint else {}
 
 
-def rivals_recipe(experiment: Experiment, trained: TrainedModel) -> Recipe:
+def rivals_recipe(experiment: Experiment, trained: Trained) -> Recipe:
     """Return all that decides the table on which the weights are chosen.
 
     Of many users only every n-th is scored, so that there are at most MAX_USERS.

@@ -1,0 +1,181 @@
+"""Metrics and comparisons do not depend on how the table of ranks is cut into parts."""
+
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from evaluated_runs import write_ranks
+
+from evaluation import pool, recommend, workers
+from evaluation.metrics import many_users, rank_parts
+from evaluation.metrics.bootstrap import Difference, UserSums, difference
+from evaluation.metrics.events import Ranking, aligned_events, all_events
+from evaluation.metrics.many_users import ManyUsers
+from evaluation.metrics.summary import summarize
+from evaluation.recommend import Options
+from evaluation.stored import part_tables
+from evaluation.stored.table_rows import TableRows, smallest_ints
+from mdsrec import schema, tables
+from mdsrec.errors import InputError
+from mdsrec.tables import Recipe
+
+
+def rows_of(seed, users=range(30)):
+    """Return ranks of 0 to 3 targets a user."""
+    generator = np.random.default_rng(seed)
+    targets = [(user, n) for user in users for n in range(user % 4)]
+    return [
+        (user, n, "valid" if n == 0 else "test", channel, int(generator.integers(30)), n % 2)
+        for user, n in targets
+        for channel in ("all", "popularity")
+    ]
+
+
+def run_of(folder, *parts):
+    write_ranks(folder, *parts)
+    return str(folder)
+
+
+@pytest.mark.parametrize("part_rows", [1, 5, 64])
+def test_a_large_file_is_summarized_in_parts_as_it_is_at_once(tmp_path, monkeypatch, part_rows):
+    uri = write_ranks(tmp_path, rows_of(0))
+    whole = summarize(uri, ("all", "popularity"), (5, 10), {})
+    monkeypatch.setattr(rank_parts, "PART_ROWS", part_rows)
+    found = summarize(uri, ("all", "popularity"), (5, 10), {})
+    assert len(list(rank_parts.rank_parts(uri))) > 1
+    assert (found.users, found.split, found.interval) == (whole.users, whole.split, whole.interval)
+    curves = (asdict(each)["curve"]["recall"]["test"]["all"] for each in (found, whole))
+    assert next(curves) == pytest.approx(next(curves))
+
+
+def test_users_that_are_not_in_order_are_an_error(tmp_path):
+    uri = write_ranks(tmp_path, rows_of(0, range(9, 20)), rows_of(0, range(9)))
+    with pytest.raises(InputError, match=r"part-1.parquet: its users are not in order: delete"):
+        list(rank_parts.rank_parts(uri))
+
+
+def test_runs_with_other_parts_are_compared_on_the_same_events(tmp_path):
+    first = run_of(tmp_path / "a", rows_of(0, range(12)), rows_of(0, range(12, 30)))
+    other_rows = rows_of(1)
+    cuts = [n for n, row in enumerate(other_rows) if row[0] in (7, 23)]
+    second = run_of(
+        tmp_path / "b",
+        other_rows[: cuts[0]],
+        [row for row in other_rows[cuts[0] :] if row[0] < 23],
+        [row for row in other_rows if row[0] >= 23],
+    )
+    paired, rankings = ManyUsers(), [Ranking(first), Ranking(second)]
+    for one, other in aligned_events(rankings, (5,)):
+        assert one.are_those_of(other)
+        paired.add(one.users, other.values - one.values)
+    one, other = (all_events(ranking, (5,)) for ranking in rankings)
+    expected = difference(one.users, other.values, one.values)
+    found = Difference.of(paired.sums())
+    for name in ("means", "intervals", "p"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("users", [range(27), range(3, 30), [*range(10), *range(11, 30)]])
+def test_runs_with_other_test_events_are_not_compared(tmp_path, users):
+    """Users 2, 10 and 27 have test events."""
+    first = Ranking(run_of(tmp_path / "a", rows_of(0)))
+    other = Ranking(run_of(tmp_path / "b", rows_of(0, users)))
+    with pytest.raises(InputError, match=r"/b: its test events differ from those of .*/a: run"):
+        list(aligned_events([first, other], (5,)))
+
+
+def test_users_in_parts_have_the_sums_of_all_together(monkeypatch):
+    monkeypatch.setattr(many_users, "PENDING_ROWS", 16)
+    values = np.random.default_rng(0).integers(0, 6, (500, 2)) / 3
+    users, found = np.repeat(np.arange(250), 2), ManyUsers()
+    for first in range(0, 500, 20):
+        found.add(users[first : first + 20], values[first : first + 20])
+    whole = UserSums.from_events(users, values)
+    np.testing.assert_array_equal(found.sums().rows, whole.rows)
+    np.testing.assert_array_equal(found.sums().counts, whole.counts)
+    np.testing.assert_array_equal(found.sums().intervals(), whole.intervals())
+
+
+def test_more_distinct_users_than_are_kept_are_grouped_with_nearly_the_same_interval(monkeypatch):
+    monkeypatch.setattr(many_users, "MOST_ROWS", 300)
+    monkeypatch.setattr(many_users, "GROUPS", 300)
+    values, found = np.random.default_rng(0).random((1200, 1)), ManyUsers()
+    for first in range(0, 1200, 200):
+        found.add(np.arange(first, first + 200), values[first : first + 200])
+    whole, grouped = UserSums.from_events(np.arange(1200), values), found.sums()
+    assert len(grouped.counts) == 300 and grouped.rows[:, 0].sum() == 1200
+    assert grouped.means() == pytest.approx(whole.means())
+    widths = [np.ptp(sums.intervals()) for sums in (whole, grouped)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)
+
+
+@pytest.fixture
+def items(tmp_path, monkeypatch):
+    """Return a table of 10 items in files of 4 rows and groups of 2, without items 3 and 6."""
+    monkeypatch.setattr(part_tables, "PART_ROWS", 4)
+    numbers = np.array([n for n in range(12) if n not in (3, 6)], dtype=np.int32)
+    rows = pa.table([numbers, numbers * 100], names=["item", "center"]).cast(schema.CENTERS)
+    uri = str(tmp_path / "table")
+    batches = rows.to_batches(max_chunksize=2)
+    manifest = part_tables.write_parts(uri, batches, schema.CENTERS, Recipe({}, {}))
+    assert [file.rows for file in manifest.files] == [4, 4, 2]
+    return uri
+
+
+def test_chosen_rows_are_those_of_the_whole_table(items):
+    rows = TableRows(items, schema.CENTERS, ["item", "center"])
+    whole = tables.read_table(items, schema.CENTERS)
+    for first, last in ((0, 10), (3, 7), (9, 10), (4, 4)):
+        assert rows.between(first, last).equals(whole.slice(first, last - first))
+    for places in ([], [0], [1, 2, 9], [5, 6]):
+        assert rows.at(np.array(places, dtype=np.int64)).equals(
+            whole.take(pa.array(places, pa.int64()))
+        )
+    assert rows.where("item", np.array([2, 3, 9], dtype=np.int32))["center"].to_pylist() == [
+        200,
+        900,
+    ]
+    assert rows.where("item", np.array([3], dtype=np.int32)).num_rows == 0
+
+
+def test_counts_are_held_in_the_smallest_type(items):
+    counts = smallest_ints(items, schema.CENTERS, "center")
+    assert counts.dtype == np.uint16
+    assert counts.tolist() == tables.read_table(items, schema.CENTERS)["center"].to_pylist()
+
+
+def test_vectors_of_more_numbers_than_offsets_count_are_several_chunks(monkeypatch):
+    monkeypatch.setattr(workers, "LIST_VALUES", 7)
+    rows = np.arange(15, dtype=np.float32).reshape(5, 3)
+    lists = workers.fixed_lists(rows)
+    assert [len(chunk) for chunk in lists.chunks] == [2, 2, 1]
+    assert lists.to_pylist() == rows.tolist()
+    assert workers.fixed_lists(rows[:, :0]).to_pylist() == [[]] * 5
+
+
+def test_more_parts_than_file_names_order_are_refused():
+    assert len(pool.shards_of(16 * 100_000, 1)) == 100_000
+    expected = r"eval.user_batch = 1: 1,600,001 rows would be 100,001 files .* to at least 2$"
+    with pytest.raises(InputError, match=expected):
+        pool.shards_of(16 * 100_000 + 1, 1)
+    assert pool.shards_of(16 * 100_000 + 1, 2)[-1].last == 1_600_001
+
+
+def test_lists_of_more_items_than_offsets_count_are_refused():
+    trained = SimpleNamespace(num_items=48_000_000)
+    recommend._check_top(trained, Options(8_388_607, False), 256)
+    expected = r"--top 8388608: with eval.user_batch = 256 .* 2,147,483,648 values.* at most 255$"
+    with pytest.raises(InputError, match=expected):
+        recommend._check_top(trained, Options(8_388_608, False), 256)
+
+
+def test_a_damaged_file_of_ranks_is_named(tmp_path):
+    uri = write_ranks(tmp_path, rows_of(0))
+    [path] = tmp_path.glob("ranks/*/*.parquet")
+    content = bytearray(path.read_bytes())
+    content[-200:-8] = bytes(192)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"ranks: unreadable \(.*\): run `mdsrec evaluate"):
+        list(rank_parts.rank_parts(uri))
