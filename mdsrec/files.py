@@ -140,6 +140,12 @@ def read_bytes(uri: str) -> bytes | None:
         return None
 
 
+def exists(uri: str) -> bool:
+    """Return whether there is a file at `uri`."""
+    filesystem, path = file_system(uri)
+    return bool(filesystem.get_file_info(path).type == fs.FileType.File)
+
+
 def read_json(uri: str) -> dict[str, Any]:
     """Return the object in a JSON file, {} if it does not exist. ValueError if it is incomplete."""
     found: dict[str, Any] = json.loads(read_bytes(uri) or b"{}")

@@ -13,7 +13,7 @@ from pyarrow import fs
 from mdsrec.files import file_system
 
 READERS = 32  # footers read at once; storage answers each after its latency
-BATCH_VALUES = 1 << 20  # of the longest column, in a batch
+BATCH_VALUES = 1 << 18  # of the longest column, in a batch
 READ_BYTES = 8 << 20  # of a column, read from storage at a time
 
 

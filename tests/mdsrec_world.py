@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import oracle as plain
 import torch
-from reference_tables import adjacency, membership, sparse_matrix
+from reference_tables import adjacency, membership, normalized_scores, sparse_matrix
 from small_dataset import PAPER
 from torch import Tensor
 
 from mdsrec.config import Experiment, MDSRecConfig
-from mdsrec.normalization import normalized_scores
 from training.data.batch import Batch, batch_of
 from training.data.item_tables import ItemTables, ModalityTables
 from training.data.windows import Samples, Step, windows_of

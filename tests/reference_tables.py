@@ -1,9 +1,19 @@
-"""Item tables in their plain forms, which hold every entry at once: oracles of the streamed ones."""
+"""Item tables in their plain forms, which hold every entry at once: oracles of the others."""
 
 import numpy as np
 
 from mdsrec.arrays import Floats, Ints
 from training.data.sparse import SparseMatrix
+
+
+def normalized_scores(rows: Ints, columns: Ints, scores: Floats, how: str) -> Floats:
+    """Return the entries of N(O), given those of a symmetric O; `how` is row, symmetric or none."""
+    if how == "none" or not len(rows):
+        return scores
+    degree = np.bincount(rows, weights=scores)
+    divisor = degree[rows] if how == "row" else np.sqrt(degree[rows] * degree[columns])
+    weights: Floats = scores / divisor
+    return weights
 
 
 def sparse_matrix(rows: Ints, columns: Ints, weights: Floats, num_rows: int) -> SparseMatrix:

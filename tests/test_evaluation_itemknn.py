@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from reference_tables import normalized_scores
 from scipy.sparse import csr_array
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
@@ -15,7 +16,6 @@ from evaluation.ranking import seen_pairs
 from evaluation.stored import cooccurrence
 from evaluation.stored.cooccurrence import StoredSimilarity
 from mdsrec import schema, tables
-from mdsrec.normalization import normalized_scores
 from training.data.sequences import SequenceReader, Target
 
 

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from mdsrec import files, schema, tables
+from mdsrec import files, parquet_groups, schema, tables
 from mdsrec.errors import InputError
 from mdsrec.tables import Recipe
 
@@ -177,6 +178,49 @@ def test_an_empty_table_is_a_table(uri):
     manifest = tables.write_table(uri, [], schema.CENTERS, ONE)
     assert manifest.rows == 0
     assert read(uri) == []
+
+
+def test_a_manifest_tells_rows_and_range_of_every_row_group(uri):
+    version = Path(tables.new_version(uri))
+    version.mkdir(parents=True)
+    for number, items in enumerate([[0, 0, 4], [4, 5, 7, 9], []]):
+        rows = pa.table({"item": items, "center": [0] * len(items)}, schema=schema.CENTERS)
+        pq.write_table(rows, version / f"part-{number}.parquet", row_group_size=2)
+    manifest = tables.commit(uri, str(version), ONE, 7)
+    assert [(f.rows, f.first, f.last) for f in manifest.files] == [(3, 0, 4), (4, 4, 9)]
+    groups = [tuple(vars(group).values()) for file in manifest.files for group in file.row_groups]
+    assert groups == [(2, 0, 0), (1, 4, 4), (2, 4, 5), (2, 7, 9)]
+    assert tables.open_table(uri, REMEDY) == manifest
+
+
+def test_a_leading_column_without_integers_has_no_range(uri):
+    rows = pa.table({"source": ["a"], "line": [1], "reason": ["r"], "raw": ["x"]})
+    batches = rows.cast(schema.REJECTS).to_batches()
+    [file] = tables.write_table(uri, batches, schema.REJECTS, ONE).files
+    assert (file.first, file.last, file.row_groups[0].rows) == (None, None, 1)
+
+
+@pytest.mark.parametrize("has_groups", [True, False], ids=["new", "old"])
+def test_footers_are_read_only_where_the_manifest_is_old_and_once(uri, has_groups, monkeypatch):
+    manifest = write(uri, [2, 0, 1], ONE)
+    if not has_groups:
+        path = Path(uri, tables.MANIFEST)
+        fields = json.loads(path.read_text())
+        for file in fields["files"]:
+            del file["row_groups"]
+        path.write_text(json.dumps(fields))
+        manifest = tables.open_table(uri, REMEDY)
+        assert manifest.files[0].row_groups is None
+    read, read_metadata = [], pq.read_metadata
+    monkeypatch.setattr(pq, "read_metadata", lambda p, **k: read.append(p) or read_metadata(p, **k))
+    expected = [(0, 3, 0, 2)]
+    for _ in range(2):
+        found = tables.stored_groups(uri, manifest)
+        assert [tuple(group[1:]) for group in found] == expected
+    assert len(read) == (0 if has_groups else 1)
+    for _ in range(2):
+        assert len(parquet_groups.read_group(uri, found[0], ["item"])) == 3
+    assert len(read) == (1 if has_groups else 2)
 
 
 def test_a_root_that_cannot_be_written_is_named(tmp_path):

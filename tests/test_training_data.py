@@ -1,5 +1,7 @@
 """Training data: the steps of an epoch, the events to rank, the checks of the item tables."""
 
+import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from small_dataset import NUM_USERS, small_experiment, write_dataset
 
 from mdsrec import tables
 from mdsrec.config import Experiment
+from mdsrec.errors import InputError
 from training.data.item_tables import load_item_tables
 from training.data.sequences import EpochPosition, SequenceReader
 from training.data.table_checks import check_item_tables
@@ -83,3 +86,30 @@ def test_checking_the_item_tables_returns_their_fingerprints_and_reads_no_data(
     monkeypatch.setattr(tables, "read_table", None)
     assert check_item_tables(changed) == expected
     assert {"sequences", "items", "cooccurrence"} < expected.keys()
+
+
+def test_more_items_than_32_bits_number_are_refused_by_the_manifest(tmp_path: Path) -> None:
+    experiment = small_experiment(tmp_path)
+    write_dataset(experiment)
+    path = Path(tables.table_uri(experiment.root, "items"), tables.MANIFEST)
+    manifest = json.loads(path.read_text())
+    for rows, is_refused in ((2**31 - 1, False), (2**31, True)):
+        path.write_text(json.dumps({**manifest, "rows": rows}))
+        with (
+            pytest.raises(InputError, match="32 bits: at most 2,147,483,647")
+            if is_refused
+            else (nullcontext())
+        ):
+            check_item_tables(experiment)
+
+
+def test_a_shuffle_window_may_have_more_events_than_a_list_of_arrow(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = SequenceReader(experiment)
+    window = next(reader._shuffle_windows(0))
+    samples = reader._samples(window)
+    assert len(window) > 1
+    assert samples.events.dtype == np.int64
+    expected = [reader._read_group(group)["items"].chunk(0).flatten() for group in window]
+    np.testing.assert_array_equal(samples.events, np.concatenate(expected))

@@ -64,6 +64,14 @@ class TrainedModel:
         return sums
 
     @cached_property
+    def weights_fingerprint(self) -> str:
+        return weights_fingerprint(self.model)
+
+    @property
+    def memory_fingerprint(self) -> str | None:
+        return None if self.memory is None else self.memory.fingerprint
+
+    @cached_property
     def _item_vectors(self) -> ItemVectors:
         assert self.model is not None
         item_vectors: ItemVectors = self.model.item_vectors()
@@ -131,22 +139,26 @@ def trained_model(
 def load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) -> Model:
     """Return the model with the weights in the file `content`."""
     paths = RunPaths.of(experiment)
-    trained_on = file_metadata(content).get("dataset")
-    if trained_on != item_tables.fingerprint:
-        raise InputError(
-            f"{paths.uri}: trained on data set {trained_on}, "
-            f"but {experiment.root}/dataset is {item_tables.fingerprint}: "
-            "train it again (--fresh) or under another name"
-        )
+    check_dataset(experiment, file_metadata(content).get("dataset"), item_tables.fingerprint)
     model = build_model(experiment, item_tables)
     _set_weights(model, load(content), paths.best_weights)
     return model
 
 
-def weights_fingerprint(trained: TrainedModel) -> str:
+def check_dataset(experiment: Experiment, trained_on: str | None, found: str) -> None:
+    """Raise InputError if the run was trained on another data set than the one found."""
+    if trained_on != found:
+        raise InputError(
+            f"{RunPaths.of(experiment).uri}: trained on data set {trained_on}, "
+            f"but {experiment.root}/dataset is {found}: "
+            "train it again (--fresh) or under another name"
+        )
+
+
+def weights_fingerprint(model: Model | None) -> str:
     """Return 16 hex digits of the SHA-256 of the model's parameters, in order of their names."""
     digest = hashlib.sha256()
-    named = [] if trained.model is None else trained.model.named_parameters()
+    named = [] if model is None else model.named_parameters()
     for name, parameter in sorted(named):
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

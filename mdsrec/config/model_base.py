@@ -99,6 +99,10 @@ class NetworkConfig(ModelConfig):
         """
         return ":" not in self.name
 
+    def channel_weights(self, modalities: Sequence[str]) -> dict[str, float]:
+        """Return the weight of each channel of the model in its score, by name."""
+        return {"fused": 1.0}
+
     @property
     def scores_cosines(self) -> bool:
         """Return whether scores are cosines and not inner products."""

@@ -97,6 +97,9 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
             return "no-centers", "model.interest_centers=false"
         return "ids", "model.modalities=[]"
 
+    def channel_weights(self, modalities: Sequence[str]) -> dict[str, float]:
+        return {"fused": 1.0, **{m: self.rho_of(m, len(modalities)) for m in modalities}}
+
     def rho_of(self, modality: str, num_modalities: int) -> float:
         """Return rho_m of one of several modalities."""
         return self.rho.get(modality, 1 / num_modalities)

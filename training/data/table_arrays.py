@@ -15,7 +15,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdsrec.arrays import Floats, Ints
-from mdsrec.normalization import divided_scores
 from training.data.shared_arrays import Allocate
 from training.data.sparse import SparseMatrix
 
@@ -43,9 +42,10 @@ class Lists(NamedTuple):
 def normalized_rows(
     read: Callable[[], Batches], num_items: int, num_entries: int, how: str, allocate: Allocate
 ) -> SparseMatrix:
-    """Return N(O) of entries (item, other, score), sorted by item (Eq. 3).
+    """Return N(O) of entries (item, other, score) of a symmetric O, sorted by item (Eq. 3).
 
-    Its row sums add up in the order of the entries, whichever batches they come in. `read` is
+    `how` is row (divide by the row sum), symmetric (D^-1/2 O D^-1/2 with the row sums D) or none.
+    Row sums add up in the order of the entries, whichever batches they come in. `read` is
     called twice if `how` is symmetric.
     """
     degree = _row_sums(read(), num_items) if how == "symmetric" else None
@@ -56,9 +56,9 @@ def normalized_rows(
         present, rows, lengths = _rows(items)
         starts[1 + present] = lengths
         if how == "row":
-            scores = divided_scores(rows, others, scores, how, np.bincount(rows, weights=scores))
+            scores = scores / np.bincount(rows, weights=scores)[rows]
         elif degree is not None:
-            scores = divided_scores(items, others, scores, how, degree)
+            scores = scores / np.sqrt(degree[items] * degree[others])
         end = done + len(items)
         columns[done:end], weights[done:end], done = others, scores, end
     np.cumsum(starts, out=starts)
