@@ -21,6 +21,7 @@ KERNEL = {*BASE, "mdsrec.command"}
 ETL_STEPS = {"etl.spark", "etl.catalogue", "etl.graph", "etl.features", "etl.tabular"}
 DATA = {"training.data", "training.device"}
 TRAINING = {"training", "training.lifecycle", "training.distributed", "training.layers", *DATA}
+MODELS = {"training.models", "training.sharding"}
 RANKING = {"evaluation.metrics", "evaluation.baselines", "evaluation.ranking"}
 TRIALS = {"tuning.trials", "tuning.plan", "tuning.space"}
 
@@ -50,9 +51,10 @@ ROOMS: dict[str, set[str]] = {
     "training.models": {*KERNEL, *DATA, "training.layers"},
     "training.models.mdsrec": {*KERNEL, *DATA, "training.layers", "training.models"},
     "training.lifecycle": KERNEL,
-    "training.distributed": {*KERNEL, "training.device", "training.lifecycle"},
-    "training.checkpoints": {*KERNEL, "training.distributed"},
-    "training": {*KERNEL, *TRAINING, "training.models", "training.checkpoints"},
+    "training.sharding": {*KERNEL, *DATA, "training.models"},
+    "training.distributed": {*KERNEL, "training.device", "training.lifecycle", *MODELS},
+    "training.checkpoints": {*KERNEL, "training.distributed", "training.models"},
+    "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
     # weights -> ranks
     "evaluation.stored": KERNEL,
     "evaluation.metrics": {*KERNEL, "evaluation.stored"},

@@ -20,6 +20,7 @@ from mdsrec.config.section import (
     Count,
     Flag,
     Fraction,
+    Later,
     NonNegativeFloat,
     NotIdentity,
     Positive,
@@ -63,7 +64,7 @@ class MDSRecConfig(MultimodalConfig, TransformerConfig):
     """false is the ablation w/o MRGC: features mapped to D instead of the item graph."""
     interest_centers: Flag = True
     """false is the ablation w/o ICA: no interest centers."""
-    center_refresh: Positive = 1
+    center_refresh: Later[Positive] = 1
     """Steps for which the initial centers c^0 are kept. 1 is the paper: computed and trained in
     every step, at the cost of a product with the whole item table. Above 1 they are computed every
     so many steps and give no gradient.

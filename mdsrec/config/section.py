@@ -20,6 +20,12 @@ T = TypeVar("T")
 NotIdentity = Annotated[T, NOT_IDENTITY]
 """The type of a key that may change between two starts of the same run, as `num_workers` may."""
 
+LATER: Final = "part of a run's identity unless it has its default"
+Later = Annotated[T, LATER]
+"""The type of a key that came later. Its default is what runs without the key did, so these stay
+the same runs.
+"""
+
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 
 
@@ -29,12 +35,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     def identity(self) -> dict[str, Any]:
-        """Return every key that is not `NotIdentity`, with its value as JSON can hold it."""
+        """Return the keys that decide a run, with their values as JSON can hold them.
+
+        These are all but `NotIdentity`, and `Later` only with another value than its default.
+        """
         values = self.model_dump(mode="json")
         kept = {}
         for name, field in type(self).model_fields.items():
-            if name in values and NOT_IDENTITY not in field.metadata:
-                kept[name] = _identity(getattr(self, name), values[name])
+            value = getattr(self, name)
+            is_as_before = LATER in field.metadata and value == field.default
+            if name in values and NOT_IDENTITY not in field.metadata and not is_as_before:
+                kept[name] = _identity(value, values[name])
         return kept
 
 

@@ -8,6 +8,7 @@ from mdsrec.config.section import (
     Count,
     Distinct,
     Flag,
+    Later,
     NonNegativeFloat,
     NotIdentity,
     PathOrUri,
@@ -33,7 +34,7 @@ class OptimConfig(Section):
     """Epoch of the run at which the decay ends."""
     decay_steps: Count = 0
     """Step of the run at which the decay ends, if not given as decay_epochs."""
-    lazy_adam: Flag = False
+    lazy_adam: Later[Flag] = False
     """Let a step change only the rows of the item table that it reads, and leave the momentum of
     the others as it is. It saves time where most of the table is not read, and is another optimizer
     than Adam.

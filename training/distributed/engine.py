@@ -14,9 +14,9 @@ from training.distributed.deepspeed_internals import (
     skip_shared_memory_all_reduce,
 )
 from training.distributed.engine_protocol import Engine
-from training.distributed.item_parameters import item_parameters
 from training.distributed.schedule import decay_end, schedule_of
 from training.models.base import Model
+from training.sharding.item_parameters import item_parameters
 
 BUCKET = 2**23  # elements that ranks exchange at a time; a larger parameter is not copied
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from training.distributed.item_parameters import ItemParameters
+from training.sharding.item_parameters import ItemParameters
 
 Module_co = TypeVar("Module_co", bound=nn.Module, covariant=True)
 

@@ -8,21 +8,14 @@ for these, and sends the result.
 X items, R rows of a step, D width.
 """
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, distributed
-from torch.nn import functional as F
-from torch.optim.adam import adam
 
 from mdsrec.config import Experiment
 from training.data.batch import ItemRows
-from training.device import working_set
 from training.models.base import Model
-
-LANES = 64
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # the defaults of torch.optim.Adam, which the engine uses
+from training.sharding.adam import adam_of_all, adam_of_rows, rows_in_cache
+from training.sharding.rows import gather_rows, sum_rows
 
 
 class ItemParameters:
@@ -80,7 +73,7 @@ class ItemParameters:
     def is_finite(self) -> bool:
         """Return True if the own weights have no NaN and no infinity. Not collective."""
         own = (whole[self._own] for whole in self.weights.values())
-        chunks = (chunk for part in own for chunk in torch.split(part, _rows_in(part)))
+        chunks = (chunk for part in own for chunk in torch.split(part, rows_in_cache(part)))
         return all(bool(chunk.isfinite().all()) for chunk in chunks)
 
     def full_state(self, name: str, moment: int | None) -> Tensor:
@@ -114,85 +107,6 @@ def item_parameters(model: Model, experiment: Experiment) -> ItemParameters | No
     return ItemParameters(model.detach_item_parameters(), experiment)
 
 
-State = tuple[Tensor, Tensor, Tensor]  # weights [n, ...] and Adam's moments of them
-
-
-def adam_of_all(state: State, ids: Tensor, gradient: Tensor, rate: float, steps: int) -> None:
-    """Take Adam's step number `steps` for all rows. Those not in `ids` have the gradient 0.
-
-    `ids` [R] ascend. The rows are stepped in blocks, so the zeros are never as large as the table.
-    """
-    size = _rows_in(state[0])
-    starts = range(0, len(state[0]), size)
-    edges = torch.searchsorted(ids, ids.new_tensor([*starts, len(state[0])])).tolist()
-    block = torch.zeros_like(state[0][:size])
-    for first, start, stop in zip(starts, edges, edges[1:], strict=False):
-        rows = ids[start:stop] - first
-        block.index_copy_(0, rows, gradient[start:stop])
-        part = [tensor[first : first + size] for tensor in state]
-        _adam(part, block[: len(part[0])], rate, steps)
-        block.index_fill_(0, rows, 0.0)
-
-
-def adam_of_rows(state: State, ids: Tensor, gradient: Tensor, rate: float, steps: int) -> Tensor:
-    """Take Adam's step number `steps` for the rows `ids` only, and return `ids` (lazy Adam)."""
-    part = [tensor.index_select(0, ids) for tensor in state]
-    _adam(part, gradient, rate, steps)
-    for tensor, rows in zip(state, part, strict=True):
-        tensor.index_copy_(0, ids, rows)
-    return ids
-
-
-def _adam(state: Sequence[Tensor], gradient: Tensor, rate: float, steps: int) -> None:
-    if not gradient.numel():
-        return
-    taken = torch.tensor(float(steps - 1), device=gradient.device)
-    weights, first_moment, second_moment = state
-    adam(
-        [weights],
-        [gradient],
-        [first_moment],
-        [second_moment],
-        [],
-        [taken],
-        fused=True,
-        amsgrad=False,
-        beta1=BETA1,
-        beta2=BETA2,
-        lr=rate,
-        weight_decay=0.0,
-        eps=EPS,
-        maximize=False,
-    )
-
-
-def sum_rows(ids: Sequence[Tensor], rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the distinct ids, ascending, and the sum of the rows of each, in the order given.
-
-    The ids of one part are distinct and ascend.
-    """
-    if len(ids) == 1:
-        return ids[0], rows[0]
-    distinct, index = torch.unique(torch.cat(list(ids)), return_inverse=True)
-    sums = rows[0].new_zeros(len(distinct), *rows[0].shape[1:])
-    return distinct, sums.index_add_(0, index, torch.cat(list(rows)))
-
-
-def gather_rows(ids: Tensor, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the ids and rows of every rank, in the order of ranks. Collective."""
-    size = ids.new_tensor([len(ids)])
-    sizes = [torch.empty_like(size) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(sizes, size)
-    counts = torch.cat(sizes).tolist()
-    gathered = []
-    for part in (ids, rows):
-        padded = F.pad(part, (0, 0) * (part.dim() - 1) + (0, max(counts) - len(part)))
-        parts = [torch.empty_like(padded) for _ in counts]
-        distributed.all_gather(parts, padded.contiguous())
-        gathered.append([part[:count] for part, count in zip(parts, counts, strict=True)])
-    return list(zip(*gathered, strict=True))
-
-
 def _sum_over_ranks(ids: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean gradient over the ranks. The losses are scaled so that it is their sum."""
     world_size = distributed.get_world_size()
@@ -208,13 +122,3 @@ def _gradient(value: Tensor) -> Tensor:
 
 def _range(num_items: int, part: int, parts: int) -> tuple[int, int]:
     return num_items * part // parts, num_items * (part + 1) // parts
-
-
-def _rows_in(rows: Tensor) -> int:
-    """Return how many rows make a block that stays in the cache while Adam steps it.
-
-    It is a multiple of LANES, so that no vector of the processor is cut, which would round another
-    way.
-    """
-    rows_in_cache = working_set(rows) // (rows.element_size() * math.prod(rows.shape[1:]))
-    return max(LANES, rows_in_cache // LANES * LANES)
