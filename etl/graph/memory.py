@@ -45,12 +45,9 @@ class MemoryWriter:
     """The tasks that write M below `version`."""
 
     spreading: Spreading
+    spans: tuple[tuple[int, int], ...]
     version: str
     rows_per_file: int
-
-    @property
-    def spans(self) -> list[tuple[int, int]]:
-        return list(block_ranges(self.spreading.num_items, self.spreading.span))
 
     def write_alone(self, span: int) -> Batches:
         """Write a span that needs no rows of other items."""
@@ -111,17 +108,15 @@ def write_memory(
     weight.
     """
     most = spreading.config.max_entries
-    least = (
-        spreading.num_items * most // MAX_SPANS
-    )  # a large catalogue has no more files than spans
-    writer = MemoryWriter(spreading, version, max(rows_per_file, least))
-    num_spans = len(writer.spans)
+    least = spreading.num_items * most // MAX_SPANS  # so that a long span is one file
+    spans = tuple(block_ranges(spreading.num_items, spreading.span))
+    writer = MemoryWriter(spreading, spans, version, max(rows_per_file, least))
     if spreading.spreads:
         size = max(1, spark.sparkContext.defaultParallelism * WAVE_BYTES // SPAN_BYTES)
-        waves = block_ranges(num_spans, size)
+        waves = block_ranges(len(spans), size)
         written = [row for wave in waves for row in _write_wave(spark, writer, *wave)]
     else:
-        written = map_blocks(spark, num_spans, writer.write_alone, WRITTEN).collect()
+        written = map_blocks(spark, len(spans), writer.write_alone, WRITTEN).collect()
     counters: dict[str, Any] = {}
     for name in ("transitions", "memory"):
         cut = total_cut([Cut(*row[name]) for row in written])
