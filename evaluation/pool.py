@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError
 
 from evaluation.progress import UserProgress
 from mdsrec import files, tables
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, Recipe
 from training.data.sequences import SequenceReader
@@ -112,6 +113,7 @@ def write_table_in_shards(
     if num_missing < num_users:
         log.info(f"{num_users - num_missing:,} of {num_users:,} users were {verb} before")
     num_workers = min(experiment.eval.num_workers, len(missing))
+    heartbeat.begin(f"users are {verb}")
     with (
         ray_session(),
         Pool(worker, num_workers, experiment, weight_of, options) as pool,

@@ -27,6 +27,7 @@ from etl.spark.sizing import (
     settings_for,
 )
 from etl.spark.spark_submit import is_submitted, with_submitted_settings
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
@@ -84,7 +85,8 @@ def _start(master: str, settings: dict[str, str]) -> SparkSession:
     for key, value in settings.items():
         builder = builder.config(key, value)
     try:
-        return builder.getOrCreate()
+        with heartbeat.within("starting Spark"):
+            return builder.getOrCreate()
     except (PySparkException, Py4JError, OSError) as error:
         raise InputError(
             f"Spark did not start ({first_line(error)}): check spark.master = {master!r}, "

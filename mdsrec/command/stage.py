@@ -73,10 +73,19 @@ def experiment_of(arguments: argparse.Namespace) -> Experiment:
     return experiment
 
 
-def command_line(stage: str, arguments: argparse.Namespace) -> str:
-    """Return the shell line that runs `stage` on the same experiment, without secret values."""
-    overrides = map(without_secret, arguments.overrides)
+def command_line(stage: str, arguments: argparse.Namespace, *more: str) -> str:
+    """Return the shell line that runs `stage` on the same experiment, without secret values.
+
+    `more` are overrides behind those of the command line.
+    """
+    overrides = map(without_secret, last_of_each_key([*arguments.overrides, *more]))
     return shlex.join([*spelled(stage), arguments.config, *overrides])
+
+
+def last_of_each_key(overrides: Sequence[str]) -> list[str]:
+    """Return overrides without those whose key a later one sets again."""
+    last = {override.partition("=")[0].strip(): n for n, override in enumerate(overrides)}
+    return [overrides[n] for n in sorted(last.values())]
 
 
 def path(text: str) -> str:
@@ -144,7 +153,7 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     use_own_packages()
     try:
         configure_logging()
-        with heartbeat.beating():
+        with heartbeat.beating(stage):
             body(None)
         sys.stdout.flush()
     except InputError as error:
