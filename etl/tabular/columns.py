@@ -115,7 +115,7 @@ def _item_key(config: ColumnsConfig, uri: str, names: Sequence[str]) -> str:
         return found
     raise InputError(
         f"{uri}: no column {config.item or 'of item ids'}: name the items' column in "
-        f"input.columns.item_key; there are {_listed(names)}"
+        f"input.columns.item_key; there are {listed(names)}"
     )
 
 
@@ -129,12 +129,12 @@ def _recognize(role: str, uri: str, names: Sequence[str]) -> str:
         return found[0]
     if found:
         raise InputError(
-            f"{uri}: each of the columns {_listed(found)} may be the {role}: name one in "
+            f"{uri}: each of the columns {listed(found)} may be the {role}: name one in "
             f"input.columns.{role}"
         )
     raise InputError(
         f"{uri}: no column of the {role} is recognized: name it in input.columns.{role}; there are "
-        f"{_listed(names)}"
+        f"{listed(names)}"
     )
 
 
@@ -145,9 +145,10 @@ def check_present(key: str, name: str, uri: str, names: Sequence[str]) -> None:
     lower = {other.lower(): other for other in names}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     nearest = f"the nearest is {lower[near[0]]!r}, " if near else ""
-    raise InputError(f"{uri}: no column {name!r} ({key}); {nearest}there are {_listed(names)}")
+    raise InputError(f"{uri}: no column {name!r} ({key}); {nearest}there are {listed(names)}")
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the names of columns for a message, the first MOST_LISTED of them."""
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     return ", ".join(map(repr, names[:MOST_LISTED])) + more

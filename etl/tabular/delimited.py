@@ -7,6 +7,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any, NamedTuple
@@ -53,15 +54,17 @@ def open_csv(uri: str, separator: str | None) -> CsvFile:
     if head.startswith(UTF_16) or b"\0" in head:
         raise InputError(f"{uri}: not UTF-8 text: save the file in that encoding")
     text = head.decode("utf-8-sig", "replace")
-    chosen = separator or _recognize_separator(uri, text)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=chosen)
     try:
-        names = tuple(name.strip() for name in next(rows, ()))
-        sample = list(islice(rows, SAMPLE))
+        with _fields_of_any_size():
+            chosen = separator or _recognize_separator(uri, text)
+            rows = csv.reader(io.StringIO(text, newline=""), delimiter=chosen)
+            names = tuple(name.strip() for name in next(rows, ()))
+            sample = list(islice(rows, SAMPLE))
     except csv.Error as error:
         raise InputError(f"{uri}: not CSV ({error})") from None
     _check_header(uri, names)
-    return CsvFile(uri, names, chosen, bool(sample), frozenset(_float_columns(names, sample)))
+    whole = sample[:-1] if len(head) == HEAD_BYTES else sample  # the end may cut a row
+    return CsvFile(uri, names, chosen, bool(sample), frozenset(_float_columns(names, whole)))
 
 
 def read_csv(file: CsvFile, wanted: Sequence[str]) -> Iterator[CsvRow]:
@@ -168,6 +171,16 @@ def _read_head(uri: str) -> bytes:
         ) from None
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{uri}: cannot be read: {first_line(error)}") from None
+
+
+@contextmanager
+def _fields_of_any_size() -> Iterator[None]:
+    """Raise the limit of the csv module, 128 KiB for a field, to the size of the head."""
+    limit = csv.field_size_limit(HEAD_BYTES + 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _recognize_separator(uri: str, text: str) -> str:

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from pydantic import ValidationError
+
 from etl.tabular.columns import ITEM_KEY, recognized
 from etl.tabular.listing import input_files
 from etl.tabular.sample import Column, Sample, sample_of
 from etl.tabular.table_file import open_table
 from mdsrec.config import InputConfig
 from mdsrec.config.loading import toml_value
+from mdsrec.errors import InputError
 from mdsrec.text import text_table
 
 Guess = dict[str, str | list[str]]  # column by role
@@ -20,14 +23,20 @@ TEXTS = ("text", "lists", "objects")
 
 def inspect_files(names: Sequence[str], separator: str | None = None) -> str:
     """Describe files and propose a configuration. Of a folder or pattern the first file is read."""
-    config = InputConfig(format="table", interactions=tuple(names), separator=separator)
+    try:
+        config = InputConfig(format="table", interactions=tuple(names), separator=separator)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = {"interactions": "FILE", "separator": "--separator"}[str(first["loc"][0])]
+        raise InputError(f"{key}: {first['msg']}") from None
     samples, names_of = [], {}
     for name in config.interactions:
         file = input_files(config, [name])[0]
         samples.append(sample_of(open_table(file, separator)))
         names_of[file.uri] = name
     parts = [description(sample) for sample in samples]
-    return "\n\n".join([*parts, "Proposed, from these rows only:", proposal(samples, names_of)])
+    proposed = proposal(samples, names_of, separator)
+    return "\n\n".join([*parts, "Proposed, from these rows only:", proposed])
 
 
 def description(sample: Sample) -> str:
@@ -44,7 +53,9 @@ def description(sample: Sample) -> str:
     return "\n".join([head, *(f"  {line}" for line in lines)])
 
 
-def proposal(samples: Sequence[Sample], names_of: Mapping[str, str]) -> str:
+def proposal(
+    samples: Sequence[Sample], names_of: Mapping[str, str], separator: str | None = None
+) -> str:
     """Return the sections of a configuration that reads the files; `names_of` are by their URI."""
     events = [sample for sample in samples if is_interactions(sample)]
     items = [sample for sample in samples if sample not in events]
@@ -58,6 +69,8 @@ def proposal(samples: Sequence[Sample], names_of: Mapping[str, str]) -> str:
     if items:
         lines.append(f"items = {_names(items, names_of)}")
         columns |= guess_items(items[0], events[0].columns.get(str(columns["item"])))
+    if separator is not None:
+        lines.append(f"separator = {toml_value(separator)}")
     pairs = ", ".join(f"{role} = {toml_value(name)}" for role, name in columns.items())
     lines.append(f"columns = {{ {pairs} }}")
     if UNKNOWN in columns.values():

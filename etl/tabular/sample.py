@@ -1,9 +1,11 @@
 """The first rows of a table's file, and the kinds of values in its columns."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -14,15 +16,27 @@ import pyarrow.parquet as pq
 from etl.catalogue.literals import load_json
 from etl.catalogue.parsing import UnusableLineError
 from etl.catalogue.raw import numbered_lines
+from etl.tabular.columns import recognized
 from etl.tabular.delimited import read_csv
 from etl.tabular.rows import python_values
 from etl.tabular.table_file import TableFile
-from etl.tabular.values import DATES, EPOCH, NULLS, NUMBER, content_of, id_text, moment
+from etl.tabular.times import DAY, MOST_OTHERS
+from etl.tabular.values import (
+    DATES,
+    EPOCH,
+    LONGEST,
+    NUMBER,
+    Moment,
+    content_of,
+    id_text,
+    is_null,
+    moment,
+)
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, first_line
 
 ROWS = 10_000
-RECENT = 946_684_800  # 2000-01-01; a number of seconds since then may be a time
+RECENT = 946_684_800  # 2000-01-01; a number since then may be a time, whatever its column's name
 LEAST_WIDTH = 3  # of a list of numbers that may be a vector
 
 
@@ -47,17 +61,26 @@ class Column:
         return widths.pop() if len(widths) == 1 else None
 
     @cached_property
+    def times(self) -> list[Moment]:
+        """The values that read as times of one kind; empty unless nearly all of them do.
+
+        In a column without a usual name of a time, numbers must be between 2000 and today.
+        """
+        named = bool(recognized("time", [self.name]))
+        first, last = (0, LONGEST) if named else (RECENT, datetime.now(UTC).timestamp() + DAY)
+        found: dict[str, list[Moment]] = defaultdict(list)
+        for value in self.values:
+            with suppress(UnusableLineError):
+                read = moment(value, None)
+                if read.kind == DATES or first <= read.micros / 10**6 <= last:
+                    found[read.kind].append(read)
+        most = max(found.values(), key=len, default=[])
+        others = len(self.values) - len(most)
+        return most if others <= MOST_OTHERS * len(self.values) else []
+
+    @property
     def may_be_time(self) -> bool:
-        """True if all values read as times since 2000, of one kind."""
-        try:
-            moments = [moment(value, None) for value in self.values]
-        except UnusableLineError:
-            return False
-        now = datetime.now(UTC).timestamp() + 86_400
-        kinds = {found.kind for found in moments}
-        return len(kinds) == 1 and all(
-            found.kind == DATES or RECENT <= found.micros / 10**6 <= now for found in moments
-        )
+        return bool(self.times)
 
     @cached_property
     def ids(self) -> frozenset[str]:
@@ -77,10 +100,11 @@ class Column:
             return ""
         if self.width is not None:
             return f"width {self.width}"
-        if self.may_be_time:
-            moments = [moment(value, None) for value in self.values]
-            micros = [found.micros for found in moments]
-            return f"times in {moments[0].kind}: {_day(min(micros))} .. {_day(max(micros))}"
+        if self.times:
+            micros = [found.micros for found in self.times]
+            others = len(self.values) - len(micros)
+            found = f"times in {self.times[0].kind}: {_day(min(micros))} .. {_day(max(micros))}"
+            return f"{found}, {others:,} others" if others else found
         if self.kind in ("whole numbers", "numbers"):
             numbers = [float(value) for value in self.values if _is_number(value)]
             return f"{min(numbers):.15g} .. {max(numbers):.15g}, {len(self.ids):,} distinct"
@@ -134,20 +158,18 @@ def _rows(file: TableFile) -> Iterator[Sequence[Any]]:
 
 def _is_empty(cell: Any) -> bool:
     if isinstance(cell, bytes):
-        return cell.decode("utf-8", "replace").strip().lower() in ("", *NULLS)
+        return is_null(cell)
     return cell is None or cell == "" or cell != cell
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, bytes):
         return NUMBER.fullmatch(value.decode("utf-8", "replace").strip()) is not None
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _kind(value: Any) -> str:
     value = content_of(value)
-    if isinstance(value, date):
-        return "dates"
     if isinstance(value, bool):
         return "booleans"
     if _width(value) is not None:
@@ -168,7 +190,7 @@ def _is_date(text: str) -> bool:
 
 
 def _width(value: Any) -> int | None:
-    value = content_of(value)
+    value = content_of(value) if isinstance(value, bytes) else value
     if not isinstance(value, list | tuple) or len(value) < LEAST_WIDTH:
         return None
     is_vector = all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
