@@ -19,11 +19,15 @@ from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 from evaluation import Recommender
 from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate
+from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.export import export
+from evaluation.serving.loading import run_experiment
+from evaluation.serving.model_card import model_card
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
+from training.inference import load_trained
 
 ROOT = Path(__file__).parent.parent
 TOP = 7
@@ -194,6 +198,8 @@ def test_mistakes_of_the_caller_are_one_line(model):
         (lambda: model.recommend("B0004"), "history 'B0004': expected a list of item ids"),
         (lambda: model.recommend({"ann": "B0004"}), "history 'B0004': expected a list"),
         (lambda: model.recommend(["B0004"], top=41), "top = 41: choose 1 to 40, all items"),
+        (lambda: model.recommend(["B0004"], top=0), "top = 0: choose 1 to 40, all items"),
+        (lambda: model.similar("B0004", top=0), "top = 0: choose 1 to 40, all items"),
         (lambda: model.similar("gone"), "item 'gone' is not in the catalogue of small"),
         (lambda: model.similar("B0004", channel="audio"), "channel 'audio': choose from"),
         (lambda: Recommender.load("/tmp"), "/tmp: neither the folder of a trained run"),
@@ -318,6 +324,16 @@ def test_an_exported_folder_names_no_user_and_describes_the_model(run, exported)
     test = stored["split"]["test"]["all"]
     assert f"| all | {test['recall@10']:.4f} | {test['ndcg@10']:.4f} |" in card
     assert "40 items. Interactions: `reviews.json`. Modalities: text, image." in card
+
+
+@pytest.mark.ray
+def test_the_card_shows_no_metrics_of_other_weights(run, tmp_path):
+    shutil.copytree(run.experiment.root, tmp_path / "moved")
+    experiment = run_experiment(str(tmp_path / "moved" / "runs" / "small"))
+    write_weights(experiment, seed=2)
+    card = model_card(experiment, load_trained(experiment), Catalogue.read(experiment))
+    assert "This model was not evaluated before it was exported." in card
+    assert "| all |" not in card
 
 
 @pytest.mark.ray

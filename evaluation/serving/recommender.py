@@ -138,7 +138,8 @@ class Recommender:
     def evaluate(self, events: pd.DataFrame) -> pd.DataFrame:
         """Rank events of a split of one's own, as `python -m evaluation` ranks a run's.
 
-        Columns of `events`: user_id, item_id; `time` (optional: else the order of the rows);
+        Columns of `events`: user_id, item_id; `time` (numbers, timestamps or ISO 8601; optional:
+        else the order of the rows);
         `split` (optional): events of valid and test are ranked after all earlier events of the
         user, those of train are only history. Without it each user's last event is test.
         Returns mean and 95% interval by split, channel and metric, as in metrics.json;

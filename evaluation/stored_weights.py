@@ -26,7 +26,7 @@ class ChosenWeights:
 
 
 def model_inputs(trained: TrainedModel) -> dict[str, str]:
-    """Return the fingerprints of all that decides a score, but for the channels' weights."""
+    """Return the fingerprints of all that decides a score, except the channels' weights."""
     inputs = {"tables": trained.dataset_fingerprint, "weights": weights_fingerprint(trained)}
     return inputs | ({"memory": trained.memory.fingerprint} if trained.memory else {})
 
