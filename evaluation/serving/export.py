@@ -64,9 +64,7 @@ def export_files(
         export_format.MODEL_CARD: model_card(experiment, trained, catalogue).encode(),
     }
     if trained.model is not None:
-        contents[export_format.WEIGHTS] = export_format.pack_weights(
-            trained.model, trained.dataset_fingerprint
-        )
+        contents[export_format.WEIGHTS] = export_format.pack_weights(trained)
     if trained.memory is not None:
         contents[export_format.MEMORY] = export_format.pack_memory(trained.memory)
     return contents

@@ -19,9 +19,8 @@ from mdsrec.config import TransitionsConfig
 from mdsrec.errors import InputError
 from training.data.item_tables import ItemTables, ModalityTables
 from training.data.sparse import SparseMatrix
-from training.inference import file_metadata
+from training.inference import TrainedModel, file_metadata
 from training.memory import Memory
-from training.models.base import Model
 
 VERSION = 1
 
@@ -70,10 +69,11 @@ def read_export(folder: str) -> tuple[ExportManifest, dict[str, bytes]]:
     return manifest, contents
 
 
-def pack_weights(model: Model, dataset_fingerprint: str) -> bytes:
-    """Return the weights of a model as the file that `load_model` reads."""
-    arrays = {name: p.detach().cpu().numpy() for name, p in model.named_parameters()}
-    return save(arrays, {"dataset": dataset_fingerprint})
+def pack_weights(trained: TrainedModel) -> bytes:
+    """Return the weights of the network as the file that `load_model` reads."""
+    assert trained.model is not None
+    arrays = {name: p.detach().cpu().numpy() for name, p in trained.model.named_parameters()}
+    return save(arrays, {"dataset": trained.dataset_fingerprint})
 
 
 def pack_item_tables(item_tables: ItemTables) -> bytes:
