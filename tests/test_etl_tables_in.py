@@ -103,7 +103,7 @@ def test_bad_rows_of_every_kind_of_file_are_rejects_with_their_number_and_reason
         (0, 4): "item is null",
         (0, 5): "time is null",
         (0, 6): "time is not readable",
-        (0, 7): "4 columns, expected 3",
+        (0, 7): "4 columns instead of 3",
         (0, 8): "blank",
         (0, 9): "time in milliseconds, most are in seconds",
         (0, 10): "time in the future",
@@ -120,6 +120,23 @@ def test_bad_rows_of_every_kind_of_file_are_rejects_with_their_number_and_reason
         (2, 2): "user is null",
         (2, 3): "item is empty",
     }
+
+
+def test_rejected_times_have_the_users_column_names_and_are_not_in_the_logged_range(
+    spark, tmp_path, caplog
+):
+    rows = [*(f"2024-01-{n + 1:02d}" for n in range(20)), "1960-01-01", "2199-01-01"]
+    lines = "".join(f"K{n},A,{time}\n" for n, time in enumerate(rows))
+    path = write(tmp_path / "a.csv", f"Kunde,Artikelnr,Datum\n{lines}")
+    caplog.set_level("INFO", "etl")
+    found, _ = table_input([path]).interactions(spark)
+    raw = [row.raw for row in found.where("reason is not null").orderBy("line").collect()]
+    assert raw == [
+        '{"Kunde":"K20","Artikelnr":"A","Datum":"1960-01-01T00:00:00.000Z"}',
+        '{"Kunde":"K21","Artikelnr":"A","Datum":"2199-01-01T00:00:00.000Z"}',
+    ]
+    expected = "times of the column 'Datum': dates, from 2024-01-01 to 2024-01-20"
+    assert expected in caplog.messages
 
 
 @pytest.mark.parametrize(

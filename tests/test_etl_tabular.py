@@ -135,9 +135,9 @@ def test_rows_of_csv_keep_their_numbers_across_quotes_blank_and_ragged_rows(tmp_
     assert [(row.number, row.cells, row.reason) for row in read_csv(file, ["i", "u"])] == [
         (2, [b"2", b"1"], None),
         (3, [b"", b""], "blank"),
-        (4, None, "2 columns, expected 3"),
+        (4, None, "2 columns instead of 3"),
         (5, [b"a;\nb", b"6"], None),
-        (6, None, "4 columns, expected 3"),
+        (6, None, "4 columns instead of 3"),
         (7, [b"13", b"012"], None),
     ]
 

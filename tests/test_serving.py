@@ -5,6 +5,7 @@ import json
 import threading
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from random_runs import run_of, write_weights
@@ -13,7 +14,9 @@ from small_models import experiment_of
 
 from evaluation import Recommender
 from evaluation.serving import export_format
+from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.export import export, export_files
+from evaluation.serving.histories import known_histories, padded_hint
 from evaluation.serving.one_thread import one_thread
 from evaluation.serving.own_split import targets_of
 from evaluation.stored_weights import rivals_recipe, with_stored_weights
@@ -195,3 +198,18 @@ def test_only_the_weights_chosen_for_the_model_are_used(tmp_path):
     write_weights(experiment, seed=2)
     with pytest.raises(InputError, match="no weights of the channels for this model: run `"):
         with_stored_weights(experiment, load_trained(experiment))
+
+
+def test_a_number_is_answered_by_the_text_id_that_has_zeros_before_it(caplog):
+    ids = ["0001", "0010", "7"]
+    rows = {"item_id": ids, "title": ids, "num_train": [1, 1, 1]}
+    catalogue = Catalogue.of(pa.table(rows))
+    known = "'1' is not in the catalogue; there is '0001': ids are text"
+    with pytest.raises(InputError, match=f"the history has no known item: {known}$"):
+        known_histories([1, 5], catalogue)
+    with pytest.raises(InputError, match=r"'5' is not in the catalogue$"):
+        known_histories([5], catalogue)
+    assert len(known_histories([[7, 10], ["0001"]], catalogue).items) == 2
+    assert caplog.messages[-1].endswith("left out: '10'; there is '0010': ids are text")
+    assert padded_hint("07", catalogue) == "; there is '7': ids are text"
+    assert padded_hint("0001", catalogue) == ""

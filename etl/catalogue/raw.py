@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl.spark.session import num_partitions
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, near_file
 from mdsrec.files import file_system, join
 
 log = logging.getLogger("etl")
@@ -50,7 +50,7 @@ def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list
         filesystem, path = file_system(uri)
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            raise InputError(f"{uri}: no such file or folder")
+            raise InputError(f"{uri}: no such file or folder{near_file(uri)}")
         if info.type == fs.FileType.Directory:
             found += _files_of_folder(uri, filesystem, path, suffixes)
         else:

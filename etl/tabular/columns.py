@@ -2,33 +2,46 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdsrec.config import ColumnsConfig
 from mdsrec.errors import InputError
 
-NAMES = {  # usual names by role, in lower case and without _ - and spaces
+NAMES = {  # usual names by role, in lower case, without accents, _ - and spaces
     "user": (
         *("user", "userid", "uid", "customer", "customerid", "reviewer", "reviewerid", "member"),
         *("memberid", "visitor", "visitorid", "account", "accountid", "session", "sessionid"),
+        *("kunde", "kundeid", "kundenid", "kundennr", "kundennummer", "nutzer", "nutzerid"),
+        *("client", "clientid", "idclient", "utilisateur", "cliente", "idcliente", "usuario"),
     ),
     "item": (
         *("item", "itemid", "iid", "product", "productid", "sku", "asin", "parentasin", "movieid"),
         *("bookid", "isbn", "article", "articleid", "songid", "trackid", "businessid", "gameid"),
+        *("artikel", "artikelid", "artikelnr", "artikelnummer", "produkt", "produktid"),
+        *("produktnr", "produit", "idproduit", "articulo", "producto", "idproducto"),
     ),
     "time": (
         *("time", "timestamp", "ts", "datetime", "date", "unixtime", "unixreviewtime", "eventtime"),
         *("createdat", "orderdate", "purchasedate", "orderedat", "purchasedat", "tdat"),
+        *("datum", "zeit", "zeitpunkt", "zeitstempel", "bestelldatum", "kaufdatum"),
+        *("dateachat", "datecommande", "fecha", "fechacompra", "fechapedido"),
     ),
-    "title": ("title", "name", "itemname", "productname", "producttitle", "prodname", "itemtitle"),
+    "title": (
+        *("title", "name", "itemname", "productname", "producttitle", "prodname", "itemtitle"),
+        *("titel", "bezeichnung", "artikelname", "produktname", "titre", "nom", "titulo", "nombre"),
+    ),
     "text": (
         *("text", "description", "desc", "detaildesc", "summary", "abstract", "overview", "genres"),
         *("category", "categories", "brand", "features"),
+        *("beschreibung", "kategorie", "kategorien", "marke", "categorie", "marque"),
+        *("descripcion", "categoria", "marca"),
     ),
     "image": (
         *("image", "imageurl", "imagepath", "img", "imgurl", "imgpath", "picture", "photo"),
         *("pictureurl", "photourl", "poster", "posterurl", "thumbnail", "imageaddress"),
+        *("bild", "bildurl", "foto", "fotourl", "imagen"),
     ),
 }
 MOST_LISTED = 20
@@ -76,7 +89,12 @@ class ItemColumns:
 
 def recognized(role: str, names: Sequence[str]) -> list[str]:
     """Return the columns that have a usual name of this role."""
-    return [name for name in names if re.sub(r"[\s_.-]", "", name.lower()) in NAMES[role]]
+    return [name for name in names if _plain(name) in NAMES[role]]
+
+
+def _plain(name: str) -> str:
+    """Return a name in the spelling of NAMES; decomposed, an accent is a sign of its own."""
+    return re.sub(r"[\s_.-]|[\u0300-\u036f]", "", unicodedata.normalize("NFD", name.lower()))
 
 
 def event_columns(config: ColumnsConfig, uri: str, names: Sequence[str]) -> EventColumns:

@@ -19,8 +19,8 @@ from etl.catalogue.parsing import BLANK
 from etl.catalogue.raw import open_stream
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
+from mdsrec.separators import likely_separators
 
-SEPARATORS = (",", ";", "\t", "|")
 HEAD_BYTES = 1 << 20  # read to learn the header and the types
 BLOCK_BYTES = 16 << 20  # no row may be longer
 SAMPLE = 1000  # rows
@@ -110,7 +110,7 @@ def read_csv(file: CsvFile, wanted: Sequence[str]) -> Iterator[CsvRow]:
 
 
 def _misfit(row: arrow_csv.InvalidRow) -> CsvRow:
-    reason = f"{row.actual_columns} columns, expected {row.expected_columns}"
+    reason = f"{row.actual_columns} columns instead of {row.expected_columns}"
     return CsvRow(row.number, None, reason, row.text)
 
 
@@ -184,14 +184,8 @@ def _fields_of_any_size() -> Iterator[None]:
 
 
 def _recognize_separator(uri: str, text: str) -> str:
-    """Return the separator that cuts the first row into the most columns."""
-    widths = {
-        separator: len(next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), ()))
-        for separator in SEPARATORS
-    }
-    best = max(widths.values())
-    found = [separator for separator, width in widths.items() if width == best]
-    if best > 1 and len(found) > 1:
+    found = likely_separators(text)
+    if len(found) > 1:
         listed = " or ".join(map(repr, found))
         raise InputError(f"{uri}: its columns may be separated by {listed}: set input.separator")
     return found[0]

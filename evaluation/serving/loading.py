@@ -77,6 +77,6 @@ def run_experiment(folder: str) -> Experiment:
     if not config:
         raise InputError(
             f"{folder}: neither the folder of a trained run, ROOT/runs/NAME, nor one that "
-            "`python -m evaluation export` wrote"
+            "`mdsrec export RUN DIR` wrote"
         )
     return experiment_from({**config, "root": root, "name": name}, RunPaths(folder).config)

@@ -17,6 +17,7 @@ from evaluation.serving import own_split
 from evaluation.serving.histories import (
     KnownHistories,
     known_histories,
+    padded_hint,
     unknown_text,
 )
 from evaluation.serving.lists import best_items, flat
@@ -109,7 +110,8 @@ class Recommender:
             raise InputError(f"channel {channel!r}: choose from {listed(self.channels)}")
         item = self._catalogue.item_of_id.get(str(item_id))
         if item is None:
-            raise InputError(f"item {item_id!r} is not in the catalogue of {self.name}")
+            hint = padded_hint(str(item_id), self._catalogue)
+            raise InputError(f"item {str(item_id)!r} is not in the catalogue of {self.name}{hint}")
         others, scores = self._similar(item, name)
         order = np.lexsort((others, -scores))[:top]
         frame = self._named(others[order], scores[order])
@@ -154,6 +156,8 @@ class Recommender:
         return frame
 
     def _check_top(self, top: int) -> None:
+        if not isinstance(top, int | np.integer) or isinstance(top, bool):
+            raise InputError(f"top = {top!r}: expected a whole number, as in top=10")
         if not 1 <= top <= len(self._catalogue):
             raise InputError(f"top = {top}: choose 1 to {len(self._catalogue):,}, all items")
 
