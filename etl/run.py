@@ -56,6 +56,9 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
                 builder.check_settings()
                 manifests |= _build_outdated(space, _derived_tables(space, modality))
             manifests |= _build_outdated(space, _memory_tables(space))
+    except (KeyboardInterrupt, SystemExit):
+        space.abandon()
+        raise
     finally:
         space.close()
     return manifests

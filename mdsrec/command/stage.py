@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -145,12 +146,22 @@ def dispatch(argv: Sequence[str] | None, commands: Mapping[str, Command], defaul
         default(words)
 
 
+class Terminated(SystemExit):
+    """The process received SIGTERM, and its stage has no handler of its own for it."""
+
+
+def _raise_terminated(signum: int, _frame: object) -> NoReturn:
+    raise Terminated(128 + signum)
+
+
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:
     """Run `body` on the command line and return the exit code.
 
     A mistake of the user (InputError) is printed as one line, and the exit code is 2.
     """
     use_own_packages()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         configure_logging()
         with heartbeat.beating(stage):
@@ -162,6 +173,9 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     except KeyboardInterrupt:
         print(f"{stage}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Terminated:
+        print(f"{stage}: terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except BrokenPipeError:  # the reader of our output, as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
