@@ -18,8 +18,7 @@ from pyarrow import csv as arrow_csv
 from etl.catalogue.parsing import BLANK
 from etl.catalogue.raw import open_stream
 from mdsrec.errors import InputError
-from mdsrec.files import first_line
-from mdsrec.separators import likely_separators
+from mdsrec.files import first_line, likely_separators
 
 HEAD_BYTES = 1 << 20  # read to learn the header and the types
 BLOCK_BYTES = 16 << 20  # no row may be longer

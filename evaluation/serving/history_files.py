@@ -24,7 +24,6 @@ from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError, near_file
 from mdsrec.run_paths import RunPaths
-from mdsrec.separators import likely_separators
 from mdsrec.tables import Manifest, Recipe
 
 FORMATS = ".jsonl, .parquet or .csv"
@@ -117,7 +116,7 @@ def _parquet(content: bytes) -> Iterator[History]:
 
 def _csv(content: bytes) -> Iterator[History]:
     text = content.decode("utf-8-sig")
-    separators = likely_separators(text)
+    separators = files.likely_separators(text)
     if len(separators) > 1:
         found = " or ".join(map(repr, separators))
         raise ValueError(f"its columns may be separated by {found}: write a comma")
