@@ -15,7 +15,7 @@ B users, T positions, P prefixes of a user, n of all users, R centers of all pre
 import math
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from mdsrec.command import experiment_of, experiment_parser, run_command
 from mdsrec.config import Experiment, MDSRecConfig
 from mdsrec.config.section import Flag
+from mdsrec.errors import InputError
 from training.data.item_tables import ItemTables
 from training.data.sequences import SequenceReader
 from training.inference import load_trained, padded
@@ -34,6 +35,7 @@ from training.models.mdsrec.items import module_key
 from training.models.mdsrec.model import MDSRec, Prefixes
 
 PROG = "benchmarks.readings"
+NAME = "benchmarks.readings:BlockCenters"
 USERS = 256  # histories at a time
 
 
@@ -165,8 +167,11 @@ def _softmax_by_prefix(logits: Tensor, prefix: Tensor, num_prefixes: int) -> Ten
 def main(argv: Sequence[str] | None = None) -> None:
     parser = experiment_parser(PROG, __doc__ or "")
     experiment = experiment_of(parser.parse_intermixed_args(argv))
-    model, reader = load_trained(experiment).model, SequenceReader(experiment)
-    assert isinstance(model, BlockCenters)
+    if experiment.model.name != NAME:
+        raise InputError(f'model.name = "{experiment.model.name}": expected "{NAME}"')
+    # Not `isinstance`: run as a program, this module is another one than the model's.
+    model = cast(BlockCenters, load_trained(experiment).model)
+    reader = SequenceReader(experiment)
     items = model.item_vectors()
     measured = []
     for first in range(0, reader.num_users, USERS):
