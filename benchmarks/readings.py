@@ -15,7 +15,7 @@ B users, T positions, P prefixes of a user, n of all users, R centers of all pre
 import math
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,16 +25,17 @@ from torch.nn import functional as F
 from mdsrec.command import experiment_of, experiment_parser, run_command
 from mdsrec.config import Experiment, MDSRecConfig
 from mdsrec.config.section import Flag
-from training.data.batch import Batch
+from mdsrec.errors import InputError
 from training.data.item_tables import ItemTables
 from training.data.sequences import SequenceReader
 from training.inference import load_trained, padded
 from training.layers.dropout import dropout
 from training.layers.transformer import Block, Encoder, split_heads
-from training.models.mdsrec.items import MDSRecItemVectors, module_key
-from training.models.mdsrec.model import MDSRec
+from training.models.mdsrec.items import module_key
+from training.models.mdsrec.model import MDSRec, Prefixes
 
 PROG = "benchmarks.readings"
+NAME = "benchmarks.readings:BlockCenters"
 USERS = 256  # histories at a time
 
 
@@ -57,56 +58,44 @@ class BlockCenters(MDSRec):
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
-        self.clusters = [_clusters(tables, name) for name in self.modalities]
+        for m, name in enumerate(self.modalities):
+            self.register_buffer(f"clusters_{m}", _clusters(tables, name), persistent=False)
 
-    def forward(self, batch: Batch) -> Tensor:
-        self._items, self._counted = batch.items, batch.prefixes
-        return super().forward(batch)
-
-    def user_vectors(
-        self, items_BT: Tensor, lengths_B: Tensor, item_vectors: MDSRecItemVectors
-    ) -> Tensor:
-        self._items, self._counted = items_BT.flatten(), torch.arange(len(items_BT))
-        return super().user_vectors(items_BT, lengths_B, item_vectors)
-
-    def prefixes(
+    def encode(
         self,
         m: int,
         x_BTD: Tensor,
         c_KD: Tensor | None,
-        index_BT: Tensor,
-        ends_BP: Tensor | None,
+        prefixes: Prefixes,
         noise_BPK: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        e_BPD, centers = self.centers_of(m, x_BTD, c_KD, index_BT, ends_BP)
-        mixed_nD = e_BPD.new_zeros(len(self._counted), self.config.dim)
+        e_BPD, centers = self.centers_of(m, x_BTD, c_KD, prefixes)
+        counted = prefixes.counted
+        mixed_nD = e_BPD.new_zeros(len(counted), self.config.dim)
         mixed_nD = mixed_nD.index_add(0, centers.prefix, centers.gamma[:, None] * centers.states)
-        flat = torch.zeros_like(e_BPD).flatten(0, 1).index_copy(0, self._counted, mixed_nD)
+        flat = torch.zeros_like(e_BPD).flatten(0, 1).index_copy(0, counted, mixed_nD)
         return e_BPD, flat.view_as(e_BPD)
 
     def centers_of(
-        self,
-        m: int,
-        x_BTD: Tensor,
-        c_KD: Tensor | None,
-        index_BT: Tensor,
-        ends_BP: Tensor | None,
+        self, m: int, x_BTD: Tensor, c_KD: Tensor | None, prefixes: Prefixes
     ) -> tuple[Tensor, Centers]:
         """Return e^m of all prefixes, and the centers of those that count."""
+        items, index_BT, ends_BP, counted = prefixes
         encoder = self.encoders[module_key(self.modalities[m])]
         assert isinstance(encoder, Encoder) and c_KD is not None
         inputs, e_BPD = self._layers(encoder, x_BTD, ends_BP)
         P, T = e_BPD.shape[1], index_BT.shape[1]
-        user_n = self._counted // P
-        end_n = self._counted % P if ends_BP is None else ends_BP.flatten()[self._counted]
-        visible_nT = torch.arange(T) <= end_n[:, None]
-        cluster_nT = self.clusters[m][self._items[index_BT]][user_n]
+        user_n = counted // P
+        end_n = counted % P if ends_BP is None else ends_BP.flatten()[counted]
+        visible_nT = torch.arange(T, device=end_n.device) <= end_n[:, None]
+        cluster_of_item = self.get_buffer(f"clusters_{m}")
+        cluster_nT = cluster_of_item[items.to(index_BT.device)[index_BT]][user_n]
         prefix, cluster, seen_RT = self._centers_and_events(cluster_nT, visible_nT, len(c_KD))
         states = encoder.norm(c_KD)[cluster]
         for x, block in zip(inputs, encoder.blocks, strict=True):
             assert isinstance(block, Block)
             states = self._attended(block, x, states, seen_RT, user_n[prefix])
-        logits = (e_BPD.flatten(0, 1)[self._counted][prefix] * states).sum(-1)
+        logits = (e_BPD.flatten(0, 1)[counted][prefix] * states).sum(-1)
         gamma = _softmax_by_prefix(logits / math.sqrt(self.config.dim), prefix, len(user_n))
         return e_BPD, Centers(prefix, states, gamma)
 
@@ -128,10 +117,11 @@ class BlockCenters(MDSRec):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return of each center its prefix [R], its cluster [R] and the events it sees [R, T]."""
         if not self.config.own_clusters:
-            prefix = torch.arange(len(visible_nT)).repeat_interleave(K)
-            return prefix, torch.arange(K).repeat(len(visible_nT)), visible_nT[prefix]
+            n, device = len(visible_nT), visible_nT.device
+            prefix = torch.arange(n, device=device).repeat_interleave(K)
+            return prefix, torch.arange(K, device=device).repeat(n), visible_nT[prefix]
         same_nTT = cluster_nT[:, :, None] == cluster_nT[:, None]
-        later = torch.ones(same_nTT.shape[1:], dtype=torch.bool).triu(1)
+        later = same_nTT.new_ones(same_nTT.shape[1:]).triu(1)
         repeated_nT = (same_nTT & later & visible_nT[:, None]).any(-1)
         prefix, event = (visible_nT & ~repeated_nT).nonzero(as_tuple=True)
         return prefix, cluster_nT[prefix, event], same_nTT[prefix, event] & visible_nT[prefix]
@@ -167,29 +157,33 @@ def _clusters(tables: ItemTables, modality: str) -> Tensor:
 
 
 def _softmax_by_prefix(logits: Tensor, prefix: Tensor, num_prefixes: int) -> Tensor:
-    largest = torch.full((num_prefixes,), -torch.inf)
+    largest = logits.new_full((num_prefixes,), -torch.inf)
     largest = largest.scatter_reduce(0, prefix, logits.detach(), "amax")
     weights = (logits - largest[prefix]).exp()
-    return weights / torch.zeros(num_prefixes).index_add(0, prefix, weights)[prefix]
+    return weights / weights.new_zeros(num_prefixes).index_add(0, prefix, weights)[prefix]
 
 
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = experiment_parser(PROG, __doc__ or "")
     experiment = experiment_of(parser.parse_intermixed_args(argv))
-    model, reader = load_trained(experiment).model, SequenceReader(experiment)
-    assert isinstance(model, BlockCenters)
+    if experiment.model.name != NAME:
+        raise InputError(f'model.name = "{experiment.model.name}": expected "{NAME}"')
+    # Not `isinstance`: run as a program, this module is another one than the model's.
+    model = cast(BlockCenters, load_trained(experiment).model)
+    reader = SequenceReader(experiment)
     items = model.item_vectors()
     measured = []
     for first in range(0, reader.num_users, USERS):
         targets = reader.targets(first, first + USERS, "test")
         histories, lengths = padded([t.history for t in targets], model.config.max_length)
-        model.user_vectors(histories, lengths, items)  # sets the items and prefixes
         index = torch.arange(histories.numel()).view_as(histories)
+        ends, counted = lengths[:, None] - 1, torch.arange(len(targets))
+        prefixes = Prefixes(histories.flatten(), index, ends, counted)
         for m in range(len(model.modalities)):
             x_BTD = items.tokens(histories.flatten())[1 + m][index]
             x_BTD = x_BTD + model.position_embedding[: histories.shape[1]]
-            _, centers = model.centers_of(m, x_BTD, items.centers[m], index, lengths[:, None] - 1)
+            _, centers = model.centers_of(m, x_BTD, items.centers[m], prefixes)
             measured.append(_spread_and_mixed(centers, len(targets)))
     spread, mixed, count = torch.cat(measured, dim=1).mean(dim=1).tolist()
     print(
@@ -204,7 +198,7 @@ def _spread_and_mixed(centers: Centers, num_prefixes: int) -> Tensor:
     def summed(rows: Tensor) -> Tensor:
         return rows.new_zeros(num_prefixes, *rows.shape[1:]).index_add(0, prefix, rows)
 
-    count = summed(torch.ones(len(prefix)))
+    count = summed(torch.ones_like(gamma))
     mean_nD = summed(states) / count[:, None]
     distances = summed((states - mean_nD[prefix]).square().sum(-1)) / count
     spread = distances.sqrt() / mean_nD.norm(dim=1)

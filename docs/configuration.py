@@ -102,6 +102,11 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "optim.decay": {"optim.decay_steps": 10},
     "optim.decay_epochs": {"optim.decay": "linear"},
     "optim.decay_steps": {"optim.decay": "linear"},
+    "optim.lazy_adam": {
+        "train.loss": "sampled",
+        "train.num_negatives": 2,
+        "model.interest_centers": False,
+    },
     "train.loss": {"train.num_negatives": 2},
     "train.negatives": {"train.loss": "sampled", "train.num_negatives": 2},
     "train.num_negatives": {"train.loss": "sampled"},

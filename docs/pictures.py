@@ -55,7 +55,7 @@ def draw(browser: str, html: str, hidden: str, picture: Path) -> None:
 
 
 def cut_off_background(picture: Path) -> None:
-    """Cut off what is above and below all that differs from the background, but for a margin."""
+    """Cut off what is above and below all that differs from the background, except for a margin."""
     image = Image.open(picture).convert("RGB")
     background = Image.new("RGB", image.size, image.getpixel((0, image.height - 1)))
     box = ImageChops.difference(image, background).getbbox()

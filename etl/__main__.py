@@ -38,9 +38,13 @@ def build(words: Sequence[str]) -> None:
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
     from etl.run import build_tables
-    from etl.status import build_report
+    from etl.status import build_report, rejects_report, undescribed_items
 
-    print(build_report(experiment, build_tables(experiment)))
+    manifests = build_tables(experiment)
+    print(build_report(experiment, manifests))
+    left_out = undescribed_items(experiment, manifests["items"])
+    for line in [*left_out, *rejects_report(experiment, manifests["rejects"])]:
+        print(line)
     print(f"next: {command_line('training', arguments)}")
 
 

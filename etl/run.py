@@ -17,6 +17,7 @@ from etl.builders.workspace import Workspace
 from etl.spark.progress import task_progress
 from etl.spark.session import unwrap_worker_errors
 from mdsrec import files
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.table_names import (
     centers_name,
@@ -41,6 +42,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
 
     Without `spark`, a session starts for the first table that has to be built.
     """
+    heartbeat.begin("checking the input")
     files.check_root(experiment.root)
     space = Workspace(experiment, spark)
     manifests: dict[str, Manifest] = {}
@@ -55,6 +57,9 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
                 builder.check_settings()
                 manifests |= _build_outdated(space, _derived_tables(space, modality))
             manifests |= _build_outdated(space, _memory_tables(space))
+    except (KeyboardInterrupt, SystemExit):
+        space.abandon()
+        raise
     finally:
         space.close()
     return manifests
@@ -108,6 +113,7 @@ def _build_outdated(space: Workspace, functions: dict[str, BuildFunction]) -> di
         manifest = space.find_table(name)
         if manifest is None:
             log.info("%s: building", name)
+            heartbeat.begin(f"table {name}")
             with task_progress(name, lambda: space.spark_if_started):
                 manifest = build()
             seconds = time.monotonic() - started

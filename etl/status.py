@@ -1,10 +1,14 @@
 """Reports on the tables of an experiment: `etl status`, and the summary at the end of a build."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from etl.recipes import raw_inputs, recipes
 from mdsrec import tables
@@ -25,6 +29,8 @@ STATUS_COUNTERS = (
 )
 MAX_VALUE_LENGTH = 40  # characters of a setting's value; longer values are not shown
 MAX_COUNTERS = 16
+SHOWN_REJECTS = 3
+MAX_ROW_LENGTH = 100  # characters of a rejected row
 
 
 class TableState(StrEnum):
@@ -124,6 +130,54 @@ def build_report(experiment: Experiment, manifests: Mapping[str, Manifest]) -> s
     return _report(experiment, text_table(["table", "rows"], rows), details)
 
 
+def rejects_report(experiment: Experiment, manifest: Manifest) -> list[str]:
+    """Return the first rejected rows, and a command that shows all; [] if there are none."""
+    uri = tables.table_uri(experiment.root, "rejects")
+    first = _first_rows(uri, manifest)
+    if not first:
+        return []
+    program = f"import pandas; print(pandas.read_parquet({uri!r}).to_string())"
+    return [
+        f"Rejected rows, the first {len(first)} of {manifest.rows:,}:",
+        *(f"  {row['source']}, row {row['line']}: {row['reason']}: {_cut(row)}" for row in first),
+        f"  all: {shlex.join(['python', '-c', program])}",
+    ]
+
+
+def _first_rows(uri: str, manifest: Manifest) -> list[dict[str, Any]]:
+    filesystem, _ = file_system(uri)
+    rows: list[dict[str, Any]] = []
+    for path in tables.data_files(uri, manifest):
+        with filesystem.open_input_file(path) as source:
+            batches = pq.ParquetFile(source).iter_batches(SHOWN_REJECTS)
+            rows += [row for batch in islice(batches, 1) for row in batch.to_pylist()]
+        if len(rows) >= SHOWN_REJECTS:
+            break
+    return rows[:SHOWN_REJECTS]
+
+
+def _cut(row: Mapping[str, Any]) -> str:
+    """Return what a rejected row holds, on one line and not too long."""
+    text = " ".join((row["raw"] or "").split())
+    return text if len(text) <= MAX_ROW_LENGTH else f"{text[:MAX_ROW_LENGTH]}..."
+
+
+def undescribed_items(experiment: Experiment, manifest: Manifest) -> list[str]:
+    """Return a line about ordered items that the input does not describe; [] if there are none.
+
+    Without a table of items there is nothing to say.
+    """
+    missing = manifest.counters["items_without_metadata"]
+    if not missing or not (experiment.input.items or experiment.input.metadata):
+        return []
+    ordered = manifest.counters["items_interacted"]
+    table = "table of items" if experiment.input.items else "metadata"
+    return [
+        f"{missing:,} of {ordered:,} ordered items are not in the {table}: they have no title, "
+        "text or image"
+    ]
+
+
 def _report(experiment: Experiment, table: str, details: Sequence[str]) -> str:
     """Put a title above a text table, and details at the end of each row."""
     lines = table.splitlines()
@@ -141,12 +195,17 @@ def _status_counters(manifest: Manifest) -> str:
 
 
 def counters_text(counters: Mapping[str, Any]) -> str:
-    """Return counters as `users 10, items 5`, without zeros."""
-    shown = [
-        f"{key.replace('_', ' ')} {_number(value)}" for key, value in counters.items() if value
-    ]
+    """Return counters as `users 10, items 5`, without zeros; reasons as `missed: 2 x timeout`."""
+    shown = [_counter(key, value) for key, value in counters.items() if value]
     more = len(shown) - MAX_COUNTERS
     return ", ".join(shown[:MAX_COUNTERS]) + (f", and {more} more" if more > 0 else "")
+
+
+def _counter(key: str, value: object) -> str:
+    kind, colon, reason = key.partition(": ")
+    if colon:
+        return f"{kind}: {_number(value)} x {reason}"
+    return f"{key.replace('_', ' ')} {_number(value)}"
 
 
 def _number(value: object) -> str:

@@ -4,6 +4,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from mdsrec.command import (
     DistinctValues,
@@ -16,6 +17,7 @@ from mdsrec.command import (
     run_command,
     stage_parser,
 )
+from mdsrec.run_paths import check_has_weights
 
 RANK = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
 COMMANDS = {
@@ -35,9 +37,10 @@ def rank(words: Sequence[str]) -> None:
     parser = experiment_parser("evaluation", RANK, COMMANDS)
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
+    check_has_weights(experiment)
     from evaluation.run import evaluate
 
-    print(evaluate(experiment, command_line("cluster run", arguments)))
+    print(evaluate(experiment, partial(command_line, "cluster run", arguments)))
 
 
 def recommend(words: Sequence[str]) -> None:
@@ -66,6 +69,7 @@ def recommend(words: Sequence[str]) -> None:
     if arguments.users and arguments.histories:
         parser.error("--users and --histories exclude each other")
     experiment = experiment_of(arguments)
+    check_has_weights(experiment)
     from evaluation.recommend import Options, read_user_file, recommend_histories
     from evaluation.recommend import recommend as write_recommendations
 

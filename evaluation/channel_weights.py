@@ -17,7 +17,7 @@ import torch
 
 from evaluation.pool import Shard, ShardWorker, write_table_in_shards
 from evaluation.ranking import target_batches
-from evaluation.serving.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe
+from evaluation.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe
 from evaluation.weight_search import Rivals, Scores, mean_ndcg, search_weights
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment

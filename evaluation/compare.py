@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from evaluation.cases import distinctive_cases
 from evaluation.evaluated_run import EvaluatedRun, run_labels
@@ -19,7 +20,7 @@ from evaluation.metrics.slices import (
 )
 from evaluation.report.channels import channel_name
 from evaluation.report.comparison import ComparisonData, comparison_page
-from evaluation.report.differences import Differences, crossing_words
+from evaluation.report.differences import Differences, crossing_words, difference_words
 from evaluation.report.pictures import load_thumbnails
 from evaluation.report.run_report import candidates_text, headline_metrics
 from mdsrec import files, tables
@@ -50,9 +51,7 @@ def compare_runs(folders: Sequence[str], out: str | None = None) -> str:
         f"{first.targets['test']:,} test events, {first.num_items:,} items, "
         f"each ranked {candidates_text(first)}"
     )
-    differences = [_difference_table(data), ""] if len(runs) > 1 else []
-    crossings = crossing_words(data.differences, data.metrics)
-    differences += [*crossings, ""] if crossings else []
+    differences = [_difference_table(data), "", *_sentences(data), ""] if len(runs) > 1 else []
     pages = [*(f"report  {RunPaths(run.uri).report}" for run in runs), f"page    {page}"]
     return "\n".join([terms, "", _metrics_table(data), "", *differences, *pages])
 
@@ -136,14 +135,20 @@ def _metrics_table(data: ComparisonData) -> str:
     )
 
 
-def _difference_table(data: ComparisonData) -> str:
-    """Return how much better each run is than the first on the same test events.
+def _sentences(data: ComparisonData) -> list[str]:
+    """Return the differences in words, as on the page, with the names of the table."""
+    named = replace(data.differences, labels=[run.name for run in data.runs])
+    return [*difference_words(named), *crossing_words(named, data.metrics)]
 
-    A cell has the mean difference, its 95% interval and p.
+
+def _difference_table(data: ComparisonData) -> str:
+    """Return the difference of each run to the first on the same test events.
+
+    A cell has the mean difference, its 95% interval and p. A positive one is better.
     """
     found = data.differences
     rows = [
         [run.name, *(each.text(found.names.index(name)) for name in found.shown)]
         for run, each in zip(data.runs[1:], found.of_runs, strict=True)
     ]
-    return text_table([f"better than {data.runs[0].name} by", *found.shown], rows)
+    return text_table([f"difference to {data.runs[0].name}", *found.shown], rows)

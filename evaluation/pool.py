@@ -23,6 +23,7 @@ from ray.exceptions import RayActorError
 
 from evaluation.progress import Progress
 from mdsrec import files, tables
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest, Recipe
@@ -138,6 +139,7 @@ def write_table_in_shards(
     if num_missing < total:
         log.info(f"{total - num_missing:,} of {total:,} {kind} were {verb} before")
     num_workers = min(experiment.eval.num_workers, len(missing))
+    heartbeat.begin(f"users are {verb}")
     with (
         ray_session(),
         Pool(worker, num_workers, experiment, weight_of, options) as pool,

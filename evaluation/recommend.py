@@ -13,8 +13,8 @@ from evaluation.channel_weights import describe_weighted
 from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import write_table_in_shards
 from evaluation.serving.history_files import write_histories
-from evaluation.serving.stored_weights import model_inputs, weights_in_recipe
 from evaluation.stored.part_tables import write_parts
+from evaluation.stored_weights import model_inputs, weights_in_recipe
 from evaluation.workers import HistoryWorker, ItemVectorWorker, RecommendWorker, UserVectorWorker
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from evaluation.baselines import MAX_PAIRS, baseline_names
 from evaluation.case_study import case_study
@@ -21,9 +21,10 @@ from evaluation.report.run_report import (
     headline_metrics,
     report_page,
 )
-from evaluation.serving.stored_weights import model_inputs, weights_in_recipe
+from evaluation.stored_weights import model_inputs, weights_in_recipe
 from evaluation.workers import RankWorker
 from mdsrec import files, table_names, tables
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
@@ -36,31 +37,38 @@ from training.trained_run import Trained
 log = logging.getLogger("evaluation")
 
 
-def evaluate(experiment: Experiment, command: str = "mdsrec run CONFIG") -> str:
+def run_command_with(*overrides: str) -> str:
+    """Return a command that runs all stages of an experiment, changed by overrides."""
+    return shlex.join(["mdsrec", "run", "CONFIG", *overrides])
+
+
+def evaluate(experiment: Experiment, command_with: Callable[..., str] = run_command_with) -> str:
     """Rank a trained run and write its metrics, cases and report -> summary for the screen.
 
-    `command` runs all stages of this experiment. The suggested next commands are built from it.
+    `command_with` is for the suggested next commands: overrides -> a command of all stages.
     """
     paths = RunPaths.of(experiment)
+    heartbeat.begin("loading the run")
     check_pictures(experiment)
     trained = describe_weighted(experiment)
     recipe = ranks_recipe(experiment, trained)
     with ray_session():
         ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)
+        heartbeat.begin("the case study")
         cases = case_study(experiment, trained.weight_of, ranks)
+    heartbeat.begin("metrics and their intervals")
     metrics = compute_metrics(experiment, trained, ranks)
     metrics.write(paths.metrics)
     track_test(experiment, metrics)
+    heartbeat.begin("the report")
     cases.write(paths.cases)
     ids = cases.item_ids(case for _, case in cases.by_channel())
-    # [spark] is left out: it does not affect the results and may hold credentials of a store.
-    config = {key: value for key, value in experiment.resolved().items() if key != "spark"}
     data = ReportData(
-        config=config,
+        config=experiment.resolved(),
         metrics=metrics,
         history=files.read_json(paths.history),
         manifests=dataset_manifests(experiment),
-        next_steps=next_steps(experiment, command),
+        next_steps=next_steps(experiment, command_with),
         cases=cases,
         pictures=load_thumbnails(cases.pictures, sorted(ids)),
     )
@@ -152,7 +160,7 @@ def dataset_manifests(experiment: Experiment) -> dict[str, Manifest]:
     return {name: manifest for name, manifest in manifests.items() if manifest}
 
 
-def next_steps(experiment: Experiment, command: str) -> list[str]:
+def next_steps(experiment: Experiment, command_with: Callable[..., str]) -> list[str]:
     """Return commands to try next: train a simpler variant of the model, and compare the two."""
     run = RunPaths.of(experiment).uri
     compare = " ".join(spelled("evaluation compare"))
@@ -162,7 +170,7 @@ def next_steps(experiment: Experiment, command: str) -> list[str]:
     suffix, override = simpler
     other = f"{experiment.name}-{suffix}"
     return [
-        f"{command} name={other} {shlex.quote(override)}",
+        command_with(f"name={other}", override),
         f"{compare} {run} {experiment.root}/runs/{other}",
     ]
 

@@ -3,6 +3,8 @@
 A URI is quoted (`a%20b`), a local path is not.
 """
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -22,6 +24,7 @@ from mdsrec.errors import InputError
 STORAGE_ERRORS = (OSError, pa.ArrowException, InputError)
 """Raised when storage cannot be reached; it may be back at the next try."""
 
+SEPARATORS = (",", ";", "\t", "|")  # of CSV
 UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%:/?#@!$&'()*+,;=._~-]")
 QUERY = re.compile(r"\w+=[^/&]*(://[^/&]*)?(&\w+=[^/&]*(://[^/&]*)?)*")  # ends the URI
 
@@ -174,3 +177,17 @@ def delete_file(uri: str) -> None:
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or its type if it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def likely_separators(text: str) -> list[str]:
+    """Return the separators that cut the first row of CSV into the most columns: one, if clear.
+
+    A row that no separator cuts has a single column, and any will do: the first is returned.
+    """
+    widths = {
+        separator: len(next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), ()))
+        for separator in SEPARATORS
+    }
+    best = max(widths.values())
+    found = [separator for separator, width in widths.items() if width == best]
+    return found if best > 1 else found[:1]

@@ -2,7 +2,11 @@
 
 from typing import Self
 
+from pyarrow import fs
+
 from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from mdsrec.files import file_system
 
 
 class RunPaths:
@@ -34,3 +38,16 @@ class RunPaths:
     def of(cls, experiment: Experiment) -> Self:
         """Return the paths of the experiment's own run."""
         return cls(f"{experiment.root}/runs/{experiment.name}")
+
+
+def check_has_weights(experiment: Experiment) -> None:
+    """Raise InputError if the run was never trained. It imports no torch, so it answers at once."""
+    paths = RunPaths.of(experiment)
+    file = paths.best_weights if experiment.model.is_trained else paths.history
+    filesystem, path = file_system(file)
+    if filesystem.get_file_info(path).type != fs.FileType.File:
+        raise no_weights_error(paths)
+
+
+def no_weights_error(paths: RunPaths) -> InputError:
+    return InputError(f"{paths.uri}: no trained weights: run `mdsrec train CONFIG` first")

@@ -66,13 +66,14 @@ ROOMS: dict[str, set[str]] = {
     },
     "evaluation.baselines": {*KERNEL, *TRAINING, "evaluation.metrics", "evaluation.stored"},
     "evaluation.ranking": {*KERNEL, *TRAINING, "evaluation.metrics", "evaluation.baselines"},
-    "evaluation.serving": {*KERNEL, *TRAINING, *RANKING},
+    "evaluation.stored_weights": {*KERNEL, *TRAINING},
+    "evaluation.serving": {*KERNEL, *TRAINING, *RANKING, "evaluation.stored_weights"},
     "evaluation": {
         *KERNEL,
         *TRAINING,
         *RANKING,
         *("evaluation.cases", "evaluation.evaluated_run", "evaluation.report"),
-        *("evaluation.serving", "evaluation.stored"),
+        *("evaluation.stored_weights", "evaluation.serving", "evaluation.stored"),
     },
     # many runs
     "tuning.trials": KERNEL,
@@ -245,6 +246,29 @@ except SystemExit as ended:
 def test_a_help_text_loads_nothing_heavy(command):
     stage, *words = command.split()
     assert loaded_by(HELP.format(stage=stage, words=[*words, "--help"])) == set()
+
+
+UNTRAINED = """
+import sys
+from evaluation.__main__ import main
+from mdsrec.errors import InputError
+try:
+    main({words!r})
+except InputError as error:
+    assert "no trained weights: run `mdsrec train CONFIG` first" in str(error), error
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["recommend"]])
+def test_a_run_without_weights_is_refused_before_anything_heavy_is_loaded(words, tmp_path):
+    given = [*words, str(ROOT / "configs/demo.toml"), f"root={tmp_path}"]
+    assert loaded_by(UNTRAINED.format(words=given)) == set()
+
+
+def test_the_recommender_is_in_the_package_that_has_the_name_of_the_command():
+    program = "import mdsrec\nassert 'evaluation' not in __import__('sys').modules\n"
+    program += "from mdsrec import Recommender as first\nfrom evaluation import Recommender\n"
+    assert loaded_by(f"{program}assert first is Recommender") == {"torch"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from benchmarks.readings import BlockCenters, Centers, _spread_and_mixed
 from training.inference import padded
 from training.models.mdsrec.items import module_key
+from training.models.mdsrec.model import Prefixes
 
 NAME = "benchmarks.readings:BlockCenters"
 
@@ -28,13 +29,13 @@ def test_the_centers_of_a_history_equal_the_plain_form(model, history):
     world, readings = model
     items = readings.item_vectors()
     batch = padded([np.array(history, dtype=np.int32)], 8)
-    readings.user_vectors(*batch, items)
     index = torch.arange(len(history))[None]
     ends = torch.tensor([[len(history) - 1]])
     positions = readings.position_embedding[: len(history)]
     tokens = items.tokens(batch[0].flatten())[1] + positions
     encoder = readings.encoders[module_key("text")]
-    e, found = readings.centers_of(0, tokens[None], items.centers[0], index, ends)
+    prefixes = Prefixes(batch[0].flatten(), index, ends, torch.tensor([0]))
+    e, found = readings.centers_of(0, tokens[None], items.centers[0], prefixes)
     clusters = [int(np.flatnonzero(world.C["text"][:, item].numpy())[0]) for item in history]
     own = readings.config.own_clusters
     expected = sorted(set(clusters)) if own else list(range(K))
@@ -79,6 +80,26 @@ def test_training_and_ranking_give_a_prefix_the_same_query(model):
         history = padded([np.array(sequence[:1], dtype=np.int32)], 8)
         alone = readings.user_vectors(*history, items)[0]
         torch.testing.assert_close(seen[0][user, 0], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_no_tensor_is_made_on_another_device_than_the_model_and_the_batch(model):
+    """A tensor without a device goes to the default one, here one that cannot meet the CPU."""
+    world, readings = model
+    batch, _ = world.batch()
+    readings.config = readings.config.model_copy(update={"dropout": 0.1})
+    assert {name for name, _ in readings.named_buffers()} >= {"clusters_0", "clusters_1"}
+    assert not [name for name in readings.state_dict() if name.startswith("clusters")]
+    histories = padded([np.array(sequence, dtype=np.int32) for sequence in SEQUENCES], 8)
+    items = readings.item_vectors()
+
+    def results():
+        torch.manual_seed(0)
+        return readings.train()(batch), readings.eval().user_vectors(*histories, items)
+
+    expected = results()
+    with torch.device("meta"):
+        found = results()
+    assert all(map(torch.equal, found, expected))
 
 
 def test_the_spread_is_that_of_two_points_around_their_mean():

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,14 @@ import pytest
 import mdsrec
 from etl.synthetic.__main__ import next_command
 from evaluation.__main__ import main as evaluation
-from mdsrec.command import DistinctValues, experiment_parser, path, stage_parser
+from evaluation.run import next_steps
+from mdsrec.command import (
+    DistinctValues,
+    command_line,
+    experiment_parser,
+    path,
+    stage_parser,
+)
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 
@@ -180,3 +188,13 @@ def test_the_demo_s_catalogue_is_written_to_a_relative_folder(tmp_path):
 def test_the_demo_s_catalogue_is_not_written_to_a_uri():
     with pytest.raises(InputError, match="s3://b/raw: a URI: give a local folder"):
         import_module("etl.synthetic.__main__").main(["s3://b/raw"])
+
+
+def test_the_next_commands_of_a_run_name_the_other_run_once():
+    given = argparse.Namespace(config="a.toml", overrides=["name=shop-2", "optim.lr=1"])
+    experiment = load_experiment(ROOT / "configs/demo.toml", ["root=/r", "name=shop-2"])
+    suffix, override = experiment.model.simpler
+    train, compare = next_steps(experiment, partial(command_line, "cluster run", given))
+    name = f"name=shop-2-{suffix}"
+    assert shlex.split(train)[3:] == ["run", "a.toml", "optim.lr=1", name, override]
+    assert compare.endswith(f"compare /r/runs/shop-2 /r/runs/shop-2-{suffix}")

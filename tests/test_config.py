@@ -57,6 +57,47 @@ def test_the_papers_letter_is_a_file_laid_over_another(path):
     assert (experiment.optim.lr, experiment.optim.decay) == (3e-4, "none")
 
 
+def test_a_missing_configuration_is_answered_by_the_nearest_name_in_its_folder(path, tmp_path):
+    for wrong in (tmp_path / "smal.toml", "smal.toml"):
+        with pytest.raises(InputError, match=r"smal\.toml: no such configuration file") as refused:
+            load_experiment(wrong)
+        assert str(refused.value).endswith("; did you mean small.toml?") is (wrong != "smal.toml")
+
+
+def test_a_syntax_error_shows_its_line_but_no_value_of_a_property(path):
+    path.write_text(TOML + "[optim]\nlr = 1e\n")
+    with pytest.raises(InputError, match=r"\(at line \d+, column \d+\): lr = 1e$"):
+        load_experiment(path)
+    for text in (
+        "[input.options]\npassword = hunter2\n",
+        "[ spark.'settings' ]  # of the store\na.secret = hunter2\n",
+        "[input]\noptions = {password = hunter2}\n",
+        "input.options.password = hunter2\n",
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"line \d, column \d+\): [\w.]+ = ?\.\.\.$"):
+            load_experiment(path)
+
+
+def test_a_mistake_names_the_source_that_it_comes_from(path, tmp_path):
+    over = tmp_path / "over.toml"
+    over.write_text("[optim]\nlr = 0\n[eval]\ncutoff = 3\n")
+    for overrides, start in (
+        (["model.dimm=3"], "command line: unknown key model.dimm; the nearest key is dim"),
+        (["model={name='sasrec', dimm=3}"], "command line: unknown key model.dimm"),
+        (["eval.cutoffs=[10, 'a']"], "command line: eval.cutoffs[1] = "),
+        ([str(over)], f"{over}: "),
+        ([str(over), "optim.lr=-1", "eval={}"], "command line: optim.lr = -1: expected"),
+        ([str(over), "optim.lr=0.1"], f"{over}: unknown key eval.cutoff"),
+    ):
+        with pytest.raises(InputError) as refused:
+            load_experiment(path, overrides)
+        assert str(refused.value).startswith(start)
+    path.write_text(TOML.replace("[model]", "[model]\ndimm = 3", 1))
+    with pytest.raises(InputError, match=f"^{path}: unknown key model.dimm"):
+        load_experiment(path, ["seed=1"])
+
+
 @pytest.mark.parametrize("name", ["scientific", "scientific-benchmark", "sports", "demo"])
 def test_the_papers_letter_fits_over_every_configuration(name):
     load_experiment(CONFIGS / f"{name}.toml", [str(CONFIGS / "paper.toml")])
@@ -238,7 +279,14 @@ def test_a_mistake_is_named_in_one_line(path, overrides, message):
         ('eval.cutoffs=[10, "20"]', 'eval.cutoffs[1] = "20": expected a whole number'),
         ('name="\U0001f600"', 'name = "\U0001f600"'),
         ('model.modalities=["text", "text"]', "model.modalities: text is listed twice"),
-        ("sequences.k_core=99999999999999999999", "should be less than 2147483648"),
+        ("model.dropout=1.5", "model.dropout = 1.5: expected a number below 1"),
+        ("model.dropout=-1", "model.dropout = -1: expected 0 at least"),
+        ("optim.lr=0", "optim.lr = 0: expected a number above 0"),
+        ("optim.lr=inf", "optim.lr = Infinity: expected a finite number"),
+        ("input.format=xml", "input.format = \"xml\": expected 'amazon' or 'table'"),
+        ("input.separator=ab", 'input.separator = "ab": expected 1 characters at most'),
+        ("name=a b", 'name = "a b": expected text of the form ^[A-Za-z0-9]'),
+        ("sequences.k_core=99999999999999999999", "expected a number below 2147483648"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(path, override, message):

@@ -74,9 +74,14 @@ def test_a_run_uri_with_credentials_is_refused() -> None:
         files.file_system("s3://AKIA:hunter2@bucket/runs/a")
 
 
-def test_spark_settings_are_not_in_the_resolved_configuration(config: Path) -> None:
-    experiment = load_experiment(config, [SETTING])
+def test_spark_settings_and_source_options_are_not_in_the_resolved_configuration(
+    config: Path,
+) -> None:
+    """So neither trackers nor reports nor the files of a run have them."""
+    table = 'format="table", source="jdbc", interactions=["a"], options={password="hunter2"}'
+    experiment = load_experiment(config, [SETTING, f"input={{{table}}}"])
     assert experiment.spark.settings == {"spark.hadoop.fs.s3a.secret.key": "hunter2"}
+    assert experiment.input.options == {"password": "hunter2"}
     assert "hunter2" not in str(experiment.resolved())
 
 
@@ -85,6 +90,14 @@ def test_the_printed_next_command_hides_spark_settings() -> None:
     arguments = argparse.Namespace(config="a.toml", overrides=["name=b", SETTING, inner])
     assert command_line("training", arguments) == (
         "python -m training a.toml name=b spark.settings=... spark=..."
+    )
+
+
+def test_the_printed_next_command_has_the_last_value_of_each_key() -> None:
+    words = ["name=a", "optim.lr=1", "over.toml", "name = b", "optim.lr=2"]
+    arguments = argparse.Namespace(config="a.toml", overrides=words)
+    assert command_line("training", arguments, "name=b-2", "model={}") == (
+        "python -m training a.toml over.toml optim.lr=2 name=b-2 'model={}'"
     )
 
 

@@ -49,8 +49,36 @@ def test_a_model_that_cannot_be_found_is_a_one_line_error(monkeypatch, config, r
         raise OSError(f"no route to {name}\nfrom here")
 
     monkeypatch.setattr(HfApi, "model_info", unreachable)
-    with pytest.raises(InputError, match=rf"none' cannot be loaded \(no route to {requested}\)"):
+    with pytest.raises(InputError, match=rf"none': .* reached \(no route to {requested}\): "):
         check_encoder(FeatureConfig(**config))
+
+
+@pytest.mark.parametrize(
+    ("is_installed", "images", "remedy"),
+    [
+        (True, None, f'encoder = "{MODEL}" is installed and needs none'),
+        (False, None, "give a local folder, or an installed package that contains a model"),
+        (True, "url", "give a local folder, or an installed package that contains a model"),
+    ],
+)
+def test_without_a_network_the_error_names_the_installed_model(
+    monkeypatch, is_installed, images, remedy
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(
+        "etl.features.encoders.find_spec", lambda _: object() if is_installed else None
+    )
+    with pytest.raises(InputError) as refused:
+        check_encoder(FeatureConfig(encoder="nobody/none", images=images))
+    assert str(refused.value) == (
+        "encoder 'nobody/none': the Hugging Face hub cannot be reached (HF_HUB_OFFLINE is set): "
+        + remedy
+    )
+
+
+def test_a_name_that_no_hub_can_have_is_no_matter_of_the_network():
+    with pytest.raises(InputError, match=r"'a/b/c' cannot be loaded \(Repo id must be"):
+        check_encoder(FeatureConfig(encoder="a/b/c"))
 
 
 def test_a_local_model_is_identified_by_its_files_in_any_folder(tmp_path):

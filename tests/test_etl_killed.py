@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -127,6 +128,31 @@ def test_jobs_killed_in_every_stage_in_turn_are_completed_by_the_next_one(
 ):
     for stage in STAGES:
         kill_in(stage, raw, tmp_path)
+    again = start(raw, tmp_path)
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
+    assert_same_tables(tmp_path, never_killed)
+
+
+@pytest.mark.parametrize(
+    ("signum", "word", "stage"),
+    [
+        (signal.SIGTERM, "terminated", "cooccurrence"),
+        (signal.SIGINT, "interrupted", "neighbors/image/mu=1"),
+    ],
+)
+def test_a_signal_ends_the_job_in_one_line_and_the_next_one_completes_it(
+    raw, never_killed, tmp_path, signum, word, stage
+):
+    job = start(raw, tmp_path)
+    for line in job.stdout:
+        if line.rstrip().endswith(f"{stage}: building"):
+            time.sleep(0.5)  # its Spark job runs
+            job.send_signal(signum)
+            break
+    said = job.communicate()[0].splitlines()
+    assert job.returncode == 128 + signum, said
+    assert said == [f"etl: {word}"]
     again = start(raw, tmp_path)
     output = again.communicate()[0]
     assert again.returncode == 0, output

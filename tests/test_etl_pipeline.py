@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from etl.graph.unit_vectors import unit_rows
+from etl.graph.whitening import Whitening
 from etl.synthetic.catalogue import write_catalogue
 from mdsrec import files, schema, tables
 from mdsrec.config.loading import experiment_from
@@ -173,6 +175,39 @@ def test_neighbors_are_sorted_by_similarity_and_exclude_the_item_itself(built):
         assert row["item"] not in row["neighbors"]
         assert set(row["neighbors"]) <= with_vector
         assert row["similarities"] == sorted(row["similarities"], reverse=True)
+
+
+def test_neighbors_are_the_nearest_of_whitened_vectors_unless_whitening_is_off(
+    spark, raw, built, tmp_path
+):
+    from etl.run import build_tables
+
+    first, _ = built
+    graph = {"max_neighbors": 12, "whiten": False}
+    plain = experiment(raw, tmp_path / "root", graph=graph)
+    shutil.copytree(first.root, plain.root)
+    build_tables(plain, spark)
+    features, smoothed = table(first, "features/image"), table(first, "propagated/image")
+    items = np.array(features["item"])
+    Ebar = np.array(features["vector"].to_pylist())
+    changed = np.searchsorted(items, np.array(smoothed["item"]))
+    Ebar[changed] += 0.2 * np.array(smoothed["vector"].to_pylist())
+    white = Whitening.fit(Ebar.astype(np.float32))(Ebar)
+    lists = []
+    for owner, name, rows in [
+        (first, "neighbors/image/mu=0.2", white),
+        (plain, "neighbors/image/mu=0.2,whiten=false", Ebar),
+    ]:
+        cosines = unit_rows(rows) @ unit_rows(rows).T
+        np.fill_diagonal(cosines, -np.inf)
+        nearest = np.argsort(-cosines, axis=1)[:, :12]
+        found = table(owner, name)
+        lists.append(found["neighbors"].to_pylist())
+        assert found["item"].to_pylist() == items.tolist()
+        assert lists[-1] == items[nearest].tolist()
+        expected = np.take_along_axis(cosines, nearest, 1)
+        np.testing.assert_allclose(found["similarities"].to_pylist(), expected, atol=1e-6)
+    assert lists[0] != lists[1]
 
 
 def test_every_input_line_and_event_is_counted(built, raw):

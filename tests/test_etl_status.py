@@ -1,5 +1,6 @@
 """`python -m etl status` on tables that are up to date, outdated, damaged or missing."""
 
+import shlex
 import subprocess
 import sys
 
@@ -8,7 +9,15 @@ import pytest
 
 from etl.__main__ import main
 from etl.recipes import raw_inputs, recipes
-from etl.status import TableState, build_report, counters_text, status_report, table_statuses
+from etl.status import (
+    TableState,
+    build_report,
+    counters_text,
+    rejects_report,
+    status_report,
+    table_statuses,
+    undescribed_items,
+)
 from mdsrec import schema, tables
 from mdsrec.config.loading import load_experiment
 
@@ -141,3 +150,50 @@ def test_missing_raw_files_are_one_line_and_exit_code_two(config):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"etl: {config.parent}/reviews.json: no such file or folder\n"
+
+
+def test_reasons_are_counted_before_they_are_named():
+    counters = {"interactions: 2 columns instead of 4": 1, "missed: 404": 1200}
+    assert (
+        counters_text(counters) == "interactions: 1 x 2 columns instead of 4, missed: 1,200 x 404"
+    )
+
+
+def test_the_first_rejected_rows_are_shown_with_a_command_that_shows_all(config):
+    experiment = load_experiment(config)
+    uri = tables.table_uri(experiment.root, "rejects")
+    recipe = tables.Recipe({}, {})
+    empty = tables.write_table(uri, [], schema.REJECTS, recipe)
+    assert rejects_report(experiment, empty) == []
+    rows = {
+        "source": ["a.csv"] * 4,
+        "line": [2, 5, 7, 9],
+        "reason": ["user is null", "2 columns instead of 4", "not JSON", "user is null"],
+        "raw": [None, "K1;\n7", "x" * 101, ""],
+    }
+    batch = pa.RecordBatch.from_pydict(rows, schema=schema.REJECTS)
+    head, *first, command = rejects_report(
+        experiment, tables.write_table(uri, [batch], schema.REJECTS, recipe)
+    )
+    assert head == "Rejected rows, the first 3 of 4:"
+    assert first == [
+        "  a.csv, row 2: user is null: ",
+        "  a.csv, row 5: 2 columns instead of 4: K1; 7",
+        f"  a.csv, row 7: not JSON: {'x' * 100}...",
+    ]
+    program = shlex.split(command.removeprefix("  all: "))[2]
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert shown.stdout.count("user is null") == 2
+
+
+def test_ordered_items_that_the_input_does_not_describe_are_said(config):
+    experiment = load_experiment(config)
+    counters = {"items_without_metadata": 12, "items_interacted": 1300}
+    uri = tables.table_uri(experiment.root, "items")
+    found = tables.write_table(uri, [], schema.ITEMS, tables.Recipe({}, {}), counters)
+    assert undescribed_items(experiment, found) == []  # there is no metadata at all
+    described = load_experiment(config, [f"input.metadata=['{config.parent}/meta.json']"])
+    assert undescribed_items(described, found) == [
+        "12 of 1,300 ordered items are not in the metadata: they have no title, text or image"
+    ]

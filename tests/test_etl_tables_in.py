@@ -7,9 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from etl.builders.features import FeatureBuilder
+from etl.builders.raw_input import open_input
+from etl.builders.workspace import Workspace
 from etl.catalogue import amazon
 from etl.catalogue.raw import raw_files, raw_lines
 from etl.tabular.listing import input_files
+from etl.tabular.spark_source import copy_columns
 from etl.tabular.table_input import TableInput
 from mdsrec import schema, tables
 from mdsrec.config import InputConfig
@@ -99,7 +103,7 @@ def test_bad_rows_of_every_kind_of_file_are_rejects_with_their_number_and_reason
         (0, 4): "item is null",
         (0, 5): "time is null",
         (0, 6): "time is not readable",
-        (0, 7): "4 columns, expected 3",
+        (0, 7): "4 columns instead of 3",
         (0, 8): "blank",
         (0, 9): "time in milliseconds, most are in seconds",
         (0, 10): "time in the future",
@@ -116,6 +120,23 @@ def test_bad_rows_of_every_kind_of_file_are_rejects_with_their_number_and_reason
         (2, 2): "user is null",
         (2, 3): "item is empty",
     }
+
+
+def test_rejected_times_have_the_users_column_names_and_are_not_in_the_logged_range(
+    spark, tmp_path, caplog
+):
+    rows = [*(f"2024-01-{n + 1:02d}" for n in range(20)), "1960-01-01", "2199-01-01"]
+    lines = "".join(f"K{n},A,{time}\n" for n, time in enumerate(rows))
+    path = write(tmp_path / "a.csv", f"Kunde,Artikelnr,Datum\n{lines}")
+    caplog.set_level("INFO", "etl")
+    found, _ = table_input([path]).interactions(spark)
+    raw = [row.raw for row in found.where("reason is not null").orderBy("line").collect()]
+    assert raw == [
+        '{"Kunde":"K20","Artikelnr":"A","Datum":"1960-01-01T00:00:00.000Z"}',
+        '{"Kunde":"K21","Artikelnr":"A","Datum":"2199-01-01T00:00:00.000Z"}',
+    ]
+    expected = "times of the column 'Datum': dates, from 2024-01-01 to 2024-01-20"
+    assert expected in caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -142,6 +163,28 @@ def test_a_column_that_mixes_units_is_refused_unless_the_unit_is_given(spark, tm
         interactions_of(spark, [path])
     usable, _, unit = interactions_of(spark, [path], time_unit="milliseconds")
     assert ([row[-1] for row in usable], unit.ticks) == ([NOON, NOON * 1000], 1000)
+
+
+def workspace(spark, root, section, **sections):
+    content = {"name": "x", "root": str(root), "model": {"name": "sasrec"}}
+    section = {"format": "table"} | section
+    return Workspace(experiment_from(content | {"input": section} | sections, "test"), spark)
+
+
+def test_every_row_is_counted_and_tables_without_a_usable_one_are_refused(spark, tmp_path):
+    first = write(tmp_path / "a.csv", "user,item,time\n1,1,soon\n\n1,2,later\n")
+    good = write(tmp_path / "b.csv", f"user,item,time\n1,1,{NOON}\n")
+    found = open_input(workspace(spark, tmp_path, {"interactions": [first, good]})).interactions
+    assert found.counters == {"files": 2, "lines": 4, "blank": 1, "rejected": 2}
+    assert found.usable_rows.count() == 1
+    also = write(tmp_path / "c.csv", "user,item,time\n1,1,\n")
+    for paths, words in [
+        ([first], r"a\.csv: no usable interaction in 3 lines \(time is not readable\): are input"),
+        ([first, also], r"a\.csv and 1 more files: no usable interaction in 4 lines"),
+    ]:
+        raw = open_input(workspace(spark, tmp_path, {"interactions": paths}))
+        with pytest.raises(InputError, match=words):
+            _ = raw.interactions
 
 
 REVIEWS = {
@@ -219,6 +262,41 @@ def test_a_spark_source_gives_the_same_rows_for_any_partitioning(spark, tmp_path
     with pytest.raises(InputError, match=r"input.source = 'nonsense' cannot load") as error:
         interactions_of(spark, ["x"], source="nonsense", options={"password": "hunter2"})
     assert "hunter2" not in str(error.value) and "\n" not in str(error.value)
+
+
+def write_orc(spark, path, rows, schema):
+    spark.createDataFrame(rows, schema).write.orc(str(path))
+    return str(path)
+
+
+def test_every_table_of_a_spark_source_needs_the_columns(spark, tmp_path):
+    row = [("u", "i", NOON)]
+    paths = [
+        write_orc(spark, tmp_path / "a", row, "user string, item string, time long"),
+        write_orc(spark, tmp_path / "b", row, "user string, sku string, time long"),
+    ]
+    words = r"/b: no column 'item'; there are 'user', 'sku', 'time'$"
+    with pytest.raises(InputError, match=words):
+        interactions_of(spark, paths, source="orc")
+    config = InputConfig(format="table", interactions=paths, source="orc")
+    with pytest.raises(InputError, match=words):
+        copy_columns(spark, config, paths[1], ["user", "item"], str(tmp_path / "copy"))
+
+
+def test_of_several_items_tables_of_a_source_the_first_one_has_the_first_rows(spark, tmp_path):
+    paths = [
+        write_orc(
+            spark, tmp_path / f"{n}", [("i", [1.0, float(n)])], "item string, v array<double>"
+        )
+        for n in range(5)
+    ]
+    section = {"source": "orc", "interactions": ["orders"], "items": paths}
+    features = {"ready": {"column": "v"}}
+    space = workspace(spark, tmp_path / "root", section, features=features)
+    columns = FeatureBuilder(space, "ready").open_column("v")
+    blocks = [batch for block in range(len(columns)) for batch in columns.batches(block)]
+    assert [batch.values.tolist() for batch in blocks] == [[1, n] for n in range(5)]
+    space.close()
 
 
 def test_a_shop_with_vectors_in_a_column_becomes_tables(spark, tmp_path):

@@ -1,8 +1,8 @@
 """Tables of the user's own: columns, ids, times, files of every kind, and `etl inspect`."""
 
+import csv
 import gzip
 import json
-import re
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -10,17 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from etl.catalogue.metadata import plain_text
 from etl.catalogue.parsing import UnusableLineError
 from etl.catalogue.raw import raw_files
 from etl.features.column_vectors import ColumnVectors
+from etl.features.vector_columns import id_labels
 from etl.tabular.columns import event_columns, item_columns
-from etl.tabular.delimited import open_csv, read_csv
+from etl.tabular.delimited import HEAD_BYTES, open_csv, read_csv
 from etl.tabular.listing import input_files
-from etl.tabular.proposal import inspect_files
 from etl.tabular.rows import python_values
 from etl.tabular.table_file import open_table
 from etl.tabular.table_input import TableInput
-from etl.tabular.values import DATES, Moment, id_text, moment
+from etl.tabular.values import DATES, Moment, content_of, id_text, moment
 from mdsrec.config import ColumnsConfig, InputConfig
 from mdsrec.config.loading import experiment_from, load_experiment
 from mdsrec.errors import InputError
@@ -42,6 +43,7 @@ def write(path, content):
         (1.5, "1.5"),
         (Decimal("7.00"), "7"),
         (b" B1 ", "B1"),
+        (" B1 ", "B1"),  # or CSV would not meet Parquet
         (b"1.0", "1.0"),  # CSV is text, unless the whole column is of such numbers
         ("é", "é"),
     ],
@@ -113,6 +115,7 @@ def test_a_configured_unit_overrules_the_size():
     [
         (None, "time is null"),
         (b"", "time is null"),
+        (b"NaN", "time is null"),
         ("yesterday", "time is not readable"),
         ("14/07/2017", "time is not readable"),
         (float("inf"), "time is not readable"),
@@ -132,9 +135,9 @@ def test_rows_of_csv_keep_their_numbers_across_quotes_blank_and_ragged_rows(tmp_
     assert [(row.number, row.cells, row.reason) for row in read_csv(file, ["i", "u"])] == [
         (2, [b"2", b"1"], None),
         (3, [b"", b""], "blank"),
-        (4, None, "2 columns, expected 3"),
+        (4, None, "2 columns instead of 3"),
         (5, [b"a;\nb", b"6"], None),
-        (6, None, "4 columns, expected 3"),
+        (6, None, "4 columns instead of 3"),
         (7, [b"13", b"012"], None),
     ]
 
@@ -170,6 +173,26 @@ def test_csv_that_cannot_be_read_is_one_line(tmp_path, content, words):
     assert "\n" not in str(error.value) and "a.csv" in str(error.value)
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_quoted_line_break_in_the_last_cell_is_no_open_quote(tmp_path, end):
+    file = open_csv(write(tmp_path / "a.csv", f'u,i\n1,"a\nb"{end}'), None)
+    assert [row.cells for row in read_csv(file, ["i"])] == [[b"a\nb"]]
+
+
+def test_the_row_that_the_end_of_the_head_cuts_decides_nothing(tmp_path):
+    row = "x" * 2042 + ",12.0\n"  # 2048 bytes, so that the head ends behind `,1`
+    content = "t,u\n" + row * 600
+    assert content[:HEAD_BYTES].endswith("x,1")
+    assert open_csv(write(tmp_path / "a.csv", content), None).floats == {"u"}
+
+
+def test_a_long_description_among_the_first_rows_is_read(tmp_path):
+    text = "word " * 28_000
+    file = open_csv(write(tmp_path / "a.csv", f"i,text\n1.0,{text}\n2.0,short\n"), None)
+    assert (file.floats, csv.field_size_limit()) == ({"i"}, 128 << 10)
+    assert [len(row.cells[0]) for row in read_csv(file, ["text"])] == [140_000, 5]
+
+
 def test_gzip_is_read_by_its_content_and_a_truncated_one_is_refused(tmp_path):
     packed = gzip.compress(b"u,i\n" + b"".join(b"%d,%d\n" % (n, n * n) for n in range(20_000)))
     path = write(tmp_path / "a.csv.gz", packed)
@@ -179,28 +202,59 @@ def test_gzip_is_read_by_its_content_and_a_truncated_one_is_refused(tmp_path):
         list(read_csv(open_csv(path, None), ["u"]))
 
 
-def test_folders_and_patterns_are_files_in_order_without_hidden_ones(tmp_path):
-    for name in ("b.csv", "a.tsv", "c.md", "_SUCCESS", ".a.csv.crc", "d.jsonl"):
-        write(tmp_path / name, "u,i\n")
+@pytest.fixture
+def listed(tmp_path):
+    """Return a function that lists the files of names below a folder."""
 
-    def listed(*names):
+    def names_of(*names):
         config = InputConfig(format="table", interactions=[str(tmp_path / n) for n in names])
         found = input_files(config, config.interactions)
         return [file.uri.removeprefix(f"{tmp_path}/") for file in found]
 
-    assert listed("") == ["a.tsv", "b.csv", "d.jsonl"]
-    assert listed("d.jsonl", "[ab].*sv") == ["d.jsonl", "a.tsv", "b.csv"]
+    return names_of
+
+
+def test_folders_and_patterns_are_files_in_order(tmp_path, listed):
+    for name in ("b.csv", "a.TSV", "c.md", "_SUCCESS", "d.jsonl"):
+        write(tmp_path / name, "u,i\n")
+    assert listed("") == ["a.TSV", "b.csv", "d.jsonl"]
+    assert listed("d.jsonl", "[ab].*[vV]") == ["d.jsonl", "a.TSV", "b.csv"]
     for names, words in [
         (["*.parquet"], "no file matches this pattern"),
         (["c.md"], "its name ends in none of .csv"),
         (["x.csv"], "no such file"),
-        (["a.tsv", "a.*"], "is listed twice"),
+        (["a.TSV", "a.*"], "is listed twice"),
+        (["**/b.csv"], r"\*\* is not supported"),
     ]:
         with pytest.raises(InputError, match=words):
             listed(*names)
     write(tmp_path / "b.csv", "")
     with pytest.raises(InputError, match=r"b\.csv: the file is empty"):
         listed("b.csv")
+
+
+def test_hidden_files_are_read_only_if_they_are_named(tmp_path, listed):
+    (tmp_path / "_old").mkdir()
+    for name in ("_b.csv", ".c.csv", "_old/a.csv"):
+        write(tmp_path / name, "u,i\n")
+    for names, words in [("", "no file in this folder"), ("*.csv", "no file matches")]:
+        with pytest.raises(InputError, match=words):
+            listed(names)
+    write(tmp_path / "a.csv", "u,i\n")
+    assert listed("") == listed("*.csv") == ["a.csv"]
+    assert listed("_b.csv", ".c.csv") == ["_b.csv", ".c.csv"]
+    assert listed("_*.csv") == ["_b.csv"]
+    with pytest.raises(InputError, match="no file matches"):
+        listed("*/a.csv")
+
+
+def test_the_log_counts_what_a_folder_holds_beside_its_tables(tmp_path, listed, caplog):
+    (tmp_path / "more").mkdir()
+    for name in ("a.csv", "notes.md", "_SUCCESS", "more/b.csv"):
+        write(tmp_path / name, "u,i\n")
+    with caplog.at_level("INFO", "etl"):
+        assert listed("") == ["a.csv"]
+    assert caplog.messages == [f"{tmp_path}: skipped 2 folders or files of other suffixes in it"]
 
 
 @pytest.mark.parametrize(
@@ -321,9 +375,9 @@ def column_vectors(path, key="id", column="v"):
 
 def test_a_column_of_vectors_is_read_from_every_kind_of_file(tmp_path):
     expected = [(b"1", [0.5, 1.0]), (b"2", []), (None, [2.0, 3.0])]
-    csv = 'id,v\n1,"[0.5, 1]"\n2,\n,"[2, 3]"\n'
+    rows = 'id,v\n1,"[0.5, 1]"\n2,\n,"[2, 3]"\n'
     lines = '{"id": 1, "v": [0.5, 1]}\n{"id": "2", "v": null}\nnot JSON\n{"v": [2, 3]}\n'
-    assert column_vectors(write(tmp_path / "a.csv", csv)) == expected
+    assert column_vectors(write(tmp_path / "a.csv", rows)) == expected
     assert column_vectors(write(tmp_path / "a.jsonl", lines)) == expected
     for name, vectors in [
         ("lists", pa.array([[0.5, 1.0], None, [2.0, 3.0]])),
@@ -334,41 +388,44 @@ def test_a_column_of_vectors_is_read_from_every_kind_of_file(tmp_path):
         assert column_vectors(str(path)) == expected
 
 
+@pytest.mark.parametrize("null", ["NULL", "NaN", r"\N"])
+def test_a_null_of_csv_is_no_vector_and_no_text(tmp_path, null):
+    path = write(tmp_path / "a.csv", f'id,v\n1,"[0.5, 1]"\n2,{null}\n')
+    assert column_vectors(path) == [(b"1", [0.5, 1.0]), (b"2", [])]
+    assert content_of(null.encode()) is None
+
+
+def test_spaces_around_an_id_separate_no_vector_from_its_item():
+    column = pa.array([" i0", "i0 ", None, b"i0  "], pa.binary())
+    assert id_labels("v.parquet", "item_id", column).to_pylist() == [b"i0", b"i0", None, b"i0"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (b"[]", None),
+        (b"{}", None),
+        (b"[ cut off", "[ cut off"),
+        (b'["a", "b"]', "a\nb"),
+        (b"7.50", "7.50"),
+        (pa.array([Decimal("7.50")]), "7.50"),
+        (pa.array([date(2017, 7, 14)]), "2017-07-14"),
+        (pa.array([datetime(2017, 7, 14, 2, 40)]), "2017-07-14 02:40:00"),
+        (pa.array([[Decimal("1.5"), None]]), "1.5"),
+        (pa.array([float("nan")]), None),
+        (pa.array([{"color": "red", "since": date(2017, 7, 14)}]), "color: red\nsince: 2017-07-14"),
+        (pa.array([[("color", "red")]], pa.map_(pa.string(), pa.string())), "color: red"),
+        (pa.array([[]], pa.map_(pa.string(), pa.string())), None),
+    ],
+    ids=str,
+)
+def test_an_item_cell_of_any_type_is_plain_text(cell, text):
+    [value] = python_values(cell) if isinstance(cell, pa.Array) else [cell]
+    assert plain_text(content_of(value))[0] == text
+
+
 @pytest.mark.parametrize("cell", ["a red shirt", "[1, [2]]", '{"a": 1}', "7"])
 def test_a_cell_that_is_no_vector_is_refused_with_its_row(tmp_path, cell):
     path = write(tmp_path / "a.jsonl", json.dumps({"id": 1, "v": cell}) + "\n")
     with pytest.raises(InputError, match=r"a\.jsonl row 1: the cell of 'v' is no list of numbers"):
         column_vectors(path)
-
-
-def shop_line(n):
-    record = {"code": n, "name": f"N{n}", "img": f"{n}.jpg", "emb": [n, 1, 2.5]}
-    return json.dumps(record) + "\n"
-
-
-def test_inspect_proposes_a_section_that_reads_the_files(tmp_path):
-    events = "".join(f"{n % 5},{n % 7},x,2017-07-{n + 1:02d}\n" for n in range(30))
-    paths = [
-        write(tmp_path / "orders.csv", f"buyer;n,sku,note,day\n{events}"),
-        write(tmp_path / "shop.jsonl", "".join(map(shop_line, range(7)))),
-    ]
-    said = inspect_files(paths)
-    assert "CSV separated by ',', 4 columns; all 30 rows:" in said
-    assert "times in dates: 2017-07-01 .. 2017-07-30" in said
-    assert re.search("emb +vectors +0 +width 3", said)
-    section = said.partition("[input]")[2].partition("# [features.image]")[0]
-    path = write(tmp_path / "a.toml", f'name = "x"\nroot = "r"\n[input]{section}')
-    experiment = load_experiment(path, ["model.name=sasrec"])
-    columns = experiment.input.columns
-    assert (columns.user, columns.item, columns.time) == ("buyer;n", "sku", "day")
-    assert (columns.item_key, columns.title, columns.image) == ("code", "name", "img")
-    assert experiment.features["emb"].column == "emb"
-    config = experiment.input
-    files = [input_files(config, names) for names in (config.interactions, config.items)]
-    TableInput(config, *files).check_columns()
-
-
-def test_inspect_reads_only_the_first_rows(tmp_path):
-    rows = "".join(f"{n},{n},{NOON + n}\n" for n in range(10_001))
-    said = inspect_files([write(tmp_path / "a.csv", f"user,item,ts\n{rows}")])
-    assert "the first 10,000 rows" in said and "10,000 distinct" in said

@@ -1,6 +1,7 @@
 """The comparison page shows the printed figures and the content of the runs' files."""
 
 import re
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def cells(html):
 def test_the_page_shows_the_printed_figures(runs):
     screen, html = compare(runs)
     rows = cells(html)
-    _, table, differences, _ = screen.split("\n\n")
+    _, table, differences, sentences, _ = screen.split("\n\n")
     for line in table.splitlines()[1:]:
         name, *figures = line.split()
         assert any(
@@ -69,6 +70,10 @@ def test_the_page_shows_the_printed_figures(runs):
         mean, low, high, p = re.fullmatch(r"(\S+) \[(\S+), (\S+)\] p (.*)", text).groups()
         bounds = f"{low} to {high}".replace("0.", ".")
         assert ["b", metric, mean, bounds, p.replace("<", "&lt;")] in rows
+        sentence = next(s for s in sentences.splitlines() if s.startswith(f"books-b: {metric} is "))
+        assert " books-a" in sentence
+        assert escape(sentence.replace("books-", "")) in html
+    assert differences.split("\n")[0].startswith("difference to books-a  ")
     assert html.count("\n.0951\u2013.1049</td>") == 2
 
 
@@ -151,7 +156,7 @@ def test_a_run_that_is_better_at_10_and_worse_at_1_is_said_to_be(tmp_path):
         write_run(tmp_path, "deep", second, curve=curve(0, 0, 0, 0, 1, 1)),
     ]
     screen, html = compare(runs)
-    sentence = next(line for line in screen.splitlines() if line.startswith("deep: "))
+    sentence = next(line for line in screen.splitlines() if "the opposite" in line)
     assert sentence.startswith("deep: recall@1 says the opposite of recall@10. ")
     assert "recall@1 is worse than base by .5000" in sentence
     assert ", but recall@10 is better than base by .5000" in sentence

@@ -290,9 +290,8 @@ def test_another_model_is_ranked_and_recommends(experiment, name):
     assert len(items["vector"][0]) == 8
 
 
-def test_the_report_shows_the_metrics_and_no_spark_settings(evaluated):
+def test_the_report_shows_the_metrics(evaluated):
     found = json.loads(Path(run_of(evaluated), "metrics.json").read_text())
     html = Path(run_of(evaluated), "report.html").read_text()
-    assert "spark" not in html
     for means in found["split"]["test"].values():
         assert f'<td class="number" data-label="ndcg@10">{means["ndcg@10"]:.4f}</td>' in html

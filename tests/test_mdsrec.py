@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from mdsrec_world import CPU, HAS, SEQUENCES, SETTINGS, D, K, World, X
-from torch import Tensor, distributed
+from torch import Tensor
 
+from training import validation
 from training.data.batch import batch_of
 from training.data.windows import Samples, windows_of
 from training.inference import padded, user_vectors
 from training.models.mdsrec.items import module_key
-from training.models.mdsrec.model import MDSRec
+from training.models.mdsrec.model import MDSRec, Prefixes
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
@@ -80,26 +81,25 @@ def test_vectors_of_users_do_not_depend_on_the_other_users() -> None:
     assert user_vectors(model, [], items).shape == (0, 3, D)
 
 
-def test_in_a_process_group_every_rank_calls_the_model_equally_often(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("count", [0, 1, 3, 30])
+def test_validation_calls_the_model_equally_often_for_any_number_of_users(
+    count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Under ZeRO-3 every rank must, whatever users it has."""
     model = World({"max_length": 20}).model.eval()
-    items, lengths = model.item_vectors(), []
-    encode = model.user_vectors
+    items, calls, encode = model.item_vectors(), [], model.user_vectors
 
     def counted(items_BT: Tensor, *rest: Any) -> Tensor:
-        lengths.append(items_BT.shape[1])
+        calls.append(items_BT)
         return encode(items_BT, *rest)
 
     monkeypatch.setattr(model, "user_vectors", counted)
-    short, long = ([np.arange(n, dtype=np.int32) % X] for n in (3, 30))
-    alone = [user_vectors(model, histories, items) for histories in (short, long, [])]
-    assert lengths == [8, 20]
-    lengths.clear()
-    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    together = [user_vectors(model, histories, items) for histories in (short, long, [])]
-    assert lengths == [8, 16, 20] * 3
-    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    histories = [np.arange(1 + n, dtype=np.int32) % X for n in range(count)]
+    with torch.no_grad():
+        vectors = validation._user_vectors(model, histories, items)
+    assert len(calls) == validation.GROUPS
+    expected = user_vectors(model, histories, items)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_later_items_do_not_change_a_prefix() -> None:
@@ -118,7 +118,8 @@ def _queries(model: MDSRec, items_BT: Tensor, noise: Tensor) -> Tensor:
     """Return the queries of all prefixes."""
     items = model.item_vectors()
     ends_BT = torch.arange(items_BT.shape[1]).expand_as(items_BT)
-    return model.queries(items.tokens(torch.arange(X)), items.centers, items_BT, ends_BT, noise)
+    prefixes = Prefixes(torch.arange(X), items_BT, ends_BT, torch.arange(items_BT.numel()))
+    return model.queries(items.tokens(torch.arange(X)), items.centers, prefixes, noise)
 
 
 def test_of_an_item_that_training_hides_only_the_position_is_left() -> None:

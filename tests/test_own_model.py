@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from gloo import on_ranks
+from random_runs import run_of, write_weights
 from small_dataset import small_experiment, toml_of, write_dataset
 from small_models import initialized_model, scores_of
 
 from cluster.package import write_job_folder
+from evaluation import Recommender
+from evaluation.serving.export import export
 from mdsrec import files
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
@@ -34,6 +37,11 @@ class WrongSection(NextItem):
 
 class NoModel:
     pass
+
+class Reserved(NextItem):
+    def __init__(self, experiment, tables):
+        super().__init__(experiment, tables)
+        self.set_channels({"fused": 1.0, "memory": 1.0})
 """
 
 
@@ -73,6 +81,16 @@ def test_the_example_of_the_documentation_is_trained_and_recommends(here):
     assert torch.equal(first, second)  # the query sees the last three events
 
 
+def test_the_card_of_an_export_names_the_module_that_is_not_in_it(here):
+    experiment = experiment_of(here)
+    write_dataset(small_experiment(here))
+    write_weights(experiment, seed=1)
+    export(run_of(experiment), str(here / "exported"))
+    card = (here / "exported" / "README.md").read_text()
+    assert "Needs the module `my_models`, which is not here: put it on PYTHONPATH, or" in card
+    assert len(Recommender.load(here / "exported").recommend(["B0004"])) == 10
+
+
 def test_the_query_of_the_example_sees_no_event_before_its_window(here):
     experiment = experiment_of(here, window=2)
     write_dataset(small_experiment(here))
@@ -109,7 +127,7 @@ def test_workers_find_the_model_in_the_current_folder_and_our_packages_nowhere_e
         ({"windov": 3}, "unknown key model.windov; the nearest key is window"),
         ({"window": "3"}, 'model.window = "3": expected a whole number'),
         ({"num_heads": 2}, "model.num_heads: the model my_models:LastEvents has no such key"),
-        ({"name": "my_model:LastEvents"}, "no module my_model: put it into the current folder"),
+        ({"name": "my_model:LastEvents"}, "no module my_model: put it on PYTHONPATH, or"),
         ({"name": "my_models:Last"}, "the module my_models has no class Last"),
         ({"name": "my_models:"}, "expected package.module:Class"),
         ({"name": "wrong:NoModel"}, "not a model: the class must extend training.models.base."),
@@ -121,6 +139,19 @@ def test_a_mistake_in_the_name_or_the_keys_is_one_line(here, keys, message):
     with pytest.raises(InputError, match=re.escape(message)) as error:
         experiment_of(here, **keys)
     assert str(error.value).startswith("small.toml: ") and "\n" not in str(error.value)
+
+
+def test_a_module_that_the_users_module_misses_is_named_itself(here):
+    (here / "incomplete.py").write_text("import no_such_package\n")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):
+        experiment_of(here, name="incomplete:Model")
+
+
+def test_a_channel_with_the_name_of_one_beside_the_models_is_refused(here):
+    write_dataset(small_experiment(here))
+    content = {**small_experiment(here).resolved(), "model": {"name": "wrong:Reserved", "dim": 8}}
+    with pytest.raises(InputError, match="the model wrong:Reserved has a channel 'memory'"):
+        initialized_model(experiment_from(content, source="test"))
 
 
 def test_a_job_takes_the_module_along(here):

@@ -8,6 +8,7 @@ from random_runs import write_weights
 from small_dataset import small_experiment, write_dataset
 
 from evaluation.recommend import Options, recommend, recommend_histories
+from evaluation.serving.history_files import read_histories
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
@@ -79,7 +80,7 @@ def test_unknown_ids_and_users_without_a_known_item_are_said(experiment, tmp_pat
     path = write_file(tmp_path / "users.jsonl", histories)
     said = recommend_histories(experiment, path, OPTIONS).splitlines()
     assert said[1:3] == [
-        "3 item ids are not in the catalogue and were left out: 'gone', 'lost'",
+        "2 item ids (3 events) are not in the catalogue and were left out: 'gone', 'lost'",
         "2 of 3 users have no known item: 'ben', 'cid'",
     ]
     assert [row["user_id"] for row in recommendations(experiment)] == ["ann"]
@@ -109,3 +110,33 @@ def test_a_file_that_cannot_be_used_is_one_line(experiment, tmp_path, name, text
         recommend_histories(experiment, str(path), OPTIONS)
     assert str(error.value).startswith(f"--histories {path}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_csv_of_histories_may_have_any_separator_of_the_input_tables(tmp_path, separator):
+    path = tmp_path / "a.csv"
+    lines = ["\ufeffitem_id,user_id", "i1,u1", "i2,u2", "i3,u1"]
+    path.write_text("\n".join(lines).replace(",", separator))
+    found = [(history.user_id, history.item_ids) for history in read_histories(str(path))]
+    assert found == [("u1", ["i1", "i3"]), ("u2", ["i2"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "user_id;x,item_id\n", "may be separated by ',' or ';': write a comma"),
+        (
+            "a.jsonl",
+            '{"user": "u", "items": ["i"]}\n',
+            "line 1: expected the keys user_id and item_ids; found keys: user, items$",
+        ),
+    ],
+)
+def test_a_file_of_histories_that_cannot_be_read_says_what_was_found(
+    tmp_path, name, content, words
+):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=words):
+        list(read_histories(str(tmp_path / name)))
+    with pytest.raises(InputError, match=f"no such file; did you mean {name}[?]"):
+        list(read_histories(str(tmp_path / f"x{name}")))

@@ -19,11 +19,15 @@ from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 from evaluation import Recommender
 from evaluation.recommend import Options, recommend
 from evaluation.run import evaluate
+from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.export import export
+from evaluation.serving.loading import run_experiment
+from evaluation.serving.model_card import model_card
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
+from training.inference import load_trained
 
 ROOT = Path(__file__).parent.parent
 TOP = 7
@@ -174,7 +178,9 @@ def test_unknown_ids_are_left_out_counted_and_logged_in_one_line(model, run, cap
     assert plain.attrs["unknown_ids"] == {}
     assert mixed.attrs["unknown_ids"] == {"gone": 2, "77": 1}
     [line] = caplog.messages
-    assert line == "3 item ids are not in the catalogue and were left out: 'gone', '77'"
+    assert line == (
+        "2 item ids (3 events) are not in the catalogue and were left out: 'gone', '77'"
+    )
 
 
 @pytest.mark.ray
@@ -194,9 +200,14 @@ def test_mistakes_of_the_caller_are_one_line(model):
         (lambda: model.recommend("B0004"), "history 'B0004': expected a list of item ids"),
         (lambda: model.recommend({"ann": "B0004"}), "history 'B0004': expected a list"),
         (lambda: model.recommend(["B0004"], top=41), "top = 41: choose 1 to 40, all items"),
+        (lambda: model.recommend(["B0004"], top=0), "top = 0: choose 1 to 40, all items"),
+        (lambda: model.similar("B0004", top=0), "top = 0: choose 1 to 40, all items"),
+        (lambda: model.recommend(["B0004"], top="5"), "top = '5': expected a whole number"),
+        (lambda: model.similar("B0004", top=True), "top = True: expected a whole number"),
+        (lambda: model.similar(4), "item '4' is not in the catalogue of small$"),
         (lambda: model.similar("gone"), "item 'gone' is not in the catalogue of small"),
         (lambda: model.similar("B0004", channel="audio"), "channel 'audio': choose from"),
-        (lambda: Recommender.load("/tmp"), "/tmp: neither the folder of a trained run"),
+        (lambda: Recommender.load("/tmp"), "/tmp: neither .*, nor one that `mdsrec export "),
     ):
         with pytest.raises(InputError, match=message) as error:
             call()
@@ -282,7 +293,7 @@ def test_without_a_split_the_last_event_of_each_user_is_the_test(model, caplog):
     found = model.evaluate(events)
     assert found.attrs["targets"] == {"valid": 0, "test": 1}  # the item of user 2 is not known
     assert found.attrs["unknown_ids"] == {"gone": 2}
-    assert "2 item ids are not in the catalogue" in caplog.text
+    assert "1 item id (2 events) is not in the catalogue and was left out" in caplog.text
     for frame, message in (
         (events.drop(columns="item_id"), "no column item_id"),
         (events.assign(split="dev"), "split 'dev': expected train, valid or test"),
@@ -318,6 +329,16 @@ def test_an_exported_folder_names_no_user_and_describes_the_model(run, exported)
     test = stored["split"]["test"]["all"]
     assert f"| all | {test['recall@10']:.4f} | {test['ndcg@10']:.4f} |" in card
     assert "40 items. Interactions: `reviews.json`. Modalities: text, image." in card
+
+
+@pytest.mark.ray
+def test_the_card_shows_no_metrics_of_other_weights(run, tmp_path):
+    shutil.copytree(run.experiment.root, tmp_path / "moved")
+    experiment = run_experiment(str(tmp_path / "moved" / "runs" / "small"))
+    write_weights(experiment, seed=2)
+    card = model_card(experiment, load_trained(experiment), Catalogue.read(experiment))
+    assert "This model was not evaluated before it was exported." in card
+    assert "| all |" not in card
 
 
 @pytest.mark.ray

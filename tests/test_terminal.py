@@ -104,21 +104,28 @@ def test_a_silent_command_logs_that_it_runs_and_a_talking_one_does_not(caplog, m
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     with caplog.at_level(logging.INFO, "mdsrec"):
         talking = Heartbeat(0.2)
-        with talking.beating():
+        with talking.beating("etl"):
             for _ in range(10):
                 time.sleep(0.03)
                 talking.note_line()
         assert caplog.messages == []
-        with Heartbeat(0.05).beating():
+        silent = Heartbeat(0.05)
+        with silent.beating("etl"):
+            silent.begin("table items")
+            with silent.within("starting Spark"):
+                time.sleep(0.3)
+            spark, tables = len(caplog.messages), r"etl is still running: table items, \d+ s so far"
             time.sleep(0.3)
-    assert caplog.messages
-    assert all(re.fullmatch(r"still running, \d+ s so far", line) for line in caplog.messages)
+    assert 0 < spark < len(caplog.messages)
+    starting = tables.replace("table items", "starting Spark")
+    for number, line in enumerate(caplog.messages):
+        assert re.fullmatch(starting if number < spark else tables, line)
 
 
 def test_no_heartbeat_while_another_process_writes_or_on_a_terminal(caplog, monkeypatch):
     heartbeat = Heartbeat(0.02)
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
-    with caplog.at_level(logging.INFO, "mdsrec"), heartbeat.beating():
+    with caplog.at_level(logging.INFO, "mdsrec"), heartbeat.beating("etl"):
         with heartbeat.paused():
             time.sleep(0.1)
         monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -143,6 +150,29 @@ def test_lines_of_workers_have_no_prefix_and_count_as_signs_of_life(capsys):
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "demo, rank 0: epoch 0\n")
     assert noted
+
+
+def test_only_the_first_late_answer_of_rays_autoscaler_is_shown_and_without_traceback(caplog):
+    from ray import cloudpickle
+    from ray.exceptions import GetTimeoutError
+    from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
+
+    from training.distributed.ray_internals import LATE_ANSWER, ShortCoordinatorWarnings
+
+    logger = autoscaling_coordinator_client.logger
+    before = list(logger.filters)
+    cloudpickle.loads(cloudpickle.dumps(ShortCoordinatorWarnings()))  # as it reaches the controller
+    try:
+        for error in (GetTimeoutError("late"), GetTimeoutError("late"), ValueError("a bug")):
+            try:
+                raise error
+            except Exception:
+                logger.warning("Failed to send resource request", exc_info=True)
+    finally:
+        logger.filters = before
+    late, real = caplog.records
+    assert (late.getMessage(), late.exc_info) == (LATE_ANSWER, None)
+    assert real.exc_info[0] is ValueError
 
 
 def test_the_search_path_of_workers_is_not_extended_by_the_folder_of_the_driver():

@@ -16,7 +16,9 @@ from mdsrec import files
 from mdsrec.config.loading import experiment_from
 from mdsrec.run_paths import RunPaths
 from training import tracking as tracking_module
-from training.tracking import Tracking, adopt, parameters, read_record
+from training.reporting import RayReporter
+from training.tracking import Tracking, adopt, read_record
+from training.tracking_clients import MlflowRun
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = [{"epoch": n, "loss": 3.0 - n, "ndcg@10": 0.1 * n, "seconds": 2.0} for n in range(3)]
@@ -51,10 +53,11 @@ def mlflow(tmp_path, monkeypatch):
 @pytest.fixture
 def wandb_folder(tmp_path, monkeypatch):
     """Return the folder of the runs that W&B keeps while it is offline."""
-    pytest.importorskip("wandb", reason="the client wandb is not installed")
+    module = pytest.importorskip("wandb", reason="the client wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    return tmp_path / "wandb"
+    yield tmp_path / "wandb"
+    module.teardown()  # else the next test writes into this folder
 
 
 def mlflow_runs(client):
@@ -74,7 +77,37 @@ def test_a_run_that_is_continued_and_evaluated_is_one_run_of_mlflow(mlflow, tmp_
     assert [(point.step, point.value) for point in points] == [(0, 0.0), (1, 0.1), (2, 0.2)]
     assert run.data.metrics["test/ndcg_at_10"] == 0.25
     assert run.data.params["optim.lr"] == "0.01"
+    assert "hunter2" not in str(run.data)
     assert (run.info.run_name, run.info.status) == ("small", "FINISHED")
+
+
+def test_a_training_that_raised_an_error_failed_and_runs_again_when_it_goes_on(mlflow, tmp_path):
+    experiment = tracked_experiment(tmp_path, "mlflow")
+    more = [Tracking.of(experiment)]
+    with pytest.raises(ZeroDivisionError), RayReporter(experiment, 1, False, more):
+        _ = 1 / 0
+    [run] = mlflow_runs(mlflow)
+    assert run.info.status == "FAILED"
+    again = MlflowRun("small", {}, read_record(RunPaths.of(experiment).uri, "mlflow"))
+    assert mlflow.get_run(run.info.run_id).info.status == "RUNNING"
+    again.close(failed=False)
+    [run] = mlflow_runs(mlflow)
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_failed_training_has_the_exit_code_1_in_wandb(wandb_folder, tmp_path, failed):
+    Tracking.of(tracked_experiment(tmp_path, "wandb")).close(failed)
+    [log] = wandb_folder.glob("offline-run-*/logs/debug.log")
+    assert f"got exitcode: {int(failed)}\n" in log.read_text()
+
+
+def test_the_id_in_another_tracker_is_not_reused(tmp_path):
+    stored = {"client": "mlflow", "id": "abc", "epochs": 7}
+    files.write_json(f"{tmp_path}/tracking.json", stored)
+    assert read_record(str(tmp_path), "mlflow").items() >= stored.items()
+    other = read_record(str(tmp_path), "wandb")
+    assert (other["client"], other["id"], other["epochs"]) == ("wandb", None, 0)
 
 
 def test_a_trial_is_a_child_of_the_run_of_its_sweep(mlflow, tmp_path):
@@ -99,12 +132,6 @@ def test_a_run_is_kept_by_wandb_while_it_is_offline(wandb_folder, tmp_path):
     for text in (b"ndcg_at_10", b"optim.lr", b"my-sweep"):
         assert text in content
     assert b"hunter2" not in content
-
-
-def test_parameters_hold_no_section_that_may_hold_credentials(tmp_path):
-    found = parameters(tracked_experiment(tmp_path, "mlflow"))
-    assert found["model.name"] == "mdsrec" and found["features.text.vectors"]
-    assert "hunter2" not in str(found) and not [key for key in found if key.startswith("spark")]
 
 
 def warnings_of(experiment, caplog):

@@ -12,13 +12,13 @@ from functools import cached_property
 import numpy as np
 import torch
 from safetensors.torch import load
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional as F
 
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
+from mdsrec.run_paths import RunPaths, no_weights_error
 from training.data.item_tables import ItemTables, load_item_tables
 from training.data.sequences import History
 from training.layers.queries import Queries
@@ -99,8 +99,14 @@ class TrainedModel:
         return Queries(self.user_vectors(histories), items, on_device)
 
 
-def load_trained(experiment: Experiment, device: torch.device | None = None) -> TrainedModel:
+def load_trained(
+    experiment: Experiment,
+    device: torch.device | None = None,
+    item_tables: ItemTables | None = None,
+) -> TrainedModel:
     """Load the best epoch of the experiment's run, and the memory if it is used.
+
+    `item_tables` are those of the experiment, where they are loaded already.
 
     The channels have the model's own weights, the memory has the weight 1, and items that a user
     had before are treated as others. InputError if the run has no weights, another configuration or
@@ -109,21 +115,24 @@ def load_trained(experiment: Experiment, device: torch.device | None = None) -> 
     paths, is_trained = RunPaths.of(experiment), experiment.model.is_trained
     content = files.read_bytes(paths.best_weights if is_trained else paths.history)
     if content is None:
-        raise InputError(f"{paths.uri}: no trained weights: run `mdsrec train CONFIG` first")
+        raise no_weights_error(paths)
     check_identity(experiment)
     if not is_trained:
-        return load_without_weights(experiment)
+        return load_without_weights(experiment, item_tables)
     check_trained(experiment)
-    item_tables = load_item_tables(experiment)
+    item_tables = item_tables or load_item_tables(experiment)
     model = load_model(experiment, item_tables, content)
     model.to(device or torch.device("cpu")).eval()
     memory = Memory.load(experiment) if experiment.model.memory else None
     return trained_model(model, memory, item_tables)
 
 
-def load_without_weights(experiment: Experiment) -> TrainedModel:
+def load_without_weights(
+    experiment: Experiment, item_tables: ItemTables | None = None
+) -> TrainedModel:
     """Load a model that needs no training: only the memory."""
-    return trained_model(None, Memory.load(experiment), load_item_tables(experiment))
+    item_tables = item_tables or load_item_tables(experiment)
+    return trained_model(None, Memory.load(experiment), item_tables)
 
 
 def trained_model(
@@ -171,17 +180,14 @@ def user_vectors(model: Model, histories: list[History], item_vectors: ItemVecto
     """Return one vector per history and channel [B, C, D], of its last `max_length` events.
 
     A vector has the same bits in every batch: histories are encoded with those of the same padded
-    length only, and never fewer than the model needs for that. In a process group the model is
-    called for every length, because under ZeRO-3 all ranks must call it equally often.
+    length only, and never fewer than the model needs for that.
     """
     num_channels, _, dim = item_vectors.vectors.shape
     vectors = item_vectors.vectors.new_empty(len(histories), num_channels, dim)
     device, longest = vectors.device, model.config.max_length
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     padded_lengths = np.minimum(-(-lengths // LANES) * LANES, longest)
-    every_length = np.minimum(np.arange(LANES, longest + LANES, LANES), longest)
-    used = every_length if distributed.is_initialized() else np.unique(padded_lengths)
-    for length in used.tolist():
+    for length in np.unique(padded_lengths).tolist():
         rows = np.flatnonzero(padded_lengths == length)
         members = [histories[row] for row in rows]
         members += [NO_HISTORY] * (model.fewest_histories(length) - len(members))

@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pyarrow import ArrowException, fs
 
@@ -43,12 +43,12 @@ class Reporter:
     def report_epoch(self, figures: Figures) -> None:
         """Report a finished epoch, once its checkpoint is written."""
 
-    def close(self) -> None:
-        """Finish what is still being written."""
+    def close(self, failed: bool = False) -> None:
+        """Finish what is still being written. `failed` means that the training raised an error."""
 
 
 class RayReporter(Reporter):
-    """The outputs of a training on Ray.
+    """The outputs of a training on Ray; as a context, they are closed at its end.
 
     Every rank needs one, since Ray Train waits for the reports of all ranks. Only rank 0 has the
     other outputs, and those of `more`.
@@ -77,9 +77,15 @@ class RayReporter(Reporter):
             output.report_epoch(figures)
         train.report(figures)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         for output in self._outputs:
-            output.close()
+            output.close(failed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=error is not None)
 
 
 class EpochBar(Reporter):

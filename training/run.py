@@ -24,6 +24,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device
 
 from mdsrec import files, tables
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.model_base import FeatureModelConfig
@@ -33,6 +34,7 @@ from mdsrec.run_paths import RunPaths
 from training.data.table_checks import check_item_tables
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
+from training.distributed.ray_internals import ShortCoordinatorWarnings
 from training.distributed.ray_session import check_capacity, ray_session, uses_gpu
 from training.length import check_can_go_on, close, has_ended, is_closed, reopen
 from training.lifecycle.identity import check_claim, claim
@@ -88,6 +90,7 @@ def fit(
     longer training (unless `fresh`), if another driver is training it, or if the cluster cannot
     hold the workers.
     """
+    heartbeat.begin("checking the tables and the run")
     files.check_root(experiment.root)
     fingerprints = check_item_tables(experiment)
     _check_num_events(experiment)
@@ -168,6 +171,7 @@ def _run_attempts(new_trainer: Callable[[], TorchTrainer], max_failures: int) ->
 
 
 def _run_attempt(trainer: TorchTrainer) -> AttemptResult:
+    heartbeat.begin("training on the workers")
     try:
         returned = trainer.fit().return_value
     except TrainingFailedError as error:
@@ -208,7 +212,7 @@ def _new_trainer(
             name=experiment.name,
             storage_path=f"{experiment.root}/runs",
             failure_config=FailureConfig(max_failures=0),
-            callbacks=list(callbacks),
+            callbacks=[ShortCoordinatorWarnings(), *callbacks],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -230,13 +234,11 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
     torch.set_num_threads(max(1, round(experiment.train.cpus_per_worker)))
     tracking = Tracking.of(experiment) if rank == 0 else None
     more = [tracking] if tracking else []
-    reporter = RayReporter(experiment, rank, config["shows_bar"], more)
     try:
-        return train(experiment, get_device(), reporter, worker_is_leaving, config["attempt"])
+        with RayReporter(experiment, rank, config["shows_bar"], more) as reporter:
+            return train(experiment, get_device(), reporter, worker_is_leaving, config["attempt"])
     except CollectiveInputError as error:
         return str(error)
-    finally:
-        reporter.close()
 
 
 def _check_num_events(experiment: Experiment) -> None:

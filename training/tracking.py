@@ -18,7 +18,6 @@ from training.reporting import Figures, Reporter
 from training.tracking_clients import CLIENTS, TrackedRun
 
 WAIT_SECONDS = 60.0  # for what is left to send when a command ends
-SECRETIVE = ("spark", "input.options")  # sections that may hold credentials
 
 log = logging.getLogger("training")
 
@@ -41,7 +40,8 @@ class Tracking(Reporter):
     def of(cls, experiment: Experiment) -> "Tracking | None":
         """Return the tracking that an experiment asks for, if any."""
         client, uri = experiment.train.tracking, RunPaths.of(experiment).uri
-        return cls(client, uri, experiment.name, parameters(experiment)) if client else None
+        params = dict(_flat(experiment.resolved()))
+        return cls(client, uri, experiment.name, params) if client else None
 
     def report_epoch(self, figures: Figures) -> None:
         """Send the finished epochs of history.json that the tracker does not have."""
@@ -51,8 +51,9 @@ class Tracking(Reporter):
         """Send figures of the whole run, such as test metrics."""
         self._actions.put(lambda run: run.summarize(_valid_names(figures)))
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Wait until everything is sent, for WAIT_SECONDS at most."""
+        self._actions.put(lambda run: run.close(failed))
         self._actions.put(None)
         self._thread.join(WAIT_SECONDS)
         if self._thread.is_alive():
@@ -65,7 +66,6 @@ class Tracking(Reporter):
             files.write_json(_record_uri(self._uri), {**record, "id": run.id})
             while (action := self._actions.get()) is not None:
                 action(run)
-            run.close()
         except ImportError as error:
             self._warn(f'{error}: pip install "mdsrec[{self._client}]"')
         except Exception as error:  # the clients raise many kinds
@@ -83,15 +83,6 @@ class Tracking(Reporter):
         log.warning(
             "%s: train.tracking = %s: %s: nothing more is sent", self._name, self._client, cause
         )
-
-
-def parameters(experiment: Experiment) -> dict[str, Any]:
-    """Return the configuration by dotted key, without sections that may hold credentials."""
-    return {
-        key: value
-        for key, value in _flat(experiment.resolved())
-        if not f"{key}.".startswith(tuple(f"{section}." for section in SECRETIVE))
-    }
 
 
 def read_record(uri: str, client: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class TrackedRun(Protocol):
     def summarize(self, figures: Figures) -> None:
         """Set figures of the whole run."""
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Send everything and end."""
 
 
@@ -68,8 +68,8 @@ class MlflowRun:
     def summarize(self, figures: Figures) -> None:
         self.log(figures, 0)
 
-    def close(self) -> None:
-        self._client.set_terminated(self.id)
+    def close(self, failed: bool) -> None:
+        self._client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
 
 
 class WandbRun:
@@ -96,8 +96,8 @@ class WandbRun:
     def summarize(self, figures: Figures) -> None:
         self._run.summary.update(figures)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 CLIENTS: dict[str, type[TrackedRun]] = {"mlflow": MlflowRun, "wandb": WandbRun}

@@ -69,7 +69,8 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
             )
         graph = graphs[index]
         assert graph is not None
-        total.append(_loss(model, e_PD, graph.times(embedding_XD), prefixes.targets))
+        vectors_XD = graph.between(0, len(embedding_XD)).times(embedding_XD)
+        total.append(_loss(model, e_PD, vectors_XD, prefixes.targets))
     return torch.stack([_loss(model, fused, embedding_XD, prefixes.targets), *total])
 
 

@@ -57,7 +57,7 @@ class FeatureBuilder:
             catalogue = items.select("item_id", "item")
             spark, num_tasks = self.space.spark, self.space.num_tasks
             if self.config.column is not None:
-                source = self._open_column(self.config.column)
+                source = self.open_column(self.config.column)
                 return vectors.locate_column(spark, self.config, source, catalogue, num_tasks)
             return vectors.locate_vectors(spark, self.config, catalogue, num_tasks)
         folder = self.space.uri(encoding.cache_name(self.config, self.space.hashes))
@@ -65,16 +65,17 @@ class FeatureBuilder:
             items, self.config, folder, self.space.num_tasks, self.table, self._image_folder()
         )
 
-    def _open_column(self, column: str) -> ColumnVectors:
+    def open_column(self, column: str) -> ColumnVectors:
         """Open a column of the table of items. A Spark source is first copied to Parquet."""
         space, config = self.space, self.space.experiment.input
         items = TableInput(config, space.inputs.interactions, space.inputs.items)
         key = items.item_columns(space.spark).item
         if config.source is None:
             return ColumnVectors(tuple(items.item_files), key, column)
-        folder = space.scratch(self.table)
-        copy_columns(space.spark, config, [key, column], table_io.spark_uri(folder))
-        files = [open_table(file, None) for file in raw_files([folder], (".parquet",))]
+        folders = [f"{space.scratch(self.table)}/{n}" for n in range(len(config.items))]
+        for name, folder in zip(config.items, folders, strict=True):
+            copy_columns(space.spark, config, name, [key, column], table_io.spark_uri(folder))
+        files = [open_table(file, None) for file in raw_files(folders, (".parquet",))]
         return ColumnVectors(tuple(files), key, column)
 
     def _image_folder(self) -> str | None:

@@ -22,13 +22,14 @@ from mdsrec.schema import METADATA
 class ParsedLines:
     """All lines of the files of interactions or of items, parsed and persisted.
 
-    `rows` has a row per line. One pass over it counts `lines` and `reasons`.
+    `rows` has a row per line. One pass over it counts `num_rows` and `reasons`.
     """
 
     rows: DataFrame
     files: tuple[RawFile, ...]
-    lines: dict[int, int] = field(default_factory=dict)  # number of lines by file
-    reasons: dict[str, int] = field(default_factory=dict)  # number of lines by reason
+    num_rows: int = 0
+    lines: dict[int, int] = field(default_factory=dict)  # number of the last line by file
+    reasons: dict[str, int] = field(default_factory=dict)  # number of rows by reason
 
     def __post_init__(self) -> None:
         self.rows.persist()
@@ -36,6 +37,7 @@ class ParsedLines:
             F.count("*").alias("rows"), F.max("line").alias("last")
         )
         for row in sorted(groups.collect(), key=lambda r: (r.file, r.reason or "")):
+            self.num_rows += row.rows
             self.lines[row.file] = max(self.lines.get(row.file, 0), row["last"])
             if row.reason is not None:
                 self.reasons[row.reason] = self.reasons.get(row.reason, 0) + row.rows
@@ -58,7 +60,7 @@ class ParsedLines:
     def counters(self) -> dict[str, int]:
         return {
             "files": len(self.files),
-            "lines": sum(self.lines.values()),
+            "lines": self.num_rows,
             "blank": self.reasons.get(BLANK, 0),
             "rejected": sum(self.num_rejected.values()),
         }
@@ -162,12 +164,12 @@ class Tables:
 
 def _check_usable(parsed: ParsedLines, kind: str, remedy: str) -> None:
     """Raise InputError if all lines are unusable, as lines of another edition are."""
-    where = parsed.files[0].uri
-    if not parsed.reasons and not parsed.lines:
-        raise InputError(f"{where}: the file has no rows")
-    if sum(parsed.reasons.values()) == sum(parsed.lines.values()):
+    others = len(parsed.files) - 1
+    where = parsed.files[0].uri + (f" and {others} more files" if others else "")
+    if not parsed.num_rows:
+        raise InputError(f"{where}: there are no rows")
+    if sum(parsed.reasons.values()) == parsed.num_rows:
         most_frequent = max(parsed.reasons, key=lambda reason: parsed.reasons[reason])
         raise InputError(
-            f"{where}: no usable {kind} in {parsed.counters['lines']} lines ({most_frequent}): "
-            f"{remedy}"
+            f"{where}: no usable {kind} in {parsed.num_rows} lines ({most_frequent}): {remedy}"
         )

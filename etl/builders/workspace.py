@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from etl.catalogue.content_hashes import ContentHashes
 from etl.recipes import RawInputs, raw_inputs, recipes
 from etl.spark import table_io
-from etl.spark.session import num_partitions, open_session
+from etl.spark.session import num_partitions, open_session, stop_quietly
 from etl.spark.sizing import uncompressed_bytes
 from etl.spark.table_io import FileLayout
 from etl.spark.vector_table import VectorTable
@@ -61,6 +61,13 @@ class Workspace:
         if self._given_spark is None:
             self.spark_if_started.stop()
         files.delete_folder(self._checkpoints)
+
+    def abandon(self) -> None:
+        """Stop the session, if it was started here, while it still works: a signal has arrived."""
+        if self._given_spark is None and self.spark_if_started is not None:
+            stop_quietly(self.spark)
+            del self.spark  # so `close` does not stop it again
+            files.delete_folder(self._checkpoints)
 
     def scratch(self, name: str) -> str:
         """Return a folder that `close` deletes."""

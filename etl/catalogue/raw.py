@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import io
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import pyarrow as pa
 from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, near_file
 from mdsrec.files import file_system, join
+
+log = logging.getLogger("etl")
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 GZIP_MAGIC = b"\x1f\x8b"
@@ -41,13 +44,16 @@ class RawFile:
 
 
 def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list[RawFile]:
-    """Return the files in the given order. A folder is replaced by its files with `suffixes`."""
+    """Return the files in the given order.
+
+    A folder is replaced by its files with `suffixes`, without hidden ones.
+    """
     found: list[RawFile] = []
     for uri in uris:
         filesystem, path = file_system(uri)
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            raise InputError(f"{uri}: no such file or folder")
+            raise InputError(f"{uri}: no such file or folder{near_file(uri)}")
         if info.type == fs.FileType.Directory:
             found += _files_of_folder(uri, filesystem, path, suffixes)
         else:
@@ -144,23 +150,32 @@ def _batch(file: int, numbers: list[int], lines: list[bytes]) -> pa.RecordBatch:
     )
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether other programs skip a file of this name, as Spark's `_SUCCESS` and `.crc`."""
+    return name.startswith(("_", "."))
+
+
 def _files_of_folder(
     uri: str, filesystem: Any, path: str, suffixes: tuple[str, ...]
 ) -> list[RawFile]:
     try:
-        infos = [
-            info
-            for info in filesystem.get_file_info(fs.FileSelector(path))
-            if info.type == fs.FileType.File and info.base_name.endswith(suffixes)
-        ]
+        infos = filesystem.get_file_info(fs.FileSelector(path))
     except UnicodeDecodeError as error:
         raise InputError(
             f"{uri}: the name {error.object!r} is not UTF-8: rename the file"
         ) from None
-    if not infos:
+    shown = [info for info in infos if not is_hidden(info.base_name)]
+    found = [
+        info
+        for info in shown
+        if info.type == fs.FileType.File and info.base_name.lower().endswith(suffixes)
+    ]
+    if not found:
         raise InputError(f"{uri}: no file in this folder ends in {' or '.join(suffixes)}")
-    infos.sort(key=lambda info: info.base_name)
-    return [_raw_file(join(uri, info.base_name), info) for info in infos]
+    if skipped := len(shown) - len(found):
+        log.info("%s: skipped %d folders or files of other suffixes in it", uri, skipped)
+    found.sort(key=lambda info: info.base_name)
+    return [_raw_file(join(uri, info.base_name), info) for info in found]
 
 
 def _raw_file(uri: str, info: Any) -> RawFile:

@@ -1,6 +1,7 @@
 """Vectors in a column of the table of items."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from etl.features.vector_blocks import VectorBatch
 from etl.features.vector_columns import is_vector, vector_lists
 from etl.tabular.delimited import CsvFile, read_csv
 from etl.tabular.table_file import TableFile
-from etl.tabular.values import id_text
+from etl.tabular.values import id_text, is_null
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, first_line
 
@@ -73,12 +74,11 @@ class ColumnVectors:
             yield VectorBatch(labels([key for _, key, _ in rows]), offsets, np.concatenate(vectors))
 
     def _vector(self, place: str, cell: Any) -> Any:
-        if isinstance(cell, bytes | str):
-            text = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
-            try:
-                cell = load_json(text) if text.strip() else []
-            except ValueError:
-                cell = text
+        if isinstance(cell, bytes):
+            cell = "" if is_null(cell) else cell.decode("utf-8", "replace")
+        if isinstance(cell, str):
+            with suppress(ValueError):
+                cell = load_json(cell) if cell.strip() else []
         try:
             numbers = np.array([] if cell is None else cell, np.float32)
         except (ValueError, TypeError):

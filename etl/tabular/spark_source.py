@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from etl.catalogue.parsing import Record, parse_rows
 from etl.catalogue.sequences import number_rows
+from etl.tabular.columns import listed
 from etl.tabular.rows import ParseCells, cells_text
 from mdsrec.config import InputConfig
 from mdsrec.credentials import HIDDEN
@@ -60,26 +61,31 @@ def source_rows(
 
     parts = []
     for file, name in enumerate(names):
-        frame = load_source(spark, config, name)
-        cells = [
-            F.col(quoted(column)).alias(label) for column, label in zip(wanted, labels, strict=True)
-        ]
-        ordered = frame.select(cells).orderBy(F.to_json(F.struct(*map(quoted, labels))))
-        numbered = number_rows(ordered, "line")
+        cells = _load_columns(spark, config, name, wanted).toDF(*labels)
+        numbered = number_rows(_in_order_of_cells(cells), "line")
         position = {"file": F.lit(file), "line": F.col("line") + 1}
         parts.append(parse_rows(numbered.withColumns(position), schema, record_of, text_of))
     return reduce(DataFrame.unionAll, parts)
 
 
 def copy_columns(
-    spark: SparkSession, config: InputConfig, columns: Sequence[str], folder: str
+    spark: SparkSession, config: InputConfig, name: str, columns: Sequence[str], folder: str
 ) -> None:
-    """Copy columns of the items of a source to Parquet, in the order of their cells."""
-    for name in config.items:
-        rows = load_source(spark, config, name).select(*map(quoted, columns))
-        rows.orderBy(F.to_json(F.struct(*map(quoted, columns)))).write.mode("append").parquet(
-            folder
-        )
+    """Copy columns of what a source loads by a name to Parquet, in the order of their cells."""
+    _in_order_of_cells(_load_columns(spark, config, name, columns)).write.parquet(folder)
+
+
+def _load_columns(
+    spark: SparkSession, config: InputConfig, name: str, columns: Sequence[str]
+) -> DataFrame:
+    frame = load_source(spark, config, name)
+    if missing := [column for column in columns if column not in frame.columns]:
+        raise InputError(f"{name}: no column {missing[0]!r}; there are {listed(frame.columns)}")
+    return frame.select(*map(quoted, columns))
+
+
+def _in_order_of_cells(rows: DataFrame) -> DataFrame:
+    return rows.orderBy(F.to_json(F.struct(*map(quoted, rows.columns))))
 
 
 def quoted(column: str) -> str:

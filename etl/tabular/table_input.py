@@ -76,8 +76,9 @@ class TableInput:
         log.info("interactions: columns %s", columns)
         parse = partial(_event, columns, self.config.time_unit)
         rows = self._rows(spark, "interactions", columns.names, parse, EVENTS).persist()
-        unit = decide_unit(rows, columns.time)
-        return with_time(rows, unit, datetime.now(UTC)), unit
+        now = datetime.now(UTC)
+        unit = decide_unit(rows, columns.time, now)
+        return with_time(rows, unit, now, columns), unit
 
     def items(self, spark: SparkSession) -> DataFrame:
         """Return a row of METADATA plus OUTCOME for every row of the items."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from etl.tabular.columns import EventColumns
 from mdsrec.errors import InputError
 
 log = logging.getLogger("etl")
@@ -33,20 +34,21 @@ class TimeUnit:
         return "seconds" if self.ticks == 1 else "milliseconds"
 
 
-def decide_unit(rows: DataFrame, column: str) -> TimeUnit | None:
+def decide_unit(rows: DataFrame, column: str, now: datetime) -> TimeUnit | None:
     """Return the unit of the rows' `kind` and `micros`; None if no row has a time.
 
     Times are stored in seconds if they are whole seconds in dates or in a column of seconds,
     otherwise in milliseconds. InputError if too many rows are of another kind.
     """
+    usable = F.when(F.col("micros").between(0, _latest(now)), F.col("micros"))
     found = (
         rows.where(F.col("kind").isNotNull())
         .groupBy("kind")
         .agg(
             F.count("*").alias("rows"),
             F.max(F.pmod("micros", F.lit(MICROS))).alias("fraction"),
-            F.min("micros").alias("first"),
-            F.max("micros").alias("last"),
+            F.min(usable).alias("first"),
+            F.max(usable).alias("last"),
         )
         .collect()
     )
@@ -61,24 +63,31 @@ def decide_unit(rows: DataFrame, column: str) -> TimeUnit | None:
             "numbers have one unit, or mend the column"
         )
     ticks = 1000 if most.kind in MILLISECONDS or most.fraction else 1
-    first, last = _day(most.first), _day(most.last)
-    log.info("times of the column %r: %s, from %s to %s", column, most.kind, first, last)
+    if most.first is not None:
+        first, last = _day(most.first), _day(most.last)
+        log.info("times of the column %r: %s, from %s to %s", column, most.kind, first, last)
     return TimeUnit(most.kind, ticks)
 
 
-def with_time(rows: DataFrame, unit: TimeUnit | None, now: datetime) -> DataFrame:
-    """Replace `kind` and `micros` by `time`, and reject rows of another kind or of the future."""
+def with_time(
+    rows: DataFrame, unit: TimeUnit | None, now: datetime, columns: EventColumns
+) -> DataFrame:
+    """Replace `kind` and `micros` by `time`, and reject rows of another kind or of the future.
+
+    A rejected row is shown with the names of its `columns`.
+    """
     if unit is None:
         return rows.withColumn("time", F.lit(None).cast("long")).drop("kind", "micros")
-    latest = int((now - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) + DAY
     kind, micros = F.col("kind"), F.col("micros")
     problem = (
         F.when(kind != unit.kind, F.format_string(f"time in %s, most are in {unit.kind}", kind))
         .when(micros < 0, "time before 1970")
-        .when(micros > latest * MICROS, "time in the future")
+        .when(micros > _latest(now), "time in the future")
     )
     reason = F.coalesce("reason", problem)
-    refused = F.to_json(F.struct("user_id", "item_id", F.timestamp_micros(micros).alias("time")))
+    cells = (F.col("user_id"), F.col("item_id"), F.timestamp_micros(micros))
+    named = [cell.alias(name) for cell, name in zip(cells, columns.names, strict=True)]
+    refused = F.to_json(F.struct(*named))
     time = F.floor(micros / F.lit(MICROS // unit.ticks)).cast("long")
     return rows.withColumns(
         {
@@ -87,6 +96,11 @@ def with_time(rows: DataFrame, unit: TimeUnit | None, now: datetime) -> DataFram
             "reason": reason,
         }
     ).drop("kind", "micros")
+
+
+def _latest(now: datetime) -> int:
+    """Return the last time that is not in the future, a day after `now`, in microseconds."""
+    return (int((now - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) + DAY) * MICROS
 
 
 def _day(micros: int) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -32,18 +32,21 @@ class Moment(NamedTuple):
 
 
 def id_text(value: Any, role: str) -> str:
-    """Return an id as text: whole numbers as digits, also those that are stored as floats."""
+    """Return an id as text: whole numbers as digits, also those that are stored as floats.
+
+    Spaces around it are dropped.
+    """
     if isinstance(value, bytes):
-        value = _decoded(value, role).strip()
-        value = None if value.lower() in NULLS else value
+        value = _decoded(value, role)
+        value = None if value.strip().lower() in NULLS else value
     if isinstance(value, float | Decimal):
         value = _number_text(value, role)
     if value is None:
         raise UnusableLineError(f"{role} is null")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise UnusableLineError(f"{role} is {_type_name(value)}, not text or a whole number")
-    text = str(value)
-    if not text.strip():
+    text = str(value).strip()
+    if not text:
         raise UnusableLineError(f"{role} is empty")
     if "\n" in text or "\0" in text:
         raise UnusableLineError(f"{role} holds a line break")
@@ -71,7 +74,7 @@ def _number_text(value: float | Decimal, role: str) -> str | None:
 def moment(value: Any, unit: str | None) -> Moment:
     """Return a time. A number is in `unit`; None means the unit that its size suggests."""
     if isinstance(value, bytes):
-        value = _decoded(value, "time")
+        value = None if is_null(value) else _decoded(value, "time")
     if isinstance(value, str):
         value = value.strip()
     if value is None or value == "" or value != value:
@@ -111,12 +114,31 @@ def _micros(value: date) -> int:
     return ((value if value.tzinfo else value.replace(tzinfo=UTC)) - EPOCH) // MICROSECOND
 
 
+def is_null(cell: bytes) -> bool:
+    """Return whether a cell of CSV is empty or says that it is null."""
+    return cell.decode("utf-8", "replace").strip().lower() in ("", *NULLS)
+
+
 def content_of(value: Any) -> Any:
-    """Return what an item's cell holds: CSV as text, or as the list or mapping that it writes."""
+    """Return what an item's cell holds, as JSON would: text, numbers, lists, mappings, or None.
+
+    CSV is text, or the list or mapping that it writes.
+    """
     if isinstance(value, bytes):
+        if is_null(value):
+            return None
         text = value.decode("utf-8", "replace")
-        return unquoted(text) or text
-    return None if value != value else value
+        found = unquoted(text)
+        return text if found is None else found
+    if isinstance(value, dict):
+        return {key: content_of(part) for key, part in value.items()}
+    if isinstance(value, list):
+        if value and all(isinstance(part, tuple) for part in value):  # Arrow's form of a map
+            return content_of(dict(value))
+        return [content_of(part) for part in value]
+    if value != value:
+        return None
+    return str(value) if isinstance(value, Decimal | date | time | timedelta) else value
 
 
 def _type_name(value: Any) -> str:

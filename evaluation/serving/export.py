@@ -12,12 +12,11 @@ from evaluation.serving.catalogue import COLUMNS, Catalogue
 from evaluation.serving.export_format import ExportManifest
 from evaluation.serving.loading import run_experiment
 from evaluation.serving.model_card import model_card
-from evaluation.serving.stored_weights import with_stored_weights
+from evaluation.stored_weights import with_stored_weights
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
-from training.data.item_tables import load_item_tables
+from training.data.item_tables import ItemTables, load_item_tables
 from training.inference import TrainedModel, load_trained
 
 NOT_EXPORTED = ("root", "spark", "tune", "study")  # sections that no score depends on
@@ -32,13 +31,15 @@ def export(run: str, folder: str) -> str:
     if files.read_bytes(f"{folder}/{export_format.MANIFEST}") is not None:
         raise InputError(f"{folder}: already holds an export: delete it, or choose another folder")
     experiment = run_experiment(run)
-    trained = with_stored_weights(experiment, load_trained(experiment))
-    contents = export_files(experiment, trained)
+    item_tables = load_item_tables(experiment)
+    trained = load_trained(experiment, item_tables=item_tables)
+    trained = with_stored_weights(experiment, trained)
+    contents = export_files(experiment, trained, item_tables)
     for name, content in contents.items():
         files.write_bytes(f"{folder}/{name}", content)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     del sha256[export_format.MODEL_CARD]  # may be edited
-    manifest = ExportManifest(experiment.name, dict(trained.weight_of), sha256)
+    manifest = ExportManifest(dict(trained.weight_of), sha256)
     files.write_json(f"{folder}/{export_format.MANIFEST}", vars(manifest))
     size = sum(map(len, contents.values()))
     return "\n".join(
@@ -50,11 +51,12 @@ def export(run: str, folder: str) -> str:
     )
 
 
-def export_files(experiment: Experiment, trained: TrainedModel) -> dict[str, bytes]:
+def export_files(
+    experiment: Experiment, trained: TrainedModel, item_tables: ItemTables
+) -> dict[str, bytes]:
     """Return the content of each file, by name."""
-    paths = RunPaths.of(experiment)
     config = {k: v for k, v in experiment.resolved().items() if k not in NOT_EXPORTED}
-    item_tables, catalogue = load_item_tables(experiment), Catalogue.read(experiment)
+    catalogue = Catalogue.read(experiment)
     contents = {
         export_format.CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
         export_format.CATALOGUE: _catalogue_file(catalogue),
@@ -62,7 +64,7 @@ def export_files(experiment: Experiment, trained: TrainedModel) -> dict[str, byt
         export_format.MODEL_CARD: model_card(experiment, trained, catalogue).encode(),
     }
     if trained.model is not None:
-        contents[export_format.WEIGHTS] = files.read_bytes(paths.best_weights) or b""
+        contents[export_format.WEIGHTS] = export_format.pack_weights(trained)
     if trained.memory is not None:
         contents[export_format.MEMORY] = export_format.pack_memory(trained.memory)
     return contents

@@ -16,12 +16,12 @@ from mdsrec.config import TransitionsConfig
 from mdsrec.errors import InputError
 from training.data.item_tables import PARTS, ItemTables
 from training.data.sparse import SparseMatrix
-from training.inference import file_metadata
+from training.inference import TrainedModel, file_metadata
 from training.memory import Memory
 
 VERSION = 1
 
-MANIFEST = "export.json"  # written last: version, run, channels' weights, SHA-256 of each file
+MANIFEST = "export.json"  # written last: version, channels' weights, SHA-256 of each file
 CONFIG = "config.json"  # the run's configuration
 CATALOGUE = "items.parquet"  # item_id, title, num_train
 WEIGHTS = "weights.safetensors"  # of the network
@@ -34,7 +34,6 @@ MODEL_CARD = "README.md"
 class ExportManifest:
     """export.json."""
 
-    run: str
     weight_of: Mapping[str, float]  # of each channel in the whole score
     sha256: Mapping[str, str]  # by name of file
     version: int = VERSION
@@ -47,12 +46,14 @@ def read_export(folder: str) -> tuple[ExportManifest, dict[str, bytes]]:
     """
     uri = f"{folder}/{MANIFEST}"
     try:
-        manifest = ExportManifest(**files.read_json(uri))
+        stored = dict(files.read_json(uri))
+        version = stored.get("version", VERSION)
+        manifest = ExportManifest(**stored) if version == VERSION else None
     except (ValueError, TypeError) as error:
         raise InputError(f"{uri}: damaged ({files.first_line(error)}): export again") from None
-    if manifest.version != VERSION:
+    if manifest is None:  # of another version, which may have other keys
         raise InputError(
-            f"{folder}: exported as version {manifest.version}, this program reads {VERSION}: "
+            f"{folder}: exported as version {version}, this program reads {VERSION}: "
             "export the run again"
         )
     contents = {}
@@ -63,6 +64,13 @@ def read_export(folder: str) -> tuple[ExportManifest, dict[str, bytes]]:
             raise InputError(f"{folder}/{name}: the file {found}: export the run again")
         contents[name] = content
     return manifest, contents
+
+
+def pack_weights(trained: TrainedModel) -> bytes:
+    """Return the weights of the network as the file that `load_model` reads."""
+    assert trained.model is not None
+    arrays = {name: p.detach().cpu().numpy() for name, p in trained.model.named_parameters()}
+    return save(arrays, {"dataset": trained.dataset_fingerprint})
 
 
 def pack_item_tables(item_tables: ItemTables) -> bytes:
@@ -80,15 +88,14 @@ def unpack_item_tables(content: bytes) -> ItemTables:
 def pack_memory(memory: Memory) -> bytes:
     """Return the memory as a safetensors file."""
     arrays = {part: getattr(memory.terms, part) for part in PARTS}
-    about = {"config": memory.config.model_dump(), "fingerprint": memory.fingerprint}
-    return save(arrays, {"about": json.dumps(about)})
+    return save(arrays, {"about": json.dumps({"fingerprint": memory.fingerprint})})
 
 
-def unpack_memory(content: bytes) -> Memory:
-    """Return the memory of `pack_memory`."""
+def unpack_memory(content: bytes, config: TransitionsConfig) -> Memory:
+    """Return the memory of `pack_memory`; `config` is the section [transitions] of the run."""
     arrays, about = load(content), _about(content)
     terms = SparseMatrix(*(arrays[part] for part in PARTS))
-    return Memory(terms, TransitionsConfig(**about["config"]), about["fingerprint"])
+    return Memory(terms, config, about["fingerprint"])
 
 
 def _about(content: bytes) -> dict[str, Any]:

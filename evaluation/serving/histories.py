@@ -39,10 +39,11 @@ class KnownHistories:
         else:
             self.empty_histories.append(key)
 
-    def warn(self) -> None:
+    def warn(self, catalogue: Catalogue) -> None:
         """Log in one line how much was left out, if anything was."""
         if self.unknown_ids:
-            log.warning("%s", unknown_text(self.unknown_ids))
+            hint = padded_hint(next(iter(self.unknown_ids)), catalogue)
+            log.warning("%s%s", unknown_text(self.unknown_ids), hint)
         if self.empty_histories:
             log.warning(
                 "%d of %d histories have no known item and no recommendations",
@@ -52,12 +53,25 @@ class KnownHistories:
 
 
 def unknown_text(unknown: Counter[str]) -> str:
-    """Return one line about ids that were left out."""
+    """Return one line about ids that were left out, and how many events had them."""
     first = ", ".join(map(repr, list(unknown)[:SHOWN_IDS]))
     more = ", ..." if len(unknown) > SHOWN_IDS else ""
-    count = unknown.total()
+    count, events = len(unknown), unknown.total()
     ids, are, were = ("id", "is", "was") if count == 1 else ("ids", "are", "were")
-    return f"{count:,} item {ids} {are} not in the catalogue and {were} left out: {first}{more}"
+    times = f" ({events:,} events)" if events > count else ""
+    return (
+        f"{count:,} item {ids}{times} {are} not in the catalogue and {were} left out: {first}{more}"
+    )
+
+
+def padded_hint(item_id: str, catalogue: Catalogue) -> str:
+    """Return a hint at an id of the same number with other zeros before it, or nothing."""
+    number = item_id.lstrip("0")
+    if not item_id.isdigit() or item_id in catalogue.item_of_id:
+        return ""
+    same = (other for other in catalogue.item_of_id if other.lstrip("0") == number)
+    found = next(same, None)
+    return "" if found is None else f"; there is {found!r}: ids are text"
 
 
 def known_histories(histories: Any, catalogue: Catalogue) -> KnownHistories:
@@ -76,8 +90,8 @@ def known_histories(histories: Any, catalogue: Catalogue) -> KnownHistories:
     for key, history in keyed:
         found.add(key, _as_list(history), catalogue)
     if found.is_one and found.empty_histories:
-        raise InputError(_no_items_text(list(found.unknown_ids)))
-    found.warn()
+        raise InputError(_no_items_text(list(found.unknown_ids), catalogue))
+    found.warn(catalogue)
     return found
 
 
@@ -91,7 +105,8 @@ def _as_list(history: Any) -> list[Any]:
     return list(history)
 
 
-def _no_items_text(ids: list[str]) -> str:
+def _no_items_text(ids: list[str], catalogue: Catalogue) -> str:
     if not ids:
         return "the history is empty: give the item ids of at least one event"
-    return f"the history has no known item: {ids[0]!r} is not in the catalogue"
+    hint = padded_hint(ids[0], catalogue)
+    return f"the history has no known item: {ids[0]!r} is not in the catalogue{hint}"

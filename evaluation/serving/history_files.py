@@ -4,7 +4,7 @@ The format of the file follows from its name:
 
     .jsonl    a line {"user_id": "u1", "item_ids": ["B00004", "B00017"]} for each user
     .parquet  columns user_id and item_ids (lists)
-    .csv      columns user_id and item_id, a row for each event
+    .csv      columns user_id and item_id, separated by , ; | or a tab, a row for each event
 
 Events are listed oldest first.
 """
@@ -22,7 +22,7 @@ from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.histories import KnownHistories, unknown_text
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, near_file
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
 
@@ -47,7 +47,7 @@ def write_histories(experiment: Experiment, path: str) -> tuple[Manifest, list[s
     """
     catalogue, known = Catalogue.read(experiment), KnownHistories()
     users: set[str] = set()
-    for history in _read(path):
+    for history in read_histories(path):
         if history.user_id in users:
             raise InputError(f"--histories {path}, {history.place}: {history.user_id!r} again")
         users.add(history.user_id)
@@ -74,7 +74,7 @@ def _left_out(known: KnownHistories) -> list[str]:
     return lines
 
 
-def _read(path: str) -> Iterator[History]:
+def read_histories(path: str) -> Iterator[History]:
     """Yield the users of a file. InputError names the place of a mistake."""
     readers = {".jsonl": _json_lines, ".parquet": _parquet, ".csv": _csv}
     suffix = next((suffix for suffix in readers if path.endswith(suffix)), None)
@@ -83,7 +83,7 @@ def _read(path: str) -> Iterator[History]:
     try:
         content = files.read_bytes(path)
         if content is None:
-            raise InputError(f"--histories {path}: no such file")
+            raise InputError(f"--histories {path}: no such file{near_file(path)}")
         yield from readers[suffix](content)
     except InputError:
         raise
@@ -97,7 +97,12 @@ def _json_lines(content: bytes) -> Iterator[History]:
             try:
                 row = json.loads(line)
                 yield _history(f"line {number}", *(row[name] for name in LISTS))
-            except (ValueError, TypeError, KeyError) as error:
+            except KeyError:
+                raise ValueError(
+                    f"line {number}: expected the keys {' and '.join(LISTS)}; found keys: "
+                    f"{', '.join(row)}"
+                ) from None
+            except (ValueError, TypeError) as error:
                 expected = '{"user_id": "u1", "item_ids": ["B00004"]}'
                 raise ValueError(f"line {number}: expected {expected} ({error})") from None
 
@@ -110,7 +115,12 @@ def _parquet(content: bytes) -> Iterator[History]:
 
 
 def _csv(content: bytes) -> Iterator[History]:
-    rows = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    text = content.decode("utf-8-sig")
+    separators = files.likely_separators(text)
+    if len(separators) > 1:
+        found = " or ".join(map(repr, separators))
+        raise ValueError(f"its columns may be separated by {found}: write a comma")
+    rows = pd.read_csv(io.StringIO(text), sep=separators[0], dtype=str, keep_default_na=False)
     _check_columns(list(rows.columns), EVENTS)
     for user_id, events in rows.groupby("user_id", sort=False):
         yield _history(f"row {events.index[0] + 2}", user_id, events["item_id"].tolist())

@@ -11,7 +11,7 @@ from evaluation.baselines import Baseline, Popularity, read_baselines
 from evaluation.metrics.run_metrics import POPULARITY
 from evaluation.serving import export_format
 from evaluation.serving.catalogue import Catalogue
-from evaluation.serving.stored_weights import with_stored_weights
+from evaluation.stored_weights import with_stored_weights
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
@@ -56,7 +56,9 @@ class Served:
         if export_format.WEIGHTS in contents:
             model = load_model(experiment, item_tables, contents[export_format.WEIGHTS]).eval()
         if export_format.MEMORY in contents:
-            memory = export_format.unpack_memory(contents[export_format.MEMORY])
+            memory = export_format.unpack_memory(
+                contents[export_format.MEMORY], experiment.transitions
+            )
         trained = trained_model(model, memory, item_tables)
         rows = pq.read_table(io.BytesIO(contents[export_format.CATALOGUE]))
         catalogue = Catalogue.of(rows)
@@ -75,6 +77,6 @@ def run_experiment(folder: str) -> Experiment:
     if not config:
         raise InputError(
             f"{folder}: neither the folder of a trained run, ROOT/runs/NAME, nor one that "
-            "`python -m evaluation export` wrote"
+            "`mdsrec export RUN DIR` wrote"
         )
     return experiment_from({**config, "root": root, "name": name}, RunPaths(folder).config)

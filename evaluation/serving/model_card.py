@@ -2,9 +2,10 @@
 
 from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.serving.catalogue import Catalogue
-from evaluation.serving.stored_weights import model_inputs
+from evaluation.stored_weights import model_inputs
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.config.own_model import is_own
 from mdsrec.run_paths import RunPaths
 from training.inference import TrainedModel
 
@@ -39,7 +40,8 @@ def model_card(experiment: Experiment, trained: TrainedModel, catalogue: Catalog
     sections = {
         f"{experiment.name}: a sequential recommender": "It scores every item after a history of "
         f"item ids. It was trained with mdsrec ({facts}).",
-        "Use": "```python\nfrom evaluation import Recommender\n\n"
+        "Use": _own_text(experiment.model.name)
+        + "```python\nfrom evaluation import Recommender\n\n"
         'model = Recommender.load("DIR")  # this folder; needs neither Ray nor Spark\n'
         f'model.recommend(["{first}"], top=10)\n```',
         "Model": f"`{experiment.model.name}`, {history.get('num_parameters', 0):,} parameters. "
@@ -52,6 +54,16 @@ def model_card(experiment: Experiment, trained: TrainedModel, catalogue: Catalog
     }
     headings = zip(["#", *["##"] * len(sections)], sections.items(), strict=False)
     return "\n".join(f"{mark} {title}\n\n{text}\n" for mark, (title, text) in headings)
+
+
+def _own_text(model: str) -> str:
+    """Return what a model of the user's own needs beside the folder, '' for ours."""
+    if not is_own(model):
+        return ""
+    module = model.partition(":")[0]
+    return (
+        f"Needs the module `{module}`, which is not here: put it on PYTHONPATH, or install it.\n\n"
+    )
 
 
 def _data_text(experiment: Experiment, trained: TrainedModel) -> str:
@@ -69,7 +81,7 @@ def _metrics_text(uri: str, weights: str) -> str:
     if files.read_bytes(uri) is None or (metrics := RunMetrics.read(uri)).weights != weights:
         return "This model was not evaluated before it was exported."
     names = [f"{name}@{metrics.cutoffs[0]}" for name in ("recall", "ndcg", "mrr")]
-    seen = "but those that the user had before" if metrics.exclude_seen else "of the catalogue"
+    seen = "except those that the user had before" if metrics.exclude_seen else "of the catalogue"
     lines = [
         f"{metrics.targets['test']:,} test events, each ranked among all items {seen}; ties count "
         "in expectation.",

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import is_datetime64_any_dtype, is_float_dtype, is_numeric_dtype
 
 from evaluation.metrics.run_metrics import RankMetrics
 from evaluation.metrics.summary import SPLITS, summarize_parts
 from evaluation.ranking import rank_targets, ranked_names
 from evaluation.serving.histories import unknown_text
 from evaluation.serving.loading import Served
+from mdsrec import files
 from mdsrec.errors import InputError
 from training.data.sequences import Target
 
@@ -50,11 +52,37 @@ def _in_order(events: pd.DataFrame) -> pd.DataFrame:
             "item_id, time (optional: else the order of the rows), split (optional: train, valid "
             "or test; else the last event of each user is test)"
         )
+    for name in ("user_id", "item_id", "time"):
+        if name in events.columns and (is_null := events[name].isna()).any():
+            raise InputError(
+                f"the column {name} has no value in {is_null.sum():,} of {len(events):,} rows, "
+                f"first in row {int(is_null.argmax())}: leave them out, or fill them in"
+            )
     if "time" in events.columns:
-        events = events.sort_values("time", kind="stable")
-    users, items = events["user_id"].astype(str), events["item_id"].astype(str)
+        events = events.sort_values("time", kind="stable", key=_as_times)
+    users, items = _as_ids(events["user_id"]), _as_ids(events["item_id"])
     splits = _splits(events, users)
     return pd.DataFrame({"user_id": users, "item_id": items, "split": splits})
+
+
+def _as_ids(column: pd.Series) -> pd.Series:
+    """Return the ids as text. pandas makes whole numbers floats where one was missing before."""
+    if is_float_dtype(column) and (column % 1 == 0).all():
+        column = column.astype("int64")
+    return column.astype(str)
+
+
+def _as_times(column: pd.Series) -> pd.Series:
+    """Return times that can be sorted: numbers and timestamps as they are, text as ISO 8601."""
+    column = column.infer_objects()
+    if is_numeric_dtype(column) or is_datetime64_any_dtype(column):
+        return column
+    try:
+        return pd.to_datetime(column, format="ISO8601", utc=True)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"the column time: expected numbers, timestamps or ISO 8601: {files.first_line(error)}"
+        ) from None
 
 
 def _splits(events: pd.DataFrame, users: pd.Series) -> pd.Series:

@@ -17,6 +17,7 @@ from evaluation.serving import own_split
 from evaluation.serving.histories import (
     KnownHistories,
     known_histories,
+    padded_hint,
     unknown_text,
 )
 from evaluation.serving.lists import best_items, flat
@@ -109,7 +110,8 @@ class Recommender:
             raise InputError(f"channel {channel!r}: choose from {listed(self.channels)}")
         item = self._catalogue.item_of_id.get(str(item_id))
         if item is None:
-            raise InputError(f"item {item_id!r} is not in the catalogue of {self.name}")
+            hint = padded_hint(str(item_id), self._catalogue)
+            raise InputError(f"item {str(item_id)!r} is not in the catalogue of {self.name}{hint}")
         others, scores = self._similar(item, name)
         order = np.lexsort((others, -scores))[:top]
         frame = self._named(others[order], scores[order])
@@ -138,7 +140,8 @@ class Recommender:
     def evaluate(self, events: pd.DataFrame) -> pd.DataFrame:
         """Rank events of a split of one's own, as `python -m evaluation` ranks a run's.
 
-        Columns of `events`: user_id, item_id; `time` (optional: else the order of the rows);
+        Columns of `events`: user_id, item_id; `time` (numbers, timestamps or ISO 8601; optional:
+        else the order of the rows);
         `split` (optional): events of valid and test are ranked after all earlier events of the
         user, those of train are only history. Without it each user's last event is test.
         Returns mean and 95% interval by split, channel and metric, as in metrics.json;
@@ -153,6 +156,8 @@ class Recommender:
         return frame
 
     def _check_top(self, top: int) -> None:
+        if not isinstance(top, int | np.integer) or isinstance(top, bool):
+            raise InputError(f"top = {top!r}: expected a whole number, as in top=10")
         if not 1 <= top <= len(self._catalogue):
             raise InputError(f"top = {top}: choose 1 to {len(self._catalogue):,}, all items")
 

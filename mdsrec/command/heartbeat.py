@@ -25,6 +25,7 @@ class Heartbeat(logging.Handler):
         self._seconds = seconds
         self._started = self._last = 0.0
         self._paused, self._ended = False, threading.Event()
+        self._stage = self._step = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note that a line was logged."""
@@ -34,10 +35,24 @@ class Heartbeat(logging.Handler):
         """Note a line that was written without a logger, such as one of a worker."""
         self._last = time.monotonic()
 
+    def begin(self, step: str) -> None:
+        """Name the step that runs from now on, as `loading the run`."""
+        self._step = step
+
     @contextmanager
-    def beating(self) -> Iterator[None]:
-        """Log lines until the block ends."""
+    def within(self, step: str) -> Iterator[None]:
+        """Name a part of the step, as `starting Ray`, until the block ends."""
+        before, self._step = self._step, step
+        try:
+            yield
+        finally:
+            self._step = before
+
+    @contextmanager
+    def beating(self, stage: str) -> Iterator[None]:
+        """Log lines about `stage` until the block ends."""
         thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._stage, self._step = stage, "importing packages"
         self._ended.clear()
         self._started = self._last = time.monotonic()
         logging.getLogger().addHandler(self)
@@ -64,7 +79,8 @@ class Heartbeat(logging.Handler):
             if time.monotonic() - self._last < self._seconds:
                 continue
             if not (self._paused or sys.stderr.isatty()):
-                log.info("still running, %s so far", duration(time.monotonic() - self._started))
+                spent = duration(time.monotonic() - self._started)
+                log.info("%s is still running: %s, %s so far", self._stage, self._step, spent)
             self.note_line()
 
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,10 +74,19 @@ def experiment_of(arguments: argparse.Namespace) -> Experiment:
     return experiment
 
 
-def command_line(stage: str, arguments: argparse.Namespace) -> str:
-    """Return the shell line that runs `stage` on the same experiment, without secret values."""
-    overrides = map(without_secret, arguments.overrides)
+def command_line(stage: str, arguments: argparse.Namespace, *more: str) -> str:
+    """Return the shell line that runs `stage` on the same experiment, without secret values.
+
+    `more` are overrides behind those of the command line.
+    """
+    overrides = map(without_secret, last_of_each_key([*arguments.overrides, *more]))
     return shlex.join([*spelled(stage), arguments.config, *overrides])
+
+
+def last_of_each_key(overrides: Sequence[str]) -> list[str]:
+    """Return overrides without those whose key a later one sets again."""
+    last = {override.partition("=")[0].strip(): n for n, override in enumerate(overrides)}
+    return [overrides[n] for n in sorted(last.values())]
 
 
 def path(text: str) -> str:
@@ -136,15 +146,25 @@ def dispatch(argv: Sequence[str] | None, commands: Mapping[str, Command], defaul
         default(words)
 
 
+class Terminated(SystemExit):
+    """The process received SIGTERM, and its stage has no handler of its own for it."""
+
+
+def _raise_terminated(signum: int, _frame: object) -> NoReturn:
+    raise Terminated(128 + signum)
+
+
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:
     """Run `body` on the command line and return the exit code.
 
     A mistake of the user (InputError) is printed as one line, and the exit code is 2.
     """
     use_own_packages()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         configure_logging()
-        with heartbeat.beating():
+        with heartbeat.beating(stage):
             body(None)
         sys.stdout.flush()
     except InputError as error:
@@ -153,6 +173,9 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     except KeyboardInterrupt:
         print(f"{stage}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Terminated:
+        print(f"{stage}: terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except BrokenPipeError:  # the reader of our output, as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

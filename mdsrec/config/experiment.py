@@ -17,7 +17,8 @@ from mdsrec.config.training import EvalConfig, OptimConfig, TrainConfig
 from mdsrec.config.transitions import TransitionsConfig
 from mdsrec.config.tune import TuneConfig
 
-RESERVED_MODALITIES = ("id", "all", "network", "fused", "memory", "seen", "popularity", "itemknn")
+RESERVED_CHANNELS = ("all", "network", "memory", "seen", "popularity", "itemknn")
+RESERVED_MODALITIES = ("id", "fused", *RESERVED_CHANNELS)
 """Names of the evaluator's channels."""
 
 

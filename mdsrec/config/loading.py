@@ -1,43 +1,39 @@
 """Load an experiment from a TOML file and overrides. A mistake becomes an error of one line."""
 
 import json
+import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from mdsrec.config import ColumnsConfig, Experiment, FeatureConfig, MDSRecConfig
+from mdsrec.config import Experiment
 from mdsrec.config.input import properties
-from mdsrec.config.models import sections
-from mdsrec.config.nearest_key import nearest_key
-from mdsrec.config.own_model import OWN, own_section
-from mdsrec.config.section import Section, listed
-from mdsrec.config.tune import Domain
+from mdsrec.config.mistakes import explanation, location_of
 from mdsrec.credentials import without_secret
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, near_file
 
-EXPECTED = {  # messages by pydantic's error type
-    "dict_type": "expected a section of keys",
-    "model_type": "expected a section of keys",
-    "tuple_type": "expected a list, as in [1, 2]",
-    "int_type": "expected a whole number",
-    "float_type": "expected a number",
-    "bool_type": "expected true or false",
-    "string_type": "expected text, in quotes",
-}
+COMMAND_LINE = "command line"
+TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+TOML_HEADER = re.compile(r"^\s*\[+([^\[\]]+)\]+\s*(?:#.*)?$", re.MULTILINE)
 
-MODELS = sections()
 SECRET_PROPERTIES = (("spark", "settings"), ("input", "options"))
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Return the experiment in a TOML file, changed by dotted `key=value` overrides.
 
-    InputError names the file or key, the value found and, for an unknown key, the nearest one.
+    InputError names the file or the command line, the key, the value found and, for an unknown key,
+    the nearest one.
     """
-    return experiment_from(read_content(path, overrides), source=str(path))
+    content = read_content(path, overrides)
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        source = _source_of(location_of(error), [str(path), *overrides])
+        raise InputError(f"{source}: {explanation(error, content)}") from None
 
 
 def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -47,26 +43,71 @@ def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     """
     content = _read_file(path)
     for override in overrides:
-        if override.endswith(".toml") and "=" not in override:
+        if _is_file(override):
             _merge(content, _read_file(override))
         else:
             _lay_over(content, override)
     return content
 
 
+def _is_file(override: str) -> bool:
+    return override.endswith(".toml") and "=" not in override
+
+
+def _source_of(location: Sequence[str | int], sources: Sequence[str]) -> str:
+    """Return the last source that sets the key at `location`: a file, or the command line.
+
+    A mistake between several keys is one of the first source, the configuration.
+    """
+    for source in reversed(sources[1:]):
+        if _is_file(source):
+            if location and _holds(_read_file(source), location):
+                return source
+        elif (keys := _keys_of(source)) and tuple(keys) == tuple(location[: len(keys)]):
+            return COMMAND_LINE
+    return sources[0]
+
+
+def _holds(content: Any, location: Sequence[str | int]) -> bool:
+    """Return whether the content of a file has the key at `location`."""
+    for key in location:
+        if not isinstance(content, Mapping) or key not in content:
+            return isinstance(key, int)  # a place in a list
+        content = content[key]
+    return True
+
+
 def _read_file(path: str | Path) -> dict[str, Any]:
+    text = ""
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        text = Path(path).read_text(encoding="utf-8-sig")
+        content = tomllib.loads(text)
         _join_properties(content)
     except FileNotFoundError:
-        raise InputError(f"{without_secret(str(path))}: no such configuration file") from None
+        near = near_file(str(path))
+        raise InputError(f"{without_secret(str(path))}: no such configuration file{near}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text: save it in that encoding") from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
+        line = _line_of(error, text)
+        raise InputError(f"{path}: not a readable TOML file: {error}{line}") from None
+    except OSError as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
     return content
+
+
+def _line_of(error: tomllib.TOMLDecodeError, text: str) -> str:
+    """Return `: ` and the line of a syntax error, without the value of a property."""
+    if not (found := TOML_LINE.search(str(error))):
+        return ""
+    lines = text.splitlines()
+    number = int(found[1])
+    line = "".join(lines[number - 1 : number]).strip()
+    headers = TOML_HEADER.findall("\n".join(lines[: number - 1]))
+    section = re.sub(r"[\s\"']", "", headers[-1]) + "." if headers else ""
+    return f": {without_secret(section + line).removeprefix(section)}" if line else ""
 
 
 def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -94,7 +135,7 @@ def experiment_from(content: Mapping[str, Any], source: str) -> Experiment:
     try:
         return Experiment.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{source}: {_explained(error, content)}") from None
+        raise InputError(f"{source}: {explanation(error, content)}") from None
 
 
 def to_overrides(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -109,20 +150,18 @@ def to_overrides(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def toml_value(value: Any) -> str:
     """Write a text, number, boolean or list as TOML, on one line.
 
-    JSON writes them as TOML does, but for the escapes of characters outside ASCII and of DEL.
+    JSON writes them as TOML does, except for the escapes of characters outside ASCII and of DEL.
     """
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _lay_over(content: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    keys = [key.strip().strip("\"'") for key in dotted.split(".")]
+    _, equals, text = override.partition("=")
+    keys = _keys_of(override)
     if not equals or not all(keys):
         raise InputError(
             f"override {without_secret(override)!r}: expected key=value, as in optim.lr=3e-4"
         )
-    if tuple(keys[:2]) in SECRET_PROPERTIES and keys[2:]:  # the rest is the name of one property
-        keys[2:] = [".".join(keys[2:])]
     section = content
     for key in keys[:-1]:
         section = section.setdefault(key, {})
@@ -133,67 +172,17 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
     section[keys[-1]] = _toml_value(text.strip())
 
 
+def _keys_of(override: str) -> list[str]:
+    """Return the keys of `a.b=1`: the sections, then the key."""
+    keys = [key.strip().strip("\"'") for key in override.partition("=")[0].split(".")]
+    if tuple(keys[:2]) in SECRET_PROPERTIES and keys[2:] and all(keys):
+        keys[2:] = [".".join(keys[2:])]  # the name of one property
+    return keys
+
+
 def _toml_value(text: str) -> Any:
     """Parse `3e-4`, `true` or `["a", "b"]` as TOML; anything else is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _explained(error: ValidationError, content: Mapping[str, Any]) -> str:
-    """Return the first validation error as one line."""
-    first = error.errors()[0]
-    if first["type"] == OWN:
-        return first["msg"]
-    location, section = first["loc"], _section_at(first["loc"], content)
-    if location[:1] == ("model",):
-        location = ("model", *location[2:])  # without pydantic's tag of the model
-    dotted = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in location)[1:]
-    if first["type"] == "union_tag_invalid":
-        name = first["ctx"]["tag"]
-        return (
-            f'model.name = "{name}": unknown model; choose from {listed(MODELS)}, or give '
-            '"package:Class"'
-        )
-    if first["type"] == "extra_forbidden":
-        if location[0] == "model" and any(location[1] in s.model_fields for s in MODELS.values()):
-            name = content["model"].get("name", "mdsrec")
-            return (
-                f"{dotted}: the model {name} has no such key: remove it, or replace the section "
-                f"with 'model={{name=\"{name}\"}}'"
-            )
-        hint = nearest_key(str(location[-1]), section.model_fields, _searched_sections())
-        return f"unknown key {dotted}; {hint}"
-    if first["type"] == "missing":
-        return f"key {dotted} is missing"
-    message = EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
-    if first["type"] == "value_error":
-        return f"{dotted}: {message}" if dotted else message
-    found = json.dumps(first["input"], default=str, ensure_ascii=False)
-    return f"{without_secret(f'{dotted} = {found}')}: {message}"
-
-
-def _searched_sections() -> Mapping[str, Collection[str]]:
-    """Return the keys of the sections in which a key of another section is searched."""
-    return {
-        name: field.annotation.model_fields
-        for name, field in Experiment.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    } | {"model": MDSRecConfig.model_fields}
-
-
-def _section_at(location: Sequence[str | int], content: Mapping[str, Any]) -> type[BaseModel]:
-    """Return the section class that should contain the last part of `location`."""
-    if len(location) <= 1:
-        return Experiment
-    if location[0] == "model":
-        own = location[1] == OWN
-        return own_section(content["model"]["name"]) if own else MODELS[str(location[1])]
-    if location[0] == "features":
-        return FeatureConfig
-    if location[:2] == ("input", "columns"):
-        return ColumnsConfig
-    if location[:2] == ("tune", "space"):
-        return Domain
-    return cast(type[BaseModel], Experiment.model_fields[str(location[0])].annotation)

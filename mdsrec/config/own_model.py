@@ -38,7 +38,7 @@ def class_named(name: str) -> type:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module exists, and misses one that it imports
         raise InputError(
-            f"{where}: no module {error.name}: put it into the current folder, or install it"
+            f"{where}: no module {error.name}: put it on PYTHONPATH, or install it"
         ) from None
     if found is None:
         raise InputError(f"{where}: the module {module} has no class {class_name}")

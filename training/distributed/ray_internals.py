@@ -4,6 +4,7 @@ A new version may change any of them, so each place says what fails then.
 """
 
 import json
+import logging
 import os
 import re
 import time
@@ -16,8 +17,10 @@ import psutil
 import ray
 from ray._private import ray_constants, ray_logging, services
 from ray._private.grpc_utils import init_grpc_channel
+from ray.exceptions import GetTimeoutError
 from ray.experimental import tqdm_ray
 from ray.job_config import JobConfig
+from ray.train import UserCallback
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import get_train_context
 
@@ -33,8 +36,14 @@ TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 LINE_OF_CPP = re.compile(r"\[[-\d]+ [\d:,]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")
 
+LATE_ANSWER = "Ray's autoscaler answers late: the machine is busy; the training goes on without it"
 START_WAIT_KEY = "RAY_raylet_start_wait_time_s"
-START_SECONDS = 180.0  # Ray itself waits 30 s, for its dashboard 60 s
+START_SECONDS = 600.0  # on a busy machine; Ray itself waits 30 s, for its dashboard 60 s
+COORDINATOR_LOGGER = (
+    "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
+)
+"""Logger of requests to the autoscaler. If it is renamed, late answers show as tracebacks again."""
+
 Health = Literal["answers", "is silent", "is gone"]
 NO_ANSWER: dict[grpc.StatusCode, Health] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "is silent",
@@ -83,6 +92,42 @@ def show_lines_of_workers(note_line: Callable[[], None]) -> None:
     dispatcher = ray_logging.global_worker_stdstream_dispatcher
     dispatcher.remove_handler("ray_print_logs")
     dispatcher.add_handler("ray_print_logs", show)
+
+
+class ShortCoordinatorWarnings(UserCallback):  # type: ignore[misc]
+    """Makes one line of the tracebacks about the autoscaler's late answers.
+
+    Ray Train's controller asks the autoscaler for the workers and waits 5 s. On a busy machine the
+    answer comes later and nothing is lost, but the controller logs a traceback each time. It is
+    another process, which gets the filter when this object is unpickled there.
+    """
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return (shorten_coordinator_warnings, ())
+
+
+def shorten_coordinator_warnings() -> ShortCoordinatorWarnings:
+    """Add the filter to this process."""
+    logger = logging.getLogger(COORDINATOR_LOGGER)
+    if not any(isinstance(each, _FirstTimeout) for each in logger.filters):
+        logger.addFilter(_FirstTimeout())
+    return ShortCoordinatorWarnings()
+
+
+class _FirstTimeout(logging.Filter):
+    """Shows the first timeout without its traceback and drops the others; keeps other records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_shown = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, GetTimeoutError):
+            return True
+        is_first, self._is_shown = not self._is_shown, True
+        record.msg, record.args, record.exc_info = LATE_ANSWER, (), None
+        return is_first
 
 
 @contextmanager

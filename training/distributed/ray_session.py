@@ -30,7 +30,7 @@ log = logging.getLogger("training")
 TOKEN_HINT = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file) as on the cluster"
 START_HINT = (
     "see the logs in /tmp/ray/session_latest/logs; on a busy machine try again later, or let it "
-    f"take longer with {START_WAIT_KEY}=600"
+    f"take longer with {START_WAIT_KEY}=1800"
 )
 TRACKER_VARIABLES = ("MLFLOW_", "WANDB_")
 ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
@@ -92,9 +92,10 @@ def _connect(address: str | None, log_to_driver: bool) -> None:
     }
     try:
         if address:
-            ray.init(address, **options)
+            with heartbeat.within(f"connecting to Ray at {address}"):
+                ray.init(address, **options)
         else:
-            with longer_start():
+            with longer_start(), heartbeat.within("starting Ray"):
                 ray.init("local", include_dashboard=True, **options)
     except Exception as error:
         cause = first_line(error).rstrip(". ")

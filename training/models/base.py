@@ -17,7 +17,10 @@ from torch.nn import functional as F
 
 from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
+from mdsrec.config.experiment import RESERVED_CHANNELS
 from mdsrec.config.model_base import NetworkConfig
+from mdsrec.config.section import listed
+from mdsrec.errors import InputError
 from training.data.batch import Batch, ItemRows
 from training.data.item_tables import ItemTables
 from training.data.negatives import Sampler, build_sampler
@@ -51,7 +54,15 @@ class Model(nn.Module):
         self._rows: ItemRows | None = None
 
     def set_channels(self, weights: dict[str, float]) -> None:
-        """Set the names of the channels and their weights."""
+        """Set the names of the channels and their weights.
+
+        InputError if a name is that of a channel or a sum of channels beside the model's.
+        """
+        if reserved := [name for name in weights if name in RESERVED_CHANNELS]:
+            raise InputError(
+                f"the model {self.config.name} has a channel {reserved[0]!r}: the names "
+                f"{listed(RESERVED_CHANNELS)} are reserved: rename it"
+            )
         self.channels = tuple(weights)
         weights_C = torch.tensor(list(weights.values()))
         self.register_buffer("channel_weights", weights_C, persistent=False)

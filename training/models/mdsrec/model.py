@@ -4,6 +4,8 @@ B users, T positions, P prefixes, C = 1 + |M| channels (fused, then each modalit
 them in a batch, D width, K centers.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +25,15 @@ from training.models.mdsrec.interest_block import InterestEncoder
 from training.models.mdsrec.items import ItemRepresentations, MDSRecItemVectors, module_key
 
 VECTOR_PRODUCT = 512  # a matrix of fewer numbers, times a vector, may sum in another order
+
+
+class Prefixes(NamedTuple):
+    """The prefixes of B sequences that are encoded together."""
+
+    items: Tensor  # int64 [n], may be in host memory
+    item_index: Tensor  # int64 [B, T], the inputs as indexes into `items`
+    ends: Tensor | None  # int64 [B, P], the last position of each; None: one ends at each position
+    counted: Tensor  # int64, the prefixes in [B P] whose queries are read
 
 
 class MDSRec(Model):
@@ -67,7 +78,8 @@ class MDSRec(Model):
         embedding_XD, tokens, centers = self.items.sequence_inputs(
             self.rows_of("item_embedding", batch.row_ids), batch.items, batch.entries, mapped
         )
-        queries_BTCD = self.queries(tokens, centers, batch.item_index, None, batch.noise)
+        prefixes = Prefixes(batch.items, batch.item_index, None, batch.prefixes)
+        queries_BTCD = self.queries(tokens, centers, prefixes, batch.noise)
         queries_CPD = queries_BTCD.flatten(0, 1).index_select(0, batch.prefixes).transpose(0, 1)
         if batch.scored is not None:
             assert batch.scored_entries is not None
@@ -112,25 +124,25 @@ class MDSRec(Model):
     def user_vectors(
         self, items_BT: Tensor, lengths_B: Tensor, item_vectors: MDSRecItemVectors
     ) -> Tensor:
-        ends_B1 = lengths_B[:, None] - 1
-        index_BT = torch.arange(items_BT.numel(), device=items_BT.device).view_as(items_BT)
-        tokens = item_vectors.tokens(items_BT.flatten())
-        return self.queries(tokens, item_vectors.centers, index_BT, ends_B1, None)[:, 0]
+        items, users = items_BT.flatten(), torch.arange(len(items_BT), device=items_BT.device)
+        index_BT = torch.arange(len(items), device=items.device).view_as(items_BT)
+        prefixes = Prefixes(items, index_BT, lengths_B[:, None] - 1, users)
+        tokens = item_vectors.tokens(items)
+        return self.queries(tokens, item_vectors.centers, prefixes, None)[:, 0]
 
     def queries(
         self,
         tokens: list[Tensor],
         centers: list[Tensor | None],
-        index_BT: Tensor,
-        ends_BP: Tensor | None,
+        prefixes: Prefixes,
         noise: Tensor | None,
     ) -> Tensor:
-        """Return e_s and etilde^m of the prefixes that end at `ends_BP` -> [B, P, C, D].
+        """Return e_s and etilde^m of the prefixes -> [B, P, C, D].
 
-        None means all prefixes. The item at a position is row `index_BT` of the `tokens` of each
-        channel. `centers` holds c^0 of each modality. `noise` [B, P, |M|, K] is logit(delta) of Eq.
-        19, and None means delta = 1/2.
+        The `tokens` of a channel have a row for each of the items. `centers` holds c^0 of each
+        modality. `noise` [B, P, |M|, K] is logit(delta) of Eq. 19, and None means delta = 1/2.
         """
+        index_BT, ends_BP = prefixes.item_index, prefixes.ends
         positions_TD = self.position_embedding[: index_BT.shape[1]]
         hidden_BT1 = self._draw_hidden(index_BT, tokens[0])
         x_BTD = _embed(tokens[0], index_BT, hidden_BT1) + positions_TD  # Eq. 7
@@ -139,7 +151,7 @@ class MDSRec(Model):
         for m in range(len(self.modalities)):
             x_BTD = _embed(tokens[1 + m], index_BT, hidden_BT1) + positions_TD  # Eq. 9
             noise_BPK = None if noise is None else noise[:, :, m]
-            e_BPD, interests = self.prefixes(m, x_BTD, centers[m], index_BT, ends_BP, noise_BPK)
+            e_BPD, interests = self.encode(m, x_BTD, centers[m], prefixes, noise_BPK)
             fused_BPD = fused_BPD + self.channel_weights[1 + m] * e_BPD  # Eq. 17
             if interests is not None:
                 e_BPD = e_BPD + interests  # Eq. 18
@@ -149,13 +161,12 @@ class MDSRec(Model):
             return F.normalize(queries_BPCD, dim=-1) / self.config.temperature
         return queries_BPCD
 
-    def prefixes(
+    def encode(
         self,
         m: int,
         x_BTD: Tensor,
         c_KD: Tensor | None,
-        index_BT: Tensor,
-        ends_BP: Tensor | None,
+        prefixes: Prefixes,
         noise_BPK: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return e^m and gamma c^L of the prefixes -> [B, P, D] each (Eq. 9 and 12-19).
@@ -164,9 +175,9 @@ class MDSRec(Model):
         """
         encoder = self.encoders[module_key(self.modalities[m])]
         if c_KD is None:
-            return encoder(x_BTD, positions_BQ=ends_BP), None
-        e_BPD, layers = encoder(x_BTD, c_KD, ends_BP)
-        states = self._prefix_states(e_BPD, ends_BP, index_BT, len(c_KD), noise_BPK)
+            return encoder(x_BTD, positions_BQ=prefixes.ends), None
+        e_BPD, layers = encoder(x_BTD, c_KD, prefixes.ends)
+        states = self._prefix_states(e_BPD, prefixes, len(c_KD), noise_BPK)
         return e_BPD, prefix_interests(len(c_KD), layers, states, self.config.tau)
 
     def _draw_hidden(self, index_BT: Tensor, like: Tensor) -> Tensor | None:
@@ -175,13 +186,9 @@ class MDSRec(Model):
         return dropout_mask(shape, p, like) == 0 if self.training and p else None
 
     def _prefix_states(
-        self,
-        e_BPD: Tensor,
-        ends_BP: Tensor | None,
-        index_BT: Tensor,
-        K: int,
-        noise_BPK: Tensor | None,
+        self, e_BPD: Tensor, prefixes: Prefixes, K: int, noise_BPK: Tensor | None
     ) -> PrefixStates:
+        index_BT, ends_BP = prefixes.item_index, prefixes.ends
         T, p = index_BT.shape[1], self.config.dropout
         positions_T = torch.arange(T, device=index_BT.device)
         ends_BP = positions_T.expand_as(index_BT) if ends_BP is None else ends_BP

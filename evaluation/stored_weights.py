@@ -27,7 +27,7 @@ class ChosenWeights:
 
 
 def model_inputs(trained: Trained) -> dict[str, str]:
-    """Return the fingerprints of all that decides a score, but for the channels' weights."""
+    """Return the fingerprints of all that decides a score, except the channels' weights."""
     inputs = {"tables": trained.dataset_fingerprint, "weights": trained.weights_fingerprint}
     memory = trained.memory_fingerprint
     return inputs if memory is None else {**inputs, "memory": memory}
