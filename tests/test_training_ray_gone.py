@@ -17,7 +17,12 @@ from test_training_killed import CONFIG, wait_for_a_checkpoint_within_an_epoch
 
 from mdsrec.config.loading import load_experiment
 from training.distributed import ray_watch
-from training.distributed.ray_internals import health, server_addresses
+from training.distributed.ray_internals import (
+    START_WAIT_KEY,
+    health,
+    longer_start,
+    server_addresses,
+)
 from training.distributed.ray_watch import (
     ANSWER_SECONDS,
     END_SECONDS,
@@ -67,6 +72,20 @@ def test_a_ray_that_does_not_start_is_one_line(variables: dict[str, str], line: 
     assert done.returncode == 2, done.stderr
     assert last_line(done.stderr).startswith(f"evaluation: {line}")
     assert "Traceback" not in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "600"), ("900", "900"), ("5", "30")])
+def test_a_local_ray_may_take_ten_minutes_to_start_or_what_the_user_says(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, used: str
+) -> None:
+    gcs_key = "RAY_gcs_server_port_wait_time_s"
+    monkeypatch.setenv(gcs_key, "")  # restored at the end
+    monkeypatch.delenv(gcs_key)
+    monkeypatch.delenv(START_WAIT_KEY, raising=False)
+    if given:
+        monkeypatch.setenv(START_WAIT_KEY, given)
+    with longer_start():
+        assert os.environ[gcs_key] == used
 
 
 @pytest.mark.ray

@@ -92,14 +92,20 @@ def _start(master: str, settings: dict[str, str]) -> SparkSession:
     try:
         with heartbeat.within("starting Spark"):
             spark = builder.getOrCreate()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # Spark's logs tracebacks
+        _end_at_sigint_as_at_sigterm()
         return spark
     except (PySparkException, Py4JError, OSError) as error:
         raise InputError(
             f"Spark did not start ({first_line(error)}): check spark.master = {master!r}, "
             f"spark.driver_memory = {settings[DRIVER_MEMORY]!r} and spark.settings"
         ) from None
+
+
+def _end_at_sigint_as_at_sigterm() -> None:
+    """Replace Spark's handler of SIGINT, which raises what py4j logs with its traceback."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
 
 
 def _send_packages(spark: SparkSession) -> None:
@@ -154,7 +160,8 @@ def stop_quietly(spark: SparkSession) -> None:
 
     def stop() -> None:
         with suppress(PySparkException, Py4JError, OSError):
-            spark.sparkContext.setLogLevel("OFF")
+            log4j = spark.sparkContext._jvm.org.apache.logging.log4j  # type: ignore[union-attr]
+            log4j.core.config.Configurator.setAllLevels("", log4j.Level.OFF)
             spark.stop()
 
     logging.getLogger("py4j").setLevel(logging.CRITICAL)

@@ -146,12 +146,12 @@ def dispatch(argv: Sequence[str] | None, commands: Mapping[str, Command], defaul
         default(words)
 
 
-class Terminated(SystemExit):
-    """The process received SIGTERM, and its stage has no handler of its own for it."""
+class EndedBySignal(SystemExit):
+    """The process received a signal for which its stage has no handler of its own."""
 
 
-def _raise_terminated(signum: int, _frame: object) -> NoReturn:
-    raise Terminated(128 + signum)
+def _end(signum: int, _frame: object) -> NoReturn:
+    raise EndedBySignal(128 + signum)
 
 
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:
@@ -161,7 +161,7 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     """
     use_own_packages()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _raise_terminated)
+        signal.signal(signal.SIGTERM, _end)
     try:
         configure_logging()
         with heartbeat.beating(stage):
@@ -170,12 +170,10 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     except InputError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{stage}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except Terminated:
-        print(f"{stage}: terminated", file=sys.stderr)
-        return 128 + signal.SIGTERM
+    except (KeyboardInterrupt, EndedBySignal) as ended:
+        is_term = isinstance(ended, EndedBySignal) and ended.code == 128 + signal.SIGTERM
+        print(f"{stage}: {'terminated' if is_term else 'interrupted'}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if is_term else signal.SIGINT)
     except BrokenPipeError:  # the reader of our output, as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
