@@ -8,6 +8,7 @@ from reference_tables import sparse_matrix
 from torch import Tensor
 
 from mdsrec.config import MDSRecConfig
+from mdsrec.errors import InputError
 from training.data import long_rows
 from training.data.long_rows import LongRows
 from training.data.sparse import DeviceMatrix, SparseMatrix, multiply_all, product
@@ -113,6 +114,16 @@ def test_long_rows_in_bags_equal_the_whole_product(
     found, expected = products["long"], left @ embedding
     assert_same((found,), (expected,))
     assert_same(gradients(found.sin().sum(), embedding), gradients(expected.sin().sum(), embedding))
+
+
+def test_a_step_with_more_entries_than_an_int32_counts_is_refused() -> None:
+    most = 2**31 - 1
+    starts = np.array([0, most, most + 1], dtype=np.int64)
+    matrix = SparseMatrix(starts, np.empty(0, np.int32), np.empty(0, np.float32))
+    with pytest.raises(
+        InputError, match=r"2 items .* have 2,147,483,648 entries .* set graph\.max_c"
+    ):
+        matrix.select(np.array([0, 1]), CPU)
 
 
 def test_a_sparse_product_equals_the_dense_one() -> None:
