@@ -1,5 +1,6 @@
 """Reports on the tables of an experiment: `etl status`, and the summary at the end of a build."""
 
+import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -136,7 +137,7 @@ def rejects_report(experiment: Experiment, manifest: Manifest) -> list[str]:
     first = _first_rows(uri, manifest)
     if not first:
         return []
-    program = f"import pandas; print(pandas.read_parquet({uri!r}).to_string())"
+    program = f"import pandas; print(pandas.read_parquet({json.dumps(uri)}).to_string())"
     return [
         f"Rejected rows, the first {len(first)} of {manifest.rows:,}:",
         *(f"  {row['source']}, row {row['line']}: {row['reason']}: {_cut(row)}" for row in first),
