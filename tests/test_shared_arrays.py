@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gloo import on_ranks
+from torch import distributed
 
 from mdsrec.errors import InputError
 from training.data import shared_arrays
@@ -35,7 +36,11 @@ def loaded_once() -> list[Any]:
     assert (pids == pids[0]).all()
     assert built.arrays["none"].shape == (0, 3)
     assert built.about == {"length": LENGTH}
-    return [int(pids[0]), os.getpid(), shared_inodes()]
+    inodes, builder = shared_inodes(), int(pids[0])
+    pids[0] = os.getpid()  # on every rank, and seen by no other
+    distributed.barrier()
+    assert pids[0] == os.getpid()
+    return [builder, os.getpid(), inodes]
 
 
 def shared_inodes() -> list[str]:

@@ -9,7 +9,7 @@ from small_dataset import small_experiment, write_dataset
 from small_models import experiment_of
 
 from evaluation.ranking import ranked_names
-from evaluation.serving.stored_weights import model_inputs
+from evaluation.stored_weights import model_inputs
 from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.config.model_base import TransformerConfig

@@ -13,6 +13,7 @@ from mdsrec.config.section import (
     Distinct,
     Flag,
     Fraction,
+    Later,
     NonNegativeFloat,
     NotIdentity,
     PathOrUri,
@@ -175,9 +176,10 @@ class GraphConfig(Section):
     """Leave out pairs of events that are further apart, for very long histories. Unset means all
     pairs, as in the paper.
     """
-    max_cooccurrences: Positive | None = None
+    max_cooccurrences: Later[Positive | None] = None
     """Heaviest entries kept in an item's row of O, ties by item. It bounds the work of a step for
-    popular items; the lost weight is counted. Unset means all entries, as in the paper.
+    popular items; the lost weight is counted. ItemKNN, a baseline of the data, reads all entries.
+    Unset means all entries, as in the paper.
     """
     search: Literal["cells", "exact"] = "cells"
     """Search an item's neighbors in the nearest cells of a k-means index, or exactly in all."""
@@ -189,14 +191,6 @@ class GraphConfig(Section):
     """More values of mu^m to build neighbors for, in addition to `model.mu`; for sweeps."""
     num_centers: NotIdentity[Distinct[Positive]] = ()
     """More values of k to cluster for, in addition to `model.num_centers`; for sweeps."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides a run.
-
-        `max_cooccurrences` appears only if it is set, so that runs before that key stay valid.
-        """
-        unset = {"max_cooccurrences"} if self.max_cooccurrences is None else set()
-        return {key: value for key, value in super().identity().items() if key not in unset}
 
 
 class SparkConfig(Section):

@@ -29,7 +29,7 @@ class LongRows(nn.Module):
 
     columns: Tensor
     weights: Tensor
-    bag_rows: Tensor
+    row_bags: Tensor
 
     def __init__(self, matrix: SparseMatrix, num_columns: int) -> None:
         super().__init__()
@@ -38,18 +38,19 @@ class LongRows(nn.Module):
         row = np.repeat(np.arange(matrix.num_rows), num_bags)
         number = np.arange(len(row)) - np.repeat(np.cumsum(num_bags) - num_bags, num_bags)
         self._bag_starts = np.append(matrix.starts[row] + number * BAG, matrix.starts[-1])
+        row_bags = np.append(0, np.cumsum(num_bags)).astype(np.int32)
         self.register_buffer("columns", torch.from_numpy(matrix.columns), persistent=False)
         self.register_buffer("weights", torch.from_numpy(matrix.weights), persistent=False)
-        self.register_buffer("bag_rows", torch.from_numpy(row), persistent=False)
+        self.register_buffer("row_bags", torch.from_numpy(row_bags), persistent=False)
 
     def times(self, dense_XD: Tensor) -> Tensor:
         """Return the product of the matrix with `dense_XD` -> [K, D]."""
-        sums = torch.cat([self._sums(dense_XD, b) for b in range(0, len(self.bag_rows), BAGS)])
+        first_bags = range(0, len(self._bag_starts) - 1, BAGS)
+        sums = torch.cat([self._sums(dense_XD, first) for first in first_bags])
         if len(sums) == self.matrix.num_rows:
             return sums
-        return sums.new_zeros(self.matrix.num_rows, sums.shape[1]).index_add_(
-            0, self.bag_rows, sums
-        )
+        bags = torch.arange(len(sums), dtype=torch.int32, device=sums.device)
+        return F.embedding_bag(bags, sums, self.row_bags, mode="sum", include_last_offset=True)
 
     def _sums(self, dense_XD: Tensor, first: int) -> Tensor:
         """Return the sums of BAGS bags."""

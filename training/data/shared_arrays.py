@@ -73,14 +73,20 @@ def once_per_host(build: Callable[[Allocate], Built], ranks: Ranks | None = None
     own = hosts[ranks.rank]
     first = ranks.rank if own is None else hosts.index(own)
     with _SharedMemory() as memory:
-        allocate = memory.zeros if own is not None and hosts.count(own) > 1 else zeros
-        is_first = first == ranks.rank
-        built, offers = _together(partial(build, allocate) if is_first else None, ranks, memory)
-        map_or_build = partial(_map_or_build, offers[first], build)
-        mapped, _ = _together(None if is_first else map_or_build, ranks, memory)
-    found = built or mapped
+        is_shared = own is not None and hosts.count(own) > 1
+        building = partial(build, memory.zeros if is_shared else zeros)
+        offer = memory.offer if is_shared else _nothing
+        built, offers = _together(building if first == ranks.rank else None, ranks, offer)
+        # The first rank maps them again too: what one rank writes must not reach the others.
+        mapping = partial(_map_or_build, offers[first], build)
+        mapped, _ = _together(mapping if is_shared else None, ranks, _nothing)
+    found = mapped or built
     assert found is not None
     return found
+
+
+def _nothing(_: Built) -> None:
+    """Offer nothing."""
 
 
 def zeros(shape: Shape, dtype: DTypeLike) -> Array:
@@ -96,13 +102,14 @@ class _SharedMemory:
     """Arrays that other processes can map until the context ends."""
 
     def __init__(self) -> None:
+        self._files: list[int] = []
         self._file_of: dict[int, int] = {}  # descriptor by address of the array
 
     def __enter__(self) -> "_SharedMemory":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._file_of.values():
+        for file in self._files:
             os.close(file)
 
     def zeros(self, shape: Shape, dtype: DTypeLike) -> Array:
@@ -111,6 +118,7 @@ class _SharedMemory:
         if not num_bytes:
             return np.zeros(shape, dtype)
         file = os.memfd_create("mdsrec")
+        self._files.append(file)
         os.ftruncate(file, num_bytes)
         array = np.frombuffer(mmap.mmap(file, num_bytes), dtype).reshape(shape)
         self._file_of[array.ctypes.data] = file
@@ -120,7 +128,7 @@ class _SharedMemory:
         """Return where the arrays are, and the value beside them."""
         places = {}
         for name, array in built.arrays.items():
-            file = self._file_of.get(array.ctypes.data, -1)
+            file = self._file_of[array.ctypes.data] if array.size else ""
             path = f"/proc/{os.getpid()}/fd/{file}"
             places[name] = _Place(path, array.shape, array.dtype.str)
         return places, built.about
@@ -149,17 +157,18 @@ def _mapped(place: _Place) -> Array:
 
 
 def _together(
-    work: Callable[[], Built] | None, ranks: Ranks, memory: _SharedMemory
+    work: Callable[[], Built] | None, ranks: Ranks, offer: Callable[[Built], Any]
 ) -> tuple[Built | None, list[Any]]:
     """Do this rank's work, if it has any -> its result, and what every rank offers.
 
     All ranks return together, or raise the first failure.
     """
-    with ThreadPoolExecutor(1) as pool:
-        future = None if work is None else pool.submit(work)
-        reports: list[Any] = [RUNNING]
-        while RUNNING in reports:
-            reports = ranks.gather(_report(future, memory))
+    pool = ThreadPoolExecutor(1)
+    future = None if work is None else pool.submit(work)
+    pool.shutdown(wait=False)  # where another rank is gone, the work is not waited for
+    reports: list[Any] = [RUNNING]
+    while RUNNING in reports:
+        reports = ranks.gather(_report(future, offer))
     failure = next((r for r in reports if isinstance(r, _Failure)), None)
     if failure is not None:
         own = None if future is None else future.exception()
@@ -167,7 +176,7 @@ def _together(
     return (None if future is None else future.result()), reports
 
 
-def _report(future: Future[Built] | None, memory: _SharedMemory) -> Any:
+def _report(future: Future[Built] | None, offer: Callable[[Built], Any]) -> Any:
     """Wait REPORT_SECONDS at most for a rank's work and return its offer, or a failure."""
     if future is None:
         return None
@@ -176,7 +185,7 @@ def _report(future: Future[Built] | None, memory: _SharedMemory) -> Any:
         return RUNNING
     error = future.exception()
     if error is None:
-        return memory.offer(future.result())
+        return offer(future.result())
     is_input_error = isinstance(error, InputError)
     name = "" if is_input_error else f"{type(error).__name__}: "
     return _Failure(is_input_error, f"{name}{first_line(error)}")

@@ -1,1 +1,1 @@
-"""Parameters with a row for each item, divided among the ranks."""
+"""Parameters with a row for each item, stepped by rows."""

@@ -16,7 +16,10 @@ def sum_rows(ids: Sequence[Tensor], rows: Sequence[Tensor]) -> tuple[Tensor, Ten
         return ids[0], rows[0]
     distinct, index = torch.unique(torch.cat(list(ids)), return_inverse=True)
     sums = rows[0].new_zeros(len(distinct), *rows[0].shape[1:])
-    return distinct, sums.index_add_(0, index, torch.cat(list(rows)))
+    places = index.split([len(part) for part in ids])
+    for place, part in zip(places, rows, strict=True):  # one by one: in this order on a GPU too
+        sums.index_add_(0, place, part)
+    return distinct, sums
 
 
 def gather_rows(ids: Tensor, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
