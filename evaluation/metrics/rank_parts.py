@@ -20,6 +20,9 @@ from mdsrec.tables import READ_ERRORS
 PART_ROWS = 1 << 20
 EVALUATE = "run `mdsrec evaluate CONFIG`"
 NAMES = ["split", "channel"]
+ENCODED = pa.schema(
+    [field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in NAMES else field for field in schema.RANKS]
+)
 
 
 class RankRows(NamedTuple):
@@ -39,7 +42,7 @@ class RankPart:
         users = rows["user"].to_numpy()
         if (np.diff(users) < 0).any():
             rows = rows.take(np.argsort(users, kind="stable"))
-        self.rows = rows.unify_dictionaries().combine_chunks()
+        self.rows = rows.cast(ENCODED).unify_dictionaries().combine_chunks()
         self.users: Counts = self.rows["user"].to_numpy()
 
     def select(self, split: str, channel: str) -> RankRows:

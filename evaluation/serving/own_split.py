@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from pandas.api.types import is_datetime64_any_dtype, is_float_dtype, is_numeric_dtype
 
+from evaluation.metrics.rank_parts import RankPart
 from evaluation.metrics.run_metrics import RankMetrics
 from evaluation.metrics.summary import SPLITS, summarize_parts
 from evaluation.ranking import rank_targets, ranked_names
@@ -108,7 +108,7 @@ def evaluate(served: Served, events: pd.DataFrame) -> tuple[RankMetrics, Counter
     return summarize_parts(_ranked_parts(served, targets), names, settings.cutoffs, {}), unknown
 
 
-def _ranked_parts(served: Served, targets: list[Target]) -> Iterator[pa.Table]:
+def _ranked_parts(served: Served, targets: list[Target]) -> Iterator[RankPart]:
     """Yield the ranks of some users at a time."""
     users = np.array([target.user for target in targets])
     size = max(1, USERS_AT_ONCE // served.experiment.eval.user_batch)
@@ -117,7 +117,8 @@ def _ranked_parts(served: Served, targets: list[Target]) -> Iterator[pa.Table]:
     for first, last in zip(edges, [*edges[1:], len(users)], strict=True):
         if first < last:
             part = targets[first:last]
-            yield rank_targets(served.trained, served.baselines, part, served.experiment.eval)
+            rows = rank_targets(served.trained, served.baselines, part, served.experiment.eval)
+            yield RankPart(rows)
 
 
 def as_frame(metrics: RankMetrics) -> pd.DataFrame:
