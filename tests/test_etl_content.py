@@ -11,6 +11,8 @@ from etl.catalogue.content_hashes import ContentHashes
 from etl.catalogue.raw import raw_files
 from etl.features import images
 from etl.recipes import raw_inputs, recipes
+from etl.tabular.listing import input_files
+from mdsrec.config import InputConfig
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 
@@ -171,5 +173,7 @@ def test_a_file_name_that_is_not_utf8_is_named(tmp_path):
         Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9" + suffix)).write_text("x")
     with pytest.raises(InputError, match=r"caf.*jpg' is not UTF-8: rename the file"):
         list(images.image_files(str(tmp_path)))
-    with pytest.raises(InputError, match=r"caf.*' is not UTF-8: rename the file"):
-        raw_files([str(tmp_path)])
+    config = InputConfig(format="table", interactions=[str(tmp_path)])
+    for names in ([str(tmp_path)], [f"{tmp_path}/*.json"]):
+        with pytest.raises(InputError, match=r"caf.*' is not UTF-8: rename the file"):
+            input_files(config, names)

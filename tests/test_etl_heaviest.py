@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from etl.builders.workspace import Workspace
+from etl.graph import heaviest
 from etl.recipes import RawInputs, recipes
 from etl.status import build_report
 from mdsrec import schema, tables
@@ -34,6 +35,7 @@ def experiment(folder, **graph):
         "features": {"text": {"vectors": str(folder / "none.parquet")}},
         "graph": graph,
         "model": {"num_neighbors": 2, "num_centers": 2, "memory": False},
+        "spark": {"rows_per_file": 1},
     }
     return experiment_from(content, "test")
 
@@ -55,9 +57,12 @@ def write_reviews(folder):
         (2, {("a", "d")}, 1),
     ],
 )
-def test_the_heaviest_entries_of_a_row_are_kept(spark, tmp_path, caplog, most, lost, rows_cut):
+def test_the_heaviest_entries_of_a_row_are_kept(
+    spark, tmp_path, monkeypatch, caplog, most, lost, rows_cut
+):
     from etl.run import _build_outdated, _shared_tables
 
+    monkeypatch.setattr(heaviest, "ENTRIES_PER_SPAN", 4)  # of 8: two spans of two items
     write_reviews(tmp_path)
     bounded = experiment(tmp_path, max_cooccurrences=most)
     name = cooccurrence_name(bounded)
@@ -77,6 +82,8 @@ def test_the_heaviest_entries_of_a_row_are_kept(spark, tmp_path, caplog, most, l
     weight = sum(WHOLE[pair] for pair in lost)
     expected = {"rows_cut": rows_cut, "lost_weight": weight, "lost_share": weight / 11}
     assert manifests[name].counters == expected
+    files = manifests[name].files
+    assert len(files) > 2 and max(file.rows for file in files) == 1
     share = f"leaves out {100 * weight / 11:.3g}% of the weight of O, in {rows_cut} rows"
     assert f"graph.max_cooccurrences = {most} {share}" in caplog.text
     assert f"rows cut {rows_cut}, lost weight {weight:g}, lost share" in build_report(

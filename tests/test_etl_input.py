@@ -12,7 +12,7 @@ import pytest
 from vectors_by_item import vectors_by_item
 
 from etl.catalogue import amazon, raw
-from etl.catalogue.raw import numbered_lines, raw_files, raw_lines
+from etl.catalogue.raw import RawFile, numbered_lines, raw_files, raw_lines, shares_of
 from etl.features.encoders import model_location
 from mdsrec.config import FeatureConfig
 from mdsrec.config.loading import experiment_from
@@ -83,6 +83,23 @@ def test_a_missing_file_and_a_folder_without_raw_files_are_named(tmp_path):
         raw_files([str(tmp_path / "nowhere.json")])
     with pytest.raises(InputError, match=r"no file in this folder ends in \.json or"):
         raw_files([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "num_files", "shares"),
+    [
+        ("a.json", 1, 1, 4),  # one for each core
+        ("a.json", 1, 3, 2),
+        ("a.json", 4, 9, 1),
+        ("a.json", 13, 9, 4),  # of 4 GiB at most
+        ("a.json.gz", 2, 9, 3),  # 10 GiB of lines
+        ("a.json.gz", 20, 9, 8),  # each reader decompresses all of it
+    ],
+)
+def test_a_large_file_has_several_readers_however_many_files_there_are(
+    name, gigabytes, num_files, shares
+):
+    assert shares_of(RawFile(name, gigabytes << 30, None), num_files, num_cores=4) == shares
 
 
 @pytest.mark.parametrize("content", [b"", gzip.compress(b"", mtime=0)])

@@ -132,6 +132,7 @@ def test_one_span_many_spans_and_two_dimensional_tiles_give_the_same_bits(
     )
     assert num_bytes == size_of_E  # one span reads E once
     monkeypatch.setattr(tiles_module, "PIECE", 7)  # pieces of single rows
+    monkeypatch.setattr(tiles_module, "BATCH_BYTES", 1)  # a batch for each piece
     for number, plan in enumerate([tiles(WIDTH, 50, 4, 1), tiles(WIDTH, 50, 6, 3)]):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -184,10 +185,11 @@ def test_tiles_fit_in_the_memory_of_a_task_and_read_the_fewest_bytes():
         widest = max(stop - start for start, stop in plan.slices)
         assert 8 * (last - first) * (widest + 1) <= memory / 2
         assert plan.files[-1][1] == 48_000_000 and plan.slices[-1][1] == 768
-        E, O = 4 * 768, 16 * 514  # noqa: E741
+        E, O = 4 * 768, 4 * 514  # noqa: E741
         rows_of_spans_only = memory // 2 // (8 * 769)
         one_dimensional = 48_000_000 / rows_of_spans_only * E + O
         assert plan.num_spans * E + len(plan.slices) * O < one_dimensional / 2
+        assert 1 / 2 < plan.num_spans * E / (len(plan.slices) * O) < 2  # both shrink as they can
 
 
 def test_files_depend_neither_on_memory_nor_on_cores():

@@ -168,6 +168,28 @@ def test_rows_have_the_same_bits_for_any_span_block_and_chunk(world, tmp_path, m
     np.testing.assert_array_equal(rows_by_span(found, 50)[0], whole)
 
 
+def planned(num_items, num_neighbors, entries_per_item=100):
+    """Return how M of one modality would be divided; no table is read."""
+    config = TransitionsConfig(num_neighbors=num_neighbors)
+    return Spreading(None, (None,), num_items, entries_per_item * num_items, config)
+
+
+def test_a_larger_catalogue_has_longer_spans_not_more_that_a_process_can_hold():
+    small, large = planned(10**6, 1), planned(160 * 10**6, 1)
+    row = 48 * (100 * 3 + 1)  # bytes, of the entries of C, A C and C A^T, and of A
+    assert small.span == (256 << 20) // row
+    assert large.span == 160 * 10**6 // 2**13 > small.span
+    longest = planned(160 * 10**6, 20)
+    assert large.span_bytes < 2 << 30
+    assert 0.99 * (2 << 30) < longest.span_bytes <= 2 << 30
+
+
+@pytest.mark.parametrize("found", [planned(10**6, 1), planned(160 * 10**6, 20)])
+def test_a_wave_is_as_many_spans_as_fit_on_the_disks(found):
+    share = memory.spans_per_wave(found, 3) * found.span_bytes / (3 * memory.WAVE_BYTES)
+    assert 0.95 < share <= 1
+
+
 def small_memory(folder, neighbors, config):
     """Return the dense M of three items, where 1 follows 0 four times. It stores no zeros."""
     C = np.zeros((3, 3))
@@ -223,4 +245,5 @@ def test_equal_weights_are_kept_in_the_order_of_items():
     M = csr_array(np.float64([[2, 1, 3, 1, 1], [0, 5, 0, 0, 0]]))
     kept, cut = keep_heaviest(M, 3)
     assert kept.toarray().tolist() == [[2, 1, 3, 0, 0], [0, 5, 0, 0, 0]]
+    assert kept.indices.tolist() == [0, 1, 2, 1]  # a table lists columns in their order
     assert cut == Cut(rows=1, weight=13, lost=2)

@@ -10,7 +10,7 @@ import pytest
 from etl.builders.features import FeatureBuilder
 from etl.builders.raw_input import open_input
 from etl.builders.workspace import Workspace
-from etl.catalogue import amazon
+from etl.catalogue import amazon, raw
 from etl.catalogue.raw import raw_files, raw_lines
 from etl.tabular.listing import input_files
 from etl.tabular.spark_source import copy_columns
@@ -195,7 +195,10 @@ REVIEWS = {
 
 
 @pytest.mark.parametrize("edition", REVIEWS)
-def test_amazon_reviews_read_as_a_table_are_the_rows_of_the_amazon_reader(spark, tmp_path, edition):
+def test_amazon_reviews_read_as_a_table_are_the_rows_of_the_amazon_reader(
+    spark, tmp_path, monkeypatch, edition
+):
+    monkeypatch.setattr(raw, "SHARE_BYTES", 1)
     user, item, time, start = REVIEWS[edition]
     records = [
         {"asin": "x", user: f"A{n % 3}", item: f"B00{n}", time: start + DAY * n} for n in range(9)
@@ -206,6 +209,7 @@ def test_amazon_reviews_read_as_a_table_are_the_rows_of_the_amazon_reader(spark,
     columns = [field.name for field in schema.INTERACTIONS]
     expected = amazon.parse_reviews(lines, edition).where("reason is null").select(columns)
     rows, unit = table_input([path], columns={"item": item}).interactions(spark)
+    assert rows.rdd.getNumPartitions() == raw.MAX_READERS  # of a file that counts as large
     found = rows.where("reason is null").select(columns)
     assert sorted(found.collect()) == sorted(expected.collect())
     assert found.count() == 9 and unit.ticks == amazon.TICKS_PER_SECOND[edition]

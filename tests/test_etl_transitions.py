@@ -9,7 +9,7 @@ import pytest
 
 from etl.builders.transitions import TransitionsBuilder
 from etl.builders.workspace import Workspace
-from etl.graph import spreading
+from etl.graph import memory, spreading
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
@@ -120,8 +120,9 @@ def test_events_after_a_cut_in_time_never_reach_the_memory(spark, tmp_path):
 @pytest.mark.spark
 def test_the_tables_equal_dense_numpy_in_any_spans(spark, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(spreading, "SPAN_BYTES", 1)  # an item per task
+    monkeypatch.setattr(memory, "WAVE_BYTES", 3 * memory.SPAN_BYTES)  # so there are two waves
     caplog.set_level(logging.INFO, "etl")
-    transitions, memory, training, space = build(spark, tmp_path / "small")
+    transitions, M, training, space = build(spark, tmp_path / "small")
     C = np.zeros((NUM_ITEMS, NUM_ITEMS))
     for row in training:
         for p, item in enumerate(row):
@@ -129,11 +130,11 @@ def test_the_tables_equal_dense_numpy_in_any_spans(spark, tmp_path, monkeypatch,
                 C[item, later] += 0.5 ** (distance - 1)
                 C[later, item] += 0.5 * 0.5 ** (distance - 1)
     np.testing.assert_allclose(dense(transitions), C, rtol=1e-11)
-    assert max(Counter(memory["item"].to_pylist()).values()) == 5
+    assert max(Counter(M["item"].to_pylist()).values()) == 5
     monkeypatch.undo()
     TransitionsBuilder(space).build_memory()
-    assert read(space)[1].equals(memory)  # with all items in one task
-    for table in (transitions, memory):
+    assert read(space)[1].equals(M)  # with all items in one task
+    for table in (transitions, M):
         keys = table.select(["item", "other"]).to_pylist()
         assert keys == sorted(keys, key=lambda row: (row["item"], row["other"]))
     counters = space.manifest(memory_name(space.experiment)).counters

@@ -174,6 +174,7 @@ class CatalogueBuilder:
             space.manifest(whole).rows,
             most,
             version,
+            self.rows_per_file,
         )
         return tables.commit(uri, version, space.recipes[name], rows, counters)
 

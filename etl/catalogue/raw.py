@@ -6,6 +6,7 @@ import io
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any, cast
@@ -14,6 +15,7 @@ import pyarrow as pa
 from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 
+from etl.spark.sizing import uncompressed_bytes
 from mdsrec.errors import InputError, near_file
 from mdsrec.files import file_system, join
 
@@ -23,6 +25,7 @@ SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 BATCH_BYTES = 8 << 20
 MAX_READERS = 8  # of one file: each decompresses all of it
+SHARE_BYTES = 4 << 30  # of decompressed lines
 LINES_PER_RUN = 1024
 LONGEST_LINE = 1 << 30  # bytes, with its end; Arrow and Spark count those of a batch in 31 bits
 SHARES = "task int, file int, uri string, share int, shares int"
@@ -64,20 +67,28 @@ def raw_files(uris: Sequence[str], suffixes: tuple[str, ...] = SUFFIXES) -> list
 def raw_lines(spark: SparkSession, files: Sequence[RawFile]) -> DataFrame:
     """Return DataFrame(file, line, raw); `file` is a position in `files`, lines count from 1.
 
-    A file cannot be read from the middle. With fewer files than cores, several tasks read the same
-    one, and each keeps a share of its lines. So no line is shuffled, with texts that nobody needs.
+    A file cannot be read from the middle. Where it is large, or files are fewer than cores, several
+    tasks read it, and each keeps a share of its lines. So no line is shuffled, with texts that
+    nobody needs.
     """
-    num_shares = min(MAX_READERS, -(-spark.sparkContext.defaultParallelism // max(len(files), 1)))
-    shares = [
-        (number * num_shares + share, number, file.uri, share, num_shares)
+    tasks = [
+        (number, file.uri, share, num_shares)
         for number, file in enumerate(files)
+        for num_shares in [shares_of(file, len(files), spark.sparkContext.defaultParallelism)]
         for share in range(num_shares)
     ]
     return (
-        spark.createDataFrame(shares, SHARES)
-        .repartitionById(max(len(shares), 1), "task")
+        spark.createDataFrame([(n, *task) for n, task in enumerate(tasks)], SHARES)
+        .repartitionById(max(len(tasks), 1), "task")
         .mapInArrow(_read_shares, RAW_LINES)
     )
+
+
+def shares_of(file: RawFile, num_files: int, num_cores: int) -> int:
+    """Return how many tasks read a file."""
+    by_cores = -(-num_cores // num_files)
+    by_size = -(-uncompressed_bytes(file.uri, file.size) // SHARE_BYTES)
+    return min(MAX_READERS, max(by_cores, by_size))
 
 
 def open_stream(uri: str) -> IO[bytes]:
@@ -155,16 +166,23 @@ def is_hidden(name: str) -> bool:
     return name.startswith(("_", "."))
 
 
-def _files_of_folder(
-    uri: str, filesystem: Any, path: str, suffixes: tuple[str, ...]
-) -> list[RawFile]:
+@contextmanager
+def utf8_names(uri: str) -> Iterator[None]:
+    """Raise InputError where the name of a file in the folder `uri` is not UTF-8."""
     try:
-        infos = filesystem.get_file_info(fs.FileSelector(path))
+        yield
     except UnicodeDecodeError as error:
         raise InputError(
             f"{uri}: the name {error.object!r} is not UTF-8: rename the file"
         ) from None
-    shown = [info for info in infos if not is_hidden(info.base_name)]
+
+
+def _files_of_folder(
+    uri: str, filesystem: Any, path: str, suffixes: tuple[str, ...]
+) -> list[RawFile]:
+    with utf8_names(uri):
+        infos = filesystem.get_file_info(fs.FileSelector(path))
+        shown = [info for info in infos if not is_hidden(info.base_name)]
     found = [
         info
         for info in shown

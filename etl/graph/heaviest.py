@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 
+from etl.graph.cooccurrence import MAX_PARTS
 from etl.spark.blocks import block_ranges, map_blocks
 from etl.spark.part_files import write_part_file
 from etl.spark.vector_table import ItemTable
@@ -70,14 +71,18 @@ def write_heaviest(
     num_entries: int,
     most: int,
     version: str,
+    rows_per_file: int,
 ) -> tuple[int, dict[str, Any]]:
     """Write the `most` heaviest entries of each row of O -> the number of entries, and counters.
 
+    A file has `rows_per_file` rows at most, unless there would be more than MAX_PARTS such files.
     What is left is not symmetric: a popular item drops entries that its counterparts keep.
     """
-    span = max(1, ENTRIES_PER_SPAN * num_items // max(num_entries, 1))
+    least = num_entries // MAX_PARTS
+    span = max(1, max(ENTRIES_PER_SPAN, least) * num_items // max(num_entries, 1))
     spans = list(block_ranges(num_items, span))
-    write = partial(_write_span, graph, num_items, most, spans, version)
+    rows_per_file = max(rows_per_file, least)
+    write = partial(_write_span, graph, num_items, most, spans, version, rows_per_file)
     written = map_blocks(spark, len(spans), write, CUT).collect()
     cut = total_cut([Cut(row.rows_cut, row.weight, row.lost) for row in written])
     share = cut.lost / cut.weight if cut.weight else 0.0
@@ -93,6 +98,7 @@ def _write_span(
     most: int,
     spans: list[tuple[int, int]],
     version: str,
+    rows_per_file: int,
     number: int,
 ) -> Iterator[pa.RecordBatch]:
     first, last = spans[number]
@@ -100,7 +106,9 @@ def _write_span(
     items = np.arange(first, last, dtype=np.int32)
     columns = [np.repeat(items, np.diff(kept.indptr)), kept.indices.astype(np.int32), kept.data]
     rows = pa.Table.from_arrays([pa.array(c) for c in columns], schema=schema.COOCCURRENCE)
-    write_part_file(version, f"part-{number:05d}", rows, ascending=("other",))
+    for part, start in enumerate(range(0, max(1, rows.num_rows), rows_per_file)):
+        piece = rows.slice(start, rows_per_file)
+        write_part_file(version, f"part-{number:05d}-{part:03d}", piece, ascending=("other",))
     yield pa.RecordBatch.from_pydict(
         {
             "rows": [rows.num_rows],

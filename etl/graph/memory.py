@@ -38,6 +38,7 @@ WRITTEN = f"rows long, transitions {CUT}, memory {CUT}"
 TRANSPOSED = "block int, entries binary"
 REQUESTS = "block int, span int, kind int, items binary"
 ANSWERS = "span int, kind int, block int, lengths binary, columns binary, scores binary"
+ANSWERED = {"lengths": np.int64, "columns": np.int32, "scores": np.float64}
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,19 @@ class MemoryWriter:
             yield _batch(ANSWERS, [(row["span"], row["kind"], row["block"], *packed)])
 
     def write(self, batches: Batches) -> Batches:
-        """Write the span of a task from its answers, sorted by kind and block."""
-        answers = list(_rows(batches))
-        if answers:
-            factors = [
-                _joined([row for row in answers if row["kind"] == kind], self.spreading.num_items)
-                for kind in KINDS
-            ]
-            yield self._write(answers[0]["span"], factors)
+        """Write the span of a task from its answers, sorted by kind and block.
+
+        They are appended to buffers, so that memory holds them once.
+        """
+        joined = [{name: bytearray() for name in ANSWERED} for _ in KINDS]
+        span = None
+        for row in _rows(batches):
+            span = row["span"]
+            for name, values in joined[row["kind"]].items():
+                values += row[name]
+        if span is not None:
+            factors = [_matrix(columns, self.spreading.num_items) for columns in joined]
+            yield self._write(span, factors)
 
     def _write(self, span: int, factors: Sequence[csr_array]) -> pa.RecordBatch:
         first, last = self.spans[span]
@@ -112,7 +118,7 @@ def write_memory(
     spans = tuple(block_ranges(spreading.num_items, spreading.span))
     writer = MemoryWriter(spreading, spans, version, max(rows_per_file, least))
     if spreading.spreads:
-        size = max(1, spark.sparkContext.defaultParallelism * WAVE_BYTES // SPAN_BYTES)
+        size = spans_per_wave(spreading, spark.sparkContext.defaultParallelism)
         waves = block_ranges(len(spans), size)
         written = [row for wave in waves for row in _write_wave(spark, writer, *wave)]
     else:
@@ -125,6 +131,11 @@ def write_memory(
         text = "transitions.max_entries = %d leaves out %.3g%% of the weight of %s, in %d rows"
         log.info(text, most, 100 * share, name, cut.rows)
     return sum(row.rows for row in written), counters
+
+
+def spans_per_wave(spreading: Spreading, num_cores: int) -> int:
+    """Return how many spans fill WAVE_BYTES for each core."""
+    return max(1, num_cores * WAVE_BYTES // max(SPAN_BYTES, spreading.span_bytes))
 
 
 def _write_wave(spark: SparkSession, writer: MemoryWriter, first: int, last: int) -> list[Row]:
@@ -199,12 +210,9 @@ def _batch(columns: str, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=table)
 
 
-def _joined(answers: list[dict[str, Any]], num_items: int) -> csr_array:
-    """Return the rows of all answers, in their order [n, X]."""
-    kinds = {"lengths": np.int64, "columns": np.int32, "scores": np.float64}
-    lengths, columns, scores = (
-        np.frombuffer(b"".join(row[name] for row in answers), kind) for name, kind in kinds.items()
-    )
+def _matrix(answers: dict[str, bytearray], num_items: int) -> csr_array:
+    """Return the rows of the answers, in their order [n, X]."""
+    lengths, columns, scores = (np.frombuffer(answers[name], ANSWERED[name]) for name in ANSWERED)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     return csr_array((scores, columns, starts), shape=(len(lengths), num_items))
 

@@ -30,7 +30,8 @@ from mdsrec.config import TransitionsConfig
 
 PRODUCTS_PER_CHUNK = 1 << 22  # of entries, added up at a time
 NUMBERS_PER_ENTRY = 4  # of float32, that an entry of a matrix takes
-MAX_SPANS = 1 << 13  # a larger catalogue has longer spans, not more of them
+MAX_SPANS = 1 << 13  # a larger catalogue has longer spans, not more of them, up to:
+LONGEST_SPAN_BYTES = 2 << 30  # so that a process, which holds about as much, stays below 3 GiB
 KINDS = TRANSITIONS, NEIGHBORS_TO = 0, 1  # the factors whose rows a span needs: C' and A^T
 
 
@@ -51,9 +52,14 @@ class Spreading:
 
     @property
     def span(self) -> int:
-        """Return how many rows of M fill SPAN_BYTES, before those of equal columns are added."""
-        entries = self._entries * (1 + 2 * self._num_neighbors) + self._num_neighbors
-        return max(1, SPAN_BYTES // (ENTRY_BYTES * entries), self.num_items // MAX_SPANS)
+        """Return how many rows of M fill SPAN_BYTES, or more where spans would be too many."""
+        longer = min(self.num_items // MAX_SPANS, LONGEST_SPAN_BYTES // self._row_bytes)
+        return max(1, SPAN_BYTES // self._row_bytes, longer)
+
+    @property
+    def span_bytes(self) -> int:
+        """Return the memory of a span's entries before those of equal columns are added."""
+        return self.span * self._row_bytes
 
     @property
     def block_size(self) -> int:
@@ -110,6 +116,12 @@ class Spreading:
     def _entries(self) -> int:
         """Return the mean number of entries in a row of C, rounded up."""
         return -(-self.num_transitions // self.num_items) or 1
+
+    @property
+    def _row_bytes(self) -> int:
+        """Return the memory of a row of M before entries of equal columns are added."""
+        entries = self._entries * (1 + 2 * self._num_neighbors) + self._num_neighbors
+        return ENTRY_BYTES * entries
 
     @property
     def _num_neighbors(self) -> int:

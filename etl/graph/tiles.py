@@ -26,6 +26,7 @@ SUMS_SHARE = 0.5  # of the memory of a task; blocks of E and of O take the rest
 PIECE = 1 << 20  # entries of a block that are sent as one value; those of a row stay together
 BATCH_BYTES = 64 << 20
 ENTRY = np.dtype([("item", np.int32), ("other", np.int32), ("score", np.float64)])
+PACKED_BYTES = ENTRY.itemsize // 4  # of an entry that `pack` has packed
 ITEMS = ("item", "other")
 CODEC = pa.Codec("zstd", compression_level=1)
 PACKED = "span int, block int, entries binary"
@@ -78,7 +79,7 @@ def plan_tiles(num_items: int, width: int, num_entries: int, memory: int, num_co
         num_spans = -(-num_files // files_per_span(num_slices))
         rewritten = 0 if num_slices == 1 else 4  # slices of E and the product: written and read
         size_of_E = 4 * width * num_items
-        return (num_spans + rewritten) * size_of_E + num_slices * ENTRY.itemsize * num_entries
+        return (num_spans + rewritten) * size_of_E + num_slices * PACKED_BYTES * num_entries
 
     num_slices = min(range(1, width + 1), key=bytes_read, default=1)
     slices = tuple(block_ranges(width, -(-width // num_slices))) if width else ((0, 0),)

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import pyarrow as pa
 from pyarrow import fs
 
-from etl.catalogue.raw import RawFile, is_hidden, raw_files
+from etl.catalogue.raw import RawFile, is_hidden, raw_files, utf8_names
 from mdsrec.config import InputConfig
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, first_line, join
@@ -84,9 +84,10 @@ def _paths_below(folder: str, name: str) -> Iterator[str]:
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=deep))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{name}: cannot be listed: {first_line(error)}") from None
-    for info in infos:
-        if info.type == fs.FileType.File:
-            yield info.path.removeprefix(path).lstrip("/")
+    with utf8_names(folder):
+        for info in infos:
+            if info.type == fs.FileType.File:
+                yield info.path.removeprefix(path).lstrip("/")
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

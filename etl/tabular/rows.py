@@ -151,7 +151,7 @@ def _json_rows(
         record = load_object(row["raw"], load_json)
         return parse({name: record.get(name) for name in wanted})
 
-    lines = raw_lines(spark, [RawFile(file.uri, 0, None) for file in files.values()])
+    lines = raw_lines(spark, [RawFile(file.uri, file.size, None) for file in files.values()])
     places = F.lit(numbers)  # of these files among all
     numbered = lines.withColumn("file", places[F.col("file")].cast("int"))
     return parse_rows(numbered, schema, record_of, text_of_line)

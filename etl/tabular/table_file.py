@@ -24,6 +24,7 @@ class TableFile:
     kind: str
     names: tuple[str, ...]
     csv: CsvFile | None = None
+    size: int = 0  # of JSON lines
     group_rows: tuple[int, ...] = ()  # rows of each row group
 
 
@@ -35,7 +36,7 @@ def open_table(file: RawFile, separator: str | None) -> TableFile:
         return TableFile(file.uri, kind, csv.names, csv)
     if kind == PARQUET:
         return _open_parquet(file.uri)
-    return TableFile(file.uri, JSON_LINES, _keys_of_lines(file.uri))
+    return TableFile(file.uri, JSON_LINES, _keys_of_lines(file.uri), size=file.size)
 
 
 def _open_parquet(uri: str) -> TableFile:
