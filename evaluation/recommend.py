@@ -17,6 +17,7 @@ from evaluation.stored.part_tables import write_parts
 from evaluation.stored_weights import model_inputs, weights_in_recipe
 from evaluation.workers import HistoryWorker, ItemVectorWorker, RecommendWorker, UserVectorWorker
 from mdsrec import files, schema, tables
+from mdsrec.arrays import MOST_VALUES
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
@@ -25,8 +26,6 @@ from mdsrec.tables import Recipe
 from training.data.table_checks import check_memory_table
 from training.distributed.ray_session import ray_session
 from training.trained_run import Trained, TrainedRun
-
-LIST_VALUES = 2**31 - 1  # that the offsets of a list column can count
 
 
 class Options(NamedTuple):
@@ -109,11 +108,11 @@ def _recipe(
 def _check_top(trained: TrainedRun, options: Options, user_batch: int) -> None:
     if options.top > trained.num_items:
         raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
-    if options.top * user_batch > LIST_VALUES:
+    if options.top * user_batch > MOST_VALUES:
         raise InputError(
             f"--top {options.top}: with eval.user_batch = {user_batch} a list column would hold "
-            f"{options.top * user_batch:,} values, at most {LIST_VALUES:,} have an offset: "
-            f"set eval.user_batch to at most {LIST_VALUES // options.top}"
+            f"{options.top * user_batch:,} values, at most {MOST_VALUES:,} have an offset: "
+            f"set eval.user_batch to at most {MOST_VALUES // options.top}"
         )
 
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from evaluation.baselines import Baseline, read_baselines
@@ -18,15 +17,11 @@ from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.lists import BestItems, best_items
 from evaluation.stored.table_rows import TableRows
 from mdsrec import schema, tables
-from mdsrec.arrays import Floats
+from mdsrec.arrays import Floats, fixed_lists
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from training.data.sequences import History, SequenceReader
 from training.inference import ALL, MEMORY, SEEN
-
-LIST_VALUES = 2**31 - 1  # that the offsets of a list column can count
-
-Vectors = npt.NDArray[np.float32]
 
 
 class UserBatch(NamedTuple):
@@ -149,19 +144,6 @@ class ItemVectorWorker(ShardWorker):
             "vector": fixed_lists(flat),
         }
         return pa.table(columns).cast(schema.ITEM_VECTORS)
-
-
-def fixed_lists(rows: Vectors) -> pa.ChunkedArray:
-    """Return the rows [n, D] as lists, in as many chunks as 32-bit offsets need."""
-    num_rows, width = rows.shape
-    together = max(1, LIST_VALUES // max(width, 1))
-    chunks = [
-        pa.ListArray.from_arrays(
-            pa.array(np.arange(len(part) + 1) * width, pa.int32()), pa.array(part.reshape(-1))
-        )
-        for part in (rows[first : first + together] for first in range(0, num_rows, together))
-    ]
-    return pa.chunked_array(chunks, pa.list_(pa.float32()))
 
 
 def _user_batches(

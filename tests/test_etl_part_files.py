@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from etl.spark import part_files, vector_table
+from etl.spark import part_files
 from etl.spark.part_files import write_part_file
-from etl.spark.vector_table import ItemTable, VectorTable
+from etl.spark.vector_table import ItemTable, VectorTable, vector_rows
+from mdsrec import arrays
 from mdsrec.schema import FEATURES
 
 TABLE = pa.table({"item": pa.array([0, 0, 5], pa.int32()), "score": [0.5, 1.0, 0.25]})
@@ -73,10 +74,10 @@ def test_row_groups_are_bounded_in_bytes(tmp_path, monkeypatch):
 
 
 def test_vectors_beyond_the_offsets_of_a_list_are_several_chunks(tmp_path, monkeypatch):
-    assert vector_table.MOST_VALUES == 2**31 - 1
-    monkeypatch.setattr(vector_table, "MOST_VALUES", 7)
+    assert arrays.MOST_VALUES == 2**31 - 1
+    monkeypatch.setattr(arrays, "MOST_VALUES", 7)
     vectors = np.arange(15, dtype=np.float32).reshape(5, 3)
-    rows = vector_table.vector_rows(np.arange(5), vectors)
+    rows = vector_rows(np.arange(5), vectors)
     assert [len(chunk) for chunk in rows["vector"].chunks] == [2, 2, 1]
     write_part_file(str(tmp_path), "part-00000", rows)
     table = VectorTable(ItemTable.uncommitted(str(tmp_path), FEATURES), 3)

@@ -18,7 +18,8 @@ import tomli_w
 from benchmarks.catalogue.disk import Writing
 from benchmarks.catalogue.events import CHUNK_USERS, LONGEST, Catalogue, ids
 from benchmarks.catalogue.raw_lines import ITEM_DIGITS, Bytes, RawLines
-from benchmarks.catalogue.vectors import Groups, lists_of
+from benchmarks.catalogue.vectors import Groups
+from mdsrec.arrays import fixed_lists
 from mdsrec.command import positive_int
 from mdsrec.errors import InputError
 
@@ -99,7 +100,7 @@ def configuration(folder: Path, edition: str, width: int) -> dict[str, Any]:
         },
         "sequences": {"k_core": 1, "catalogue": "full"},
         "features": vectors,
-        "model": {"dim": 16, "inner_dim": 16, "memory": False, "interest_centers": False},
+        "model": {"dim": 16, "inner_dim": 16, "interest_centers": False},
         "train": {"loss": "sampled", "num_negatives": 100},
     }
 
@@ -142,5 +143,5 @@ def _write_vectors(folder: Path, catalogue: Catalogue, width: int) -> None:
             for first in range(start, stop, VECTOR_ROWS):
                 items = np.arange(first, min(first + VECTOR_ROWS, stop))
                 vectors = groups.draw(groups.unequal(len(items), first), first)
-                columns = [ids("B", items, ITEM_DIGITS), lists_of(vectors)]
+                columns = [ids("B", items, ITEM_DIGITS), fixed_lists(vectors)]
                 file.write_table(pa.table(columns, schema=schema), VECTOR_ROWS)

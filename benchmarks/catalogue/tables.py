@@ -14,6 +14,7 @@ from threading import Lock
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy.sparse import csr_array
 
 from benchmarks.catalogue.disk import Writing
 from benchmarks.catalogue.events import (
@@ -28,9 +29,10 @@ from benchmarks.catalogue.events import (
 from benchmarks.catalogue.graph import Cooccurrence, Modality
 from benchmarks.catalogue.parts import PART_BYTES, write_parts
 from benchmarks.catalogue.raw_lines import ITEM_DIGITS
-from benchmarks.catalogue.vectors import Groups, lists_of
+from benchmarks.catalogue.vectors import Groups
+from etl.graph.heaviest import keep_heaviest
 from mdsrec import schema, tables
-from mdsrec.arrays import Floats, Ints
+from mdsrec.arrays import Floats, Ints, fixed_lists
 from mdsrec.command import add_experiment, positive_int
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
@@ -132,12 +134,12 @@ class TableMaker:
     def _write_sequences(self, num_train: NumTrain) -> tables.Manifest:
         """Write the sequences, and count the training events of each item in `num_train`."""
         counters = dict.fromkeys(("train", "valid", "test", "prefixes"), 0)
-        lock, chunks = Lock(), self.catalogue.chunks()
+        lock = Lock()
+        _ = self.catalogue.shares  # before the threads would each compute them
 
         def part(first: int, last: int) -> pa.Table:
+            chunk = self.catalogue.chunk_at(first)
             with lock:
-                chunk = next(chunks)
-                assert chunk.first_user == first
                 _count(chunk, num_train, counters)
             return sequence_rows(chunk)
 
@@ -160,8 +162,14 @@ class TableMaker:
         most = self.settings[name].get("max_cooccurrences")
 
         def part(first: int, last: int) -> pa.Table:
-            rows = self.graph.rows(first, last)
-            return _table(table_schema, *(rows if most is None else heaviest(*rows, most)))
+            items, others, scores = self.graph.rows(first, last)
+            if most is not None:
+                starts = np.searchsorted(items, np.arange(first, last + 1))
+                shape = (last - first, self.catalogue.num_items)
+                kept, _ = keep_heaviest(csr_array((scores, others, starts), shape=shape), most)
+                items = np.repeat(np.arange(first, last), np.diff(kept.indptr))
+                others, scores = kept.indices, kept.data
+            return _table(table_schema, items, others, scores)
 
         keys = max(1, PART_BYTES // (PAIR_BYTES * self.graph.degree))
         uri, recipe = self._uri(name), self._recipe(name)
@@ -173,7 +181,7 @@ class TableMaker:
         def part(first: int, last: int) -> pa.Table:
             indices = np.arange(first, last)
             vectors = groups.draw(modality.clusters(indices, groups.num_groups), first)
-            return _table(schema.FEATURES, modality.items(indices), lists_of(vectors))
+            return _table(schema.FEATURES, modality.items(indices), fixed_lists(vectors))
 
         keys = max(1, PART_BYTES // (4 * self.width))
         counters = {
@@ -190,8 +198,8 @@ class TableMaker:
         def part(first: int, last: int) -> pa.Table:
             lists = modality.neighbors(first, last, count).astype(np.int32)
             items = modality.items(np.arange(first, last))
-            similar = lists_of(np.tile(similarities, (len(lists), 1)))
-            return _table(schema.NEIGHBORS, items, lists_of(lists), similar)
+            similar = fixed_lists(np.tile(similarities, (len(lists), 1)))
+            return _table(schema.NEIGHBORS, items, fixed_lists(lists), similar)
 
         keys, counters = max(1, PART_BYTES // (8 * count)), {"items": modality.size}
         repetitive = ("similarities.list.element",)
@@ -219,15 +227,6 @@ class TableMaker:
         return tables.Recipe(self.settings[name], {MARK: self.content})
 
 
-def heaviest(items: Ints, others: Ints, scores: Floats, most: int) -> tuple[Ints, Ints, Floats]:
-    """Return the `most` entries of each item with the highest scores, ties by the other item."""
-    starts = np.flatnonzero(np.diff(items, prepend=-1))
-    order = np.lexsort((others, -scores, items))
-    rank = np.arange(len(items)) - np.repeat(starts, np.diff(starts, append=len(items)))
-    kept = np.sort(order[rank < most])
-    return items[kept], others[kept], scores[kept]
-
-
 def _count(chunk: Chunk, num_train: NumTrain, counters: dict[str, int]) -> None:
     held_out = held_out_events(chunk)
     train = chunk.lengths - held_out
@@ -240,9 +239,13 @@ def _count(chunk: Chunk, num_train: NumTrain, counters: dict[str, int]) -> None:
     counters["prefixes"] += int(np.maximum(train - 1, 0).sum())
 
 
-def _table(table_schema: pa.Schema, *columns: Ints | Floats | pa.Array) -> pa.Table:
+def _table(
+    table_schema: pa.Schema, *columns: Ints | Floats | pa.Array | pa.ChunkedArray
+) -> pa.Table:
     arrays = [
-        column if isinstance(column, pa.Array) else pa.array(_as_type(column, field.type))
+        column
+        if isinstance(column, pa.Array | pa.ChunkedArray)
+        else pa.array(_as_type(column, field.type))
         for column, field in zip(columns, table_schema, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=table_schema)

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from etl.spark.vector_table import Vectors
 from mdsrec.arrays import Counts
@@ -58,9 +56,3 @@ class Groups:
 
     def _generator(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *stream])
-
-
-def lists_of(vectors: Vectors | npt.NDArray[np.int32]) -> pa.ListArray:
-    """Return the rows of a matrix as lists."""
-    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.reshape(-1)))

@@ -14,12 +14,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from mdsrec import tables
-from mdsrec.arrays import Counts, Ints
+from mdsrec.arrays import Counts, Ints, fixed_lists
 from mdsrec.files import file_system
 from mdsrec.parquet_groups import StoredGroup, read_footers, read_group, stored_groups
 from mdsrec.schema import FEATURES
-
-MOST_VALUES = int(np.iinfo(np.int32).max)  # of all lists in an array of Arrow
 
 Vectors = npt.NDArray[np.float32]
 
@@ -96,20 +94,9 @@ class VectorTable:
 
 
 def vector_rows(items: Ints, vectors: npt.NDArray[np.floating]) -> pa.Table:
-    """Return rows of the schema FEATURES; `vectors` [n, d] are rounded to float32.
-
-    A chunk of the column has no more values than the 32-bit offsets of a list can count.
-    """
-    rows = max(1, MOST_VALUES // max(1, vectors.shape[1]))
-    starts = range(0, max(1, len(items)), rows)
-    lists = pa.chunked_array([_lists(vectors[start : start + rows]) for start in starts])
+    """Return rows of the schema FEATURES; `vectors` [n, d] are rounded to float32."""
+    lists = fixed_lists(vectors.astype(np.float32, copy=False))
     return pa.Table.from_arrays([pa.array(items.astype(np.int32)), lists], schema=FEATURES)
-
-
-def _lists(vectors: npt.NDArray[np.floating]) -> pa.ListArray:
-    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
-    offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1])
-    return pa.ListArray.from_arrays(offsets, flat)
 
 
 @lru_cache(maxsize=4)  # a task reads two tables, and a range may touch two row groups of each
