@@ -10,16 +10,16 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from evaluation.metrics.run_metrics import ITEMKNN, POPULARITY
-from evaluation.stored.cooccurrence import StoredSimilarity
+from evaluation.stored.cooccurrence import HELD_ENTRIES, StoredSimilarity
 from evaluation.stored.table_rows import smallest_ints
 from mdsrec import schema, tables
 from mdsrec.arrays import Counts, Ints
 from mdsrec.config import Experiment
-from mdsrec.table_names import cooccurrence_name
+from mdsrec.table_names import whole_cooccurrence_name
 from training.data.sequences import Target
 
-MAX_PAIRS = 1_000_000_000  # of items in ItemKNN: a worker reads them for every few thousand users
 READ_ENTRIES = 16_000_000  # of the similarity, held for some targets
+SCORES_PER_PAIR = 100  # that a GPU ranks, at the least, while a pair of items is read
 SCORED_ENTRIES = 4_000_000  # of the rows of the targets' events, added up together
 
 
@@ -37,11 +37,36 @@ class Baseline(Protocol):
 
 
 def baseline_names(experiment: Experiment) -> tuple[str, ...]:
-    """Return the baselines of a data set: ItemKNN only up to MAX_PAIRS pairs of items."""
-    uri = tables.table_uri(experiment.root, cooccurrence_name(experiment))
-    manifest = tables.read_manifest(uri)
-    has_pairs = manifest is not None and manifest.rows <= MAX_PAIRS
-    return (POPULARITY, ITEMKNN) if has_pairs else (POPULARITY,)
+    """Return the baselines of a data set: popularity, and ItemKNN if nothing speaks against it."""
+    return (POPULARITY,) if itemknn_obstacle(experiment) else (POPULARITY, ITEMKNN)
+
+
+def itemknn_obstacle(experiment: Experiment) -> str | None:
+    """Return why ItemKNN is not ranked, or None if it is.
+
+    It is, unless its pairs of items are read more slowly than a shard of users is ranked.
+    """
+    uri = tables.table_uri(experiment.root, whole_cooccurrence_name(experiment))
+    pairs = tables.read_manifest(uri)
+    if pairs is None:
+        return f"there is no table {uri}"
+    num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
+    users = experiment.eval.users_per_shard
+    if is_read_in_time(pairs.rows, num_items, users):
+        return None
+    return (
+        f"{pairs.rows:,} pairs of items would be read for every {users:,} users, more slowly than "
+        "these are ranked (a larger eval.user_batch allows more pairs)"
+    )
+
+
+def is_read_in_time(num_pairs: int, num_items: int, num_users: int) -> bool:
+    """Return whether reading O costs at most about what ranking all items for some users does.
+
+    Pairs that are held are read once. Others are read for every block of a shard's events.
+    """
+    num_read = num_pairs * (1 + num_pairs // READ_ENTRIES)
+    return num_pairs <= HELD_ENTRIES or num_read * SCORES_PER_PAIR <= num_users * num_items
 
 
 def read_baselines(experiment: Experiment) -> Mapping[str, Baseline]:
@@ -103,7 +128,7 @@ class ItemKNN:
 
     @classmethod
     def read(cls, experiment: Experiment) -> Self:
-        uri = tables.table_uri(experiment.root, cooccurrence_name(experiment))
+        uri = tables.table_uri(experiment.root, whole_cooccurrence_name(experiment))
         num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
         return cls(StoredSimilarity(uri, num_items))
 

@@ -25,13 +25,13 @@ from evaluation.progress import Progress
 from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
+from mdsrec.config.training import BATCHES_PER_SHARD
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest, Recipe
 from training.data.sequences import SequenceReader
 from training.distributed.ray_session import ray_session, uses_gpu
 from training.inference import load_trained
 
-BATCHES_PER_SHARD = 16
 MOST_PARTS = 100_000  # of five digits
 PART = re.compile(r"part-(\d{5,})\.parquet")
 SPARE_ACTORS = 3  # a job survives the loss of this many actors plus one per worker
@@ -139,7 +139,7 @@ def write_table_in_shards(
     if num_missing < total:
         log.info(f"{total - num_missing:,} of {total:,} {kind} were {verb} before")
     num_workers = min(experiment.eval.num_workers, len(missing))
-    heartbeat.begin(f"users are {verb}")
+    heartbeat.begin(f"{kind} are {verb}")
     with (
         ray_session(),
         Pool(worker, num_workers, experiment, weight_of, options) as pool,

@@ -4,11 +4,11 @@ import logging
 import shlex
 from collections.abc import Callable, Sequence
 
-from evaluation.baselines import MAX_PAIRS, baseline_names
+from evaluation.baselines import baseline_names, itemknn_obstacle
 from evaluation.case_study import case_study
 from evaluation.channel_weights import describe_weighted
 from evaluation.metrics.coverage import list_metrics
-from evaluation.metrics.run_metrics import ITEMKNN, RunMetrics
+from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.metrics.slices import modalities_of_data, read_slicings
 from evaluation.metrics.summary import summarize
 from evaluation.pool import write_table_in_shards
@@ -107,8 +107,8 @@ def ranks_recipe(experiment: Experiment, trained: Trained) -> Recipe:
 def rank_all(experiment: Experiment, trained: Trained, recipe: Recipe) -> Manifest:
     """Rank the held-out events of all users on Ray and commit the ranks table."""
     uri = RunPaths.of(experiment).ranks
-    if ITEMKNN not in baseline_names(experiment):
-        log.warning("ItemKNN is not ranked: it needs a co-occurrence of up to %d pairs", MAX_PAIRS)
+    if obstacle := itemknn_obstacle(experiment):
+        log.warning(f"ItemKNN is not ranked: {obstacle}")
     return write_table_in_shards(experiment, trained.weight_of, RankWorker, uri, recipe, "ranked")
 
 

@@ -11,11 +11,12 @@ from scipy.sparse import csr_array
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
 from evaluation import baselines
-from evaluation.baselines import ItemKNN, baseline_names
+from evaluation.baselines import ItemKNN, baseline_names, is_read_in_time, itemknn_obstacle
 from evaluation.ranking import seen_pairs
 from evaluation.stored import cooccurrence
 from evaluation.stored.cooccurrence import StoredSimilarity
 from mdsrec import schema, tables
+from mdsrec.table_names import cooccurrence_name
 from training.data.sequences import SequenceReader, Target
 
 
@@ -128,8 +129,40 @@ def test_a_data_set_with_too_many_pairs_has_popularity_only(tmp_path, monkeypatc
     experiment = small_experiment(tmp_path)
     write_dataset(experiment)
     assert baseline_names(experiment) == ("popularity", "itemknn")
-    monkeypatch.setattr(baselines, "MAX_PAIRS", 10)
+    monkeypatch.setattr(baselines, "HELD_ENTRIES", 10)
     assert baseline_names(experiment) == ("popularity",)
+    expected = "1,208 pairs of items would be read for every 112 users, more slowly than"
+    assert itemknn_obstacle(experiment).startswith(expected)
+    monkeypatch.setattr(baselines, "SCORES_PER_PAIR", 1)
+    assert baseline_names(experiment) == ("popularity", "itemknn")
+
+
+@pytest.mark.parametrize(
+    ("num_items", "most"),
+    [
+        (1_000, 20_000_000),
+        (1_000_000, 20_480_000),
+        (5_000_000, 51_200_000),
+        (48_000_000, 175_999_999),
+    ],
+)
+def test_pairs_beyond_those_held_are_read_no_longer_than_4096_users_are_ranked(num_items, most):
+    assert is_read_in_time(most, num_items, 4096)
+    assert not is_read_in_time(most + 1, num_items, 4096)
+
+
+def test_itemknn_is_that_of_the_data_where_the_rows_of_the_graph_are_bounded(tmp_path):
+    plain = small_experiment(tmp_path)
+    bounded = small_experiment(tmp_path, graph={"max_cooccurrences": 1})
+    write_dataset(plain)
+    uri = tables.table_uri(bounded.root, cooccurrence_name(bounded))
+    tables.write_table(uri, [], schema.COOCCURRENCE, tables.Recipe({}, {}))
+    targets = SequenceReader(plain).targets(0, NUM_USERS, "test")
+    found, expected = (
+        ItemKNN.read(experiment).better_and_ties(targets, None) for experiment in (bounded, plain)
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert baseline_names(bounded) == ("popularity", "itemknn")
 
 
 def test_without_targets_there_are_no_counts():

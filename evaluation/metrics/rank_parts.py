@@ -21,7 +21,10 @@ PART_ROWS = 1 << 20
 EVALUATE = "run `mdsrec evaluate CONFIG`"
 NAMES = ["split", "channel"]
 ENCODED = pa.schema(
-    [field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in NAMES else field for field in schema.RANKS]
+    [
+        field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in NAMES else field
+        for field in schema.RANKS
+    ]
 )
 
 
@@ -36,13 +39,17 @@ class RankRows(NamedTuple):
 
 
 class RankPart:
-    """All rows of some users, ordered by user; those of a user are in the order of the table."""
+    """All rows of some users, ordered by user; those of a user are in the order of the table.
+
+    The columns NAMES are dictionary-encoded.
+    """
 
     def __init__(self, rows: pa.Table) -> None:
         users = rows["user"].to_numpy()
         if (np.diff(users) < 0).any():
             rows = rows.take(np.argsort(users, kind="stable"))
-        self.rows = rows.cast(ENCODED).unify_dictionaries().combine_chunks()
+        rows = rows.select(ENCODED.names).cast(ENCODED)
+        self.rows = rows.unify_dictionaries().combine_chunks()
         self.users: Counts = self.rows["user"].to_numpy()
 
     def select(self, split: str, channel: str) -> RankRows:

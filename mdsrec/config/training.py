@@ -18,6 +18,8 @@ from mdsrec.config.section import (
 )
 from mdsrec.errors import InputError
 
+BATCHES_PER_SHARD = 16  # of users, which an actor of the evaluation ranks and writes together
+
 
 class OptimConfig(Section):
     """Adam (betas .9, .999, no weight decay)."""
@@ -162,6 +164,11 @@ class EvalConfig(Section):
     """Folder of files named ITEM_ID.jpg (.png, ...), shown in reports. Unset means the folder that
     an image encoder reads, if there is one.
     """
+
+    @property
+    def users_per_shard(self) -> int:
+        """Users that an actor ranks together: their rows are one file."""
+        return BATCHES_PER_SHARD * self.user_batch
 
     @field_validator("cutoffs")
     @classmethod
