@@ -284,7 +284,7 @@ def test_a_mistake_is_named_in_one_line(path, overrides, message):
         ("optim.lr=0", "optim.lr = 0: expected a number above 0"),
         ("optim.lr=inf", "optim.lr = Infinity: expected a finite number"),
         ("input.format=xml", "input.format = \"xml\": expected 'amazon' or 'table'"),
-        ("input.separator=ab", 'input.separator = "ab": expected 1 characters at most'),
+        ("input.separator=ab", 'input.separator = "ab": expected 1 character at most'),
         ("name=a b", 'name = "a b": expected text of the form ^[A-Za-z0-9]'),
         ("sequences.k_core=99999999999999999999", "expected a number below 2147483648"),
     ],

@@ -119,7 +119,7 @@ def test_a_given_separator_is_part_of_the_section(tmp_path):
 @pytest.mark.parametrize(
     ("names", "separator", "words"),
     [
-        (["a.csv"], "::", "--separator: expected 1 characters at most"),
+        (["a.csv"], "::", "--separator: expected 1 character at most"),
         (["a.csv", "a.csv"], None, "FILE: .*a.csv is listed twice"),
     ],
 )

@@ -27,7 +27,7 @@ def experiment(folder, **features):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({"encoder": "no_such_model_anywhere"}, "cannot be loaded"),
+        ({"encoder": "no_such_model_anywhere"}, "the Hugging Face hub cannot be reached"),
         ({"encoder": "{folder}"}, r"no modules\.json or config\.json in it"),
         ({"vectors": "{folder}/none.npy", "ids": "{folder}/reviews.json"}, "no such file"),
         ({"vectors": "{folder}/reviews.json"}, "not Parquet"),

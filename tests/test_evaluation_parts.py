@@ -1,5 +1,6 @@
 """Metrics and comparisons do not depend on how the table of ranks is cut into parts."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -7,18 +8,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from evaluated_runs import write_ranks
+from small_dataset import small_experiment
 
-from evaluation import pool, recommend, workers
+from evaluation import pool, recommend
 from evaluation.metrics import many_users, rank_parts
 from evaluation.metrics.bootstrap import Difference, UserSums, difference
 from evaluation.metrics.events import Ranking, aligned_events, all_events
 from evaluation.metrics.many_users import ManyUsers
+from evaluation.metrics.slices import by_history, by_presence
 from evaluation.metrics.summary import summarize
 from evaluation.recommend import Options
 from evaluation.stored import part_tables
 from evaluation.stored.table_rows import TableRows, smallest_ints
-from mdsrec import schema, tables
+from evaluation.vector_tables import VectorTables
+from mdsrec import arrays, schema, tables
 from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Recipe
 
 
@@ -41,13 +46,27 @@ def run_of(folder, *parts):
 @pytest.mark.parametrize("part_rows", [1, 5, 64])
 def test_a_large_file_is_summarized_in_parts_as_it_is_at_once(tmp_path, monkeypatch, part_rows):
     uri = write_ranks(tmp_path, rows_of(0))
-    whole = summarize(uri, ("all", "popularity"), (5, 10), {})
+    slicings = {"item": by_presence([np.array([1])], 4), "history": by_history(np.arange(30))}
+    whole = summarize(uri, ("all", "popularity"), (5, 10), slicings)
     monkeypatch.setattr(rank_parts, "PART_ROWS", part_rows)
-    found = summarize(uri, ("all", "popularity"), (5, 10), {})
+    found = summarize(uri, ("all", "popularity"), (5, 10), slicings)
     assert len(list(rank_parts.rank_parts(uri))) > 1
+    assert found.slices == whole.slices
+    of_item = {name: each.targets for name, each in found.slices["test"]["item"].items()}
+    assert of_item == {"with": 14, "without": 7}
     assert (found.users, found.split, found.interval) == (whole.users, whole.split, whole.interval)
     curves = (asdict(each)["curve"]["recall"]["test"]["all"] for each in (found, whole))
     assert next(curves) == pytest.approx(next(curves))
+
+
+def test_ranks_in_memory_are_a_part_as_those_of_a_file_are(tmp_path):
+    uri = write_ranks(tmp_path, rows_of(0))
+    part = rank_parts.RankPart(tables.read_table(uri, schema.RANKS))
+    [stored] = rank_parts.rank_parts(uri)
+    for split, channel in (("valid", "popularity"), ("test", "all"), ("test", "none")):
+        found, expected = (each.select(split, channel) for each in (part, stored))
+        assert all(map(np.array_equal, found, expected))
+    assert len(part.select("test", "all").users) == 21
 
 
 def test_users_that_are_not_in_order_are_an_error(tmp_path):
@@ -100,6 +119,7 @@ def test_users_in_parts_have_the_sums_of_all_together(monkeypatch):
 
 def test_more_distinct_users_than_are_kept_are_grouped_with_nearly_the_same_interval(monkeypatch):
     monkeypatch.setattr(many_users, "MOST_ROWS", 300)
+    monkeypatch.setattr(many_users, "PENDING_ROWS", 16)  # so users arrive after the grouping
     monkeypatch.setattr(many_users, "GROUPS", 300)
     values, found = np.random.default_rng(0).random((1200, 1)), ManyUsers()
     for first in range(0, 1200, 200):
@@ -147,12 +167,39 @@ def test_counts_are_held_in_the_smallest_type(items):
 
 
 def test_vectors_of_more_numbers_than_offsets_count_are_several_chunks(monkeypatch):
-    monkeypatch.setattr(workers, "LIST_VALUES", 7)
+    monkeypatch.setattr(arrays, "MOST_VALUES", 7)
     rows = np.arange(15, dtype=np.float32).reshape(5, 3)
-    lists = workers.fixed_lists(rows)
-    assert [len(chunk) for chunk in lists.chunks] == [2, 2, 1]
-    assert lists.to_pylist() == rows.tolist()
-    assert workers.fixed_lists(rows[:, :0]).to_pylist() == [[]] * 5
+    found = arrays.fixed_lists(rows)
+    assert [len(chunk) for chunk in found.chunks] == [2, 2, 1]
+    assert found.to_pylist() == rows.tolist()
+    assert arrays.fixed_lists(rows[:, :0]).to_pylist() == [[]] * 5
+    assert arrays.fixed_lists(rows[:0]).type == pa.list_(pa.float32())
+
+
+def write_vectors(uri, table_schema, rows, rows_per_part=10):
+    """Write rows, in which absent columns are null, as a table in parts."""
+    table = pa.Table.from_pylist(rows, table_schema)
+    batches = table.to_batches(max_chunksize=rows_per_part)
+    part_tables.write_parts(uri, batches, table_schema, Recipe({}, {}))
+
+
+def test_the_best_items_of_vectors_are_found_in_all_files_of_items(tmp_path, monkeypatch):
+    monkeypatch.setattr(part_tables, "PART_ROWS", 2)
+    paths = RunPaths(str(tmp_path))
+    users = [
+        {"user": 0, "vector": [1, 0], "seen": [0], "seen_weight": -9},
+        {"user": 1, "vector": [-1, 1], "seen": [3, 4], "seen_weight": 2},
+    ]
+    nothing = {"events": [], "event_weights": []}
+    write_vectors(paths.user_vectors, schema.USER_VECTORS, [user | nothing for user in users])
+    vectors = [[4, 0], [3, 1], [1, 5], [4, 2], [2, 3]]
+    items = [{"item": n, "vector": vector} for n, vector in enumerate(vectors)]
+    write_vectors(paths.item_vectors, schema.ITEM_VECTORS, items, rows_per_part=2)
+    assert len(tables.open_table(paths.item_vectors).files) == 3
+    stored = VectorTables.read(str(tmp_path))
+    assert stored.scores(slice(None)).tolist() == [[-5, 3, 1, 4, 2], [-4, -2, 4, 0, 3]]
+    assert stored.top(slice(None), 3).tolist() == [[3, 1, 4], [2, 4, 3]]
+    assert stored.top(slice(1, 2), 9).tolist() == [[2, 4, 3, 1, 0]]
 
 
 def test_more_parts_than_file_names_order_are_refused():
@@ -161,6 +208,24 @@ def test_more_parts_than_file_names_order_are_refused():
     with pytest.raises(InputError, match=expected):
         pool.shards_of(16 * 100_000 + 1, 1)
     assert pool.shards_of(16 * 100_000 + 1, 2)[-1].last == 1_600_001
+
+
+class NoItems(pool.ShardWorker):
+    kind = "items"
+
+    @classmethod
+    def total(cls, experiment):
+        return 0
+
+
+def test_the_step_of_a_table_of_items_is_named_after_items(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(pool, "ray_session", nullcontext)
+    monkeypatch.setattr(pool, "uses_gpu", lambda _: False)
+    monkeypatch.setattr(pool.heartbeat, "begin", steps.append)
+    experiment, uri = small_experiment(tmp_path), str(tmp_path / "items")
+    pool.write_table_in_shards(experiment, {}, NoItems, uri, Recipe({}, {}), "served")
+    assert steps == ["items are served"]
 
 
 def test_lists_of_more_items_than_offsets_count_are_refused():

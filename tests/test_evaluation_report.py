@@ -281,9 +281,9 @@ def test_the_comparison_table_ends_with_the_popularity_baseline(tmp_path):
 def test_differences_from_the_first_run_are_paired_by_event(tmp_path):
     better = [(*row[:4], 0, 0) if row[3] == "all" else row for row in reversed(ROWS)]
     runs = [write_run(tmp_path, "a"), write_run(tmp_path, "b"), write_run(tmp_path, "c", better)]
-    _, _, apart, _ = compare_runs(runs).split("\n\n")
+    _, _, apart, *_ = compare_runs(runs).split("\n\n")
     header, same, other = (line.split() for line in apart.splitlines())
-    assert header == ["better", "than", "a", "by", "recall@10", "ndcg@10"]
+    assert header == ["difference", "to", "a", "recall@10", "ndcg@10"]
     assert same == ["b", *["+0.0000", "[+0.0000,", "+0.0000]", "p", "1.000"] * 2]
     gain = (3 - metrics.recall(*TEST_ALL, 10).sum()) / 3
     assert other[:2] == ["c", f"{gain:+.4f}"]

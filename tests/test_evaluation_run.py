@@ -225,10 +225,10 @@ def test_runs_on_the_same_data_are_compared(evaluated):
     write_weights(other, seed=2)
     evaluate(other)
     screen = compare_runs([run_of(evaluated), run_of(other)])
-    terms, table, differences, reports = screen.split("\n\n")
+    terms, table, differences, _, reports = screen.split("\n\n")
     header, *lines = table.splitlines()
     assert terms.endswith("40 items, each ranked among all items")
-    assert [line.split()[0] for line in differences.splitlines()] == ["better", "other"]
+    assert [line.split()[0] for line in differences.splitlines()] == ["difference", "other"]
     assert reports.split() == [
         "report",
         f"{run_of(evaluated)}/report.html",

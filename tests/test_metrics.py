@@ -97,6 +97,7 @@ def test_coverage_and_popularity_lift_of_lists_of_the_same_three_items():
     num_train = np.array([9, 6, 3, 1])
     listed = ItemLists.of([np.array([0, 1, 2]), np.array([2, 1, 0])], num_train)
     consumed = ItemLists.of([np.array([3, 0]), np.array([1, 3])], num_train)
+    assert (listed, consumed) == ((6, 36, 3), (4, 17, 3))
     assert coverage(listed, 4) == 3 / 4
     assert popularity_lift(listed, consumed) == pytest.approx(6 / (17 / 4) - 1)
     assert popularity_lift(consumed, consumed) == 0

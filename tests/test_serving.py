@@ -167,8 +167,8 @@ def test_an_export_of_another_version_is_refused_as_such(root, tmp_path, change)
 
 
 def test_an_export_reads_the_item_tables_once(root, tmp_path, monkeypatch):
-    run, plain, read = run_of(trained_experiment(root, "mdsrec")), tables.read_table, []
-    monkeypatch.setattr(tables, "read_table", lambda uri, *a: read.append(uri) or plain(uri, *a))
+    run, plain, read = run_of(trained_experiment(root, "mdsrec")), tables.stream_table, []
+    monkeypatch.setattr(tables, "stream_table", lambda uri, *a: read.append(uri) or plain(uri, *a))
     export(run, str(tmp_path))
     graphs = [uri for uri in read if "/neighbors" in uri]
     assert len(graphs) == len(set(graphs)) == 2

@@ -57,7 +57,7 @@ def test_dotted_keys_of_toml_become_keys_of_the_space(tmp_path):
         ({"optim.lr": {"steps": 3}}, r"found \[\]"),
         ({"optim.lr": {"uniform": [2, 1]}}, r"uniform = \[2.0, 1.0\]: expected \[low, high\]"),
         ({"optim.lr": {"loguniform": [0, 1]}}, "and both above 0"),
-        ({"optim.lr": {"choice": []}}, "at least 1 item"),
+        ({"optim.lr": {"choice": []}}, "expected 1 value at least, found 0"),
         ({"sequences.k_core": {"choice": [5]}}, "a sweep can only search the sections"),
         ({"model.name": {"choice": ["sasrec"]}}, "mdsrec study"),
         ({"train.num_workers": {"choice": [1, 2]}}, "all trials have one size"),

@@ -1,6 +1,7 @@
 """A mistake in a configuration, in one line and in our words."""
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -79,7 +80,8 @@ def location_of(error: ValidationError) -> tuple[str | int, ...]:
 def expectation(mistake: ErrorDetails) -> str:
     """Return what a value should have been, in our words where pydantic's type has some."""
     if mistake["type"] in EXPECTED:
-        return EXPECTED[mistake["type"]].format(**mistake.get("ctx", {}))
+        message = EXPECTED[mistake["type"]].format(**mistake.get("ctx", {}))
+        return re.sub(r"\b1 (value|character)s", r"1 \1", message)
     return mistake["msg"].removeprefix("Value error, ")
 
 
