@@ -19,7 +19,7 @@ from mdsrec.table_names import whole_cooccurrence_name
 from training.data.sequences import Target
 
 READ_ENTRIES = 16_000_000  # of the similarity, held for some targets
-SCORES_PER_PAIR = 100  # that a GPU ranks, at the least, while a pair of items is read
+SCORES_PER_PAIR = 100  # that a GPU is assumed to rank while a pair of items is read
 SCORED_ENTRIES = 4_000_000  # of the rows of the targets' events, added up together
 
 
