@@ -4,6 +4,7 @@ import gzip
 import json
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 from small_dataset import small_experiment
@@ -108,6 +109,24 @@ def test_made_tables_do_not_depend_on_the_parts_or_the_run(tmp_path, monkeypatch
         if not name.startswith("features"):  # the noise of a vector is that of its part
             assert rows[0].equals(rows[1]), name
             assert len(manifest.files) > 1 or name in ("sequences", "items")
+
+
+def test_threads_may_write_the_parts_of_a_table_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.catalogue.parts.os.cpu_count", lambda: 8)
+    for module in ("events", "tables"):
+        monkeypatch.setattr(f"benchmarks.catalogue.{module}.CHUNK_USERS", 8)
+    catalogue = Catalogue(ITEMS, 1500, longest=30)
+    maker = TableMaker(small_experiment(tmp_path), catalogue, width=4)
+    num_train = np.zeros(ITEMS, np.int32)
+    maker._write_sequences(num_train)
+    rows = tables.read_table(maker._uri("sequences"), schema.SEQUENCES)
+    chunks = list(catalogue.chunks())
+    assert rows["items"].combine_chunks().flatten().to_pylist() == [
+        item for chunk in chunks for item in chunk.items
+    ]
+    assert num_train.sum() == pc.sum(rows["train_end"]).as_py()
+    last = catalogue.chunk_at(1496)
+    assert [column.tolist() for column in last[1:]] == [c.tolist() for c in chunks[-1][1:]]
 
 
 def test_tables_of_the_etl_are_not_replaced(tmp_path):

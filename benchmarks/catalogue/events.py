@@ -80,13 +80,17 @@ class Catalogue:
         """Yield all events; the same in every call."""
         left, first_user = self.interactions, 0
         while left > 0 and first_user < self.num_users:
-            rng = np.random.default_rng([self.seed, first_user])
-            lengths = self._lengths(rng)[: self.num_users - first_user]
-            lengths = lengths[: np.searchsorted(np.cumsum(lengths), left) + 1]
-            chunk = self._chunk(rng, first_user, lengths)
+            chunk = self.chunk_at(first_user, left)
             yield chunk
             left -= len(chunk.items)
-            first_user += len(lengths)
+            first_user += len(chunk.lengths)
+
+    def chunk_at(self, first_user: int, most: int = EVERYBODY) -> Chunk:
+        """Return the chunk that begins with a user; its last user is that of event `most`."""
+        rng = np.random.default_rng([self.seed, first_user])
+        lengths = self._lengths(rng)[: self.num_users - first_user]
+        lengths = lengths[: np.searchsorted(np.cumsum(lengths), most) + 1]
+        return self._chunk(rng, first_user, lengths)
 
     def _chunk(self, rng: np.random.Generator, first_user: int, lengths: Counts) -> Chunk:
         ends = np.cumsum(lengths)

@@ -1,4 +1,4 @@
-"""Tables written in parts by two threads, each part by itself, and committed at the end."""
+"""Tables written in parts by a thread for each core, and committed at the end."""
 
 import os
 from collections.abc import Callable, Mapping
