@@ -196,6 +196,7 @@ def test_raw_lines_are_those_of_the_edition(tmp_path, edition):
     assert all(record["title"] in record["description"] for record in records)
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_the_etl_builds_all_tables_from_raw_files(tmp_path, spark):
     from etl.run import build_tables

@@ -102,6 +102,7 @@ def test_an_item_of_all_users_is_divided_into_parts_with_bounded_files(spark, tm
     assert list(first_other_by_part.values()) == sorted(first_other_by_part.values())
 
 
+@pytest.mark.slow
 def test_a_larger_input_has_larger_parts_and_files_not_more(spark, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     sequences = [rng.permutation(20)[:6].tolist() for _ in range(60)]
