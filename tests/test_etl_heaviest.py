@@ -54,7 +54,7 @@ def write_reviews(folder):
     ("most", "lost", "rows_cut"),
     [
         (1, {("a", "c"), ("a", "d"), ("b", "c"), ("c", "b")}, 3),
-        (2, {("a", "d")}, 1),
+        pytest.param(2, {("a", "d")}, 1, marks=pytest.mark.slow),
     ],
 )
 def test_the_heaviest_entries_of_a_row_are_kept(

@@ -132,6 +132,7 @@ def test_dense_ids_are_ranks_in_binary_order(spark, rows):
     assert dict(found) == plain_ids(item for _, item, *_ in rows)
 
 
+@pytest.mark.slow
 @few
 @given(event_lists)
 def test_leave_one_out_equals_plain_python(spark, rows):
@@ -141,6 +142,7 @@ def test_leave_one_out_equals_plain_python(spark, rows):
     assert found == plain_sequences(rows, leave_one_out)
 
 
+@pytest.mark.slow
 @few
 @given(
     event_lists, st.tuples(st.integers(1, 98), st.integers(1, 98)).filter(lambda p: p[0] != p[1])

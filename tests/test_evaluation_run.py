@@ -131,6 +131,7 @@ def test_slices_by_modality_split_the_targets(evaluated):
     assert found["items_with"] == {"text": NUM_ITEMS, "image": NUM_ITEMS - 5}
 
 
+@pytest.mark.slow
 def test_ranks_are_computed_again_only_when_the_weights_change(experiment):
     evaluate(experiment)
     first = tables.open_table(f"{run_of(experiment)}/ranks", "")
@@ -162,6 +163,7 @@ def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(
     assert parts_of(experiment) == parts_of(evaluated)
 
 
+@pytest.mark.slow
 def test_a_restarted_ranking_writes_only_missing_and_truncated_parts(experiment, monkeypatch):
     ranks = Path(run_of(experiment), "ranks")
     rank_again(experiment)

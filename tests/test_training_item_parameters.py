@@ -232,6 +232,7 @@ def test_a_checkpoint_of_a_dense_gradient_goes_on_by_rows(root: Path, tmp_path: 
     assert all(map(torch.equal, found, expected))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_three_ranks_goes_on_with_one_at_another_stage(
     root: Path, tmp_path: Path
 ) -> None:
