@@ -22,6 +22,7 @@ from mdsrec.config import Experiment
 from mdsrec.text import markdown_table
 from training.data.batch import batch_of
 from training.data.item_tables import ItemTables, ModalityTables
+from training.data.long_rows import LongRows
 from training.data.shared_arrays import zeros
 from training.data.sparse import DeviceMatrix, SparseMatrix
 from training.data.table_arrays import Lists, member_rows, neighbor_rows
@@ -147,7 +148,7 @@ def _tables(experiment: Experiment, num_items: int) -> ItemTables:
 
 
 def _graph_bytes(model: MDSRec) -> int:
-    matrices = [m for m in model.modules() if isinstance(m, DeviceMatrix)]
+    matrices = [m for m in model.modules() if isinstance(m, DeviceMatrix | LongRows)]
     return model.items.cooccurrence.nbytes + sum(m.nbytes for m in matrices)
 
 

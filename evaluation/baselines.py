@@ -49,7 +49,7 @@ def itemknn_obstacle(experiment: Experiment) -> str | None:
     uri = tables.table_uri(experiment.root, whole_cooccurrence_name(experiment))
     pairs = tables.read_manifest(uri)
     if pairs is None:
-        return f"there is no table {uri}"
+        return f"{uri}: no such table"
     num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
     users = experiment.eval.users_per_shard
     if is_read_in_time(pairs.rows, num_items, users):

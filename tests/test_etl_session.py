@@ -93,7 +93,9 @@ def test_the_python_process_of_a_task_has_a_share_of_the_memory_of_its_executor(
 
 def test_a_size_that_is_none_is_named():
     settings = {"spark.master": "yarn", "spark.executor.memoryOverhead": "much"}
-    with pytest.raises(InputError, match=r"'much' in spark\.settings is no size such as 512m"):
+    with pytest.raises(
+        InputError, match=r"'much' in spark\.settings is not a size: write it as 512m"
+    ):
         memory_of_task(settings, 1, GIB)
 
 

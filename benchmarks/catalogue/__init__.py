@@ -1,1 +1,1 @@
-"""A synthetic catalogue of any size: raw files for the ETL, or tables for training alone."""
+"""A synthetic catalogue of any size: raw files for the ETL, or finished tables for training."""

@@ -78,7 +78,7 @@ def parse_bytes(text: str) -> int:
     """Return the bytes of a size as Spark writes it: 512m, 4g; without a unit it is in MiB."""
     found = re.fullmatch(r"(\d+)\s*([kmgtp]?)b?", text.strip().lower())
     if found is None:
-        raise InputError(f"{text!r} in spark.settings is no size such as 512m or 4g")
+        raise InputError(f"{text!r} in spark.settings is not a size: write it as 512m or 4g")
     return int(found[1]) << {"k": 10, "m": 20, "": 20, "g": 30, "t": 40, "p": 50}[found[2]]
 
 

@@ -99,7 +99,7 @@ def proposal(
 def unrecognized_texts(items: Sample, key: str) -> str:
     """Return a comment that names the columns of text in a table of items without usual names."""
     names = [c.name for c in items.columns.values() if c.kind in TEXTS and c.name != key]
-    found = f"text columns: {listed(names)}" if names else "there is no column of text"
+    found = f"text columns: {listed(names)}" if names else "no column holds text"
     return f"# no title or text recognized; {found}"
 
 

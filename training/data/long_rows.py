@@ -43,6 +43,12 @@ class LongRows(nn.Module):
         self.register_buffer("weights", torch.from_numpy(matrix.weights), persistent=False)
         self.register_buffer("row_bags", torch.from_numpy(row_bags), persistent=False)
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of matrix and buffers, without the transposed matrix."""
+        entries = self.columns.nbytes + self.weights.nbytes if self.columns.is_cuda else 0
+        return self.matrix.nbytes + entries
+
     def times(self, dense_XD: Tensor) -> Tensor:
         """Return the product of the matrix with `dense_XD` -> [K, D]."""
         first_bags = range(0, len(self._bag_starts) - 1, BAGS)
