@@ -50,16 +50,6 @@ class DataFile:
         found = None if groups is None else tuple(RowGroup(**group) for group in groups)
         return cls(**fields | {"row_groups": found})
 
-    @property
-    def first(self) -> int | None:
-        """Return the smallest item, user or other integer in the leading column; None without."""
-        return self.row_groups[0].first if self.row_groups else None
-
-    @property
-    def last(self) -> int | None:
-        """Return the largest integer in the leading column, by which the rows are sorted."""
-        return self.row_groups[-1].last if self.row_groups else None
-
 
 @dataclass(frozen=True)
 class Manifest:
