@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from mdsrec.command import stage_parser
+from mdsrec.command.heartbeat import heartbeat
 
 
 def run_subcommand(
@@ -21,6 +22,7 @@ def run_subcommand(
         first_paragraph = module.__doc__.partition("\n\n")[0]
         subparser = subparsers.add_parser(name, help=first_paragraph, description=first_paragraph)
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(run=module.run, name=name)
     arguments = parser.parse_args(argv)
+    heartbeat.begin(f"measuring {arguments.name}")
     arguments.run(arguments)

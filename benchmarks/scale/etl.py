@@ -1,7 +1,8 @@
-"""The ETL end to end at several sizes: seconds and the peak of every process, by stage.
+"""The ETL end to end at several sizes: seconds, CPU time and the peak of every process, by stage.
 
 A catalogue of raw files (`benchmarks.catalogue raw`) is written for each size, and `mdsrec etl`
-runs on it. A stage is a table of its log. Its growth exponent g is that of seconds ~ items^g.
+runs on it. A stage is a table of its log. Its growth exponent g is that of CPU seconds ~ items^g,
+which other jobs on the machine change less than the seconds.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +38,7 @@ class Stage:
     """A stage of one run."""
 
     seconds: float
+    cpu_seconds: float  # of all processes
     rows: int
     peaks: dict[str, int]  # bytes, of the largest process of each kind
     figures: dict[str, Any] = field(default_factory=dict)  # others of the log, as vector_bytes
@@ -78,6 +81,7 @@ def run_etl(config: Path, overrides: Sequence[str], log_path: Path) -> dict[str,
     command = [sys.executable, "-m", "etl", str(config), *overrides]
     environment = {**os.environ, **child_environment(), FORMAT_KEY: "json"}
     stages: dict[str, Stage] = {}
+    started = time.monotonic()
     with (
         log_path.open("w") as log,
         subprocess.Popen(
@@ -96,7 +100,9 @@ def run_etl(config: Path, overrides: Sequence[str], log_path: Path) -> dict[str,
             _follow(line, sampler, stages)
     if process.returncode:
         raise InputError(f"the ETL failed: see {log_path}")
-    stages[BETWEEN] = Stage(0.0, 0, sampler.highest(BETWEEN))
+    between = time.monotonic() - started - sum(stage.seconds for stage in stages.values())
+    cpu = sampler.cpu_seconds[BETWEEN]
+    stages[BETWEEN] = Stage(between, cpu, 0, sampler.highest(BETWEEN))
     return stages
 
 
@@ -110,12 +116,12 @@ def _follow(line: str, sampler: Sampler, stages: dict[str, Stage]) -> None:
     if message.endswith(BUILDING):
         name = message.removesuffix(BUILDING)
         sampler.begin(name)
-        stages[name] = Stage(0.0, 0, {})
+        stages[name] = Stage(0.0, 0.0, 0, {})
     elif "table" in entry and "seconds" in entry:
         stage, name = stages[entry["table"]], entry["table"]
         stage.seconds, stage.rows = entry["seconds"], entry["rows"]
         sampler.begin(BETWEEN)
-        stage.peaks = sampler.highest(name)
+        stage.peaks, stage.cpu_seconds = sampler.highest(name), sampler.cpu_seconds[name]
     elif "table" in entry:
         known = ("time", "level", "logger", "run", "message", "table")
         stages[entry["table"]].figures |= {k: v for k, v in entry.items() if k not in known}
@@ -127,13 +133,14 @@ def table(stages_of: Mapping[int, Mapping[str, Stage]]) -> tuple[list[str], list
     rows = []
     for name in names:
         by_size = {items: stages[name] for items, stages in stages_of.items() if name in stages}
-        exponent = growth({items: stage.seconds for items, stage in by_size.items()})
+        exponent = growth({items: stage.cpu_seconds for items, stage in by_size.items()})
         for items, stage in by_size.items():
             peaks = [mib(stage.peaks[kind]) if kind in stage.peaks else "-" for kind in KINDS]
             read = stage.figures.get("vector_bytes")
-            cells = [f"{stage.rows:,}", f"{stage.seconds:.1f}", exponent, *peaks]
+            cells = [f"{stage.rows:,}", f"{stage.seconds:.1f}", f"{stage.cpu_seconds:.1f}"]
+            cells += [exponent, *peaks]
             rows.append([name, f"{items:,}", *cells, "-" if read is None else mib(read)])
-    header = ["stage", "items", "rows", "seconds", "growth", *KINDS, "vectors read"]
+    header = ["stage", "items", "rows", "seconds", "CPU s", "growth", *KINDS, "vectors read"]
     return header, rows
 
 

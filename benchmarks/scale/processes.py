@@ -1,9 +1,10 @@
-"""The peak memory of every process that a command starts, by stage.
+"""The peak memory and the CPU time of every process that a command starts, by stage.
 
 A process's peak is VmHWM of its /proc/PID/status. It is gone when the process ends, so all of them
 are read about ten times a second. At the start of a stage the peaks are reset.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 
 INTERVAL = 0.1  # seconds
 RESET_PEAK = "5"  # see /proc/PID/clear_refs in proc(5)
+TICKS = os.sysconf("SC_CLK_TCK")  # a second
+UTIME, STIME = 11, 12  # of the fields behind the name in /proc/PID/stat
 DRIVER, JVM, PYTHON_WORKER, OTHER = "driver", "JVM", "Python worker", "other"
 
 
@@ -32,6 +35,8 @@ class Sampler:
     def __init__(self, root: int) -> None:
         self.root = root
         self.peaks: dict[str, dict[int, Process]] = {}  # by stage, then by process
+        self.cpu_seconds: dict[str, float] = {}  # by stage, of all processes
+        self._cpu_of: dict[int, float] = {}  # of each process so far
         self._stage, self._known = "", {root}
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._poll, name="sampler", daemon=True)
@@ -52,6 +57,7 @@ class Sampler:
                 self._read()
             self._stage = stage
             self.peaks.setdefault(stage, {})
+            self.cpu_seconds.setdefault(stage, 0.0)
             for pid in self._known:
                 with suppress(OSError):
                     Path(f"/proc/{pid}/clear_refs").write_text(RESET_PEAK)
@@ -88,6 +94,9 @@ class Sampler:
                 kind = DRIVER if pid == self.root else kind_of(command)
                 stage[pid] = Process(pid, kind, command)
             stage[pid].peak = max(stage[pid].peak, peak)
+            cpu = cpu_seconds_of(pid)
+            self.cpu_seconds[self._stage] += max(0.0, cpu - self._cpu_of.get(pid, 0.0))
+            self._cpu_of[pid] = cpu
 
 
 def children_of(pid: int) -> Iterator[int]:
@@ -106,6 +115,15 @@ def status_bytes(pid: int | str, field: str, file: str = "status") -> int | None
         return None
     found = (int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
     return next(found, None)
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """Return the CPU time of a process without its children; 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[UTIME]) + int(fields[STIME])) / TICKS
 
 
 def command_of(pid: int) -> str:
