@@ -91,7 +91,7 @@ def test_stages_are_those_of_the_log():
 
 def test_growth_is_the_exponent_between_the_smallest_and_the_largest_size():
     assert exponent([10, 1000], [1.0, 100.0]) == 1.0
-    stages = {n: {"items": etl.Stage(n**1.5, n, {DRIVER: 3 * MIB})} for n in (100, 10_000)}
+    stages = {n: {"items": etl.Stage(0.0, n**1.5, n, {DRIVER: 3 * MIB})} for n in (100, 10_000)}
     header, rows = etl.table(stages)
     assert [row[header.index("growth")] for row in rows] == ["1.50", "1.50"]
     assert rows[0][header.index(DRIVER)] == "3 MiB"
