@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
@@ -88,6 +89,24 @@ def batches(uri: str, groups: Iterable[StoredGroup], wanted: pa.Schema) -> Itera
             rows = _rows_of_batch(file.metadata.row_group(group.number), wanted)
             for batch in file.iter_batches(rows, [group.number], wanted.names):
                 yield batch.select(wanted.names).cast(wanted)
+
+
+def batches_between(
+    uri: str, groups: Iterable[StoredGroup], wanted: pa.Schema, first: int, last: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows whose first column, which ascends, has first <= value < last."""
+    inside = (group for group in groups if _overlaps(group, first, last))
+    for batch in batches(uri, inside, wanted):
+        start, stop = np.searchsorted(batch.column(0).to_numpy(), [first, last]).tolist()
+        if start < stop:
+            yield batch.slice(start, stop - start)
+
+
+def _overlaps(group: StoredGroup, first: int, last: int) -> bool:
+    """Return whether a row group can have such a row; one that is not described can."""
+    if group.first is None or group.last is None:
+        return True
+    return group.first < last and first <= group.last
 
 
 def _rows_of_batch(group: pq.RowGroupMetaData, wanted: pa.Schema) -> int:

@@ -243,15 +243,24 @@ def _footers(uri: str, paths: tuple[str, ...]) -> list[tuple[RowGroup, ...]]:
 
 
 def stream_table(
-    uri: str, manifest: Manifest, table_schema: pa.Schema, columns: Sequence[str]
+    uri: str,
+    manifest: Manifest,
+    table_schema: pa.Schema,
+    columns: Sequence[str],
+    between: tuple[int, int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Yield all rows of an opened table in order, in batches of bounded memory.
 
+    `between` yields only rows whose first column, which ascends, has first <= value < last.
     InputError if a file is damaged.
     """
     wanted = pa.schema([table_schema.field(name) for name in columns])
+    groups = stored_groups(uri, manifest)
     try:
-        yield from parquet_groups.batches(uri, stored_groups(uri, manifest), wanted)
+        if between is None:
+            yield from parquet_groups.batches(uri, groups, wanted)
+        else:
+            yield from parquet_groups.batches_between(uri, groups, wanted, *between)
     except READ_ERRORS as error:
         raise InputError(f"{uri}: unreadable ({first_line(error)}): {ETL_FIRST}") from None
 

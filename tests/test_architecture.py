@@ -47,13 +47,13 @@ ROOMS: dict[str, set[str]] = {
     # tables -> weights
     "training.device": KERNEL,
     "training.data": {*KERNEL, "training.device"},
-    "training.layers": {*KERNEL, *DATA},
-    "training.models": {*KERNEL, *DATA, "training.layers"},
-    "training.models.mdsrec": {*KERNEL, *DATA, "training.layers", "training.models"},
+    "training.sharding": {*KERNEL, *DATA},
+    "training.layers": {*KERNEL, *DATA, "training.sharding"},
+    "training.models": {*KERNEL, *DATA, "training.sharding", "training.layers"},
+    "training.models.mdsrec": {*KERNEL, *DATA, *MODELS, "training.layers"},
     "training.lifecycle": KERNEL,
-    "training.sharding": {*KERNEL, *DATA, "training.models"},
     "training.distributed": {*KERNEL, "training.device", "training.lifecycle", *MODELS},
-    "training.checkpoints": {*KERNEL, "training.distributed", "training.models"},
+    "training.checkpoints": {*KERNEL, "training.distributed", *MODELS},
     "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
     # weights -> ranks
     "evaluation.stored": KERNEL,
@@ -67,7 +67,12 @@ ROOMS: dict[str, set[str]] = {
     "evaluation.baselines": {*KERNEL, *TRAINING, "evaluation.metrics", "evaluation.stored"},
     "evaluation.ranking": {*KERNEL, *TRAINING, "evaluation.metrics", "evaluation.baselines"},
     "evaluation.stored_weights": {*KERNEL, *TRAINING},
-    "evaluation.serving": {*KERNEL, *TRAINING, *RANKING, "evaluation.stored_weights"},
+    "evaluation.serving": {
+        *KERNEL,
+        *TRAINING,
+        *RANKING,
+        *("evaluation.stored_weights", "training.checkpoints"),
+    },
     "evaluation": {
         *KERNEL,
         *TRAINING,

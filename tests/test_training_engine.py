@@ -22,14 +22,14 @@ from mdsrec.config import Experiment, OptimConfig
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from training.checkpoints.format import load_checkpoint, save_checkpoint
-from training.checkpoints.weights import gather_weights_file
+from training.checkpoints.weights import gather_weights
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
 from training.device import check_precision, has_bf16
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
 from training.distributed.schedule import FINAL, decay_end, rate_factor, schedule_after, schedule_of
-from training.distributed.zero_state import full_shapes, full_state
+from training.distributed.zero_state import full_shapes, held_state
 from training.layers.transformer import Block
 from training.models.base import Model
 from training.models.mdsrec.model import MDSRec
@@ -236,12 +236,18 @@ def facts_of_engines(folder: str) -> dict[str, Any]:
     metadata = {"dataset": "d"}
     return {
         "rate": zero3.get_lr()[0],
-        "weights": [gather_weights_file(engine, metadata) for engine in (zero0, zero3)],
+        "weights": [weights_of(engine, metadata) for engine in (zero0, zero3)],
         "other model": error_of(lambda: load_checkpoint(other_model, saved)),
         "torn": error_of(lambda: load_checkpoint(zero3, saved.with_name("torn"))),
         "unwritable": error_of(lambda: save_checkpoint(zero3, missing_on_rank_1, {})),
         "gradients": {name: first_gradient(e) for name, e in GRADIENT_VARIANTS.items()},
     }
+
+
+def weights_of(engine: Engine[Model], metadata: dict[str, str]) -> bytes | None:
+    """Return the content of the file of weights; None on ranks that write none."""
+    main = gather_weights(engine, metadata, "first").main
+    return None if main is None else main.content
 
 
 def first_gradient(experiment: Experiment) -> Tensor:
@@ -251,7 +257,7 @@ def first_gradient(experiment: Experiment) -> Tensor:
     """
     engine = ds.initialize(Regression(), experiment, CPU)
     take_plain_step(engine, 0, experiment.train.accumulation)
-    return torch.cat([10 * full_state(engine, name, "exp_avg") for name in full_shapes(engine)])
+    return torch.cat([10 * held_state(engine, name, "exp_avg") for name in full_shapes(engine)])
 
 
 def error_of(action: Any) -> str:
@@ -431,7 +437,7 @@ def first_steps(experiments: list[dict[str, Any]]) -> list[list[Tensor]]:
         first, second, *_ = SequenceReader(experiment).steps(0)
         shares = [share_of(model, experiment, step, (0, 0), CPU) for step in (first, second)]
         before = take_step(engine, experiment, shares[0])
-        gradient = 10 * full_state(engine, "item_embedding", "exp_avg")
+        gradient = 10 * held_state(engine, "item_embedding", "exp_avg")
         found.append([before, gradient, take_step(engine, experiment, shares[1])])
     return found
 

@@ -30,7 +30,7 @@ from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import (
     create_moments,
     full_shapes,
-    full_state,
+    held_state,
     weights_are_finite,
 )
 from training.models.base import Model
@@ -113,7 +113,7 @@ def state_of(engine: Engine[Model]) -> list[Tensor]:
     create_moments(engine)
     kinds = "weight", "exp_avg", "exp_avg_sq"
     names = sorted(full_shapes(engine))
-    return [full_state(engine, name, kind).clone() for name in names for kind in kinds]
+    return [held_state(engine, name, kind).clone() for name in names for kind in kinds]
 
 
 def both_forms(resolved: list[dict[str, Any]]) -> list[list[list[Tensor]]]:
@@ -155,7 +155,7 @@ def losses_and_item_state(resolved: list[dict[str, Any]]) -> list[list[Tensor]]:
         engine = engine_of(experiment)
         losses = take_steps(engine, experiment, 0, STEPS)
         kinds = "weight", "exp_avg", "exp_avg_sq"
-        item_state = [full_state(engine, "item_embedding", kind) for kind in kinds]
+        item_state = [held_state(engine, "item_embedding", kind) for kind in kinds]
         results.append([losses, *item_state])
     return results
 
@@ -274,7 +274,9 @@ def kept_by_step(resolved: dict[str, Any]) -> list[Tensor]:
     for number in range(4):
         take_steps(engine, experiment, number, number + 1)
         kept.append(engine.module.kept()["text"].clone())
-    engine.module.refresh()
+    model = engine.module
+    products = {n: rows.times(model.item_embedding) for n, rows in model.center_rows.items()}
+    model.refresh(products)
     return [*kept, engine.module.kept()["text"]]
 
 

@@ -4,7 +4,6 @@ Shapes: B users, T positions, C channels, K of them the model's, X items, D widt
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,8 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths, no_weights_error
+from training.checkpoints.stored_weights import StoredWeights
+from training.checkpoints.tensor_file import file_metadata
 from training.data.item_tables import ItemTables, load_item_tables
 from training.data.sequences import History
 from training.layers.queries import Queries
@@ -113,15 +114,16 @@ def load_trained(
     length, or was trained on other tables.
     """
     paths, is_trained = RunPaths.of(experiment), experiment.model.is_trained
-    content = files.read_bytes(paths.best_weights if is_trained else paths.history)
-    if content is None:
+    if not files.exists(paths.best_weights if is_trained else paths.history):
         raise no_weights_error(paths)
     check_identity(experiment)
     if not is_trained:
         return load_without_weights(experiment, item_tables)
     check_trained(experiment)
     item_tables = item_tables or load_item_tables(experiment)
-    model = load_model(experiment, item_tables, content)
+    stored = StoredWeights(paths.best_weights)
+    check_dataset(experiment, stored.metadata.get("dataset"), item_tables.fingerprint)
+    model = model_with(experiment, item_tables, stored.tensors())
     model.to(device or torch.device("cpu")).eval()
     memory = Memory.load(experiment) if experiment.model.memory else None
     return trained_model(model, memory, item_tables)
@@ -146,11 +148,17 @@ def trained_model(
 
 
 def load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) -> Model:
-    """Return the model with the weights in the file `content`."""
-    paths = RunPaths.of(experiment)
+    """Return the model with the weights in the safetensors file `content`."""
     check_dataset(experiment, file_metadata(content).get("dataset"), item_tables.fingerprint)
+    return model_with(experiment, item_tables, load(content))
+
+
+def model_with(
+    experiment: Experiment, item_tables: ItemTables, weights: dict[str, Tensor]
+) -> Model:
+    """Return the model with these weights."""
     model = build_model(experiment, item_tables)
-    _set_weights(model, load(content), paths.best_weights)
+    _set_weights(model, weights, RunPaths.of(experiment).best_weights)
     return model
 
 
@@ -209,13 +217,6 @@ def padded(histories: list[History], max_length: int) -> tuple[Tensor, Tensor]:
     for row, history in enumerate(recent):
         items[row, : len(history)] = torch.from_numpy(history.astype(np.int64))
     return items, lengths
-
-
-def file_metadata(content: bytes) -> dict[str, str]:
-    """Return the string metadata in the header of a safetensors file."""
-    length = int.from_bytes(content[:8], "little")
-    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
-    return header.get("__metadata__", {})
 
 
 def _set_weights(model: Model, weights: dict[str, Tensor], uri: str) -> None:

@@ -12,20 +12,18 @@ from torch import Tensor
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
+from training.building import build_engine
 from training.checkpoints.format import load_checkpoint
 from training.checkpoints.saver import Saver
 from training.checkpoints.store import local_copy
-from training.checkpoints.weights import gather_weights_file
-from training.data.item_tables import load_item_tables
+from training.checkpoints.weights import gather_weights
 from training.data.prefetch import prefetch
 from training.data.sequences import EpochPosition, SequenceReader
 from training.device import memory_used, origin
-from training.distributed import engine as ds
 from training.distributed.control import CollectiveInputError, ControlGroup
-from training.distributed.zero_state import weights_are_finite
+from training.distributed.zero_state import full_shapes, weights_are_finite
 from training.lifecycle.lease import Attempt
 from training.lifecycle.signals import Signals, SignalSource, sigterm_received
-from training.models.registry import build_model
 from training.progress import EpochTotals, LossSums, Progress
 from training.reporting import (
     Reporter,
@@ -78,18 +76,16 @@ class TrainingLoop:
         self.paths = RunPaths.of(experiment)
         self.group = ControlGroup(experiment.train.timeout_minutes)
         try:
-            tables = load_item_tables(experiment, self.group)
+            self.engine, tables = build_engine(experiment, device, self.group)
         except InputError as error:  # of every rank
             raise CollectiveInputError(str(error)) from None
         self.fingerprint = tables.fingerprint
         self.reader = SequenceReader(experiment)
-        model = build_model(experiment, tables)
-        model.initialize(experiment.seed)
+        shapes = full_shapes(self.engine).values()
         self.facts = {
-            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "num_parameters": sum(math.prod(shape) for shape in shapes),
             "num_workers": self.group.world_size,
         }
-        self.engine = ds.initialize(model, experiment, device)
         self.saver = Saver(self.paths.uri, self.group)
         self.progress = self._restore()
         minutes = experiment.train.checkpoint_minutes
@@ -206,9 +202,9 @@ class TrainingLoop:
             **memory_used(self.device),
         }
         if self.progress.finish_epoch(metrics):
-            weights = gather_weights_file(self.engine, {"dataset": self.fingerprint})
-            if weights is not None:
-                self.saver.add_file("best.safetensors", weights)
+            tag = f"epoch-{self.progress.best_epoch:05d}"
+            weights = gather_weights(self.engine, {"dataset": self.fingerprint}, tag)
+            self.saver.add_weights(weights)
         if self.group.rank == 0:
             self.saver.add_file("history.json", self._history())
         self._save()

@@ -20,6 +20,8 @@ from training.data.windows import Step
 from training.distributed.engine import gather_parameters
 from training.distributed.engine_protocol import Engine
 from training.models.base import Model
+from training.sharding.exchange import plan_rows
+from training.sharding.item_shards import EMBEDDING, ItemShards
 
 HOST = torch.device("cpu")
 DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers
@@ -53,8 +55,8 @@ def share_of(
     negatives = negatives_of(model, experiment, step, epoch_and_step)
     slices = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
     batches = [model.with_sparse_rows(batch_of(step, *s, noise, HOST, negatives)) for s in slices]
-    if experiment.steps_by_rows:
-        batches = [model.with_row_ids(batch) for batch in batches]
+    if model.reads_rows:
+        batches = [with_plan(model, model.with_row_ids(batch)) for batch in batches]
     if device.type == "cuda":
         batches = tree_map_only(Tensor, lambda t: t if t.is_cuda else t.pin_memory(), batches)
     return Share(epoch_and_step, step.num_prefixes, batches)
@@ -67,26 +69,45 @@ def take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Te
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     if engine.module.is_refreshed_before(share.epoch_and_step[1]):
-        with gather_parameters(engine):
-            engine.module.refresh()
+        engine.module.refresh(_center_products(engine))
     torch.manual_seed(_seed(experiment, *share.epoch_and_step, DROPOUT, rank))
     total = torch.zeros_like(engine.module.channel_weights)
     to_device = partial(Tensor.to, device=total.device, non_blocking=True)
     by_rows, rate = engine.item_parameters, engine.get_lr()[0]
-    for batch in share.batches:
+    for number, batch in enumerate(share.batches, 1):
         on_device = tree_map_only(Tensor, to_device, batch)
-        rows = None if by_rows is None else by_rows.read(on_device.row_ids)
+        rows = None if by_rows is None else by_rows.read(on_device)
         with engine.module.reading(rows):
             losses: Tensor = engine(on_device)
         # The objective is the mean over the step's prefixes. DeepSpeed sums gradients over the
         # batches and averages them over the ranks.
         loss = engine.module.channel_weights @ losses * world_size / share.num_prefixes
         engine.backward(loss, scale_wrt_gas=False)
+        if isinstance(by_rows, ItemShards) and number == len(share.batches):
+            by_rows.gather_gradients()
         engine.step()  # the optimizer's step comes only after the last batch
         total += losses.detach()
     if by_rows is not None:
         by_rows.step(rate)
     return total
+
+
+def with_plan(model: Model, batch: Batch) -> Batch:
+    """Return the batch with the plan of its rows, if ranks own items. Collective then."""
+    if model.owners is None:
+        return batch
+    assert batch.row_ids is not None
+    return batch._replace(plan=plan_rows(batch.row_ids, model.owners.shards, model.owners.planner))
+
+
+def _center_products(engine: Engine[Model]) -> dict[str, Tensor]:
+    """Return the products of the model's `center_rows` with the item embedding. Collective."""
+    by_rows, model = engine.item_parameters, engine.module
+    if isinstance(by_rows, ItemShards):
+        return by_rows.center_products()
+    with torch.no_grad(), gather_parameters(engine):
+        embedding = model.rows_of(EMBEDDING, None)
+        return {name: rows.times(embedding) for name, rows in model.center_rows.items()}
 
 
 def noise_of(

@@ -1,4 +1,9 @@
-"""Validation after an epoch: the ranks share the users, and each target is ranked once."""
+"""Validation after an epoch: the ranks share the users, and each target is ranked once.
+
+B targets, T positions, C channels, D width.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -6,16 +11,21 @@ from torch import Tensor, distributed
 
 from mdsrec import metrics
 from mdsrec.config import Experiment
-from training.data.sequences import History, SequenceReader
+from training.data.sequences import History, SequenceReader, Target
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
 from training.inference import NO_HISTORY, padded
 from training.layers.queries import Queries
 from training.layers.scoring import count_channels
-from training.models.base import ItemVectors, Model
+from training.models.base import Model
+from training.models.shard_ranking import ShardRanking
+from training.sharding.item_shards import ItemShards
 
 VALIDATION_METRICS = ("ndcg@10", "recall@10")
 GROUPS = 8
+
+Encode = Callable[[Tensor, Tensor], Tensor]
+"""Returns the vectors [B, C, D] of padded histories [B, T] and their lengths [B]."""
 
 
 @torch.no_grad()
@@ -31,48 +41,65 @@ def validate(
     sums = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64)
     engine.eval()
     with ds.gather_parameters(engine):
-        model = engine.module
-        item_vectors = model.item_vectors()
+        count = _counter(engine, experiment.eval.item_block, device)
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size
             targets = reader.targets(first, first + size, "valid")
-            vectors = _user_vectors(model, [t.history for t in targets], item_vectors)
-            if targets:
-                better, ties = count_channels(
-                    Queries(vectors, item_vectors.vectors),
-                    model.channel_weights[None],
-                    torch.tensor([t.target for t in targets], device=device),
-                    experiment.eval.item_block,
-                )
-                counts = better[:, 0].cpu().numpy(), ties[:, 0].cpu().numpy()
-                sums += torch.tensor(
-                    [
-                        len(targets),
-                        metrics.ndcg(*counts, 10).sum(),
-                        metrics.recall(*counts, 10).sum(),
-                    ]
-                )
+            better, ties = (tensor.cpu().numpy() for tensor in count(targets))
+            found = metrics.ndcg(better, ties, 10).sum(), metrics.recall(better, ties, 10).sum()
+            sums += torch.tensor([len(targets), *found])
     on_device = sums.to(device)
     distributed.all_reduce(on_device)
-    count, *values = on_device.tolist()
-    return {
-        name: value / max(count, 1) for name, value in zip(VALIDATION_METRICS, values, strict=True)
-    }
+    num_targets, *values = on_device.tolist()
+    named = zip(VALIDATION_METRICS, values, strict=True)
+    return {name: value / max(num_targets, 1) for name, value in named}
 
 
-def _user_vectors(model: Model, histories: list[History], item_vectors: ItemVectors) -> Tensor:
+def _counter(
+    engine: Engine[Model], block: int, device: torch.device
+) -> Callable[[list[Target]], tuple[Tensor, Tensor]]:
+    """Return a function that counts, for targets, the items that score higher or tie [B] each.
+
+    Every rank calls it equally often.
+    """
+    model = engine.module
+    if isinstance(engine.item_parameters, ItemShards):
+        ranking = ShardRanking(model, engine.item_parameters, block)
+        encode, items_CXD = ranking.encode, ranking.items.vectors
+    else:
+        ranking, item_vectors = None, model.item_vectors()
+        items_CXD = item_vectors.vectors
+
+        def encode(items_BT: Tensor, lengths_B: Tensor) -> Tensor:
+            return model.user_vectors(items_BT.to(device), lengths_B.to(device), item_vectors)
+
+    def count(targets: list[Target]) -> tuple[Tensor, Tensor]:
+        vectors_BCD = user_vectors([t.history for t in targets], model, encode, items_CXD)
+        items_B = torch.tensor([t.target for t in targets], dtype=torch.int64, device=device)
+        if ranking is not None:
+            return ranking.count(vectors_BCD, items_B)
+        if not targets:
+            return items_B, items_B
+        queries = Queries(vectors_BCD, items_CXD)
+        better, ties = count_channels(queries, model.channel_weights[None], items_B, block)
+        return better[:, 0], ties[:, 0]
+
+    return count
+
+
+def user_vectors(
+    histories: list[History], model: Model, encode: Encode, like_CXD: Tensor
+) -> Tensor:
     """Return one vector per history and channel [B, C, D].
 
-    Histories of similar length are encoded together, in a fixed number of groups: under ZeRO-3
-    every rank must call the model equally often.
+    Histories of similar length are encoded together, in a fixed number of groups: where ranks hold
+    parts of the model, every rank must call it equally often.
     """
-    num_channels, _, dim = item_vectors.vectors.shape
-    vectors = item_vectors.vectors.new_empty(len(histories), num_channels, dim)
-    device = vectors.device
+    num_channels, _, dim = like_CXD.shape
+    vectors = like_CXD.new_empty(len(histories), num_channels, dim)
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     for group in np.array_split(np.argsort(lengths, kind="stable"), GROUPS):
         members = [histories[user] for user in group] or [NO_HISTORY]
-        items_BT, lengths_B = padded(members, model.config.max_length)
-        encoded = model.user_vectors(items_BT.to(device), lengths_B.to(device), item_vectors)
+        encoded = encode(*padded(members, model.config.max_length))
         vectors[torch.from_numpy(group)] = encoded[: len(group)]
     return vectors

@@ -65,8 +65,9 @@ def _columns(
     model: MDSRec, batch: Batch, prefixes: plain.Prefixes, index: int, name: str
 ) -> Iterator[Tensor]:
     """Yield columns [P]: spread of c^0 ... c^L, added / own length, effective centers."""
-    entries = model.items.entries(batch.items, CPU)
-    _, tokens, starts = model.items.sequence_inputs(model.item_embedding, batch.items, entries, {})
+    entries, _ = model.items.entries(batch.items, CPU)
+    inputs = model.items.sequence_inputs(model.item_embedding, batch.items, entries, {}, {})
+    _, tokens, starts = inputs
     start_KD = starts[index]
     if start_KD is None:
         raise InputError("model.interest_centers = false: the run has no interest centers")

@@ -45,7 +45,7 @@ def losses(model: MDSRec, batch: Batch, longest: int) -> Tensor:
     prefixes, entries = prefixes_of(batch, longest), model.with_sparse_rows(batch).entries
     assert entries is not None
     embedding_XD, tokens, starts = model.items.sequence_inputs(
-        model.item_embedding, batch.items, entries, {}
+        model.item_embedding, batch.items, entries, {}, {}
     )
     graphs = [modality.graph for modality in model.items.modalities.values()]
     P, T = prefixes.items.shape

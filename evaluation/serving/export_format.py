@@ -14,9 +14,10 @@ from safetensors.numpy import load, save
 from mdsrec import files
 from mdsrec.config import TransitionsConfig
 from mdsrec.errors import InputError
+from training.checkpoints.tensor_file import file_metadata
 from training.data.item_tables import PARTS, ItemTables
 from training.data.sparse import SparseMatrix
-from training.inference import TrainedModel, file_metadata
+from training.inference import TrainedModel
 from training.memory import Memory
 
 VERSION = 1

@@ -77,6 +77,11 @@ class Experiment(Section):
                 'train.loss = "sampled", model.interest_centers = false or model.center_refresh '
                 "above 1, no optim.gradient_clipping, and no train.offload"
             )
+        if self.train.item_table == "sharded" and not self.can_share_items:
+            raise ValueError(
+                f'train.item_table "sharded" cannot serve model.name = "{self.model.name}", which '
+                'may read its parameters in any way: set train.item_table = "auto"'
+            )
         wanted, stored = self.transitions.num_neighbors, self.graph.max_neighbors
         if self.memory_modalities and wanted > stored:
             raise ValueError(
@@ -133,6 +138,12 @@ class Experiment(Section):
         train, clips = self.train, self.optim.gradient_clipping > 0
         sampled = train.loss == "sampled" and train.offload == "none"
         return self.model.is_trained and sampled and not clips and self.network.reads_rows
+
+    @property
+    def can_share_items(self) -> bool:
+        """Return whether each worker can hold the rows of its own items only."""
+        is_ours = self.model.is_trained and ":" not in self.model.name
+        return is_ours and self.train.can_share_items
 
     def mus(self, modality: str) -> tuple[float, ...]:
         """Return every mu^m that neighbors are built for, the model's first."""

@@ -90,6 +90,10 @@ class TrainConfig(Section):
     """auto uses a GPU per worker where the cluster has GPUs."""
     zero_stage: NotIdentity[Literal[0, 1, 2, 3]] = 0
     """DeepSpeed ZeRO stage: 1 shards Adam's state, 2 gradients too, 3 parameters too."""
+    item_table: NotIdentity[Literal["auto", "replicated", "sharded"]] = "auto"
+    """replicated holds the rows of all items on every worker, sharded only those that the worker
+    owns, so that more workers hold a larger catalogue. auto shards what does not fit one device.
+    """
     offload: NotIdentity[Literal["none", "optimizer", "all"]] = "none"
     """Keep Adam's state (needs ZeRO 1-3) or also the parameters (needs ZeRO 3) in host memory."""
     accumulation: NotIdentity[Positive] = 1
@@ -116,6 +120,15 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _shards(self) -> Self:
+        if self.item_table == "sharded" and not self.can_share_items:
+            raise ValueError(
+                f'item_table "sharded" needs zero_stage 0, 1 or 2 and no offload; zero_stage is '
+                f'{self.zero_stage}, offload is "{self.offload}"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _samples(self) -> Self:
         if self.loss == "full" and self.negatives != "uniform":
             raise ValueError(f'negatives {self.negatives} needs loss "sampled"; loss is "full"')
@@ -135,6 +148,11 @@ class TrainConfig(Section):
     def draws_by_events(self) -> bool:
         """Return whether sampling needs the number of training events of every item."""
         return self.loss == "sampled" and self.negatives != "uniform"
+
+    @property
+    def can_share_items(self) -> bool:
+        """Return whether each worker can hold the rows of its own items only."""
+        return self.zero_stage < 3 and self.offload == "none"
 
     def check_fits(self, num_items: int) -> None:
         """Raise InputError if `num_negatives` exceeds the number of items."""

@@ -1,8 +1,9 @@
 """The files of a checkpoint, in safetensors, which any number of ranks can read at any ZeRO stage.
 
 A checkpoint of W ranks has W files. Every parameter and each of its moments, flat and in float32,
-is cut into W equal parts; the file of rank r holds the r-th part of each, and Adam's step count.
-A reader joins the parts. The same holds for tensors that the model keeps for several steps.
+is cut into W parts; the file of rank r holds the r-th part of each, and Adam's step count. The
+parts are equal, or the rows of each rank's own items, whose start the file states. A reader joins
+what it needs of them. The same holds for tensors that the model keeps for several steps.
 """
 
 import json
@@ -22,15 +23,20 @@ from training.distributed.zero_state import (
     KINDS,
     create_moments,
     full_shapes,
-    full_state,
+    held_state,
     num_steps_taken,
-    set_full_state,
+    own_range,
+    set_held_state,
     set_steps_taken,
 )
 from training.models.base import Model
 
 STATE = "state.json"
+STARTS = "starts"  # in the metadata of a file: the first element of each part that is owned
 KEPT = "kept"  # kind of the tensors that a model keeps for several steps
+
+
+Range = tuple[int, int]  # first and last + 1 of the elements of a flat tensor
 
 
 def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) -> None:
@@ -40,12 +46,18 @@ def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) 
     """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     create_moments(engine)
-    bounds = {key: _part_bounds(n, rank, world_size) for key, n in _sizes(engine).items()}
-    parts = (_value(engine, key)[slice(*part)] for key, part in bounds.items())
+    own = {key: _own_range(engine, key, size) for key, size in _sizes(engine).items()}
+    bounds = {
+        key: own[key] or _part_bounds(size, rank, world_size)
+        for key, size in _sizes(engine).items()
+    }
+    parts = (_part(engine, key, own[key], bounds[key]) for key in bounds)
     shapes = {key: (stop - start,) for key, (start, stop) in bounds.items()}
+    starts = {key: bounds[key][0] for key, part in own.items() if part is not None}
+    metadata = {"steps_taken": str(num_steps_taken(engine)), STARTS: json.dumps(starts)}
     try:
         with _path(folder, rank, world_size).open("wb") as stream:
-            write_tensors(stream, shapes, parts, {"steps_taken": str(num_steps_taken(engine))})
+            write_tensors(stream, shapes, parts, metadata)
     finally:
         for _ in parts:  # after a failed write: the other ranks still gather these
             pass
@@ -82,7 +94,8 @@ def _restore(engine: Engine[Model], folder: Path, files: list[Any]) -> None:
         )
     create_moments(engine)
     for key, size in sizes.items():
-        _set_value(engine, key, _join_parts(files, key, size))
+        wanted = _own_range(engine, key, size) or (0, size)
+        _set_value(engine, key, _join_parts(files, key, size, *wanted))
     set_steps_taken(engine, int(files[0].metadata()["steps_taken"]))
 
 
@@ -93,9 +106,19 @@ def _sizes(engine: Engine[Model]) -> dict[str, int]:
     return by_kind | {f"{KEPT}/{name}": t.numel() for name, t in engine.module.kept().items()}
 
 
-def _value(engine: Engine[Model], key: str) -> Tensor:
+def _own_range(engine: Engine[Model], key: str, size: int) -> Range | None:
+    """Return the elements that this rank owns; None if every rank can read all."""
     kind, name = key.split("/", 1)
-    return engine.module.kept()[name].flatten() if kind == KEPT else full_state(engine, name, kind)
+    return None if kind == KEPT else own_range(engine, name, size)
+
+
+def _part(engine: Engine[Model], key: str, own: Range | None, bounds: Range) -> Tensor:
+    """Return the elements that this rank writes. Collective."""
+    kind, name = key.split("/", 1)
+    if kind == KEPT:
+        return engine.module.kept()[name].flatten()[slice(*bounds)]
+    held = held_state(engine, name, kind)
+    return held[slice(*bounds)] if own is None else held
 
 
 def _set_value(engine: Engine[Model], key: str, value: Tensor) -> None:
@@ -103,14 +126,25 @@ def _set_value(engine: Engine[Model], key: str, value: Tensor) -> None:
     if kind == KEPT:
         engine.module.kept()[name].view(-1).copy_(value)
     else:
-        set_full_state(engine, name, kind, value)
+        set_held_state(engine, name, kind, value)
 
 
-def _join_parts(files: list[Any], key: str, size: int) -> Tensor:
-    joined = torch.empty(size)
+def _join_parts(files: list[Any], key: str, size: int, first: int, last: int) -> Tensor:
+    """Return elements first <= element < last; only they are read."""
+    joined = torch.empty(last - first)
     for rank, file in enumerate(files):
-        joined[slice(*_part_bounds(size, rank, len(files)))] = file.get_tensor(key)
+        part = file.get_slice(key)
+        start = _starts(file).get(key, _part_bounds(size, rank, len(files))[0])
+        lower, upper = max(first, start), min(last, start + part.get_shape()[0])
+        if lower < upper:
+            joined[lower - first : upper - first] = part[lower - start : upper - start]
     return joined
+
+
+def _starts(file: Any) -> dict[str, int]:
+    """Return the first element of each part that is not one of equal parts."""
+    starts: dict[str, int] = json.loads(file.metadata().get(STARTS, "{}"))
+    return starts
 
 
 def _part_bounds(size: int, rank: int, world_size: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from typing import Any
 from mdsrec import files
 from training.checkpoints.format import save_checkpoint
 from training.checkpoints.store import CheckpointStore, storage_error
+from training.checkpoints.weights import WeightsFiles, delete_other_parts
 from training.distributed.control import CollectiveInputError, ControlGroup
 from training.distributed.engine_protocol import Engine
 from training.models.base import Model
@@ -24,11 +25,16 @@ class Saver:
         self.checkpoints = CheckpointStore(run, group)
         self._run, self._group = run, group
         self._waiting: dict[str, bytes] = {}  # content by file name; only on rank 0
+        self._weights = WeightsFiles(None, None)  # not written yet
         self._failures = 0
 
     def add_file(self, name: str, content: bytes) -> None:
         """Write this file of the run before the next checkpoint is complete. Not collective."""
         self._waiting[name] = content
+
+    def add_weights(self, weights: WeightsFiles) -> None:
+        """Write these weights before the next checkpoint is complete. Not collective."""
+        self._weights = weights
 
     def save(
         self, engine: Engine[Model], name: str, state: dict[str, Any], is_last: bool = False
@@ -37,10 +43,12 @@ class Saver:
 
         Collective. CollectiveInputError if the last save of a training fails.
         """
-        error = storage_error(self._write_waiting)
-        if self._group.all(error is None):
-            error = self.checkpoints.save(name, partial(save_checkpoint, engine, state=state))
-        error = self._group.broadcast_from_first(error)
+        write_checkpoint = partial(save_checkpoint, engine, state=state)
+        error = self._group.first_message(storage_error(self._write_part))
+        if error is None:
+            error = self._group.first_message(storage_error(self._write_files))
+        if error is None:
+            error = self._group.first_message(self.checkpoints.save(name, write_checkpoint))
         if error is None:
             self._failures = 0
             return True
@@ -53,7 +61,17 @@ class Saver:
         self._group.log_once(f"{message}: training continues and tries again later")
         return False
 
-    def _write_waiting(self) -> None:
+    def _write_part(self) -> None:
+        """Write this rank's part of the weights, which the main file will name."""
+        if self._weights.part is not None:
+            files.write_bytes(f"{self._run}/{self._weights.part.name}", self._weights.part.content)
+
+    def _write_files(self) -> None:
+        main = self._weights.main
+        if main is not None:
+            files.write_bytes(f"{self._run}/{main.name}", main.content)
+            delete_other_parts(self._run, main.content)
+        self._weights = WeightsFiles(None, None)
         for name in list(self._waiting):
             files.write_bytes(f"{self._run}/{name}", self._waiting[name])
             del self._waiting[name]

@@ -28,3 +28,10 @@ def write_tensors(
     for shape, tensor in zip(shapes.values(), tensors, strict=True):
         assert tensor.dtype == torch.float32 and tuple(tensor.shape) == shape
         stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def file_metadata(content: bytes) -> dict[str, str]:
+    """Return the string metadata in the header of a safetensors file."""
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
+    return header.get("__metadata__", {})

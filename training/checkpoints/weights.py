@@ -1,24 +1,69 @@
-"""All weights of a run in one safetensors file, as inference reads them."""
+"""The best weights of a run, as inference reads them: `best.safetensors`.
+
+Where ranks own items, the rows of items lie beside it in one file for each rank, and its metadata
+name them. They are written first, so the main file never names what is absent.
+"""
 
 import io
+import json
+import re
+from typing import NamedTuple
 
+from pyarrow import fs
 from torch import distributed, nn
 
-from training.checkpoints.tensor_file import write_tensors
+from mdsrec import files
+from training.checkpoints.tensor_file import file_metadata, write_tensors
 from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import full_shapes, iterate_full_weights
+from training.sharding.item_shards import ItemShards
+
+BEST = "best.safetensors"
+PARTS = "parts"  # in the metadata: the files with rows of items, in order
 
 
-def gather_weights_file(engine: Engine[nn.Module], metadata: dict[str, str]) -> bytes | None:
-    """Return the content of the weights' safetensors file on rank 0, None on the others.
+class NamedFile(NamedTuple):
+    name: str
+    content: bytes
 
-    Collective: one parameter at a time is gathered on every rank.
+
+class WeightsFiles(NamedTuple):
+    """The files that one rank writes of the weights."""
+
+    part: NamedFile | None  # rows of its own items
+    main: NamedFile | None  # everything else; only on rank 0
+
+
+def gather_weights(engine: Engine[nn.Module], metadata: dict[str, str], tag: str) -> WeightsFiles:
+    """Return the files of this rank. Collective.
+
+    One parameter at a time is gathered on every rank; rows of items are not. `tag` is part of the
+    names of files with rows, which differ from those of earlier weights.
     """
+    items, world_size = engine.item_parameters, distributed.get_world_size()
+    part, shapes = None, full_shapes(engine)
+    if isinstance(items, ItemShards):
+        names = [f"best-{tag}-{r:05d}-of-{world_size:05d}.safetensors" for r in range(world_size)]
+        rows = {name: tuple(own.shape) for name, own in items.weights.items()}
+        content = io.BytesIO()
+        write_tensors(content, rows, items.weights.values(), {})
+        part = NamedFile(names[distributed.get_rank()], content.getvalue())
+        shapes = {name: shape for name, shape in shapes.items() if name not in rows}
+        metadata = {**metadata, PARTS: json.dumps(names)}
     weights = (weight for _, weight in iterate_full_weights(engine))
     if distributed.get_rank():
         for _ in weights:
             pass
-        return None
+        return WeightsFiles(part, None)
     stream = io.BytesIO()
-    write_tensors(stream, full_shapes(engine), weights, metadata)
-    return stream.getvalue()
+    write_tensors(stream, shapes, weights, metadata)
+    return WeightsFiles(part, NamedFile(BEST, stream.getvalue()))
+
+
+def delete_other_parts(run: str, main: bytes) -> None:
+    """Delete the files with rows of items that the main file does not name."""
+    kept = json.loads(file_metadata(main).get(PARTS, "[]"))
+    filesystem, path = files.file_system(run)
+    for info in filesystem.get_file_info(fs.FileSelector(path)):
+        if re.fullmatch(r"best-.+\.safetensors", info.base_name) and info.base_name not in kept:
+            files.delete_file(f"{run}/{info.base_name}")

@@ -1,5 +1,6 @@
 """A rank's part of a global step, as tensors."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -7,8 +8,16 @@ import torch
 from torch import Tensor
 
 from training.data.negatives import Negatives, ScoredItems
+from training.data.plans import Plan, SumPlan
 from training.data.sparse import Entries
 from training.data.windows import Step
+
+
+class OwnItems(NamedTuple):
+    """The items that this rank owns, where a batch scores all items."""
+
+    items: Tensor  # int64 [n]
+    values: Mapping[str, Tensor]  # [n + h, ...], by the name of the parameter: own rows first
 
 
 class ItemRows(NamedTuple):
@@ -16,6 +25,8 @@ class ItemRows(NamedTuple):
 
     ids: Tensor  # int64 [R], ascending
     values: dict[str, Tensor]  # [R, ...], by the name of the parameter
+    products: Mapping[str, Tensor] = {}  # with the item embedding, which its owners computed
+    own: OwnItems | None = None
 
     def at(self, name: str, items: Tensor) -> Tensor:
         """Return the rows of these items, which are all in `ids` -> [n, ...]."""
@@ -34,6 +45,8 @@ class Batch(NamedTuple):
     entries: dict[str, Entries] | None = None  # sparse rows of `items`; None: not selected yet
     scored_entries: dict[str, Entries] | None = None  # sparse rows of the scored items
     row_ids: Tensor | None = None  # int64 [R], ascending; see `ItemRows`. None: whole parameters
+    plan: Plan | None = None  # of these rows, where ranks own items
+    sums: Mapping[str, SumPlan] = {}  # products with the item embedding that their owners compute
 
 
 def batch_of(

@@ -18,8 +18,9 @@ from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.table_names import centers_name, cooccurrence_name, features_name, neighbors_name
 from training.data import table_arrays
+from training.data.plans import RowSource
 from training.data.shared_arrays import Allocate, Array, Built, Ranks, once_per_host
-from training.data.sparse import SparseMatrix, product
+from training.data.sparse import ItemGraph, SparseMatrix, product
 from training.data.table_checks import checked_manifest, checked_manifests
 
 PARTS = ("starts", "columns", "weights")  # of a matrix, in the names of arrays
@@ -30,7 +31,7 @@ NUM_TRAIN = "num_train"
 class ModalityTables:
     """The constants of one modality; None for what the model does not read."""
 
-    adjacency: SparseMatrix | None  # Ahat^m
+    adjacency: SparseMatrix | ItemGraph | None  # Ahat^m
     features: Tensor | None  # [X, d_m], zero rows for items without the modality
     membership: SparseMatrix | None  # C^m
     centers: SparseMatrix | None = None  # C Ahat; None: multiplied by the model itself
@@ -41,10 +42,16 @@ class ItemTables:
     """The constants that a model is built from."""
 
     num_items: int
-    cooccurrence: SparseMatrix | None  # N(O)
+    cooccurrence: SparseMatrix | RowSource | None  # N(O)
     modalities: dict[str, ModalityTables]
     fingerprints: dict[str, str]  # by name of table, sequences included
     num_train: Ints | None = None  # [X], training events, if negatives are drawn by them
+    num_rows: int | None = None  # of the parameters with a row for each item; None: X
+
+    @property
+    def num_parameter_rows(self) -> int:
+        """Return how many rows this rank holds of the parameters with a row for each item."""
+        return self.num_items if self.num_rows is None else self.num_rows
 
     @property
     def fingerprint(self) -> str:
@@ -94,15 +101,15 @@ def load_item_tables(experiment: Experiment, ranks: Ranks | None = None) -> Item
     """
 
     def build(allocate: Allocate) -> Built:
-        item_tables = _Loading(experiment, allocate).item_tables()
+        item_tables = Loading(experiment, allocate).item_tables()
         return Built(item_tables.arrays(), item_tables.about())
 
     built = once_per_host(build, ranks)
     return ItemTables.of(built.arrays, built.about)
 
 
-class _Loading:
-    """The tables of an experiment while they are read into allocated arrays."""
+class Loading:
+    """The tables of an experiment while they are read into allocated arrays, whole."""
 
     def __init__(self, experiment: Experiment, allocate: Allocate) -> None:
         self.experiment, self.allocate = experiment, allocate
@@ -114,45 +121,49 @@ class _Loading:
         experiment, needs = self.experiment, self.experiment.model.needs
         num_train = cooccurrence = None
         if experiment.train.draws_by_events:
-            num_train = self._num_train()
+            num_train = self.num_train()
         if needs.cooccurrence:
-            cooccurrence = self._cooccurrence()
-        modalities = {name: self._modality(name) for name in experiment.modalities}
+            cooccurrence = self.cooccurrence()
+        modalities = {name: self.modality(name) for name in experiment.modalities}
         fingerprints = {name: manifest.fingerprint for name, manifest in self.manifests.items()}
         return ItemTables(self.num_items, cooccurrence, modalities, fingerprints, num_train)
 
-    def _modality(self, name: str) -> ModalityTables:
+    def modality(self, name: str) -> ModalityTables:
+        """Read what the model needs of a modality."""
         needs = self.experiment.model.needs
-        graph = self._adjacency(name) if needs.neighbors else None
-        features = self._features(name) if needs.features else None
-        members = self._membership(name) if needs.centers else None
+        graph = self.adjacency(name) if needs.neighbors else None
+        features = self.features(name) if needs.features else None
+        members = self.membership(name) if needs.centers else None
         centers = None
         if graph is not None and members is not None:
             centers = product(members, graph, self.num_items, self.allocate)
         return ModalityTables(graph, features, members, centers)
 
-    def _open(self, name: str) -> tuple[str, tables.Manifest]:
+    def open(self, name: str) -> tuple[str, tables.Manifest]:
         """Check a table again: it may have been rebuilt since the first check."""
         self.manifests[name] = checked_manifest(self.experiment, name, self.manifests)
         return tables.table_uri(self.experiment.root, name), self.manifests[name]
 
-    def _num_train(self) -> Ints:
-        uri, manifest = self._open("items")
+    def num_train(self) -> Ints:
+        """Read the number of training events of each item [X]."""
+        uri, manifest = self.open("items")
         found, done = self.allocate(self.num_items, np.int64), 0
         for batch in tables.stream_table(uri, manifest, schema.ITEMS, ["num_train"]):
             found[done : done + len(batch)] = batch.column(0).to_numpy()
             done += len(batch)
         return found
 
-    def _cooccurrence(self) -> SparseMatrix:
-        uri, manifest = self._open(cooccurrence_name(self.experiment))
+    def cooccurrence(self) -> SparseMatrix:
+        """Read O as N(O)."""
+        uri, manifest = self.open(cooccurrence_name(self.experiment))
         columns = ["item", "other", "score"]
         read = partial(tables.stream_table, uri, manifest, schema.COOCCURRENCE, columns)
         how = self.experiment.graph.normalize
         return table_arrays.normalized_rows(read, self.num_items, manifest.rows, how, self.allocate)
 
-    def _adjacency(self, modality: str) -> SparseMatrix:
-        uri, manifest = self._open(neighbors_name(self.experiment, modality))
+    def adjacency(self, modality: str) -> SparseMatrix:
+        """Read the neighbors as Ahat^m."""
+        uri, manifest = self.open(neighbors_name(self.experiment, modality))
         model = self.experiment.model
         batches = tables.stream_table(uri, manifest, schema.NEIGHBORS, ["item", "neighbors"])
         return table_arrays.neighbor_rows(
@@ -164,20 +175,22 @@ class _Loading:
             self.allocate,
         )
 
-    def _membership(self, modality: str) -> SparseMatrix:
-        uri, manifest = self._open(centers_name(self.experiment, modality))
+    def membership(self, modality: str) -> SparseMatrix:
+        """Read C^m."""
+        uri, manifest = self.open(centers_name(self.experiment, modality))
         read = partial(tables.stream_table, uri, manifest, schema.CENTERS, ["item", "center"])
         num_centers = self.experiment.model.all_num_centers()[0]
         return table_arrays.member_rows(read, manifest.rows, num_centers, self.allocate)
 
-    def _features(self, modality: str) -> Tensor:
-        uri, manifest = self._open(features_name(modality))
+    def features(self, modality: str) -> Tensor:
+        """Read the vectors of all items [X, d_m]."""
+        uri, manifest = self.open(features_name(modality))
         batches = tables.stream_table(uri, manifest, schema.FEATURES, ["item", "vector"])
         width = int(manifest.counters["width"])
         return torch.from_numpy(table_arrays.vectors(batches, self.num_items, width, self.allocate))
 
 
-def _named(name: str, matrix: SparseMatrix | None) -> dict[str, Array]:
+def _named(name: str, matrix: Any) -> dict[str, Array]:
     if matrix is None:
         return {}
     return {f"{name}/{part}": getattr(matrix, part) for part in PARTS}

@@ -69,7 +69,7 @@ def once_per_host(build: Callable[[Allocate], Built], ranks: Ranks | None = None
     """
     if ranks is None:
         return build(zeros)
-    hosts = ranks.gather(_host())
+    hosts = ranks.gather(host_of_process())
     own = hosts[ranks.rank]
     first = ranks.rank if own is None else hosts.index(own)
     with _SharedMemory() as memory:
@@ -191,7 +191,7 @@ def _report(future: Future[Built] | None, offer: Callable[[Built], Any]) -> Any:
     return _Failure(is_input_error, f"{name}{first_line(error)}")
 
 
-def _host() -> tuple[str, ...] | None:
+def host_of_process() -> tuple[str, ...] | None:
     """Return what processes have in common that can map each other's memory; None if none can."""
     if not hasattr(os, "memfd_create"):
         return None

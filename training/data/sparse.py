@@ -93,6 +93,10 @@ class SparseMatrix:
     def nbytes(self) -> int:
         return self.starts.nbytes + self.columns.nbytes + self.weights.nbytes
 
+    def on_device(self) -> "DeviceMatrix":
+        """Return a module that moves the matrix to the model's device."""
+        return DeviceMatrix(self)
+
     def select(self, rows: Ints, device: torch.device) -> Entries:
         """Copy rows, in any order, to the device. A GPU then need not hold the whole matrix.
 
@@ -179,7 +183,31 @@ def identity(columns: Tensor) -> Entries:
     return Entries(starts, columns.to(torch.int32), weights)
 
 
-class DeviceMatrix(nn.Module):
+class DeviceGraph(nn.Module):
+    """An item graph inside a model."""
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the graph, on the host and on the device."""
+        raise NotImplementedError
+
+    def select(self, items: Ints, device: torch.device) -> Entries:
+        """Return the rows of the items, in any order."""
+        raise NotImplementedError
+
+    def between(self, first: int, last: int) -> Entries:
+        """Return the rows of the items that this rank owns, first <= number < last."""
+        raise NotImplementedError
+
+
+class ItemGraph(Protocol):
+    """An item graph in host memory."""
+
+    def on_device(self) -> DeviceGraph:
+        """Return a module that moves the graph to the model's device."""
+
+
+class DeviceMatrix(DeviceGraph):
     """A sparse matrix that the model's device holds too, for products with many rows."""
 
     columns: Tensor
@@ -196,6 +224,10 @@ class DeviceMatrix(nn.Module):
         """Return the bytes of matrix and buffers. On a CPU they share columns and weights."""
         entries = self.columns.nbytes + self.weights.nbytes if self.columns.is_cuda else 0
         return self.matrix.nbytes + entries
+
+    def select(self, items: Ints, device: torch.device) -> Entries:
+        """Copy rows, in any order, to the device."""
+        return self.matrix.select(items, device)
 
     def between(self, first: int, last: int) -> Entries:
         """Return rows first <= row < last."""

@@ -48,21 +48,33 @@ def normalized_rows(
     Row sums add up in the order of the entries, whichever batches they come in. `read` is
     called twice if `how` is symmetric.
     """
-    degree = _row_sums(read(), num_items) if how == "symmetric" else None
+    degree = row_sums(read(), num_items) if how == "symmetric" else None
     starts = allocate(num_items + 1, np.int64)
     columns, weights = allocate(num_entries, np.int32), allocate(num_entries, np.float32)
     done = 0
-    for items, others, scores in _whole_rows(read()):
-        present, rows, lengths = _rows(items)
+    for items, others, scores in normalized_entries(read(), how, degree):
+        present, _, lengths = _rows(items)
         starts[1 + present] = lengths
-        if how == "row":
-            scores = scores / np.bincount(rows, weights=scores)[rows]
-        elif degree is not None:
-            scores = scores / np.sqrt(degree[items] * degree[others])
         end = done + len(items)
         columns[done:end], weights[done:end], done = others, scores, end
     np.cumsum(starts, out=starts)
     return SparseMatrix(starts, columns, weights)
+
+
+def normalized_entries(
+    batches: Batches, how: str, degree: Floats | None
+) -> Iterator[tuple[Ints, Ints, Floats]]:
+    """Yield the entries (item, other, weight) of N(O), whole rows at a time.
+
+    `degree` holds the row sums of O, if `how` is symmetric.
+    """
+    for items, others, scores in _whole_rows(batches):
+        if how == "row":
+            _, rows, _ = _rows(items)
+            scores = scores / np.bincount(rows, weights=scores)[rows]
+        elif degree is not None:
+            scores = scores / np.sqrt(degree[items] * degree[others])
+        yield items, others, scores
 
 
 def scored_rows(
@@ -89,11 +101,12 @@ def neighbor_rows(
     num_neighbors: int,
     include_self: bool,
     allocate: Allocate,
+    offset: int = 0,
 ) -> SparseMatrix:
     """Return Ahat^m (Eq. 5): the first H neighbors of each item, and itself if `include_self`.
 
     A row that would be empty (an item without the modality, or H = 0) holds the item itself, so
-    that it keeps its own row of E^id.
+    that it keeps its own row of E^id. Row r is that of item `offset + r`.
     """
     starts = allocate(num_items + 1, np.int64)
     columns = allocate(num_items + num_lists * num_neighbors, np.int32)
@@ -106,7 +119,7 @@ def neighbor_rows(
         own[place] |= include_self
         ends = starts[first] + np.cumsum(near + own)
         starts[first + 1 : last + 1] = ends
-        columns[ends[own] - 1] = first + np.flatnonzero(own)
+        columns[ends[own] - 1] = offset + first + np.flatnonzero(own)
         position = np.arange(len(part.values)) - np.repeat(part.ends - lengths, lengths)
         to = np.repeat(starts[part.items], lengths) + position
         columns[to[position < num_neighbors]] = part.values[position < num_neighbors]
@@ -167,7 +180,7 @@ def _row_blocks(lists: Iterable[Lists], num_items: int) -> Iterator[tuple[int, i
         first = max(first, end)
 
 
-def _row_sums(batches: Batches, num_items: int) -> Floats:
+def row_sums(batches: Batches, num_items: int) -> Floats:
     """Return the sum of each row of O, added up in the order of its entries."""
     sums = np.zeros(num_items)
     for items, _, scores in _whole_rows(batches):

@@ -14,9 +14,11 @@ from training.distributed.deepspeed_internals import (
     skip_shared_memory_all_reduce,
 )
 from training.distributed.engine_protocol import Engine
+from training.distributed.joint_clipping import clip_together
 from training.distributed.schedule import decay_end, schedule_of
 from training.models.base import Model
-from training.sharding.item_parameters import item_parameters
+from training.sharding.item_parameters import ItemParameters
+from training.sharding.item_shards import ItemShards
 
 BUCKET = 2**23  # elements that ranks exchange at a time; a larger parameter is not copied
 
@@ -88,20 +90,38 @@ def initialize(model: AnyModel, experiment: Experiment, device: torch.device) ->
         dist_backend=distributed.get_backend(), auto_mpi_discovery=False, verbose=False
     )
     model.to(device)
-    by_rows = item_parameters(model, experiment)
+    by_rows = _take_item_parameters(model, experiment)
     # Fused: no temporaries of the weights' size. It steps offloaded state on the CPU too.
     optimizer = torch.optim.Adam(model.parameters(), lr=experiment.optim.lr, fused=True)
+    config = deepspeed_config(experiment)
+    if isinstance(by_rows, ItemShards) and experiment.optim.gradient_clipping:
+        config["gradient_clipping"] = 0.0
+        is_partitioned = experiment.train.zero_stage > 0
+        clip_together(optimizer, by_rows, experiment.optim.gradient_clipping, is_partitioned)
     engine: Engine[AnyModel]
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=schedule_of(optimizer, experiment.optim, decay_end(experiment)),
-        config=deepspeed_config(experiment),
+        config=config,
     )
     engine.item_parameters = by_rows
     if experiment.train.zero_stage == 0:  # the other stages read BUCKET from the configuration
         set_stage_0_bucket(engine, BUCKET)
     return engine
+
+
+def _take_item_parameters(
+    model: Model, experiment: Experiment
+) -> ItemParameters | ItemShards | None:
+    """Take the parameters of a row for each item from the model; None if steps change all rows."""
+    if model.owners is not None:
+        keeps_centers = bool(model.kept())
+        weights = model.detach_item_parameters()
+        return ItemShards(weights, model.center_rows, keeps_centers, model.owners, experiment)
+    if experiment.steps_by_rows:
+        return ItemParameters(model.detach_item_parameters(), experiment)
+    return None
 
 
 def gather_parameters(engine: Engine[nn.Module]) -> AbstractContextManager[None]:

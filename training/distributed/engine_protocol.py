@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from training.sharding.item_parameters import ItemParameters
+from training.sharding.item_shards import ItemShards
 
 Module_co = TypeVar("Module_co", bound=nn.Module, covariant=True)
 
@@ -23,7 +24,7 @@ class Engine(Protocol[Module_co]):
     lr_scheduler: LambdaLR
     enable_backward_allreduce: bool
     allreduce_gradients: Callable[..., None]
-    item_parameters: ItemParameters | None  # set by `initialize`, not by DeepSpeed
+    item_parameters: ItemParameters | ItemShards | None  # set by `initialize`, not by DeepSpeed
 
     @property
     def module(self) -> Module_co: ...

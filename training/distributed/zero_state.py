@@ -17,6 +17,8 @@ from training.distributed.deepspeed_internals import (
 )
 from training.distributed.engine_protocol import Engine
 from training.distributed.schedule import schedule_after
+from training.sharding.item_parameters import ItemParameters
+from training.sharding.item_shards import ItemShards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by their names in torch
 KINDS = ("weight", *MOMENTS)
@@ -26,10 +28,14 @@ AnyEngine = Engine[nn.Module]
 
 
 def iterate_full_weights(engine: AnyEngine) -> Iterator[tuple[str, Tensor]]:
-    """Yield each parameter's name and full weights, which are valid until the next iteration."""
+    """Yield each parameter's name and full weights, which are valid until the next iteration.
+
+    Those of which each rank holds the rows of own items are not among them.
+    """
     import deepspeed
 
-    yield from _item_weights(engine).items()
+    if isinstance(engine.item_parameters, ItemParameters):
+        yield from engine.item_parameters.weights.items()
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=_stage(engine) == 3):
             yield name, parameter.detach()
@@ -37,7 +43,7 @@ def iterate_full_weights(engine: AnyEngine) -> Iterator[tuple[str, Tensor]]:
 
 def full_shapes(engine: AnyEngine) -> dict[str, tuple[int, ...]]:
     """Return the full shape of every parameter."""
-    by_rows = {name: tuple(weights.shape) for name, weights in _item_weights(engine).items()}
+    by_rows = {} if engine.item_parameters is None else engine.item_parameters.full_shapes
     return by_rows | {name: full_shape(p) for name, p in engine.module.named_parameters()}
 
 
@@ -67,12 +73,24 @@ def create_moments(engine: AnyEngine) -> None:
     link_moments(engine)
 
 
-def full_state(engine: AnyEngine, name: str, kind: str) -> Tensor:
-    """Return the full weights of a parameter or one of its moments, flat."""
+def own_range(engine: AnyEngine, name: str, size: int) -> tuple[int, int] | None:
+    """Return first and last + 1 of the elements of a flat parameter that this rank owns.
+
+    None if every rank can read all of it.
+    """
+    by_rows = engine.item_parameters
+    if not isinstance(by_rows, ItemShards) or name not in by_rows.weights:
+        return None
+    width, shards = size // by_rows.shards.num_items, by_rows.shards
+    return shards.first * width, shards.last * width
+
+
+def held_state(engine: AnyEngine, name: str, kind: str) -> Tensor:
+    """Return the weights of a parameter or one of its moments, flat: all, or those it owns."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if engine.item_parameters is not None and name in engine.item_parameters.weights:
-        return engine.item_parameters.full_state(name, _moment(kind))
+        return engine.item_parameters.held_state(name, _moment(kind))
     parameter = engine.module.get_parameter(name)
     if _stage(engine) == 0:
         value = _unpartitioned(engine, parameter, kind)
@@ -83,12 +101,12 @@ def full_state(engine: AnyEngine, name: str, kind: str) -> Tensor:
     return value.detach().flatten()
 
 
-def set_full_state(engine: AnyEngine, name: str, kind: str, value: Tensor) -> None:
-    """Set what `full_state` returns. `value` is flat and the same on every rank."""
+def set_held_state(engine: AnyEngine, name: str, kind: str, value: Tensor) -> None:
+    """Set what `held_state` returns."""
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     if engine.item_parameters is not None and name in engine.item_parameters.weights:
-        engine.item_parameters.set_full_state(name, _moment(kind), value)
+        engine.item_parameters.set_held_state(name, _moment(kind), value)
         return
     parameter = engine.module.get_parameter(name)
     match _stage(engine):
@@ -139,10 +157,6 @@ def weights_are_finite(engine: AnyEngine) -> bool:
     return bool(torch.stack([chunk.isfinite().all() for chunk in chunks]).all()) and (
         by_rows is None or by_rows.is_finite()
     )
-
-
-def _item_weights(engine: AnyEngine) -> dict[str, Tensor]:
-    return {} if engine.item_parameters is None else engine.item_parameters.weights
 
 
 def _moment(kind: str) -> int | None:

@@ -5,15 +5,19 @@ P prefixes, C channels, X items, n of them in a chunk, D width.
 The scores of a chunk are added to a running log-sum-exp and dropped; the backward pass computes
 them again. So memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n x D
 vectors. Scores that fit into SAVED_BYTES are computed once, in one chunk.
+
+Where ranks own items, each scores its own items for the prefixes of all ranks (everyone.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from training.data.sparse import DeviceMatrix, Entries
+from training.data.sparse import DeviceGraph, Entries
+from training.layers.everyone import Everyone
+from training.sharding.owners import Owners
 
 SAVED_BYTES = 16 << 20  # scores of a channel up to this size are saved for the backward pass
 CHUNK_BYTES = 8 << 20  # size of the scores of a chunk
@@ -24,7 +28,7 @@ class Channel(NamedTuple):
     """The source of a channel's item vectors."""
 
     table: int  # index of a table
-    graph: DeviceMatrix | None  # Ahat, which is multiplied by the table; None: the table itself
+    graph: DeviceGraph | None  # Ahat, which is multiplied by the table; None: the table itself
 
     def vectors(
         self, tables: Sequence[Tensor], first: int, last: int
@@ -42,18 +46,23 @@ def full_softmax_loss(
     channels: Sequence[Channel],
     tables: Sequence[Tensor],
     unit: bool = False,
+    owners: Owners | None = None,
 ) -> Tensor:
     """Return the cross-entropy of each channel, summed over the prefixes -> [C] (Eq. 24).
 
     Every table is [X, D] and gets one gradient of that size, whatever the number of channels.
-    `unit` scales the item vectors to length 1.
+    `unit` scales the item vectors to length 1. With `owners` a table starts with the n items that
+    this rank owns [n + h, D], and targets are those of all items; then it is collective.
     """
-    wider = max(len(targets_P), tables[0].shape[1])  # a chunk holds scores and graph vectors
-    bytes_per_item = queries_CPD.element_size() * wider
-    in_one_chunk = bytes_per_item * len(tables[0]) <= SAVED_BYTES
-    chunk = len(tables[0]) if in_one_chunk else max(1, CHUNK_BYTES // bytes_per_item)
     queries_CPD = queries_CPD.to(tables[0].dtype)
-    losses: Tensor = _FullSoftmax.apply(chunk, channels, unit, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
+    num_items = len(tables[0]) if owners is None else owners.shards.num_own
+    everyone = Everyone(owners, queries_CPD.shape[1])
+    wider = max(everyone.num_prefixes, tables[0].shape[1])  # a chunk has scores and graph vectors
+    bytes_per_item = queries_CPD.element_size() * wider
+    in_one_chunk = bytes_per_item * num_items <= SAVED_BYTES
+    chunk = max(1, num_items if in_one_chunk else CHUNK_BYTES // bytes_per_item)
+    items = _Items(num_items, chunk, channels, unit)
+    losses: Tensor = _FullSoftmax.apply(items, everyone, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
     return losses
 
 
@@ -68,70 +77,89 @@ def plain_full_softmax_loss(
     return torch.stack(losses)
 
 
+class _Items(NamedTuple):
+    """The items that are scored, and how."""
+
+    number: int
+    chunk: int
+    channels: Sequence[Channel]
+    unit: bool
+
+    def chunks(self) -> Iterator[tuple[int, int]]:
+        """Yield first and last + 1 of the items of each chunk."""
+        for first in range(0, self.number, self.chunk):
+            yield first, min(first + self.chunk, self.number)
+
+
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        chunk: int,
-        channels: Sequence[Channel],
-        unit: bool,
+        items: _Items,
+        everyone: Everyone,
         q_CPD: Tensor,
         target_P: Tensor,
         *tables: Tensor,
     ) -> Any:
-        num_items = len(tables[0])
-        ctx.chunk, ctx.channels, ctx.unit, ctx.saved = chunk, channels, unit, {}
+        ctx.items, ctx.everyone, ctx.saved = items, everyone, {}
         ctx.dtype = dtype = _autocast_dtype(q_CPD)
+        q_CPD, target_P = everyone.gather(q_CPD, target_P)
         log_sums = q_CPD.new_full(q_CPD.shape[:2], -torch.inf)
         own = torch.zeros_like(log_sums)  # scores of the targets
-        for c, channel in enumerate(channels):
-            for first in range(0, num_items, chunk):
-                items, entries = channel.vectors(tables, first, min(first + chunk, num_items))
-                items, lengths = _normalize_rows(items) if unit else (items, None)
-                scores = _scores(q_CPD[c], items, dtype)
-                index, inside = _index_in_chunk(target_P, first, len(items))
+        for c, channel in enumerate(items.channels):
+            for first, last in items.chunks():
+                vectors, entries = channel.vectors(tables, first, last)
+                vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
+                scores = _scores(q_CPD[c], vectors, dtype)
+                index, inside = _index_in_chunk(target_P, first, len(vectors))
                 own_in_chunk = scores.gather(1, index)[:, 0]
                 own[c] = torch.where(inside, own_in_chunk, own[c])
                 log_sums[c] = torch.logaddexp(log_sums[c], torch.logsumexp(scores, dim=1))
-                if chunk >= num_items:
-                    ctx.saved[c] = items, lengths, entries, scores
+                if items.chunk >= items.number:
+                    ctx.saved[c] = vectors, lengths, entries, scores
+        log_sums, own = everyone.combine(log_sums, own)
         ctx.save_for_backward(q_CPD, target_P, log_sums, *tables)
-        return (log_sums - own).sum(dim=1)
+        return (log_sums - own)[:, everyone.mine].sum(dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         q_CPD, target_P, log_sums, *tables = ctx.saved_tensors
+        items, everyone = ctx.items, ctx.everyone
         weighted = q_CPD * gradients[0][:, None, None]
         of_queries = torch.zeros_like(q_CPD)
-        of_tables = [torch.zeros_like(table) for table in tables]
-        num_items = len(tables[0])
-        for c, channel in enumerate(ctx.channels):
-            for first in range(0, num_items, ctx.chunk):
-                last = min(first + ctx.chunk, num_items)
+        in_place = [everyone.adds_in_place(table) for table in tables]
+        of_tables = [
+            table.grad if is_own else torch.zeros_like(table)
+            for table, is_own in zip(tables, in_place, strict=True)
+        ]
+        for c, channel in enumerate(items.channels):
+            for first, last in items.chunks():
                 if c in ctx.saved:
-                    items, lengths, entries, scores = ctx.saved.pop(c)
+                    vectors, lengths, entries, scores = ctx.saved.pop(c)
                 else:
-                    items, entries = channel.vectors(tables, first, last)
-                    items, lengths = _normalize_rows(items) if ctx.unit else (items, None)
-                    scores = _scores(q_CPD[c], items, ctx.dtype)
+                    vectors, entries = channel.vectors(tables, first, last)
+                    vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
+                    scores = _scores(q_CPD[c], vectors, ctx.dtype)
                 error = scores.sub_(log_sums[c][:, None]).exp_()  # probabilities
-                index, inside = _index_in_chunk(target_P, first, len(items))
+                index, inside = _index_in_chunk(target_P, first, len(vectors))
                 # The gradient of the scores is the probability, less 1 at the target.
                 error.scatter_add_(1, index, -inside[:, None].to(error.dtype))
                 error = error.to(ctx.dtype)
-                _add_product(of_queries[c], error, items.to(ctx.dtype))
+                _add_product(of_queries[c], error, vectors.to(ctx.dtype))
                 of_table, right = of_tables[channel.table], weighted[c].to(ctx.dtype)
                 if entries is None and lengths is None:
                     _add_product(of_table[first:last], error.T, right)
                     continue
                 of_items = (error.T @ right).to(of_table.dtype)
                 if lengths is not None:
-                    of_items = _normalize_rows_backward(of_items, items, lengths)
+                    of_items = _normalize_rows_backward(of_items, vectors, lengths)
                 if entries is None:
                     of_table[first:last] += of_items
                 else:
-                    entries.add_transposed(of_table, of_items, num_items)
-        return None, None, None, of_queries * gradients[0][:, None, None], None, *of_tables
+                    entries.add_transposed(of_table, of_items, len(tables[0]))
+        of_queries = everyone.own_sums(of_queries) * gradients[0][:, None, None]
+        returned = (None if is_own else g for g, is_own in zip(of_tables, in_place, strict=True))
+        return None, None, of_queries, None, *returned
 
 
 def _normalize_rows(rows_ND: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,20 +8,24 @@ from torch import Tensor, nn
 
 from training.data.item_tables import ModalityTables
 from training.data.long_rows import LongRows
-from training.data.sparse import DeviceMatrix, product
+from training.data.sparse import DeviceGraph, SparseMatrix, product
 
 
 class Modality(nn.Module):
     """One modality's constants and, if its graph is not used (w/o MRGC), a map of features to D."""
 
-    def __init__(self, tables: ModalityTables, dim: int, num_items: int) -> None:
+    def __init__(self, tables: ModalityTables, dim: int, num_rows: int) -> None:
+        """Take the tables of `num_rows` items: all, or those that this rank owns."""
         super().__init__()
         graph, members, features = tables.adjacency, tables.membership, tables.features
-        self.graph = None if graph is None else DeviceMatrix(graph)
+        self.graph: DeviceGraph | None = None if graph is None else graph.on_device()
         self.centers = None  # C Ahat, whose product with E^id is c^0 (Eq. 11)
         if members is not None and graph is not None:
-            centers = tables.centers or product(members, graph, num_items)
-            self.centers = LongRows(centers, num_items)
+            centers = tables.centers
+            if centers is None:
+                assert isinstance(graph, SparseMatrix)
+                centers = product(members, graph, num_rows)
+            self.centers = LongRows(centers, num_rows)
         self.kept: Tensor | None = None  # c^0 [K, D], if it is kept for several steps
         self.feature_map = None if features is None else nn.Linear(features.shape[1], dim)
         self.features: Tensor | None  # F
@@ -29,9 +33,9 @@ class Modality(nn.Module):
         self.center_sums: Tensor | None  # C 1
         center_features = center_sums = None
         if members is not None and features is not None:
-            members_KX = LongRows(members, num_items)
+            members_KX = LongRows(members, len(features))
             center_features = members_KX.times(features)
-            center_sums = members_KX.times(torch.ones(num_items, 1))
+            center_sums = members_KX.times(torch.ones(len(features), 1))
         self.register_buffer("features", features, persistent=False)
         self.register_buffer("center_features", center_features, persistent=False)
         self.register_buffer("center_sums", center_sums, persistent=False)

@@ -25,13 +25,14 @@ class Tiles:
     equal items have equal scores, and those of a query do not depend on the other queries.
     """
 
-    def __init__(self, queries: Queries, sums: Tensor, block: int) -> None:
+    def __init__(self, queries: Queries, sums: Tensor, block: int, of_all: int = 0) -> None:
+        """Take the items of `queries`, which are some `of_all` items where ranks own them."""
         self._num_queries = len(queries.vectors)
         padding = 0, 0, 0, 0, 0, max(0, ROWS - self._num_queries)
         self._queries_KBD = F.pad(queries.vectors, padding).transpose(0, 1).contiguous()
         self._sparse = queries.sparse
         self._sums, self._num_items = sums.tolist(), queries.items.shape[1]
-        self.width = LANES * -(-min(block, self._num_items) // LANES)
+        self.width = LANES * -(-min(block, max(of_all, self._num_items)) // LANES)
         missing = self.width - self._num_items
         self.items = F.pad(queries.items, (0, 0, 0, missing)) if missing > 0 else queries.items
         self._total = queries.vectors.new_zeros(())
@@ -110,13 +111,13 @@ def count_channels(
     tiles = Tiles(queries, sums, block)
     own = tiles.expected_scores(targets)
     while True:
-        in_tiles, better, equal = _count_against(own, tiles, targets, seen)
+        in_tiles, better, equal = count_against(own, tiles, targets, seen)
         if torch.equal(in_tiles, own):
             return better.T, equal.T - 1  # a target equals itself
         own = in_tiles
 
 
-def _count_against(
+def count_against(
     own: Tensor, tiles: Tiles, targets: Tensor, seen: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the targets' scores in their tiles, and how many items score above and equal `own`."""

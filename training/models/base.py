@@ -7,7 +7,7 @@ none of them refers to a model by name.
 B users, T positions, P prefixes, C channels, X items, n of them in a batch, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -22,9 +22,12 @@ from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.section import listed
 from mdsrec.errors import InputError
 from training.data.batch import Batch, ItemRows
+from training.data.initial_rows import draw_rows
 from training.data.item_tables import ItemTables
+from training.data.long_rows import LongRows
 from training.data.negatives import Sampler, build_sampler
 from training.layers.linear import ROWS
+from training.sharding.owners import Owners
 
 INIT_STD = 0.02
 
@@ -44,6 +47,8 @@ class Model(nn.Module):
     """
 
     item_parameters: tuple[str, ...] = ()  # names of the parameters with a row for each item
+    owners: Owners | None = None  # where ranks own items; set before `initialize`
+    reads_rows = False  # whether a step reads rows of `item_parameters`, not all of them
     channels: tuple[str, ...]
     channel_weights: Tensor  # [C], weights of the channels in the whole score and in the objective
 
@@ -72,10 +77,18 @@ class Model(nn.Module):
         return dict(zip(self.channels, self.channel_weights.tolist(), strict=True))
 
     def initialize(self, seed: int) -> None:
-        """Draw every matrix from normal(0, 0.02) and set biases to zero. Depends only on `seed`."""
+        """Draw every matrix from normal(0, 0.02) and set biases to zero. Depends only on `seed`.
+
+        Rows of items are drawn in blocks, so that a rank draws those that it owns.
+        """
         generator = torch.Generator().manual_seed(seed)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
+        shards = None if self.owners is None else self.owners.shards
+        for number, (name, parameter) in enumerate(self.named_parameters()):
+            if parameter.dim() > 1 and name in self.item_parameters:
+                first = 0 if shards is None else shards.first
+                num_items = len(parameter) if shards is None else shards.num_items
+                draw_rows(parameter, first, num_items, INIT_STD, generator, (seed, number))
+            elif parameter.dim() > 1:
                 nn.init.normal_(parameter, 0.0, INIT_STD, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -90,6 +103,7 @@ class Model(nn.Module):
         for name, weights in detached.items():
             delattr(self, name)
             self.register_buffer(name, weights, persistent=False)
+        self.reads_rows = True
         return detached
 
     @contextmanager
@@ -104,6 +118,9 @@ class Model(nn.Module):
     def rows_of(self, name: str, items: Tensor | None) -> Tensor:
         """Return the items' rows of one of `item_parameters` (None: all) -> [n, ...]."""
         if self._rows is not None:
+            own = self._rows.own
+            if own is not None and items is own.items:
+                return own.values[name][: len(items)]
             assert items is not None, "a step that reads rows does not read all of them"
             return self._rows.at(name, items)
         parameter: Tensor = getattr(self, name)
@@ -133,20 +150,28 @@ class Model(nn.Module):
         """
         return batch
 
+    @property
+    def scored_items(self) -> Tensor | None:
+        """Return the items that the full softmax scores on this rank; None means all."""
+        own = None if self._rows is None else self._rows.own
+        return None if own is None else own.items
+
     def with_row_ids(self, batch: Batch) -> Batch:
         """Return the batch with the items whose rows of `item_parameters` it reads."""
-        assert batch.scored is not None
-        return batch._replace(row_ids=torch.unique(torch.cat([batch.items, batch.scored.items])))
+        scored = batch.targets.cpu() if batch.scored is None else batch.scored.items
+        return batch._replace(row_ids=torch.unique(torch.cat([batch.items, scored])))
+
+    @property
+    def center_rows(self) -> dict[str, LongRows]:
+        """Return the matrices whose products with the item embedding a step reads, by product."""
+        return {}
 
     def is_refreshed_before(self, step: int) -> bool:
         """Return whether `refresh` is called before this step of an epoch, counted from 0."""
         return False
 
-    def refresh(self) -> None:
-        """Compute what the model keeps for several steps, without gradient.
-
-        The item parameters have their full size then.
-        """
+    def refresh(self, products: Mapping[str, Tensor]) -> None:
+        """Keep the products of `center_rows` with the item embedding for several steps."""
 
     def kept(self) -> dict[str, Tensor]:
         """Return the tensors that `refresh` sets in place; a checkpoint holds them."""
@@ -163,9 +188,17 @@ class Model(nn.Module):
         """Return the `ItemVectors` of the model, without gradient."""
         raise NotImplementedError
 
+    def item_tokens(self, batch: Batch) -> Any:
+        """Return what `user_vectors` needs of the batch's items, where ranks own items.
+
+        Items are then numbered as in `batch.items`.
+        """
+        raise NotImplementedError
+
     def user_vectors(self, items_BT: Tensor, lengths_B: Tensor, item_vectors: Any) -> Tensor:
         """Return the representations of whole sequences, without noise -> [B, C, D].
 
-        `items_BT` is padded at the end; `item_vectors` is what the method `item_vectors` returned.
+        `items_BT` is padded at the end; `item_vectors` is what the method `item_vectors`, or
+        `item_tokens`, returned.
         """
         raise NotImplementedError

@@ -39,7 +39,7 @@ class BERT4Rec(NextItem):
         config = self.config
         self.item_bias = None
         if not config.scores_cosines:
-            self.item_bias = nn.Parameter(torch.empty(tables.num_items))
+            self.item_bias = nn.Parameter(torch.empty(tables.num_parameter_rows))
         self.mask_embedding = nn.Parameter(torch.empty(1, config.dim))
         self.position_embedding = nn.Parameter(torch.empty(config.max_length + 1, config.dim))
         self.encoder = Encoder(config)

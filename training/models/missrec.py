@@ -50,7 +50,7 @@ class MISSRec(NextItem):
         half = config.model_copy(update={"num_layers": config.num_layers // 2})
         self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.no_interest = nn.Parameter(torch.empty(1, config.dim))
-        self.fusion = nn.Parameter(torch.empty(tables.num_items, len(modalities)))
+        self.fusion = nn.Parameter(torch.empty(tables.num_parameter_rows, len(modalities)))
         self.adaptors = nn.ModuleList(
             Modality(_with_whitened_features(modality), config.dim, tables.num_items)
             for modality in modalities

@@ -37,7 +37,9 @@ class NextItem(Model):
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__(experiment, tables)
         self.unit = self.config.scores_cosines  # whether item vectors are scaled to length 1
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, self.config.dim))  # E
+        self.item_embedding = nn.Parameter(
+            torch.empty(tables.num_parameter_rows, self.config.dim)
+        )  # E
         self.set_channels(self.config.channel_weights(experiment.modalities))
 
     def embed(self, items: Tensor | None) -> Tensor:
@@ -78,17 +80,23 @@ class NextItem(Model):
         """Return the cross-entropy, summed over the prefixes -> [1]."""
         queries_CPD = self.scale(queries_PD)[None]
         if scored is None:
-            tables = [self.vectors(None)]
-            return full_softmax_loss(queries_CPD, targets_P, [Channel(0, None)], tables, self.unit)
+            tables, channels = [self.vectors(self.scored_items)], [Channel(0, None)]
+            return full_softmax_loss(
+                queries_CPD, targets_P, channels, tables, self.unit, self.owners
+            )
         vectors = self.vectors(scored.items.to(queries_PD.device))
         vectors = F.normalize(vectors, dim=-1) if self.unit else vectors
         return sampled_softmax_loss(queries_CPD, [vectors], scored)
 
     @torch.no_grad()
     def item_vectors(self) -> NextItemVectors:
-        vectors = self.vectors(None)
+        vectors = self.vectors(self.scored_items)
         unit = F.normalize(vectors, dim=-1) if self.unit else vectors
-        return NextItemVectors(unit[None], self.tokens(None))
+        tokens = self.tokens(None) if self.scored_items is None else ()
+        return NextItemVectors(unit[None], tokens)
+
+    def item_tokens(self, batch: Batch) -> NextItemVectors:
+        return NextItemVectors(self.item_embedding[:0, None], self.tokens(batch.items))
 
     def user_vectors(
         self, items_BT: Tensor, lengths_B: Tensor, item_vectors: NextItemVectors

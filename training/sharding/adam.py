@@ -35,6 +35,11 @@ def adam_of_all(state: State, ids: Tensor, gradient: Tensor, rate: float, steps:
         block.index_fill_(0, rows, 0.0)
 
 
+def adam_of_whole(state: State, gradient: Tensor, rate: float, steps: int) -> None:
+    """Take Adam's step number `steps` for all rows, with a gradient of each."""
+    _adam(state, gradient, rate, steps)
+
+
 def adam_of_rows(state: State, ids: Tensor, gradient: Tensor, rate: float, steps: int) -> Tensor:
     """Take Adam's step number `steps` for the rows `ids` only, and return `ids` (lazy Adam)."""
     part = [tensor.index_select(0, ids) for tensor in state]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from mdsrec.config import Experiment
-from training.data.batch import ItemRows
-from training.models.base import Model
+from training.data.batch import Batch, ItemRows
 from training.sharding.adam import adam_of_all, adam_of_rows, rows_in_cache
 from training.sharding.rows import gather_rows, sum_rows
 
@@ -35,8 +34,10 @@ class ItemParameters:
         }
         self._read: list[ItemRows] = []  # of the batches of this step
 
-    def read(self, ids: Tensor) -> ItemRows:
-        """Return the rows of the items `ids`, whose gradients the next step takes."""
+    def read(self, batch: Batch) -> ItemRows:
+        """Return the rows that the batch reads, whose gradients the next step takes."""
+        ids = batch.row_ids
+        assert ids is not None
         values = {name: w.index_select(0, ids) for name, w in self.weights.items()}
         rows = ItemRows(ids, {name: value.requires_grad_() for name, value in values.items()})
         self._read.append(rows)
@@ -70,13 +71,17 @@ class ItemParameters:
         for items, rows in gather_rows(ids + self._own.start, whole[self._own][ids]):
             whole.index_copy_(0, items, rows)
 
+    @property
+    def full_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(whole.shape) for name, whole in self.weights.items()}
+
     def is_finite(self) -> bool:
         """Return True if the own weights have no NaN and no infinity. Not collective."""
         own = (whole[self._own] for whole in self.weights.values())
         chunks = (chunk for part in own for chunk in torch.split(part, rows_in_cache(part)))
         return all(bool(chunk.isfinite().all()) for chunk in chunks)
 
-    def full_state(self, name: str, moment: int | None) -> Tensor:
+    def held_state(self, name: str, moment: int | None) -> Tensor:
         """Return the weights of all items, or one of the moments, flat. Collective."""
         whole = self.weights[name]
         if moment is None:
@@ -90,21 +95,14 @@ class ItemParameters:
             distributed.broadcast(gathered[part], src=source)
         return gathered.flatten()
 
-    def set_full_state(self, name: str, moment: int | None, value: Tensor) -> None:
-        """Set what `full_state` returns. `value` is flat and the same on every rank."""
+    def set_held_state(self, name: str, moment: int | None, value: Tensor) -> None:
+        """Set what `held_state` returns. `value` is flat and the same on every rank."""
         whole = self.weights[name]
         value = value.view_as(whole)
         if moment is None:
             whole.copy_(value)
         else:
             self._moments[name][moment].copy_(value[self._own])
-
-
-def item_parameters(model: Model, experiment: Experiment) -> ItemParameters | None:
-    """Take the parameters of a row for each item from the model; None if steps change all rows."""
-    if not experiment.steps_by_rows:
-        return None
-    return ItemParameters(model.detach_item_parameters(), experiment)
 
 
 def _sum_over_ranks(ids: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

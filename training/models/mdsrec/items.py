@@ -13,9 +13,12 @@ from torch.nn import functional as F
 
 from mdsrec.config import MDSRecConfig
 from training.data.item_tables import ItemTables
+from training.data.long_rows import LongRows
+from training.data.plans import SumPlan
 from training.data.sparse import Entries, Rows, identity, multiply_all
 from training.layers.losses import EPS, Channel
 from training.layers.modality import Modality
+from training.sharding.owners import Owners
 
 ROWS = 8192  # items whose vectors are computed at once for ranking
 
@@ -36,6 +39,17 @@ class MDSRecItemVectors(NamedTuple):
         return [self.smoothed[items], *vectors_CnD]
 
 
+class BatchTokens(NamedTuple):
+    """The vectors that sequences of a batch are made of."""
+
+    tokens_of_channel: list[Tensor]  # [n, D] each
+    centers: list[Tensor | None]
+
+    def tokens(self, items: Tensor) -> list[Tensor]:
+        """Return the tokens of items, which are numbered as in the batch."""
+        return [tokens_nD[items] for tokens_nD in self.tokens_of_channel]
+
+
 class ItemRepresentations(nn.Module):
     """Constant item tables, and the linear maps of raw features where there is no graph.
 
@@ -51,7 +65,9 @@ class ItemRepresentations(nn.Module):
         self.cooccurrence = tables.cooccurrence
         self.constants = nn.ModuleDict(
             {
-                module_key(name): Modality(tables.modalities[name], config.dim, tables.num_items)
+                module_key(name): Modality(
+                    tables.modalities[name], config.dim, tables.num_parameter_rows
+                )
                 for name in self.names
             }
         )
@@ -66,40 +82,48 @@ class ItemRepresentations(nn.Module):
         return {name: m.kept for name, m in self.modalities.items() if m.kept is not None}
 
     @torch.no_grad()
-    def keep_centers(self, embedding_XD: Tensor) -> None:
+    def keep_centers(self, products: Mapping[str, Tensor]) -> None:
+        """Keep c^0, which are products of `center_rows`."""
         for name, kept_KD in self.kept_centers.items():
-            centers = self.modalities[name].centers
-            assert centers is not None
-            kept_KD.copy_(centers.times(embedding_XD))
+            kept_KD.copy_(products[f"centers of {name}"])
 
     @property
     def modalities(self) -> dict[str, Modality]:
         return {name: cast(Modality, self.constants[module_key(name)]) for name in self.names}
 
-    def entries(self, items: Tensor, device: torch.device) -> dict[str, Entries]:
-        """Select the sparse rows that give the tokens of items [n].
+    def entries(
+        self, items: Tensor, device: torch.device
+    ) -> tuple[dict[str, Entries], dict[str, SumPlan]]:
+        """Select the sparse rows that give the tokens of items [n], by product.
 
-        `items` are in host memory.
+        Those whose products are summed at the owners of E^id are the second result. `items` are in
+        host memory.
         """
         rows = items.numpy()
-        selected = {
-            "own": identity(items.to(device)),
-            "near": self.cooccurrence.select(rows, device),
-        }
+        near = self.cooccurrence.select(rows, device)
+        selected = {"own": identity(items.to(device))}
+        sums = {"near": near} if isinstance(near, SumPlan) else {}
+        selected |= {} if isinstance(near, SumPlan) else {"near": near}
         for name, modality in self.modalities.items():
             if modality.graph is not None:
-                selected[f"tokens of {name}"] = modality.graph.matrix.select(rows, device)
-        return selected
+                selected[f"tokens of {name}"] = modality.graph.select(rows, device)
+        return selected, sums
+
+    @property
+    def center_rows(self) -> dict[str, LongRows]:
+        """Return C Ahat of each modality that has it, by product."""
+        found = {f"centers of {name}": m.centers for name, m in self.modalities.items()}
+        return {product: rows for product, rows in found.items() if rows is not None}
 
     def scored_entries(self, items: Tensor, device: torch.device) -> dict[str, Entries]:
         """Select the sparse rows that give the vectors of scored items."""
         graphs = {name: m.graph for name, m in self.modalities.items() if m.graph is not None}
-        selected = {n: graph.matrix.select(items.numpy(), device) for n, graph in graphs.items()}
+        selected = {n: graph.select(items.numpy(), device) for n, graph in graphs.items()}
         return {"id": identity(items.to(device)), **selected}
 
-    def mapped_features(self) -> dict[str, Tensor]:
-        """Return the mapped features of all items [X, D] of each modality without a graph."""
-        return {name: m() for name, m in self.modalities.items() if m.graph is None}
+    def mapped_features(self, items: Tensor | None) -> dict[str, Tensor]:
+        """Return the mapped features of the items (None: all) of each modality without a graph."""
+        return {name: m(items) for name, m in self.modalities.items() if m.graph is None}
 
     def sequence_inputs(
         self,
@@ -107,15 +131,17 @@ class ItemRepresentations(nn.Module):
         items: Tensor,
         entries: dict[str, Entries],
         mapped: Mapping[str, Tensor],
+        of_owners: Mapping[str, Tensor],
     ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
         """Return E^id, the tokens of the items [n, D] per channel, and c^0 [K, D] per modality.
 
-        All sparse products of a step with E^id happen here, except those of sampled scored items.
-        `mapped` is what `mapped_features` returned, or empty where not all items are scored.
+        All sparse products of a step with E^id happen here, except those of sampled scored items
+        and those `of_owners`, which the owners of items computed. `mapped` is what
+        `mapped_features` returned for all items, or empty.
         """
-        embedding_XD, products = multiply_all(
-            embedding_XD, self._with_centers(entries), self.num_items
-        )
+        matrices = self._with_centers(entries, of_owners)
+        embedding_XD, products = multiply_all(embedding_XD, matrices, self.num_items)
+        products |= of_owners
         tokens, centers = [self._smooth(products["own"], products["near"])], []
         for name, modality in self.modalities.items():
             if modality.graph is not None:
@@ -127,14 +153,18 @@ class ItemRepresentations(nn.Module):
                 centers.append(modality.mapped_centers())
         return embedding_XD, tokens, centers
 
-    def _with_centers(self, entries: dict[str, Entries]) -> dict[str, Rows]:
+    def _with_centers(
+        self, entries: dict[str, Entries], of_owners: Mapping[str, Tensor]
+    ) -> dict[str, Rows]:
         """Add C Ahat of each modality whose c^0 is computed in every step, after its tokens."""
-        matrices: dict[str, Rows] = {"own": entries["own"], "near": entries["near"]}
+        matrices: dict[str, Rows] = {n: entries[n] for n in ("own", "near") if n in entries}
         for name, modality in self.modalities.items():
+            tokens, centers = f"tokens of {name}", f"centers of {name}"
             if modality.graph is not None:
-                matrices[f"tokens of {name}"] = entries[f"tokens of {name}"]
-            if modality.centers is not None and modality.kept is None:
-                matrices[f"centers of {name}"] = modality.centers
+                matrices[tokens] = entries[tokens]
+            is_read = modality.kept is None and centers not in of_owners
+            if modality.centers is not None and is_read:
+                matrices[centers] = modality.centers
         return matrices
 
     def channels(
@@ -184,13 +214,33 @@ class ItemRepresentations(nn.Module):
             vectors_CXD /= lengths
         return MDSRecItemVectors(vectors_CXD, lengths, self._smooth_all(embedding_XD), centers)
 
+    @torch.no_grad()
+    def own_vectors(self, table_nD: Tensor, owners: Owners) -> MDSRecItemVectors:
+        """Return the vectors of the items that this rank owns, for ranking [C, n, D].
+
+        `table_nD` holds their rows of E^id, and those of the halo behind.
+        """
+        num_own = owners.shards.num_own
+        items = torch.arange(owners.shards.first, owners.shards.last, device=table_nD.device)
+        channels, tables = self.channels(table_nD, self.mapped_features(items))
+        vectors_CnD = table_nD.new_empty(len(channels), num_own, table_nD.shape[1])
+        for vectors_nD, channel in zip(vectors_CnD, channels, strict=True):
+            for first in range(0, num_own, ROWS):
+                last = min(first + ROWS, num_own)
+                vectors_nD[first:last] = channel.vectors(tables, first, last)[0]
+        if self.unit:
+            vectors_CnD /= vectors_CnD.norm(dim=-1, keepdim=True).clamp_min_(EPS)
+        return MDSRecItemVectors(vectors_CnD, None, vectors_CnD[0, :0], [])
+
     def _smooth_all(self, embedding_XD: Tensor) -> Tensor:
         """Return Ebar^id of all items [X, D]."""
         smoothed_XD = torch.empty_like(embedding_XD)
         for first in range(0, len(embedding_XD), ROWS):
             own = embedding_XD[first : first + ROWS]
             rows = np.arange(first, first + len(own))
-            near = self.cooccurrence.select(rows, own.device).times(embedding_XD)
+            entries = self.cooccurrence.select(rows, own.device)
+            assert isinstance(entries, Entries)
+            near = entries.times(embedding_XD)
             smoothed_XD[first : first + ROWS] = self._smooth(own, near)
         return smoothed_XD
 

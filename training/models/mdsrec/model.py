@@ -4,6 +4,7 @@ B users, T positions, P prefixes, C = 1 + |M| channels (fused, then each modalit
 them in a batch, D width, K centers.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from mdsrec.arrays import Ints
 from mdsrec.config import Experiment, MDSRecConfig
 from training.data.batch import Batch
 from training.data.item_tables import ItemTables
+from training.data.long_rows import LongRows
 from training.layers.dropout import dropout_mask
 from training.layers.linear import ROWS
 from training.layers.losses import full_softmax_loss
@@ -22,7 +24,12 @@ from training.layers.transformer import Encoder
 from training.models.base import Model
 from training.models.mdsrec.centers import PrefixStates, prefix_interests
 from training.models.mdsrec.interest_block import InterestEncoder
-from training.models.mdsrec.items import ItemRepresentations, MDSRecItemVectors, module_key
+from training.models.mdsrec.items import (
+    BatchTokens,
+    ItemRepresentations,
+    MDSRecItemVectors,
+    module_key,
+)
 
 VECTOR_PRODUCT = 512  # a matrix of fewer numbers, times a vector, may sum in another order
 
@@ -47,7 +54,7 @@ class MDSRec(Model):
         config = self.config
         self.modalities = experiment.modalities
         # Owned here, not by a submodule: under ZeRO-3 only the forward of the owner can read them.
-        self.item_embedding = nn.Parameter(torch.empty(tables.num_items, config.dim))
+        self.item_embedding = nn.Parameter(torch.empty(tables.num_parameter_rows, config.dim))
         self.position_embedding = nn.Parameter(torch.empty(config.max_length, config.dim))
         self.items = ItemRepresentations(config, tables)
         self.encoders = nn.ModuleDict({"id": Encoder(config)})
@@ -74,10 +81,8 @@ class MDSRec(Model):
         """Return the loss of each channel, summed over its prefixes -> [C] (Eq. 23-24)."""
         batch = self.with_sparse_rows(batch) if batch.entries is None else batch
         assert batch.entries is not None
-        mapped = self.items.mapped_features() if batch.scored is None else {}
-        embedding_XD, tokens, centers = self.items.sequence_inputs(
-            self.rows_of("item_embedding", batch.row_ids), batch.items, batch.entries, mapped
-        )
+        mapped = self.items.mapped_features(self.scored_items) if batch.scored is None else {}
+        embedding_XD, tokens, centers = self._sequence_inputs(batch, mapped)
         prefixes = Prefixes(batch.items, batch.item_index, None, batch.prefixes)
         queries_BTCD = self.queries(tokens, centers, prefixes, batch.noise)
         queries_CPD = queries_BTCD.flatten(0, 1).index_select(0, batch.prefixes).transpose(0, 1)
@@ -87,12 +92,34 @@ class MDSRec(Model):
                 embedding_XD, batch.scored.items, batch.scored_entries
             )
             return sampled_softmax_loss(queries_CPD, vectors, batch.scored)
-        sources = self.items.channels(embedding_XD, mapped)
-        return full_softmax_loss(queries_CPD, batch.targets, *sources, self.config.scores_cosines)
+        sources = self.items.channels(self._scored_table(embedding_XD), mapped)
+        unit = self.config.scores_cosines
+        return full_softmax_loss(queries_CPD, batch.targets, *sources, unit, self.owners)
+
+    def _sequence_inputs(
+        self, batch: Batch, mapped: Mapping[str, Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+        """Return E^id, the tokens of the batch's items per channel, and c^0 per modality."""
+        assert batch.entries is not None
+        rows = self.rows_of("item_embedding", batch.row_ids)
+        mapped = mapped if self.owners is None else {}  # which then holds own items
+        return self.items.sequence_inputs(
+            rows, batch.items, batch.entries, mapped, self._owners_products
+        )
+
+    def _scored_table(self, embedding_XD: Tensor) -> Tensor:
+        """Return E^id of the items that the full softmax scores on this rank, and of the halo."""
+        own = None if self._rows is None else self._rows.own
+        return embedding_XD if own is None else own.values["item_embedding"]
+
+    @property
+    def _owners_products(self) -> Mapping[str, Tensor]:
+        return {} if self._rows is None else self._rows.products
 
     def with_sparse_rows(self, batch: Batch) -> Batch:
         device = batch.item_index.device
-        batch = batch._replace(entries=self.items.entries(batch.items, device))
+        entries, sums = self.items.entries(batch.items, device)
+        batch = batch._replace(entries=entries, sums=sums)
         if batch.scored is None:
             return batch
         scored = self.items.scored_entries(batch.scored.items, device)
@@ -100,29 +127,40 @@ class MDSRec(Model):
 
     def with_row_ids(self, batch: Batch) -> Batch:
         """Also let the columns of the sparse rows be indexes into these items."""
-        assert batch.entries is not None and batch.scored_entries is not None
-        selected = [*batch.entries.values(), *batch.scored_entries.values()]
+        assert batch.entries is not None
+        scored = batch.scored_entries or {}
+        selected = [*batch.entries.values(), *scored.values()]
         ids = torch.unique(torch.cat([entries.columns for entries in selected]))
         return batch._replace(
             row_ids=ids.long(),
             entries={name: e.among(ids) for name, e in batch.entries.items()},
-            scored_entries={name: e.among(ids) for name, e in batch.scored_entries.items()},
+            scored_entries={name: e.among(ids) for name, e in scored.items()},
         )
+
+    @property
+    def center_rows(self) -> dict[str, LongRows]:
+        return self.items.center_rows
 
     def is_refreshed_before(self, step: int) -> bool:
         return bool(self.kept()) and step % self.config.center_refresh == 0
 
-    def refresh(self) -> None:
-        self.items.keep_centers(self.item_embedding)
+    def refresh(self, products: Mapping[str, Tensor]) -> None:
+        self.items.keep_centers(products)
 
     def kept(self) -> dict[str, Tensor]:
         return self.items.kept_centers
 
     def item_vectors(self) -> MDSRecItemVectors:
+        if self.owners is not None:
+            return self.items.own_vectors(self._scored_table(self.item_embedding), self.owners)
         return self.items.item_vectors(self.item_embedding)
 
+    def item_tokens(self, batch: Batch) -> BatchTokens:
+        _, tokens, centers = self._sequence_inputs(batch, {})
+        return BatchTokens(tokens, centers)
+
     def user_vectors(
-        self, items_BT: Tensor, lengths_B: Tensor, item_vectors: MDSRecItemVectors
+        self, items_BT: Tensor, lengths_B: Tensor, item_vectors: MDSRecItemVectors | BatchTokens
     ) -> Tensor:
         items, users = items_BT.flatten(), torch.arange(len(items_BT), device=items_BT.device)
         index_BT = torch.arange(len(items), device=items.device).view_as(items_BT)

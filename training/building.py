@@ -1,0 +1,35 @@
+"""The engine of a training: item tables, model and initial weights, in the form that fits."""
+
+import torch
+
+from mdsrec import tables
+from mdsrec.config import Experiment
+from training.data.item_tables import ItemTables, load_item_tables
+from training.distributed import engine as ds
+from training.distributed.control import ControlGroup
+from training.distributed.engine_protocol import Engine
+from training.models.base import Model
+from training.models.registry import build_model
+from training.sharding.layout import ranks_own_items
+from training.sharding.own_tables import load_own_tables
+from training.sharding.owners import owners_of
+
+
+def build_engine(
+    experiment: Experiment, device: torch.device, group: ControlGroup
+) -> tuple[Engine[Model], ItemTables]:
+    """Load the tables and return an engine with initial weights. Collective.
+
+    InputError on every rank if a table is missing or does not fit.
+    """
+    uri = tables.table_uri(experiment.root, "items")
+    num_items = tables.open_table(uri).rows
+    if ranks_own_items(experiment, num_items, device, group):
+        owners = owners_of(num_items, experiment.train.timeout_minutes)
+        item_tables = load_own_tables(experiment, owners)
+    else:
+        owners, item_tables = None, load_item_tables(experiment, group)
+    model = build_model(experiment, item_tables)
+    model.owners = owners
+    model.initialize(experiment.seed)
+    return ds.initialize(model, experiment, device), item_tables

@@ -1,0 +1,144 @@
+"""The item tables of a data set, of which this rank keeps the share of its own items.
+
+The ranks read each table once, together: a rank the rows of its own range of items. Entries of O
+then go to the owners of their columns, as do those of C Ahat.
+
+X items, n own ones, H neighbors per item, K centers.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy.sparse import coo_array
+
+from mdsrec import schema, tables
+from mdsrec.arrays import Floats, Ints
+from mdsrec.config import Experiment
+from mdsrec.table_names import cooccurrence_name, neighbors_name
+from training.data.item_tables import ItemTables, Loading, ModalityTables
+from training.data.shared_arrays import zeros
+from training.data.sparse import SparseMatrix, product
+from training.data.table_arrays import lists_of, neighbor_rows, normalized_entries, row_sums
+from training.sharding.exchange import plan_rows
+from training.sharding.own_rows import OwnRows
+from training.sharding.owners import Owners
+from training.sharding.sums import OwnColumns
+from training.sharding.table_exchange import to_owners
+
+ENTRIES = pa.schema({"row": pa.int32(), "column": pa.int32(), "weight": pa.float64()})
+NAMES = ENTRIES.names
+
+Parts = tuple[Ints, Ints, Floats]  # row, column and weight of entries
+
+
+def load_own_tables(experiment: Experiment, owners: Owners) -> ItemTables:
+    """Read the share of this rank of the tables that the model needs. Collective.
+
+    Checks them as `load_item_tables` does.
+    """
+    return _Loading(experiment, owners).item_tables()
+
+
+class _Loading:
+    """The tables of an experiment while this rank reads its share."""
+
+    def __init__(self, experiment: Experiment, owners: Owners) -> None:
+        self.experiment, self.owners = experiment, owners
+        self.shards, self.planner = owners.shards, owners.planner
+        self.whole = Loading(experiment, zeros)
+
+    def item_tables(self) -> ItemTables:
+        """Read every table that the model needs, and plan the halo."""
+        experiment, needs = self.experiment, self.experiment.model.needs
+        num_train = self.whole.num_train() if experiment.train.draws_by_events else None
+        cooccurrence = self._cooccurrence() if needs.cooccurrence else None
+        modalities = {name: self._modality(name) for name in experiment.modalities}
+        graphs = [m.adjacency for m in modalities.values() if isinstance(m.adjacency, OwnRows)]
+        if graphs:
+            halo = np.unique(np.concatenate([graph.remote_columns() for graph in graphs]))
+            ids = torch.from_numpy(halo.astype(np.int64))
+            self.owners.halo = plan_rows(ids, self.shards, self.planner)
+            for graph in graphs:
+                graph.halo = halo
+        fingerprints = {name: m.fingerprint for name, m in self.whole.manifests.items()}
+        num_items, num_own = self.shards.num_items, self.shards.num_own
+        return ItemTables(num_items, cooccurrence, modalities, fingerprints, num_train, num_own)
+
+    def _modality(self, name: str) -> ModalityTables:
+        needs = self.experiment.model.needs
+        graph = self._adjacency(name) if needs.neighbors else None
+        features = self.whole.features(name) if needs.features else None
+        members = centers = None
+        if needs.centers:
+            members = self.whole.membership(name)
+            centers = None if graph is None else self._centers(members, graph.own)
+        return ModalityTables(graph, features, members, centers)
+
+    def _read(self, name: str, table: pa.Schema, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a table whose items this rank owns."""
+        uri, manifest = self.whole.open(name)
+        between = self.shards.first, self.shards.last
+        return tables.stream_table(uri, manifest, table, columns, between)
+
+    def _adjacency(self, modality: str) -> OwnRows:
+        model, first = self.experiment.model, self.shards.first
+        name = neighbors_name(self.experiment, modality)
+        batches = self._read(name, schema.NEIGHBORS, ["item", "neighbors"])
+        lists = (part._replace(items=part.items - first) for part in lists_of(batches))
+        num_own = self.shards.num_own
+        how = model.neighbors_read, model.self_is_neighbor
+        own = neighbor_rows(lists, num_own, num_own, *how, zeros, first)
+        return OwnRows(own, self.shards, self.planner)
+
+    def _cooccurrence(self) -> OwnColumns:
+        """Return the own columns of N(O); the rank that owns a row normalizes it."""
+        name, how = cooccurrence_name(self.experiment), self.experiment.graph.normalize
+        read = partial(self._read, name, schema.COOCCURRENCE, ["item", "other", "score"])
+        degree = None
+        if how == "symmetric":
+            sums = torch.from_numpy(row_sums(read(), self.shards.num_items))
+            degree = self.planner.sum("tables", sums).numpy()
+        rows, columns, weights = self._own_entries(normalized_entries(read(), how, degree))
+        order = np.lexsort((columns, rows))
+        items, lengths = np.unique(rows, return_counts=True)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        own = SparseMatrix(
+            starts, columns[order].astype(np.int32), weights[order].astype(np.float32)
+        )
+        return OwnColumns(items, own, self.planner)
+
+    def _centers(self, members: SparseMatrix, graph: SparseMatrix) -> SparseMatrix:
+        """Return the own columns of C Ahat; each rank multiplies the rows of its own items."""
+        first, last = self.shards.first, self.shards.last
+        is_own = (members.columns >= first) & (members.columns < last)
+        starts = np.concatenate([[0], np.cumsum(is_own)])[members.starts]
+        own = SparseMatrix(starts, members.columns[is_own] - first, members.weights[is_own])
+        found = product(own, graph, self.shards.num_items)
+        centers = np.repeat(np.arange(found.num_rows), np.diff(found.starts))
+        parts = self._own_entries(
+            iter([(centers, found.columns, found.weights.astype(np.float64))])
+        )
+        rows, columns, weights = parts
+        shape = members.num_rows, self.shards.num_own
+        total = coo_array((weights, (rows, columns)), shape=shape).tocsr()
+        total.sort_indices()
+        starts, columns = total.indptr.astype(np.int64), total.indices.astype(np.int32)
+        return SparseMatrix(starts, columns, total.data.astype(np.float32))
+
+    def _own_entries(self, entries: Iterator[Parts]) -> Parts:
+        """Send entries (row, column, weight) to the owners of their columns.
+
+        Returns those of own columns, which count from the first own item.
+        """
+
+        def owner_of(batch: pa.RecordBatch) -> Ints:
+            return self.shards.owners(batch.column(1).to_numpy())
+
+        batches = (pa.record_batch([pa.array(part) for part in parts], NAMES) for parts in entries)
+        cast = (batch.cast(ENTRIES) for batch in batches)
+        found = pa.Table.from_batches(to_owners(cast, owner_of, self.planner), ENTRIES)
+        rows, columns, weights = (column.to_numpy() for column in found.columns)
+        return rows, columns - self.shards.first, weights

@@ -1,0 +1,70 @@
+"""Collectives of a rank with all others, whose bytes are counted.
+
+W ranks. With one rank nothing is sent.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed import ProcessGroup, ReduceOp
+
+
+class Peers:
+    """All ranks, as one of them talks to them. Its methods are collective."""
+
+    def __init__(self, group: ProcessGroup | None = None) -> None:
+        """Use `group`, or the default group."""
+        self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
+        self.bytes_sent: dict[str, int] = {}  # by what for
+        self._group = group
+
+    def swap(self, what: str, rows: Tensor, sent: Sequence[int], expected: Sequence[int]) -> Tensor:
+        """Send `sent[r]` of the rows to rank r, in order; return the rows of rank 0, 1, ...
+
+        `expected[r]` is how many rank r sends.
+        """
+        if self.world_size == 1:
+            return rows
+        self._count(what, rows, len(rows) - sent[self.rank])
+        found = rows.new_empty(sum(expected), *rows.shape[1:])
+        distributed.all_to_all_single(
+            found, rows.contiguous(), list(expected), list(sent), group=self._group
+        )
+        return found
+
+    def swap_counts(self, counts: Sequence[int]) -> list[int]:
+        """Tell each rank one number, and return those that they tell."""
+        if self.world_size == 1:
+            return list(counts)
+        told = torch.tensor(counts)
+        found = torch.empty_like(told)
+        distributed.all_to_all_single(found, told, group=self._group)
+        return found.tolist()
+
+    def gather(self, what: str, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return the rows of all ranks, of which rank r has `counts[r]`."""
+        copies = rows.expand(self.world_size, *rows.shape).flatten(0, 1)
+        return self.swap(what, copies, [len(rows)] * self.world_size, counts)
+
+    def gather_counts(self, count: int) -> list[int]:
+        """Return a number of each rank."""
+        return self.swap_counts([count] * self.world_size)
+
+    def sum(self, what: str, tensor: Tensor) -> Tensor:
+        """Add up a tensor over the ranks, in place."""
+        return self._reduce(what, tensor, ReduceOp.SUM)
+
+    def max(self, what: str, tensor: Tensor) -> Tensor:
+        """Take the largest of each element over the ranks, in place."""
+        return self._reduce(what, tensor, ReduceOp.MAX)
+
+    def _reduce(self, what: str, tensor: Tensor, operation: ReduceOp.RedOpType) -> Tensor:
+        if self.world_size > 1:
+            self._count(what, tensor, len(tensor))
+            distributed.all_reduce(tensor, operation, group=self._group)
+        return tensor
+
+    def _count(self, what: str, rows: Tensor, num_rows: int) -> None:
+        sent = num_rows * rows[:1].numel() * rows.element_size()
+        self.bytes_sent[what] = self.bytes_sent.get(what, 0) + sent
