@@ -4,10 +4,10 @@ Letters: O co-occurrence of items, Ahat^m neighbors and C^m centers in modality 
 neighbors per item, k centers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -37,6 +37,13 @@ class ModalityTables:
     centers: SparseMatrix | None = None  # C Ahat; None: multiplied by the model itself
 
 
+class Own(NamedTuple):
+    """The items that a rank owns."""
+
+    num_items: int
+    add_up: Callable[[Tensor], Tensor]  # a tensor over the ranks; collective
+
+
 @dataclass(frozen=True)
 class ItemTables:
     """The constants that a model is built from."""
@@ -46,12 +53,16 @@ class ItemTables:
     modalities: dict[str, ModalityTables]
     fingerprints: dict[str, str]  # by name of table, sequences included
     num_train: Ints | None = None  # [X], training events, if negatives are drawn by them
-    num_rows: int | None = None  # of the parameters with a row for each item; None: X
+    own: Own | None = None  # where the arrays with a row for each item hold those of a rank
 
     @property
     def num_parameter_rows(self) -> int:
         """Return how many rows this rank holds of the parameters with a row for each item."""
-        return self.num_items if self.num_rows is None else self.num_rows
+        return self.num_items if self.own is None else self.own.num_items
+
+    def over_items(self, sums: Tensor) -> Tensor:
+        """Return the sums over all items, of sums over those that this rank holds."""
+        return sums if self.own is None else self.own.add_up(sums)
 
     @property
     def fingerprint(self) -> str:

@@ -152,11 +152,18 @@ def member_rows(
     return SparseMatrix(starts, columns, weights)
 
 
-def vectors(batches: Batches, num_items: int, width: int, allocate: Allocate) -> NDArray[Any]:
-    """Return the vectors of all items, float32 [X, width]; zero rows for items without one."""
+def vectors(
+    batches: Batches, num_items: int, width: int, allocate: Allocate, offset: int = 0
+) -> NDArray[Any]:
+    """Return the vectors of all items, float32 [X, width]; zero rows for items without one.
+
+    Row r is that of item `offset + r`.
+    """
     found = allocate((num_items, width), np.float32)
     for batch in batches:
-        found[batch.column(0).to_numpy()] = batch.column(1).flatten().to_numpy().reshape(-1, width)
+        found[batch.column(0).to_numpy() - offset] = (
+            batch.column(1).flatten().to_numpy().reshape(-1, width)
+        )
     return found
 
 

@@ -6,17 +6,19 @@ X items, D width, K centers, F features.
 import torch
 from torch import Tensor, nn
 
-from training.data.item_tables import ModalityTables
+from training.data.item_tables import ItemTables, ModalityTables
 from training.data.long_rows import LongRows
 from training.data.sparse import DeviceGraph, SparseMatrix, product
+from training.layers.item_constants import ItemConstants
 
 
 class Modality(nn.Module):
     """One modality's constants and, if its graph is not used (w/o MRGC), a map of features to D."""
 
-    def __init__(self, tables: ModalityTables, dim: int, num_rows: int) -> None:
-        """Take the tables of `num_rows` items: all, or those that this rank owns."""
+    def __init__(self, tables: ModalityTables, dim: int, of: ItemTables) -> None:
+        """Take the tables of a modality `of` all items, or of those that this rank owns."""
         super().__init__()
+        num_rows = of.num_parameter_rows
         graph, members, features = tables.adjacency, tables.membership, tables.features
         self.graph: DeviceGraph | None = None if graph is None else graph.on_device()
         self.centers = None  # C Ahat, whose product with E^id is c^0 (Eq. 11)
@@ -28,15 +30,14 @@ class Modality(nn.Module):
             self.centers = LongRows(centers, num_rows)
         self.kept: Tensor | None = None  # c^0 [K, D], if it is kept for several steps
         self.feature_map = None if features is None else nn.Linear(features.shape[1], dim)
-        self.features: Tensor | None  # F
+        self.features = None if features is None else ItemConstants(features)  # F
         self.center_features: Tensor | None  # C F
         self.center_sums: Tensor | None  # C 1
         center_features = center_sums = None
         if members is not None and features is not None:
             members_KX = LongRows(members, len(features))
-            center_features = members_KX.times(features)
-            center_sums = members_KX.times(torch.ones(len(features), 1))
-        self.register_buffer("features", features, persistent=False)
+            center_features = of.over_items(members_KX.times(features))
+            center_sums = of.over_items(members_KX.times(torch.ones(len(features), 1)))
         self.register_buffer("center_features", center_features, persistent=False)
         self.register_buffer("center_sums", center_sums, persistent=False)
 
@@ -49,7 +50,7 @@ class Modality(nn.Module):
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Return the items' features mapped to D, zeros without any; None: all items [X, D]."""
         assert self.feature_map is not None and self.features is not None
-        features = self.features if items is None else self.features[items]
+        features = self.features(items)
         present = (features != 0).any(dim=1, keepdim=True)
         return self.feature_map(features) * present  # type: ignore[no-any-return]
 

@@ -26,6 +26,7 @@ from training.data.initial_rows import draw_rows
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
 from training.data.negatives import Sampler, build_sampler
+from training.layers.item_constants import constants_of
 from training.layers.linear import ROWS
 from training.sharding.owners import Owners
 
@@ -109,11 +110,17 @@ class Model(nn.Module):
     @contextmanager
     def reading(self, rows: ItemRows | None) -> Iterator[None]:
         """Read these rows in `rows_of`; None means the whole parameters."""
+        reads_constants = self.owners is not None
+        constants = constants_of(self).values() if reads_constants else ()
         self._rows = rows
+        for of_items in constants:
+            of_items.read = rows
         try:
             yield
         finally:
             self._rows = None
+            for of_items in constants:
+                of_items.read = None
 
     def rows_of(self, name: str, items: Tensor | None) -> Tensor:
         """Return the items' rows of one of `item_parameters` (None: all) -> [n, ...]."""

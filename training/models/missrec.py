@@ -31,6 +31,7 @@ from mdsrec.config.models import MISSRecConfig
 from training.data.item_tables import ItemTables, ModalityTables
 from training.layers.dropout import dropout
 from training.layers.features import whiten
+from training.layers.item_constants import ItemConstants
 from training.layers.modality import Modality
 from training.layers.transformer import NORM_EPS, Encoder, split_heads
 from training.models.next_item import NextItem
@@ -52,11 +53,10 @@ class MISSRec(NextItem):
         self.no_interest = nn.Parameter(torch.empty(1, config.dim))
         self.fusion = nn.Parameter(torch.empty(tables.num_parameter_rows, len(modalities)))
         self.adaptors = nn.ModuleList(
-            Modality(_with_whitened_features(modality), config.dim, tables.num_items)
+            Modality(_with_whitened_features(modality, tables), config.dim, tables)
             for modality in modalities
         )
-        self.interest_XM: Tensor
-        self.register_buffer("interest_XM", _interests_of_items(tables), persistent=False)
+        self.interests = ItemConstants(_interests_of_items(tables))
         self.encoder = Encoder(half)
         self.decoder = Decoder(half)
 
@@ -108,7 +108,8 @@ class MISSRec(NextItem):
         return torch.stack([adaptor(items) for adaptor in self.adaptors], dim=1)
 
     def _interests(self, items: Tensor | None) -> Tensor:
-        return self.interest_XM if items is None else self.interest_XM[items]
+        found: Tensor = self.interests(items)
+        return found
 
 
 class Decoder(nn.Module):
@@ -185,14 +186,14 @@ def _is_first(number_BTM: Tensor) -> Tensor:
     return ~repeated_BTM & (number_BTM != NO_INTEREST)
 
 
-def _with_whitened_features(tables: ModalityTables) -> ModalityTables:
-    assert tables.features is not None
-    return replace(tables, features=whiten(tables.features))
+def _with_whitened_features(modality: ModalityTables, tables: ItemTables) -> ModalityTables:
+    assert modality.features is not None
+    return replace(modality, features=whiten(modality.features, tables.over_items))
 
 
 def _interests_of_items(tables: ItemTables) -> Tensor:
     """Return the cluster of each item in each modality -> int64 [X, M]."""
-    interest_XM = torch.full((tables.num_items, len(tables.modalities)), NO_INTEREST)
+    interest_XM = torch.full((tables.num_parameter_rows, len(tables.modalities)), NO_INTEREST)
     for m, modality in enumerate(tables.modalities.values()):
         members = modality.membership
         assert members is not None

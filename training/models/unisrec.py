@@ -19,6 +19,7 @@ from mdsrec.config.models import UniSRecConfig
 from training.data.item_tables import ItemTables
 from training.layers.dropout import dropout
 from training.layers.features import whiten
+from training.layers.item_constants import ItemConstants
 from training.layers.transformer import Encoder
 from training.models.next_item import CausalTransformer
 
@@ -30,7 +31,7 @@ class UniSRec(CausalTransformer):
         super().__init__(experiment, tables)
         config = self.config
         self.adaptors = nn.ModuleList(
-            Adaptor(modality.features, config) for modality in tables.modalities.values()
+            Adaptor(modality.features, config, tables) for modality in tables.modalities.values()
         )
         self.encoder = Encoder(config)
 
@@ -44,16 +45,15 @@ class UniSRec(CausalTransformer):
 class Adaptor(nn.Module):
     """Mixture of experts that map the vectors of one modality to D (Eq. 2-4)."""
 
-    vectors: Tensor
-    present: Tensor
-
-    def __init__(self, vectors_XF: Tensor | None, config: UniSRecConfig) -> None:
+    def __init__(
+        self, vectors_XF: Tensor | None, config: UniSRecConfig, tables: ItemTables
+    ) -> None:
         super().__init__()
         assert vectors_XF is not None
         width, num_experts = vectors_XF.shape[1], config.num_experts
         self.dropout = config.adaptor_dropout
-        self.register_buffer("vectors", whiten(vectors_XF), persistent=False)
-        self.register_buffer("present", (vectors_XF != 0).any(1, keepdim=True), persistent=False)
+        self.vectors = ItemConstants(whiten(vectors_XF, tables.over_items))
+        self.present = ItemConstants((vectors_XF != 0).any(1, keepdim=True))
         self.gate = nn.Linear(width, num_experts, bias=False)
         self.center = nn.Parameter(torch.empty(num_experts, width))  # b_e
         self.expert = nn.Parameter(torch.empty(num_experts, width, config.dim))  # W_e
@@ -63,12 +63,12 @@ class Adaptor(nn.Module):
 
         An item without a vector has zeros.
         """
-        x_nF = self.vectors if items is None else self.vectors[items]
-        present = self.present if items is None else self.present[items]
+        x_nF, present = self.vectors(items), self.present(items)
         gates_nE = torch.softmax(self.gate(x_nF), dim=1)
         x_nF = dropout(x_nF, self.dropout, self.training)
         num_experts, width, dim = self.expert.shape
         by_expert = x_nF @ self.expert.transpose(0, 1).reshape(width, num_experts * dim)
         shift_ED = torch.einsum("ef,efd->ed", self.center, self.expert)
         mixed = torch.einsum("ned,ne->nd", by_expert.view(-1, num_experts, dim), gates_nE)
-        return (mixed - gates_nE @ shift_ED) * present
+        mapped: Tensor = (mixed - gates_nE @ shift_ED) * present
+        return mapped

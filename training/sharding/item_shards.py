@@ -43,18 +43,22 @@ class ItemShards:
     def __init__(
         self,
         weights: Mapping[str, Tensor],
+        constants: Mapping[str, Tensor],
         center_rows: Mapping[str, LongRows],
         keeps_centers: bool,
         owners: Owners,
         experiment: Experiment,
     ) -> None:
-        """Take the own rows of each parameter, and the own columns of C Ahat by product.
+        """Take the own rows of each parameter, and of each constant that the model reads by item.
+
+        `center_rows` are the own columns of C Ahat, by product.
 
         A model that `keeps_centers` does not read these products in every step.
         """
         self.steps_taken = 0
         self.shards = owners.shards
         self._peers, self._halo = owners.peers, owners.halo
+        self._constants = constants
         self._center_rows = center_rows
         self._rows_of_step = {} if keeps_centers else center_rows
         self._is_lazy = experiment.optim.lazy_adam
@@ -81,7 +85,8 @@ class ItemShards:
     def read(self, batch: Batch) -> ItemRows:
         """Return what the batch reads, whose gradients the next step takes. Collective."""
         found = self.look_up(batch)
-        for leaf in (*found.values.values(), *found.products.values()):
+        leaves = [found.values[name] for name in self.weights]
+        for leaf in (*leaves, *found.products.values()):
             leaf.requires_grad_()
         rows = found._replace(own=self._own_items(batch))
         assert batch.plan is not None
@@ -93,7 +98,8 @@ class ItemShards:
         """Return what the batch reads, without gradient. Collective."""
         plan, own = batch.plan, self.weights
         assert plan is not None
-        values = {name: read_rows(plan, weights, self._peers) for name, weights in own.items()}
+        rows_of = {**own, **self._constants}
+        values = {name: read_rows(plan, rows, self._peers) for name, rows in rows_of.items()}
         embedding = own[EMBEDDING]
         products = {n: summed(sums, embedding, self._peers) for n, sums in batch.sums.items()}
         products |= self._products(self._rows_of_step)

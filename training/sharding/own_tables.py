@@ -17,11 +17,23 @@ from scipy.sparse import coo_array
 from mdsrec import schema, tables
 from mdsrec.arrays import Floats, Ints
 from mdsrec.config import Experiment
-from mdsrec.table_names import cooccurrence_name, neighbors_name
-from training.data.item_tables import ItemTables, Loading, ModalityTables
+from mdsrec.table_names import (
+    centers_name,
+    cooccurrence_name,
+    features_name,
+    neighbors_name,
+)
+from training.data.item_tables import ItemTables, Loading, ModalityTables, Own
 from training.data.shared_arrays import zeros
 from training.data.sparse import SparseMatrix, product
-from training.data.table_arrays import lists_of, neighbor_rows, normalized_entries, row_sums
+from training.data.table_arrays import (
+    lists_of,
+    member_rows,
+    neighbor_rows,
+    normalized_entries,
+    row_sums,
+    vectors,
+)
 from training.sharding.exchange import plan_rows
 from training.sharding.own_rows import OwnRows
 from training.sharding.owners import Owners
@@ -64,17 +76,19 @@ class _Loading:
             for graph in graphs:
                 graph.halo = halo
         fingerprints = {name: m.fingerprint for name, m in self.whole.manifests.items()}
-        num_items, num_own = self.shards.num_items, self.shards.num_own
-        return ItemTables(num_items, cooccurrence, modalities, fingerprints, num_train, num_own)
+        own = Own(self.shards.num_own, partial(self.planner.sum, "tables"))
+        return ItemTables(
+            self.shards.num_items, cooccurrence, modalities, fingerprints, num_train, own
+        )
 
     def _modality(self, name: str) -> ModalityTables:
         needs = self.experiment.model.needs
         graph = self._adjacency(name) if needs.neighbors else None
-        features = self.whole.features(name) if needs.features else None
-        members = centers = None
-        if needs.centers:
-            members = self.whole.membership(name)
-            centers = None if graph is None else self._centers(members, graph.own)
+        features = self._features(name) if needs.features else None
+        members = self._membership(name) if needs.centers else None
+        centers = None
+        if graph is not None and members is not None:
+            centers = self._centers(members, graph.own)
         return ModalityTables(graph, features, members, centers)
 
     def _read(self, name: str, table: pa.Schema, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -110,13 +124,30 @@ class _Loading:
         )
         return OwnColumns(items, own, self.planner)
 
+    def _features(self, modality: str) -> torch.Tensor:
+        """Read the vectors of the own items [n, d_m]."""
+        name, first = features_name(modality), self.shards.first
+        width = int(self.whole.open(name)[1].counters["width"])
+        batches = self._read(name, schema.FEATURES, ["item", "vector"])
+        return torch.from_numpy(vectors(batches, self.shards.num_own, width, zeros, first))
+
+    def _membership(self, modality: str) -> SparseMatrix:
+        """Read the own columns of C^m, whose rows average over the members of all ranks."""
+        name = centers_name(self.experiment, modality)
+        num_centers = self.experiment.model.all_num_centers()[0]
+        read = partial(self._read, name, schema.CENTERS, ["item", "center"])
+        sizes = sum(
+            (np.bincount(batch.column(1).to_numpy(), minlength=num_centers) for batch in read()),
+            np.zeros(num_centers, np.int64),
+        )
+        own = member_rows(read, int(sizes.sum()), num_centers, zeros)
+        of_all = self.planner.sum("tables", torch.from_numpy(sizes.copy())).numpy()
+        weights = np.repeat(1 / np.maximum(of_all, 1), np.diff(own.starts)).astype(np.float32)
+        return SparseMatrix(own.starts, own.columns - np.int32(self.shards.first), weights)
+
     def _centers(self, members: SparseMatrix, graph: SparseMatrix) -> SparseMatrix:
         """Return the own columns of C Ahat; each rank multiplies the rows of its own items."""
-        first, last = self.shards.first, self.shards.last
-        is_own = (members.columns >= first) & (members.columns < last)
-        starts = np.concatenate([[0], np.cumsum(is_own)])[members.starts]
-        own = SparseMatrix(starts, members.columns[is_own] - first, members.weights[is_own])
-        found = product(own, graph, self.shards.num_items)
+        found = product(members, graph, self.shards.num_items)
         centers = np.repeat(np.arange(found.num_rows), np.diff(found.starts))
         parts = self._own_entries(
             iter([(centers, found.columns, found.weights.astype(np.float64))])

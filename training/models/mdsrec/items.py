@@ -18,7 +18,6 @@ from training.data.plans import SumPlan
 from training.data.sparse import Entries, Rows, identity, multiply_all
 from training.layers.losses import EPS, Channel
 from training.layers.modality import Modality
-from training.sharding.owners import Owners
 
 ROWS = 8192  # items whose vectors are computed at once for ranking
 
@@ -65,9 +64,7 @@ class ItemRepresentations(nn.Module):
         self.cooccurrence = tables.cooccurrence
         self.constants = nn.ModuleDict(
             {
-                module_key(name): Modality(
-                    tables.modalities[name], config.dim, tables.num_parameter_rows
-                )
+                module_key(name): Modality(tables.modalities[name], config.dim, tables)
                 for name in self.names
             }
         )
@@ -215,13 +212,12 @@ class ItemRepresentations(nn.Module):
         return MDSRecItemVectors(vectors_CXD, lengths, self._smooth_all(embedding_XD), centers)
 
     @torch.no_grad()
-    def own_vectors(self, table_nD: Tensor, owners: Owners) -> MDSRecItemVectors:
+    def own_vectors(self, table_nD: Tensor, items: Tensor) -> MDSRecItemVectors:
         """Return the vectors of the items that this rank owns, for ranking [C, n, D].
 
         `table_nD` holds their rows of E^id, and those of the halo behind.
         """
-        num_own = owners.shards.num_own
-        items = torch.arange(owners.shards.first, owners.shards.last, device=table_nD.device)
+        num_own = len(items)
         channels, tables = self.channels(table_nD, self.mapped_features(items))
         vectors_CnD = table_nD.new_empty(len(channels), num_own, table_nD.shape[1])
         for vectors_nD, channel in zip(vectors_CnD, channels, strict=True):

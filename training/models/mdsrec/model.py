@@ -151,8 +151,9 @@ class MDSRec(Model):
         return self.items.kept_centers
 
     def item_vectors(self) -> MDSRecItemVectors:
-        if self.owners is not None:
-            return self.items.own_vectors(self._scored_table(self.item_embedding), self.owners)
+        if self.scored_items is not None:
+            table_nD = self._scored_table(self.item_embedding)
+            return self.items.own_vectors(table_nD, self.scored_items)
         return self.items.item_vectors(self.item_embedding)
 
     def item_tokens(self, batch: Batch) -> BatchTokens:
