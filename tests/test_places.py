@@ -11,7 +11,7 @@ from etl.graph import unit_vectors
 from etl.graph.unit_vectors import unit_rows
 from etl.places import bisection, order, remote
 from etl.places.bisection import fit_tree, halve
-from etl.places.remote import count_remote, listed_pairs, owners_of
+from etl.places.remote import RemoteShares, count_remote, listed_pairs, owners_of
 from etl.recipes import raw_inputs, recipes
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
@@ -203,8 +203,16 @@ def test_two_clusters_are_on_different_shards_and_items_without_vectors_come_las
     assert [file.rows for file in manifest.files] == [14, 14, 12]
 
 
+def test_the_log_says_the_shares_in_one_line():
+    shares = RemoteShares(10, np.array([0.1, 0.25, 0.5]), np.array([0.5, 0.875, 1]))
+    assert str(shares) == (
+        "of the 10 nearest neighbors 0.100, 0.250, 0.500 are remote at 2, 8, 64 shards, "
+        "0.500, 0.875, 1.000 in the order of items"
+    )
+
+
 @pytest.mark.spark
-def test_the_manifest_says_which_share_of_the_neighbors_is_remote(built, caplog):
+def test_the_manifest_says_which_share_of_the_neighbors_is_remote(built):
     manifest, places = built
     shares = {}
     for name, at in (("remote_at", places), ("remote_by_item_at", np.arange(NUM_ITEMS))):

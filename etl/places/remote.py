@@ -50,7 +50,10 @@ class RemoteShares:
             ", ".join(f"{share:.3f}" for share in shares)
             for shares in (self.by_place, self.by_item)
         )
-        return f"{places} of the neighbors are remote at {numbers} shards, {items} in item order"
+        return (
+            f"of the {self.nearest} nearest neighbors {places} are remote at {numbers} shards, "
+            f"{items} in the order of items"
+        )
 
 
 def owners_of(places: Ints, num_items: int) -> Owners:
