@@ -83,6 +83,8 @@ def _tables_read(name: str, settings: Mapping[str, Any], experiment: Experiment)
             return [features_name(rest[0]), *propagated]
         case "centers" | "centroids":
             return [features_name(rest[0])]
+        case "places":  # the vectors too, but neighbors change whenever these do
+            return [neighbors_name(experiment, m) for m in experiment.neighbor_modalities]
         case "memory":
             mu, modalities = settings["mu"], experiment.memory_modalities
             neighbors = [neighbors_name(experiment, modality, mu) for modality in modalities]

@@ -11,6 +11,7 @@ from etl.builders.catalogue import CatalogueBuilder
 from etl.builders.centers import CenterBuilder
 from etl.builders.features import FeatureBuilder
 from etl.builders.graphs import GraphBuilder
+from etl.builders.places import PlacesBuilder
 from etl.builders.preflight import check_build
 from etl.builders.transitions import TransitionsBuilder
 from etl.builders.workspace import Workspace
@@ -26,6 +27,7 @@ from mdsrec.table_names import (
     features_name,
     memory_name,
     neighbors_name,
+    places_name,
     propagated_name,
     transitions_name,
     whole_cooccurrence_name,
@@ -56,7 +58,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
                 manifests |= _build_outdated(space, features)
                 builder.check_settings()
                 manifests |= _build_outdated(space, _derived_tables(space, modality))
-            manifests |= _build_outdated(space, _memory_tables(space))
+            manifests |= _build_outdated(space, _joint_tables(space))
     except (KeyboardInterrupt, SystemExit):
         space.abandon()
         raise
@@ -94,15 +96,17 @@ def _derived_tables(space: Workspace, modality: str) -> dict[str, BuildFunction]
     return found
 
 
-def _memory_tables(space: Workspace) -> dict[str, BuildFunction]:
+def _joint_tables(space: Workspace) -> dict[str, BuildFunction]:
+    """Return the functions of the tables that are made from all modalities."""
     experiment = space.experiment
-    if not experiment.model.memory:
-        return {}
-    builder = TransitionsBuilder(space)
-    return {
-        transitions_name(experiment): builder.build_transitions,
-        memory_name(experiment): builder.build_memory,
-    }
+    found: dict[str, BuildFunction] = {}
+    if experiment.neighbor_modalities:
+        found[places_name(experiment)] = PlacesBuilder(space).build_places
+    if experiment.model.memory:
+        transitions = TransitionsBuilder(space)
+        found[transitions_name(experiment)] = transitions.build_transitions
+        found[memory_name(experiment)] = transitions.build_memory
+    return found
 
 
 def _build_outdated(space: Workspace, functions: dict[str, BuildFunction]) -> dict[str, Manifest]:

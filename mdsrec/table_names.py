@@ -57,6 +57,19 @@ def neighbors_name(experiment: Experiment, modality: str, mu: float | None = Non
     return f"neighbors/{modality}/{key}"
 
 
+def places_name(experiment: Experiment) -> str:
+    """Return `places/MODALITIES/KEY`: KEY is that of the model's neighbors.
+
+    If mu differs by modality it is that of each, joined by `+`. An experiment without
+    `neighbor_modalities` has no such table: there, the place of an item is the item.
+    """
+    modalities = experiment.neighbor_modalities
+    mus = [_decimal(experiment.model.mus(modality)[0]) for modality in modalities]
+    joined = mus[0] if len(set(mus)) == 1 else "+".join(mus)
+    key = _keyed(f"mu={joined}", _changed_neighbor_keys(experiment))
+    return f"places/{'+'.join(modalities)}/{key}"
+
+
 def centers_name(experiment: Experiment, modality: str, k: int | None = None) -> str:
     """Return `centers/MODALITY/k=K`; without `k` it is the model's."""
     return f"centers/{modality}/k={k or experiment.model.all_num_centers()[0]}"

@@ -15,6 +15,7 @@ from mdsrec.table_names import (
     features_name,
     memory_name,
     neighbors_name,
+    places_name,
     propagated_name,
     transitions_name,
     whole_cooccurrence_name,
@@ -27,6 +28,7 @@ SPLIT_RULES = {
     "leave_one_out": "the last event tests, the one before validates; fewer than 3 events train",
     "global_time": "events before the first cut train, before the second validate, later ones test",
 }
+PLACE_RULE = "leaves of a balanced tree by 2-means of the vectors that neighbors are searched in"
 COLD_RULE = "an item is cold where CRC-32 of its id (UTF-8) is below cold_share * 2^32"
 
 
@@ -83,6 +85,8 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         for k in experiment.all_num_centers():
             found[centers_name(experiment, modality, k)] = {"k": k}
             found[centroids_name(experiment, modality, k)] = {"k": k}
+    if experiment.neighbor_modalities:
+        found[places_name(experiment)] = {"rule": PLACE_RULE}
     if experiment.model.memory:
         values = experiment.transitions.model_dump(mode="json")
         counting = {key: values[key] for key in COUNTING_KEYS}

@@ -18,7 +18,9 @@ MOST_MODULES = 16  # in one room
 
 BASE = {"mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"}
 KERNEL = {*BASE, "mdsrec.command"}
-ETL_STEPS = {"etl.spark", "etl.catalogue", "etl.graph", "etl.features", "etl.tabular"}
+ETL_STEPS = {
+    *("etl.spark", "etl.catalogue", "etl.graph", "etl.places", "etl.features", "etl.tabular")
+}
 DATA = {"training.data", "training.device"}
 TRAINING = {"training", "training.lifecycle", "training.distributed", "training.layers", *DATA}
 MODELS = {"training.models", "training.sharding"}
@@ -38,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "etl.spark": KERNEL,
     "etl.catalogue": {*KERNEL, "etl.spark"},
     "etl.graph": {*KERNEL, "etl.spark"},
+    "etl.places": {*KERNEL, "etl.spark", "etl.graph"},
     "etl.features": {*KERNEL, "etl.spark", "etl.catalogue", "etl.tabular"},
     "etl.tabular": {*KERNEL, "etl.spark", "etl.catalogue"},
     "etl.recipes": {*KERNEL, "etl.catalogue", "etl.features", "etl.tabular"},

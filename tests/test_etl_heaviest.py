@@ -112,4 +112,5 @@ def test_tables_and_runs_without_the_key_stay_valid_and_those_with_it_have_names
         name,
         "propagated/text,max_cooccurrences=100",
         "neighbors/text/mu=1,max_cooccurrences=100",
+        "places/text/mu=1,max_cooccurrences=100",
     }

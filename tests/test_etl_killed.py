@@ -55,6 +55,7 @@ STAGES = [
     "neighbors/image/mu=1",
     "centers/image/k=4",
     "centroids/image/k=4",
+    "places/image/mu=1",
 ]
 
 

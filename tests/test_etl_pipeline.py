@@ -28,6 +28,7 @@ SCHEMAS = {
     "features": schema.FEATURES,
     "propagated": schema.PROPAGATED,
     "neighbors": schema.NEIGHBORS,
+    "places": schema.PLACES,
     "centers": schema.CENTERS,
     "centroids": schema.CENTROIDS,
 }
@@ -242,7 +243,12 @@ def test_every_input_line_and_event_is_counted(built, raw):
         ({"graph": {"max_neighbors": 12, "mu": [0.5]}}, ["neighbors/image/mu=0.5"]),
         (
             {"graph": {"max_neighbors": 13}},
-            ["neighbors/image/mu=0.2", "neighbors/image/mu=1", "memory/image,max_entries=20"],
+            [
+                "neighbors/image/mu=0.2",
+                "neighbors/image/mu=1",
+                "places/image/mu=0.2",
+                "memory/image,max_entries=20",
+            ],
         ),
         (
             {"graph": {"max_neighbors": 12, "normalize": "none"}},
@@ -250,6 +256,7 @@ def test_every_input_line_and_event_is_counted(built, raw):
                 "propagated/image,normalize=none",
                 "neighbors/image/mu=0.2,normalize=none",
                 "neighbors/image/mu=1,normalize=none",
+                "places/image/mu=0.2,normalize=none",
                 "memory/image,max_entries=20,graph.normalize=none",
             ],
         ),
@@ -258,6 +265,7 @@ def test_every_input_line_and_event_is_counted(built, raw):
             [
                 "neighbors/image/mu=0.2,whiten=false",
                 "neighbors/image/mu=1,whiten=false",
+                "places/image/mu=0.2,whiten=false",
                 "memory/image,max_entries=20,graph.whiten=false",
             ],
         ),
@@ -265,7 +273,7 @@ def test_every_input_line_and_event_is_counted(built, raw):
             {"graph": {"max_neighbors": 12, "num_centers": [2]}},
             ["centers/image/k=2", "centroids/image/k=2"],
         ),
-        ({"model": {"num_centers": 3}}, ["centers/image/k=3", "centroids/image/k=3"]),
+        ({"model": {"num_centers": 3, "mu": 0.2}}, ["centers/image/k=3", "centroids/image/k=3"]),
     ],
 )
 def test_a_changed_setting_rebuilds_only_what_depends_on_it(spark, raw, built, changes, rebuilt):

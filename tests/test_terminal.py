@@ -76,7 +76,7 @@ def test_the_screen_of_this_test_overwrites_as_a_terminal_does():
 STEPS = """
 import logging, time
 from etl.spark import progress
-from mdsrec.logs import configure_logging
+from mdsrec.command.logs import configure_logging
 configure_logging()
 progress.DRAW_INTERVAL = 0.01
 log = logging.getLogger("etl")

@@ -22,8 +22,8 @@ from small_dataset import NUM_USERS, small_experiment, write_dataset
 
 from evaluation.run import evaluate
 from mdsrec import files
+from mdsrec.command.logs import FORMAT_KEY, JsonLines
 from mdsrec.config.loading import experiment_from
-from mdsrec.logs import FORMAT_KEY, JsonLines
 from mdsrec.run_paths import RunPaths
 from training.distributed.ray_session import ray_session
 from training.lifecycle import signals
@@ -81,7 +81,7 @@ def test_a_traceback_stays_in_its_json_line() -> None:
 def test_a_command_logs_in_the_chosen_format(wanted: str, code: int, shown: str) -> None:
     program = (
         "import logging, sys; from mdsrec.command import run_command; "
-        "from mdsrec.logs import configure_logging; "
+        "from mdsrec.command.logs import configure_logging; "
         "body = lambda _: (configure_logging('a'), logging.getLogger('training').info('50%')); "
         "sys.exit(run_command('stage', body))"
     )

@@ -25,11 +25,11 @@ from ray.train.torch import TorchTrainer, get_device
 
 from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
+from mdsrec.command.logs import configure_logging
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.model_base import FeatureModelConfig
 from mdsrec.errors import InputError, cause_of
-from mdsrec.logs import configure_logging
 from mdsrec.run_paths import RunPaths
 from training.data.table_checks import check_item_tables
 from training.distributed.control import CollectiveInputError

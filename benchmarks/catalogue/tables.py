@@ -44,7 +44,9 @@ from mdsrec.table_settings import table_settings
 NumTrain = npt.NDArray[np.int32]
 
 MARK = "synthetic"  # the input of every table that this module writes
-NOT_READ = ("interactions", "metadata", "rejects", "propagated", "centroids")  # by training
+NOT_READ = (  # by training
+    *("interactions", "metadata", "rejects", "propagated", "centroids", "places"),
+)
 PAIR_BYTES = 16  # of an entry of O
 
 

@@ -23,8 +23,8 @@ from benchmarks.catalogue.raw_lines import RawLines
 from benchmarks.scale.processes import DRIVER, JVM, PYTHON_WORKER, Sampler
 from benchmarks.scale.results import growth, mib, write_results
 from mdsrec.command import positive_int
+from mdsrec.command.logs import FORMAT_KEY
 from mdsrec.errors import InputError
-from mdsrec.logs import FORMAT_KEY
 from mdsrec.packages import child_environment
 
 SIZES = [100_000, 1_000_000, 5_000_000]

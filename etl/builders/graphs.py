@@ -85,10 +85,7 @@ class GraphBuilder:
         return tables.commit(uri, version, recipe, int(counters["items"]), counters)
 
     def _unit_vectors(self, mu: float) -> UnitVectors:
-        propagated = self.space.uri(propagated_name(self.space.experiment, self.modality))
-        smoothed = SmoothedVectors(
-            self.space.vectors(self.modality), VectorTable.open(propagated) if mu else None, mu
-        )
+        smoothed = self.space.smoothed_vectors(self.modality, mu)
         return UnitVectors(smoothed, self._whitening(smoothed) if self.config.whiten else None)
 
     def _whitening(self, vectors: SmoothedVectors) -> Whitening:

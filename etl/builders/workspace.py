@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from etl.catalogue.content_hashes import ContentHashes
+from etl.graph.unit_vectors import SmoothedVectors
 from etl.recipes import RawInputs, raw_inputs, recipes
 from etl.spark import table_io
 from etl.spark.session import num_partitions, open_session, stop_quietly
@@ -17,7 +18,7 @@ from etl.spark.table_io import FileLayout
 from etl.spark.vector_table import VectorTable
 from mdsrec import files, tables
 from mdsrec.config import Experiment
-from mdsrec.table_names import features_name
+from mdsrec.table_names import features_name, propagated_name
 from mdsrec.tables import Manifest, Recipe
 
 
@@ -90,6 +91,13 @@ class Workspace:
     def vectors(self, modality: str) -> VectorTable:
         """Return the modality's features in the form that tasks read."""
         return VectorTable.open(self.uri(features_name(modality)))
+
+    def smoothed_vectors(self, modality: str, mu: float) -> SmoothedVectors:
+        """Return Ebar of a modality (Eq. 3) in the form that tasks read."""
+        propagated = self.uri(propagated_name(self.experiment, modality))
+        return SmoothedVectors(
+            self.vectors(modality), VectorTable.open(propagated) if mu else None, mu
+        )
 
     def read(self, name: str, table_schema: pa.Schema) -> DataFrame:
         return table_io.read_table(self.spark, self.uri(name), table_schema)

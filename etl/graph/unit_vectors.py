@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,15 @@ from mdsrec.arrays import Floats, Ints
 
 HASH_MULTIPLIER = 2_654_435_761  # Knuth's: scatters consecutive ids modulo 2^32
 SAMPLED = "items binary, vectors binary"
+
+
+class StoredVectors(Protocol):
+    """Vectors of items that a task reads by ranges."""
+
+    @property
+    def width(self) -> int: ...
+
+    def read(self, first: int, last: int) -> tuple[Ints, npt.NDArray[np.floating]]: ...
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,13 @@ class UnitVectors:
     def read(self, first: int, last: int) -> tuple[Ints, Vectors]:
         """Return the items of [first, last) that have the modality, and their rows."""
         items, rows = self.smoothed.read(first, last)
-        rows = rows if self.whitening is None else self.whitening(rows)
-        return items, unit_rows(rows).astype(np.float32)
+        return items, self.scale(rows)
+
+    def scale(self, rows: Floats) -> Vectors:
+        """Return rows of Ebar, whitened or not, divided by their lengths."""
+        return unit_rows(rows if self.whitening is None else self.whitening(rows)).astype(
+            np.float32
+        )
 
 
 def unit_rows(rows: Floats) -> Floats:
@@ -66,7 +81,7 @@ def unit_rows(rows: Floats) -> Floats:
 
 def sample_vectors(
     spark: SparkSession,
-    table: VectorTable | SmoothedVectors | UnitVectors,
+    table: StoredVectors,
     num_items: int,
     share: float,
     num_tasks: int,
@@ -91,7 +106,7 @@ def in_sample(items: Ints, share: float) -> npt.NDArray[np.bool_]:
 
 
 def _sample_block(
-    table: VectorTable | SmoothedVectors | UnitVectors,
+    table: StoredVectors,
     blocks: list[tuple[int, int]],
     share: float,
     number: int,

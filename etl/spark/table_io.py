@@ -63,6 +63,14 @@ def write_table(
     Rows are sorted by the columns `order`; file numbers must ascend in the same order.
     """
     version = tables.new_version(uri)
+    rows = write_files(frame, version, schema, order, layout)
+    return tables.commit(uri, version, recipe, rows, counters)
+
+
+def write_files(
+    frame: DataFrame, version: str, schema: pa.Schema, order: Sequence[str], layout: FileLayout
+) -> int:
+    """Write `frame` as `write_table` does, without a commit -> the number of rows."""
     columns = [
         F.col(field.name).cast(field.dataType).alias(field.name)
         for field in from_arrow_schema(schema).fields
@@ -76,7 +84,7 @@ def write_table(
         .write.option("compression", "zstd")
         .parquet(spark_uri(version))
     )
-    return tables.commit(uri, version, recipe, written.get["rows"], counters)
+    return int(written.get["rows"])
 
 
 def files_by_id(key: str, num_keys: int, keys_per_file: int) -> FileLayout:

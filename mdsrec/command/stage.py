@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 
 from mdsrec import __version__
 from mdsrec.command.heartbeat import heartbeat
+from mdsrec.command.logs import configure_logging
 from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.section import absolute, distinct, listed
 from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
-from mdsrec.logs import configure_logging
 from mdsrec.packages import use_own_packages
 
 Command = Callable[[Sequence[str]], None]

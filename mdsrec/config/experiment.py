@@ -127,6 +127,16 @@ class Experiment(Section):
         return self.model.chosen(tuple(self.features))
 
     @property
+    def neighbor_modalities(self) -> tuple[str, ...]:
+        """Return the modalities that have neighbors for the model."""
+        return tuple(m for m in self.modalities if self.model.mus(m))
+
+    @property
+    def nearest_read(self) -> int:
+        """Return how many neighbors of an item the model reads, or all if it reads none."""
+        return self.model.neighbors_read or self.graph.max_neighbors
+
+    @property
     def memory_modalities(self) -> tuple[str, ...]:
         """Return the modalities over whose neighbors the memory is spread."""
         spread = self.model.memory and self.transitions.num_neighbors > 0

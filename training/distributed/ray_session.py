@@ -9,10 +9,10 @@ from pathlib import Path
 import ray
 
 from mdsrec.command.heartbeat import heartbeat
+from mdsrec.command.logs import FORMAT_KEY
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
-from mdsrec.logs import FORMAT_KEY
 from mdsrec.packages import SOURCE
 from training.distributed.ray_internals import (
     START_WAIT_KEY,

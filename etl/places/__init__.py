@@ -1,0 +1,1 @@
+"""Places of items: an order in which near items are neighbors, so that ranks own similar items."""
