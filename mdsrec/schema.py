@@ -96,7 +96,7 @@ MEMORY = pa.schema({"item": pa.int32(), "other": pa.int32(), "score": pa.float32
 """Transitions spread over neighbors, the heaviest of each item, sorted by (item, other)."""
 
 PLACES = pa.schema({"item": pa.int32(), "place": pa.int32()})
-"""A permutation of the items, sorted by item: ranks own ranges of places, see mdsrec.shards."""
+"""A permutation of the items, sorted by item: ranks own ranges of places (training/sharding)."""
 
 CENTERS = pa.schema({"item": pa.int32(), "center": pa.int32()})
 """C of Eq. 10, sorted by item."""

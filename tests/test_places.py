@@ -15,28 +15,11 @@ from etl.places.remote import RemoteShares, count_remote, listed_pairs, owners_o
 from etl.recipes import raw_inputs, recipes
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
-from mdsrec.shards import bounds
 from mdsrec.table_names import features_name, neighbors_name, places_name
 
 NUM_ITEMS = 40
 WITHOUT_BOTH = [3, 4]
 WITHOUT_IMAGE = [0, 1, 2, *WITHOUT_BOTH]
-
-
-@pytest.mark.parametrize(
-    ("num_items", "world_size", "expected"),
-    [
-        (5000, 2, [0, 2048, 5000]),  # 5 groups of 1,024
-        (5000, 3, [0, 1024, 3072, 5000]),
-        (4096, 4, [0, 1024, 2048, 3072, 4096]),
-        (1500, 4, [0, 0, 1024, 1024, 1500]),  # 2 groups for 4 ranks
-        (1, 3, [0, 0, 0, 1]),
-        (0, 2, [0, 0, 0]),
-        (7, 1, [0, 7]),
-    ],
-)
-def test_ranks_own_ranges_that_end_at_multiples_of_1024(num_items, world_size, expected):
-    assert bounds(num_items, world_size).tolist() == expected
 
 
 def clusters(sizes, width=6, noise=0.1, seed=0):

@@ -4,6 +4,7 @@ import torch
 
 from mdsrec import tables
 from mdsrec.config import Experiment
+from training.data.item_order import load_order
 from training.data.item_tables import ItemTables, load_item_tables
 from training.distributed import engine as ds
 from training.distributed.control import ControlGroup
@@ -25,7 +26,8 @@ def build_engine(
     uri = tables.table_uri(experiment.root, "items")
     num_items = tables.open_table(uri).rows
     if ranks_own_items(experiment, num_items, device, group):
-        owners = owners_of(num_items, experiment.train.timeout_minutes)
+        order = load_order(experiment, num_items, group)
+        owners = owners_of(num_items, experiment.train.timeout_minutes, order)
         item_tables = load_own_tables(experiment, owners)
     else:
         owners, item_tables = None, load_item_tables(experiment, group)

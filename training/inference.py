@@ -47,6 +47,7 @@ class TrainedModel:
     num_items: int
     dataset_fingerprint: str
     weight_of: Mapping[str, float]  # of each channel in the whole score
+    stored: StoredWeights | None = None  # where the weights were read from
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ class TrainedModel:
 
     @cached_property
     def weights_fingerprint(self) -> str:
-        return weights_fingerprint(self.model)
+        return weights_fingerprint(self.model) if self.stored is None else self.stored.fingerprint()
 
     @property
     def memory_fingerprint(self) -> str | None:
@@ -126,7 +127,7 @@ def load_trained(
     model = model_with(experiment, item_tables, stored.tensors())
     model.to(device or torch.device("cpu")).eval()
     memory = Memory.load(experiment) if experiment.model.memory else None
-    return trained_model(model, memory, item_tables)
+    return trained_model(model, memory, item_tables, stored)
 
 
 def load_without_weights(
@@ -138,13 +139,17 @@ def load_without_weights(
 
 
 def trained_model(
-    model: Model | None, memory: Memory | None, item_tables: ItemTables
+    model: Model | None,
+    memory: Memory | None,
+    item_tables: ItemTables,
+    stored: StoredWeights | None = None,
 ) -> TrainedModel:
     """Return the model with the channels' own weights; the memory has the weight 1."""
     weight_of = {} if model is None else model.weight_of_channel
     if memory is not None:
         weight_of = {**weight_of, MEMORY: 1.0} | ({} if model is None else {SEEN: 0.0})
-    return TrainedModel(model, memory, item_tables.num_items, item_tables.fingerprint, weight_of)
+    num_items, dataset = item_tables.num_items, item_tables.fingerprint
+    return TrainedModel(model, memory, num_items, dataset, weight_of, stored)
 
 
 def load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) -> Model:

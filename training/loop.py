@@ -80,7 +80,9 @@ class TrainingLoop:
         except InputError as error:  # of every rank
             raise CollectiveInputError(str(error)) from None
         self.fingerprint = tables.fingerprint
-        self.reader = SequenceReader(experiment)
+        owners = self.engine.module.owners
+        order = None if owners is None else owners.order
+        self.reader = SequenceReader(experiment, order=order)
         shapes = full_shapes(self.engine).values()
         self.facts = {
             "num_parameters": sum(math.prod(shape) for shape in shapes),

@@ -124,7 +124,10 @@ def negatives_of(
     """Draw the negatives that all prefixes of a step share; None for the full loss."""
     if model.sampler is None:
         return None
-    return model.sampler.draw(step.targets, _seed(experiment, *epoch_and_step, NEGATIVES))
+    negatives = model.sampler.draw(step.targets, _seed(experiment, *epoch_and_step, NEGATIVES))
+    if model.owners is None or experiment.train.negatives == "in_batch":  # which draws places
+        return negatives
+    return negatives._replace(items=model.owners.order.places(negatives.items))
 
 
 def _seed(experiment: Experiment, *stream: int) -> int:

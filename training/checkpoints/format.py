@@ -8,16 +8,19 @@ what it needs of them. The same holds for tensors that the model keeps for sever
 
 import json
 import math
+from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed
 
 from mdsrec.errors import InputError
-from training.checkpoints.tensor_file import write_tensors
+from training.checkpoints.stored_parts import STARTS, StoredParts, part_bounds
+from training.checkpoints.tensor_file import ITEMS, write_tensors
 from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import (
     KINDS,
@@ -25,6 +28,7 @@ from training.distributed.zero_state import (
     full_shapes,
     held_state,
     num_steps_taken,
+    own_items,
     own_range,
     set_held_state,
     set_steps_taken,
@@ -32,7 +36,6 @@ from training.distributed.zero_state import (
 from training.models.base import Model
 
 STATE = "state.json"
-STARTS = "starts"  # in the metadata of a file: the first element of each part that is owned
 KEPT = "kept"  # kind of the tensors that a model keeps for several steps
 
 
@@ -48,12 +51,14 @@ def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) 
     create_moments(engine)
     own = {key: _own_range(engine, key, size) for key, size in _sizes(engine).items()}
     bounds = {
-        key: own[key] or _part_bounds(size, rank, world_size)
-        for key, size in _sizes(engine).items()
+        key: own[key] or part_bounds(size, rank, world_size) for key, size in _sizes(engine).items()
     }
-    parts = (_part(engine, key, own[key], bounds[key]) for key in bounds)
+    parts: Iterator[Tensor] = (_part(engine, key, own[key], bounds[key]) for key in bounds)
     shapes = {key: (stop - start,) for key, (start, stop) in bounds.items()}
     starts = {key: bounds[key][0] for key, part in own.items() if part is not None}
+    items = own_items(engine)
+    if items is not None:
+        shapes[ITEMS], parts = (len(items),), chain(parts, [items])
     metadata = {"steps_taken": str(num_steps_taken(engine)), STARTS: json.dumps(starts)}
     try:
         with _path(folder, rank, world_size).open("wb") as stream:
@@ -77,26 +82,40 @@ def load_checkpoint(engine: Engine[Model], folder: Path) -> dict[str, Any]:
                 stack.enter_context(safe_open(_path(folder, rank, saved["world_size"]), "pt"))
                 for rank in range(saved["world_size"])
             ]
-            _restore(engine, folder, files)
+            _restore(engine, folder, StoredParts(files))
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
         raise InputError(f"{folder}: not a complete checkpoint: {error}") from error
     state: dict[str, Any] = saved["state"]
     return state
 
 
-def _restore(engine: Engine[Model], folder: Path, files: list[Any]) -> None:
-    sizes, keys = _sizes(engine), files[0].keys()
-    found = {key: sum(file.get_slice(key).get_shape()[0] for file in files) for key in keys}
-    if found != sizes:
+def _restore(engine: Engine[Model], folder: Path, stored: StoredParts) -> None:
+    sizes = _sizes(engine)
+    if stored.sizes != sizes:
         raise InputError(
             f"{folder}: the checkpoint has the parameters of another model: "
             "train from the start with --fresh"
         )
     create_moments(engine)
     for key, size in sizes.items():
-        wanted = _own_range(engine, key, size) or (0, size)
-        _set_value(engine, key, _join_parts(files, key, size, *wanted))
-    set_steps_taken(engine, int(files[0].metadata()["steps_taken"]))
+        _set_value(engine, key, _held_value(engine, stored, key, size))
+    set_steps_taken(engine, stored.steps_taken)
+
+
+def _held_value(engine: Engine[Model], stored: StoredParts, key: str, size: int) -> Tensor:
+    """Return what this rank holds of a tensor: all of it, or the rows of its own items."""
+    own = _own_range(engine, key, size)
+    items = None if own is None else own_items(engine)
+    first, last = own or (0, size)
+    if items is None and not stored.has_order(key):
+        return stored.elements(key, first, last)
+    num_items = full_shapes(engine)[key.split("/", 1)[1]][0]
+    if items is None:
+        width = size // num_items
+        wanted = np.arange(first // width, last // width)
+    else:
+        wanted = items.numpy()
+    return stored.rows(key, wanted, num_items)
 
 
 def _sizes(engine: Engine[Model]) -> dict[str, int]:
@@ -127,29 +146,6 @@ def _set_value(engine: Engine[Model], key: str, value: Tensor) -> None:
         engine.module.kept()[name].view(-1).copy_(value)
     else:
         set_held_state(engine, name, kind, value)
-
-
-def _join_parts(files: list[Any], key: str, size: int, first: int, last: int) -> Tensor:
-    """Return elements first <= element < last; only they are read."""
-    joined = torch.empty(last - first)
-    for rank, file in enumerate(files):
-        part = file.get_slice(key)
-        start = _starts(file).get(key, _part_bounds(size, rank, len(files))[0])
-        lower, upper = max(first, start), min(last, start + part.get_shape()[0])
-        if lower < upper:
-            joined[lower - first : upper - first] = part[lower - start : upper - start]
-    return joined
-
-
-def _starts(file: Any) -> dict[str, int]:
-    """Return the first element of each part that is not one of equal parts."""
-    starts: dict[str, int] = json.loads(file.metadata().get(STARTS, "{}"))
-    return starts
-
-
-def _part_bounds(size: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return first and last + 1 of the elements of a flat parameter that a rank writes."""
-    return size * rank // world_size, size * (rank + 1) // world_size
 
 
 def _path(folder: Path, rank: int, world_size: int) -> Path:

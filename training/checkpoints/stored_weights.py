@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdsrec import files
+from training.checkpoints.tensor_file import ITEMS
 from training.checkpoints.weights import PARTS
 
 METADATA = "__metadata__"  # key of the strings in a header
@@ -58,6 +59,7 @@ class StoredWeights:
         self._files = {name: [main] for name in main.tensors}
         for name in parts[0].tensors if parts else ():
             self._files[name] = parts
+        self._order = self._files.pop(ITEMS, None)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -69,8 +71,14 @@ class StoredWeights:
         return {name: self._tensor(name) for name in self._files}
 
     def fingerprint(self) -> str:
-        """Return what `weights_fingerprint` does for a model with these weights."""
+        """Return a fingerprint: that of a model with these weights, by `weights_fingerprint`.
+
+        Rows of items in another order than that of items have another fingerprint.
+        """
         digest = hashlib.sha256()
+        for file in self._order or ():
+            for piece in file.pieces(ITEMS):
+                digest.update(piece)
         for name, shape in self.shapes.items():
             digest.update(f"{name} {shape} {self._dtype(name)}".encode())
             for piece in self._pieces(name):
@@ -79,10 +87,15 @@ class StoredWeights:
 
     def _tensor(self, name: str) -> Tensor:
         tensor = torch.empty(self._shape(name), dtype=self._dtype(name))
-        room, done = tensor.view(-1).view(torch.uint8).numpy(), 0
-        for piece in self._pieces(name):
-            room[done : done + len(piece)] = memoryview(piece)
-            done += len(piece)
+        if self._order is None or self._files[name] is not self._order:
+            _fill(tensor, self._pieces(name))
+            return tensor
+        for file in self._order:
+            items = torch.empty(file.header[ITEMS]["shape"], dtype=torch.int32)
+            rows = tensor.new_empty(file.header[name]["shape"])
+            _fill(items, file.pieces(ITEMS))
+            _fill(rows, file.pieces(name))
+            tensor[items.long()] = rows
         return tensor
 
     def _pieces(self, name: str) -> Iterator[bytes]:
@@ -96,3 +109,11 @@ class StoredWeights:
 
     def _dtype(self, name: str) -> torch.dtype:
         return DTYPES[self._files[name][0].header[name]["dtype"]]
+
+
+def _fill(tensor: Tensor, pieces: Iterator[bytes]) -> None:
+    """Set the elements of a tensor from their bytes."""
+    room, done = tensor.view(-1).view(torch.uint8).numpy(), 0
+    for piece in pieces:
+        room[done : done + len(piece)] = memoryview(piece)
+        done += len(piece)

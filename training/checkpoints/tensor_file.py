@@ -8,6 +8,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+ITEMS = "items"  # the items whose rows are in a file, where these are not in the order of items
+
 
 def write_tensors(
     stream: BinaryIO,
@@ -15,18 +17,23 @@ def write_tensors(
     tensors: Iterable[Tensor],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write float32 tensors, given in the order of `shapes`, as a safetensors file."""
+    """Write tensors, given in the order of `shapes`, as a safetensors file.
+
+    All are float32 but that of ITEMS, which is int32.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        dtype = "I32" if name == ITEMS else "F32"
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)  # the tensors start at a multiple of 8 bytes
     stream.write(len(encoded).to_bytes(8, "little"))
     stream.write(encoded)
-    for shape, tensor in zip(shapes.values(), tensors, strict=True):
-        assert tensor.dtype == torch.float32 and tuple(tensor.shape) == shape
+    for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
+        assert tensor.dtype == (torch.int32 if name == ITEMS else torch.float32)
+        assert tuple(tensor.shape) == shape
         stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 

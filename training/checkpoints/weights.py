@@ -13,9 +13,9 @@ from pyarrow import fs
 from torch import distributed, nn
 
 from mdsrec import files
-from training.checkpoints.tensor_file import file_metadata, write_tensors
+from training.checkpoints.tensor_file import ITEMS, file_metadata, write_tensors
 from training.distributed.engine_protocol import Engine
-from training.distributed.zero_state import full_shapes, iterate_full_weights
+from training.distributed.zero_state import full_shapes, iterate_full_weights, own_items
 from training.sharding.item_shards import ItemShards
 
 BEST = "best.safetensors"
@@ -44,9 +44,11 @@ def gather_weights(engine: Engine[nn.Module], metadata: dict[str, str], tag: str
     part, shapes = None, full_shapes(engine)
     if isinstance(items, ItemShards):
         names = [f"best-{tag}-{r:05d}-of-{world_size:05d}.safetensors" for r in range(world_size)]
-        rows = {name: tuple(own.shape) for name, own in items.weights.items()}
+        ids = own_items(engine)
+        parts = items.weights if ids is None else {**items.weights, ITEMS: ids}
+        rows = {name: tuple(own.shape) for name, own in parts.items()}
         content = io.BytesIO()
-        write_tensors(content, rows, items.weights.values(), {})
+        write_tensors(content, rows, parts.values(), {})
         part = NamedFile(names[distributed.get_rank()], content.getvalue())
         shapes = {name: shape for name, shape in shapes.items() if name not in rows}
         metadata = {**metadata, PARTS: json.dumps(names)}

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mdsrec.arrays import Ints
+
 BLOCK = 1 << 16  # items; the first block continues the generator of the other parameters
 
 Stream = tuple[int, int]  # seed of the run, and number of the parameter
@@ -14,20 +16,25 @@ Stream = tuple[int, int]  # seed of the run, and number of the parameter
 
 @torch.no_grad()
 def draw_rows(
-    rows: Tensor, first: int, num_items: int, std: float, generator: torch.Generator, stream: Stream
+    rows: Tensor,
+    items: Ints,
+    num_items: int,
+    std: float,
+    generator: torch.Generator,
+    stream: Stream,
 ) -> None:
-    """Fill the rows [n, ...] of items first <= item < first + n of all from normal(0, std)."""
-    last = first + len(rows)
+    """Fill the rows [n, ...] of these items, of all, from normal(0, std)."""
+    order = np.argsort(items, kind="stable")
+    ascending = items[order]
     for start in range(0, num_items, BLOCK):
         stop = min(start + BLOCK, num_items)
-        own_start, own_stop = max(start, first), min(stop, last)
-        if start and own_start >= own_stop:
+        first, last = np.searchsorted(ascending, [start, stop])
+        if start and first == last:
             continue
         source = _generator(*stream, start // BLOCK) if start else generator
         block = rows.new_empty(stop - start, *rows.shape[1:])
         block.normal_(0.0, std, generator=source)
-        if own_start < own_stop:
-            rows[own_start - first : own_stop - first] = block[own_start - start : own_stop - start]
+        rows[torch.from_numpy(order[first:last])] = block[ascending[first:last] - start]
 
 
 def _generator(seed: int, parameter: int, block: int) -> torch.Generator:

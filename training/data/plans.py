@@ -1,4 +1,4 @@
-"""What a rank exchanges with the owners of items in a step: made in the background, used later.
+"""Plans of what a rank exchanges with the owners of items: made in the background, used later.
 
 R rows that this rank reads, S rows of its own that the ranks read; n rows of a matrix that this
 rank reads, N those of all ranks.

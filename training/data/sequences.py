@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.parquet_groups import StoredGroup, read_group
+from training.data.item_order import ItemOrder
 from training.data.windows import Samples, Step, cut_into_steps, windows_of
 
 GROUP_STREAM, WINDOW_STREAM = 0, 1  # of random numbers
@@ -59,8 +60,11 @@ class Target(NamedTuple):
 class SequenceReader:
     """Reader of the `sequences` table, or of other histories at `uri`."""
 
-    def __init__(self, experiment: Experiment, uri: str | None = None) -> None:
-        self.experiment = experiment
+    def __init__(
+        self, experiment: Experiment, uri: str | None = None, order: ItemOrder | None = None
+    ) -> None:
+        """Read items, or their places in `order`."""
+        self.experiment, self._order = experiment, order or ItemOrder()
         uri = uri or tables.table_uri(experiment.root, "sequences")
         manifest = tables.open_table(uri)
         self.num_users = manifest.rows
@@ -114,7 +118,11 @@ class SequenceReader:
         return pa.concat_tables(rows)["user_id"]
 
     def _read_group(self, group: UserGroup, columns: tuple[str, ...] = EVENTS) -> pa.Table:
-        return read_group(self._uri, group.stored, columns)
+        rows = read_group(self._uri, group.stored, columns)
+        if self._order.place_of is None or "items" not in columns:
+            return rows
+        chunks = map(self._order.placed_column, rows.column("items").chunks)
+        return rows.set_column(columns.index("items"), "items", pa.chunked_array(chunks))
 
     def _rows(
         self, first: int, last: int, columns: tuple[str, ...] = EVENTS

@@ -16,7 +16,6 @@ from training.distributed.deepspeed_internals import (
 from training.distributed.engine_protocol import Engine
 from training.distributed.joint_clipping import clip_together
 from training.distributed.schedule import decay_end, schedule_of
-from training.layers.item_constants import constants_of
 from training.models.base import Model
 from training.sharding.item_parameters import ItemParameters
 from training.sharding.item_shards import ItemShards
@@ -119,9 +118,13 @@ def _take_item_parameters(
     if model.owners is not None:
         keeps_centers = bool(model.kept())
         weights = model.detach_item_parameters()
-        constants = {name: found.rows for name, found in constants_of(model).items()}
         return ItemShards(
-            weights, constants, model.center_rows, keeps_centers, model.owners, experiment
+            weights,
+            model.item_constants,
+            model.center_rows,
+            keeps_centers,
+            model.owners,
+            experiment,
         )
     if experiment.steps_by_rows:
         return ItemParameters(model.detach_item_parameters(), experiment)

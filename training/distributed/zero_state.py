@@ -85,6 +85,15 @@ def own_range(engine: AnyEngine, name: str, size: int) -> tuple[int, int] | None
     return shards.first * width, shards.last * width
 
 
+def own_items(engine: AnyEngine) -> Tensor | None:
+    """Return the items of the rows that this rank owns, int32 [n].
+
+    None if they are a range of items, or if every rank holds all rows.
+    """
+    by_rows = engine.item_parameters
+    return by_rows.items if isinstance(by_rows, ItemShards) else None
+
+
 def held_state(engine: AnyEngine, name: str, kind: str) -> Tensor:
     """Return the weights of a parameter or one of its moments, flat: all, or those it owns."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,12 +84,12 @@ class Model(nn.Module):
         Rows of items are drawn in blocks, so that a rank draws those that it owns.
         """
         generator = torch.Generator().manual_seed(seed)
-        shards = None if self.owners is None else self.owners.shards
         for number, (name, parameter) in enumerate(self.named_parameters()):
             if parameter.dim() > 1 and name in self.item_parameters:
-                first = 0 if shards is None else shards.first
-                num_items = len(parameter) if shards is None else shards.num_items
-                draw_rows(parameter, first, num_items, INIT_STD, generator, (seed, number))
+                owners, num_items = self.owners, len(parameter)
+                own: Ints = np.arange(num_items) if owners is None else owners.items
+                num_items = num_items if owners is None else owners.shards.num_items
+                draw_rows(parameter, own, num_items, INIT_STD, generator, (seed, number))
             elif parameter.dim() > 1:
                 nn.init.normal_(parameter, 0.0, INIT_STD, generator=generator)
             elif name.endswith("bias"):
@@ -167,6 +168,11 @@ class Model(nn.Module):
         """Return the batch with the items whose rows of `item_parameters` it reads."""
         scored = batch.targets.cpu() if batch.scored is None else batch.scored.items
         return batch._replace(row_ids=torch.unique(torch.cat([batch.items, scored])))
+
+    @property
+    def item_constants(self) -> dict[str, Tensor]:
+        """Return the constant rows of items, such as feature vectors, by name."""
+        return {name: constants.rows for name, constants in constants_of(self).items()}
 
     @property
     def center_rows(self) -> dict[str, LongRows]:

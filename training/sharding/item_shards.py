@@ -57,6 +57,8 @@ class ItemShards:
         """
         self.steps_taken = 0
         self.shards = owners.shards
+        in_order = owners.order.place_of is None
+        self.items = None if in_order else torch.from_numpy(owners.items)  # int32 [n]
         self._peers, self._halo = owners.peers, owners.halo
         self._constants = constants
         self._center_rows = center_rows
@@ -75,7 +77,7 @@ class ItemShards:
         self._read: list[_Read] = []  # of the batches of this step
         self._changed: Tensor | None = None  # own rows that the step changes; None: all
         first, last = self.shards.first, self.shards.last
-        self._items = torch.arange(first, last, device=self._tables[EMBEDDING].device)
+        self._numbers = torch.arange(first, last, device=self._tables[EMBEDDING].device)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -119,7 +121,7 @@ class ItemShards:
         for name, table in self._tables.items():
             leaves[name] = table.detach().requires_grad_()
             leaves[name].grad = self._gradients[name]
-        return OwnItems(self._items, leaves)
+        return OwnItems(self._numbers, leaves)
 
     @torch.no_grad()
     def look_up_own(self) -> ItemRows:
@@ -128,7 +130,7 @@ class ItemShards:
         if self._halo is not None:
             halo = read_rows(self._halo, values[EMBEDDING], self._peers)
             values[EMBEDDING] = torch.cat([values[EMBEDDING], halo])
-        return ItemRows(self._items[:0], {}, own=OwnItems(self._items, values))
+        return ItemRows(self._numbers[:0], {}, own=OwnItems(self._numbers, values))
 
     @torch.no_grad()
     def center_products(self) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ then go to the owners of their columns, as do those of C Ahat.
 X items, n own ones, H neighbors per item, K centers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -65,7 +65,7 @@ class _Loading:
     def item_tables(self) -> ItemTables:
         """Read every table that the model needs, and plan the halo."""
         experiment, needs = self.experiment, self.experiment.model.needs
-        num_train = self.whole.num_train() if experiment.train.draws_by_events else None
+        num_train = self._num_train() if experiment.train.draws_by_events else None
         cooccurrence = self._cooccurrence() if needs.cooccurrence else None
         modalities = {name: self._modality(name) for name in experiment.modalities}
         graphs = [m.adjacency for m in modalities.values() if isinstance(m.adjacency, OwnRows)]
@@ -81,6 +81,15 @@ class _Loading:
             self.shards.num_items, cooccurrence, modalities, fingerprints, num_train, own
         )
 
+    def _num_train(self) -> Ints:
+        """Return the training events of each item, or place if negatives are places [X]."""
+        num_train, place_of = self.whole.num_train(), self.owners.order.place_of
+        if place_of is None or self.experiment.train.negatives != "in_batch":
+            return num_train
+        by_place = np.empty_like(num_train)
+        by_place[place_of] = num_train
+        return by_place
+
     def _modality(self, name: str) -> ModalityTables:
         needs = self.experiment.model.needs
         graph = self._adjacency(name) if needs.neighbors else None
@@ -91,16 +100,37 @@ class _Loading:
             centers = self._centers(members, graph.own)
         return ModalityTables(graph, features, members, centers)
 
-    def _read(self, name: str, table: pa.Schema, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a table whose items this rank owns."""
+    def _read_range(
+        self, name: str, table: pa.Schema, columns: list[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of this rank's part of the items, in the order of items."""
         uri, manifest = self.whole.open(name)
         between = self.shards.first, self.shards.last
         return tables.stream_table(uri, manifest, table, columns, between)
 
+    def _read(
+        self, name: str, table: pa.Schema, columns: list[str], of_items: tuple[str, ...] = ("item",)
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of the own items in the order of their places; `of_items` become places.
+
+        Collective.
+        """
+        batches, order = self._read_range(name, table, columns), self.owners.order
+        if order.place_of is None:
+            return batches
+        placed = (order.placed(batch, of_items) for batch in batches)
+        wanted = pa.schema([table.field(column) for column in columns])
+        found = to_owners(placed, self._owner_of("item"), self.planner)
+        return iter(pa.Table.from_batches(found, wanted).sort_by("item").to_batches())
+
+    def _owner_of(self, column: str) -> Callable[[pa.RecordBatch], Ints]:
+        return lambda batch: self.shards.owners(batch.column(column).to_numpy())
+
     def _adjacency(self, modality: str) -> OwnRows:
         model, first = self.experiment.model, self.shards.first
         name = neighbors_name(self.experiment, modality)
-        batches = self._read(name, schema.NEIGHBORS, ["item", "neighbors"])
+        columns = ["item", "neighbors"]
+        batches = self._read(name, schema.NEIGHBORS, columns, ("item", "neighbors"))
         lists = (part._replace(items=part.items - first) for part in lists_of(batches))
         num_own = self.shards.num_own
         how = model.neighbors_read, model.self_is_neighbor
@@ -110,12 +140,14 @@ class _Loading:
     def _cooccurrence(self) -> OwnColumns:
         """Return the own columns of N(O); the rank that owns a row normalizes it."""
         name, how = cooccurrence_name(self.experiment), self.experiment.graph.normalize
-        read = partial(self._read, name, schema.COOCCURRENCE, ["item", "other", "score"])
+        read = partial(self._read_range, name, schema.COOCCURRENCE, ["item", "other", "score"])
         degree = None
         if how == "symmetric":
             sums = torch.from_numpy(row_sums(read(), self.shards.num_items))
             degree = self.planner.sum("tables", sums).numpy()
-        rows, columns, weights = self._own_entries(normalized_entries(read(), how, degree))
+        places, entries = self.owners.order.places, normalized_entries(read(), how, degree)
+        placed = ((places(items), places(others), w) for items, others, w in entries)
+        rows, columns, weights = self._own_entries(placed)
         order = np.lexsort((columns, rows))
         items, lengths = np.unique(rows, return_counts=True)
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -164,12 +196,10 @@ class _Loading:
 
         Returns those of own columns, which count from the first own item.
         """
-
-        def owner_of(batch: pa.RecordBatch) -> Ints:
-            return self.shards.owners(batch.column(1).to_numpy())
-
         batches = (pa.record_batch([pa.array(part) for part in parts], NAMES) for parts in entries)
         cast = (batch.cast(ENTRIES) for batch in batches)
-        found = pa.Table.from_batches(to_owners(cast, owner_of, self.planner), ENTRIES)
+        found = pa.Table.from_batches(
+            to_owners(cast, self._owner_of("column"), self.planner), ENTRIES
+        )
         rows, columns, weights = (column.to_numpy() for column in found.columns)
         return rows, columns - self.shards.first, weights

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
 from torch import distributed
 
+from mdsrec.arrays import Ints
+from training.data.item_order import ItemOrder
 from training.data.plans import Plan
 from training.sharding.ownership import Shards
 from training.sharding.peers import Peers
@@ -17,12 +20,19 @@ class Owners:
     shards: Shards
     peers: Peers  # of the training
     planner: Peers  # of the thread that prepares batches, so that the two never mix
+    order: ItemOrder
     halo: Plan | None = None  # neighbors of own items that others own
 
+    @cached_property
+    def items(self) -> Ints:
+        """Return the own items, in the order of their places -> [n]."""
+        return self.order.items_between(self.shards.first, self.shards.last)
 
-def owners_of(num_items: int, timeout_minutes: float) -> Owners:
+
+def owners_of(num_items: int, timeout_minutes: float, order: ItemOrder | None = None) -> Owners:
     """Return the owners of all items, in the process group that exists already. Collective."""
     world_size, rank = distributed.get_world_size(), distributed.get_rank()
     timeout = timedelta(minutes=timeout_minutes)
     group = distributed.new_group(backend="gloo", timeout=timeout) if world_size > 1 else None
-    return Owners(Shards(num_items, world_size, rank), Peers(), Peers(group))
+    shards = Shards(num_items, world_size, rank)
+    return Owners(shards, Peers(), Peers(group), order or ItemOrder())
