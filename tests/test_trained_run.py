@@ -15,9 +15,9 @@ from mdsrec.config import Experiment
 from mdsrec.config.model_base import TransformerConfig
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
-from training import trained_run
+from training.checkpoints import stored_weights
 from training.data.item_tables import ItemTables
-from training.inference import load_trained
+from training.inference import load_trained, weights_fingerprint
 from training.models.sasrec import SASRec
 from training.trained_run import describe_trained
 
@@ -44,12 +44,13 @@ class Own(SASRec):
 def test_a_run_is_described_as_it_would_be_loaded(
     tmp_path: Path, name: str, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained_run, "READ_BYTES", 100)
+    monkeypatch.setattr(stored_weights, "READ_BYTES", 100)
     experiment = experiment_of(tmp_path, name, model=model)
     write_dataset(experiment_of(tmp_path, "mdsrec", model={"memory": True}))
     write_weights(experiment, seed=3)
     loaded = load_trained(experiment)
     described = describe_trained(experiment)
+    assert described.weights_fingerprint == weights_fingerprint(loaded.model)
     assert described.num_items == loaded.num_items
     assert model_inputs(described) == model_inputs(loaded)
     assert list(described.weight_of.items()) == list(loaded.weight_of.items())

@@ -202,6 +202,7 @@ class TrainingLoop:
             "seconds": totals.seconds + time.perf_counter() - started,
             "learning_rate": self._learning_rate(),
             **memory_used(self.device),
+            **self._bytes_sent(),
         }
         if self.progress.finish_epoch(metrics):
             tag = f"epoch-{self.progress.best_epoch:05d}"
@@ -212,6 +213,16 @@ class TrainingLoop:
         self._save()
         self.group.log_once(epoch_line(metrics, self.progress.best_epoch))
         self.reporter.report_epoch(metrics)
+
+    def _bytes_sent(self) -> dict[str, float]:
+        """Return the GiB that rank 0 sent in the epoch, and log them, if ranks own items."""
+        owners = self.engine.module.owners
+        if owners is None:
+            return {}
+        sent = owners.take_bytes_sent()
+        parts = ", ".join(f"{what} {bytes_ / 2**20:,.1f}" for what, bytes_ in sent.items())
+        self.group.log_once(f"rank 0 sent in this epoch, in MiB: {parts or 'nothing'}")
+        return {"sent_gib": sum(sent.values()) / 2**30}
 
     def _history(self) -> bytes:
         facts = {**self.facts, **origin(self.device), "finished": self._is_finished()}

@@ -27,7 +27,7 @@ EMBEDDING = "item_embedding"  # the parameter that graphs are multiplied by
 
 
 class _Read(NamedTuple):
-    """What a batch has read: its plans, and the tensors whose gradients return."""
+    """A batch that was read: its plans, and the tensors whose gradients return."""
 
     rows: ItemRows
     plan: Plan

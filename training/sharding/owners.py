@@ -1,5 +1,6 @@
 """Everything that a rank needs to work with the owners of items."""
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -27,6 +28,12 @@ class Owners:
     def items(self) -> Ints:
         """Return the own items, in the order of their places -> [n]."""
         return self.order.items_between(self.shards.first, self.shards.last)
+
+    def take_bytes_sent(self) -> dict[str, int]:
+        """Return the bytes that this rank sent since the last call, by what they were for."""
+        total = Counter(self.peers.take_bytes_sent())
+        total.update(self.planner.take_bytes_sent())
+        return dict(total.most_common())
 
 
 def owners_of(num_items: int, timeout_minutes: float, order: ItemOrder | None = None) -> Owners:

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup, ReduceOp
 
 
 class Peers:
-    """All ranks, as one of them talks to them. Its methods are collective."""
+    """All ranks, as one of them talks to them. Its methods are collective, but for the counts."""
 
     def __init__(self, group: ProcessGroup | None = None) -> None:
         """Use `group`, or the default group."""
@@ -58,6 +58,11 @@ class Peers:
     def max(self, what: str, tensor: Tensor) -> Tensor:
         """Take the largest of each element over the ranks, in place."""
         return self._reduce(what, tensor, ReduceOp.MAX)
+
+    def take_bytes_sent(self) -> dict[str, int]:
+        """Return the bytes that this rank sent since the last call, by what they were for."""
+        sent, self.bytes_sent = self.bytes_sent, {}
+        return sent
 
     def _reduce(self, what: str, tensor: Tensor, operation: ReduceOp.RedOpType) -> Tensor:
         if self.world_size > 1:
