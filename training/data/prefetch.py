@@ -22,5 +22,7 @@ def prefetch(source: Iterator[Item]) -> Iterator[Item]:
         while (item := pending.popleft().result()) is not end:
             pending.append(thread.submit(next, source, end))
             yield item  # type: ignore[misc]
-    finally:  # a consumer that stops early does not wait for items in progress
-        thread.shutdown(wait=False, cancel_futures=True)
+    finally:
+        # A consumer that stops early does not wait. What was begun is finished, because an item can
+        # need a collective, in which the other ranks would wait for this one.
+        thread.shutdown(wait=False)
