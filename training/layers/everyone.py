@@ -53,6 +53,18 @@ class Everyone:
         sums, own = peers.sum("log-sums", torch.stack([shifted, own]))
         return largest + sums.log(), own
 
+    def weights(self, of_losses_C: Tensor) -> Tensor:
+        """Return the gradient of every prefix's losses [C, N]; this rank's have `of_losses_C`.
+
+        It differs between ranks where a model weights the loss of a batch.
+        """
+        if self._owners is None:
+            return of_losses_C[:, None].expand(-1, self.num_prefixes)
+        peers = self._owners.peers
+        ranks = peers.gather("gradients of queries", of_losses_C[None], [1] * peers.world_size)
+        counts = torch.tensor(self._counts, device=ranks.device)
+        return ranks.repeat_interleave(counts, dim=0, output_size=self.num_prefixes).T
+
     def own_sums(self, of_queries: Tensor) -> Tensor:
         """Return the gradient of this rank's queries [C, P, D], summed over the ranks' items."""
         if self._owners is None:

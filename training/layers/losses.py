@@ -125,7 +125,7 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         q_CPD, target_P, log_sums, *tables = ctx.saved_tensors
         items, everyone = ctx.items, ctx.everyone
-        weighted = q_CPD * gradients[0][:, None, None]
+        weighted = q_CPD * everyone.weights(gradients[0])[..., None]
         of_queries = torch.zeros_like(q_CPD)
         in_place = [everyone.adds_in_place(table) for table in tables]
         of_tables = [
