@@ -60,6 +60,8 @@ class Entries(NamedTuple):
         that each row is written once per block. `out_XD` may be some rows of a table of
         `num_items`. These decide the blocks, so the sums have the same bits as those of all rows.
         """
+        if not len(self.columns):
+            return  # there may be no row in `out_XD`
         block_bytes = BLOCK_SETS * working_set(out_XD)
         in_one_block = num_items * out_XD[0].nbytes <= block_bytes and not out_XD.is_cuda
         all_rows = self.rows

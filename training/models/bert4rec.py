@@ -90,7 +90,8 @@ class BERT4Rec(NextItem):
         queries = self._encode(self.embed(items), index_BT, masked, lengths_B)[row, position]
         scored = batch.scored
         scored = None if scored is None else scored._replace(targets=scored.targets[chosen])
-        weight = weights_P.sum() / chosen.sum().clamp(min=1)
+        # The mean of equal numbers; in float64 it is exact, so all ranks have the same.
+        weight = weights_P.double().sum() / chosen.sum().clamp(min=1)
         return weight * self.loss(queries, batch.targets[chosen], scored)
 
     def user_vectors(
