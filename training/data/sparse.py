@@ -122,22 +122,35 @@ def product(
 ) -> SparseMatrix:
     """Return the product of two sparse matrices; `right` has `width` columns.
 
-    A cell is a sum in the order of the entries of `left`, in double precision. Rows are made one
-    after the other, from about PRODUCTS products at a time.
+    A cell is a sum of `product_rows`, rounded.
     """
     most = 0
     for start in range(0, len(left.columns), PRODUCTS):
         rows = left.columns[start : start + PRODUCTS].astype(np.int64)
         most += int((right.starts[rows + 1] - right.starts[rows]).sum())
-    starts = allocate(left.num_rows + 1, np.int64)
+    lengths = np.zeros(left.num_rows, np.int64)
     columns, weights = allocate(most, np.int32), allocate(most, np.float32)
     end = 0
-    for row, (first, last) in enumerate(pairwise(left.starts.tolist())):
-        for found, sums in _row_of_product(left, right, first, last, width):
-            start, end = end, end + len(found)
-            columns[start:end], weights[start:end] = found, sums
-        starts[row + 1] = end
+    for row, found, sums in product_rows(left, right, width):
+        start, end = end, end + len(found)
+        columns[start:end], weights[start:end] = found, sums
+        lengths[row] += len(found)
+    starts = allocate(left.num_rows + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
     return SparseMatrix(starts, columns[:end], weights[:end])
+
+
+def product_rows(
+    left: SparseMatrix, right: SparseMatrix, width: int
+) -> Iterator[tuple[int, Ints, Floats]]:
+    """Yield the rows of a product, in order: number, columns and cells of a row or a part of it.
+
+    A cell is a sum in the order of the entries of `left`, in double precision. Rows are made from
+    about PRODUCTS products at a time.
+    """
+    for row, (first, last) in enumerate(pairwise(left.starts.tolist())):
+        for columns, sums in _row_of_product(left, right, first, last, width):
+            yield row, columns, sums
 
 
 def _row_of_product(

@@ -25,7 +25,7 @@ from mdsrec.table_names import (
 )
 from training.data.item_tables import ItemTables, Loading, ModalityTables, Own
 from training.data.shared_arrays import zeros
-from training.data.sparse import SparseMatrix, product
+from training.data.sparse import SparseMatrix, product_rows
 from training.data.table_arrays import (
     lists_of,
     member_rows,
@@ -179,12 +179,10 @@ class _Loading:
 
     def _centers(self, members: SparseMatrix, graph: SparseMatrix) -> SparseMatrix:
         """Return the own columns of C Ahat; each rank multiplies the rows of its own items."""
-        found = product(members, graph, self.shards.num_items)
-        centers = np.repeat(np.arange(found.num_rows), np.diff(found.starts))
-        parts = self._own_entries(
-            iter([(centers, found.columns, found.weights.astype(np.float64))])
+        found = product_rows(members, graph, self.shards.num_items)
+        rows, columns, weights = self._own_entries(
+            (np.full(len(columns), center), columns, sums) for center, columns, sums in found
         )
-        rows, columns, weights = parts
         shape = members.num_rows, self.shards.num_own
         total = coo_array((weights, (rows, columns)), shape=shape).tocsr()
         total.sort_indices()
