@@ -114,7 +114,7 @@ def check_room(uri: str, needed: int, purpose: str) -> None:
         )
 
 
-def write_bytes(uri: str, content: bytes) -> None:
+def write_bytes(uri: str, content: bytes | memoryview) -> None:
     """Replace a file atomically: a killed writer leaves the old content."""
     filesystem, path = file_system(uri)
     if filesystem.type_name in ("s3", "gcs", "abfs"):  # closing the stream creates the object

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyspark.errors import PySparkRuntimeError
 
-from etl.spark import gpu, sizing
+from etl.spark import gpu
 from etl.spark.java import java_home
 from etl.spark.progress import task_progress
 from etl.spark.session import materialize, open_session, unwrap_worker_errors
@@ -22,7 +22,6 @@ from etl.spark.sizing import (
     PARTITIONS,
     driver_cores,
     is_local,
-    machine_memory,
     memory_of_task,
     settings_for,
     task_slots,
@@ -30,6 +29,7 @@ from etl.spark.sizing import (
 )
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
+from mdsrec.machine import machine_memory
 from mdsrec.packages import SOURCE
 
 GIB = 1 << 30
@@ -133,7 +133,7 @@ def test_a_star_means_all_cores_of_the_machine(monkeypatch):
 
 @pytest.mark.parametrize("limit", ["max", str(256 << 20)])
 def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(sizing, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr("mdsrec.machine.CONTAINER_LIMIT", tmp_path / "memory.max")
     whole = machine_memory()
     (tmp_path / "memory.max").write_text(limit + "\n")
     assert machine_memory() == (whole if limit == "max" else 256 << 20)

@@ -4,8 +4,10 @@ import torch
 
 from mdsrec import tables
 from mdsrec.config import Experiment
+from mdsrec.errors import InputError
 from training.data.item_order import load_order
 from training.data.item_tables import ItemTables, load_item_tables
+from training.data.table_checks import check_item_tables
 from training.distributed import engine as ds
 from training.distributed.control import ControlGroup
 from training.distributed.engine_protocol import Engine
@@ -23,8 +25,7 @@ def build_engine(
 
     InputError on every rank if a table is missing or does not fit.
     """
-    uri = tables.table_uri(experiment.root, "items")
-    num_items = tables.open_table(uri).rows
+    num_items = _num_items(experiment, group)
     if ranks_own_items(experiment, num_items, device, group):
         order = load_order(experiment, num_items, group)
         owners = owners_of(num_items, experiment.train.timeout_minutes, order)
@@ -35,3 +36,17 @@ def build_engine(
     model.owners = owners
     model.initialize(experiment.seed)
     return ds.initialize(model, experiment, device), item_tables
+
+
+def _num_items(experiment: Experiment, group: ControlGroup) -> int:
+    """Check that all ranks see the same tables -> the number of items. Collective."""
+    fingerprints, message = None, None
+    try:
+        fingerprints = check_item_tables(experiment)
+    except InputError as error:
+        message = str(error)
+    if (first := group.first_message(message)) is not None:
+        raise InputError(first)
+    if any(found != fingerprints for found in group.gather(fingerprints)):
+        raise InputError(f"{experiment.root}/dataset: rebuilt meanwhile: run the command again")
+    return tables.open_table(tables.table_uri(experiment.root, "items")).rows

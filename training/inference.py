@@ -47,7 +47,7 @@ class TrainedModel:
     num_items: int
     dataset_fingerprint: str
     weight_of: Mapping[str, float]  # of each channel in the whole score
-    stored: StoredWeights | None = None  # where the weights were read from
+    stored_fingerprint: str | None = None  # of weights whose rows are stored in another order
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class TrainedModel:
 
     @cached_property
     def weights_fingerprint(self) -> str:
-        return weights_fingerprint(self.model) if self.stored is None else self.stored.fingerprint()
+        return self.stored_fingerprint or weights_fingerprint(self.model)
 
     @property
     def memory_fingerprint(self) -> str | None:
@@ -127,7 +127,8 @@ def load_trained(
     model = model_with(experiment, item_tables, stored.tensors())
     model.to(device or torch.device("cpu")).eval()
     memory = Memory.load(experiment) if experiment.model.memory else None
-    return trained_model(model, memory, item_tables, stored)
+    fingerprint = stored.fingerprint() if stored.has_order else None
+    return trained_model(model, memory, item_tables, fingerprint)
 
 
 def load_without_weights(
@@ -142,14 +143,14 @@ def trained_model(
     model: Model | None,
     memory: Memory | None,
     item_tables: ItemTables,
-    stored: StoredWeights | None = None,
+    fingerprint: str | None = None,
 ) -> TrainedModel:
     """Return the model with the channels' own weights; the memory has the weight 1."""
     weight_of = {} if model is None else model.weight_of_channel
     if memory is not None:
         weight_of = {**weight_of, MEMORY: 1.0} | ({} if model is None else {SEEN: 0.0})
     num_items, dataset = item_tables.num_items, item_tables.fingerprint
-    return TrainedModel(model, memory, num_items, dataset, weight_of, stored)
+    return TrainedModel(model, memory, num_items, dataset, weight_of, fingerprint)
 
 
 def load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) -> Model:

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -205,7 +206,7 @@ class TrainingLoop:
             **self._bytes_sent(),
         }
         if self.progress.finish_epoch(metrics):
-            tag = f"epoch-{self.progress.best_epoch:05d}"
+            tag = self.group.broadcast_from_first(uuid.uuid4().hex[:8])
             weights = gather_weights(self.engine, {"dataset": self.fingerprint}, tag)
             self.saver.add_weights(weights)
         if self.group.rank == 0:

@@ -105,6 +105,8 @@ def _center_products(engine: Engine[Model]) -> dict[str, Tensor]:
     by_rows, model = engine.item_parameters, engine.module
     if isinstance(by_rows, ItemShards):
         return by_rows.center_products()
+    if not model.center_rows:
+        return {}
     with torch.no_grad(), gather_parameters(engine):
         embedding = model.rows_of(EMBEDDING, None)
         return {name: rows.times(embedding) for name, rows in model.center_rows.items()}

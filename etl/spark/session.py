@@ -25,7 +25,6 @@ from etl.spark.sizing import (
     PARTITIONS,
     driver_cores,
     is_local,
-    machine_memory,
     memory_of_task,
     settings_for,
     task_slots,
@@ -35,6 +34,7 @@ from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
+from mdsrec.machine import machine_memory
 from mdsrec.packages import SOURCE, child_environment, zip_packages
 
 log = logging.getLogger("etl")

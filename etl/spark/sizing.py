@@ -7,7 +7,6 @@ fit. `spark.driver_memory`, `spark.partitions` and `spark.settings` override the
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
@@ -28,7 +27,6 @@ DRIVER_MEMORY = "spark.driver.memory"
 PARTITIONS = "spark.sql.shuffle.partitions"
 ARROW_BATCH = "spark.sql.execution.arrow.maxBytesPerBatch"
 LOCAL = re.compile(r"local(?:\[(\d+|\*)(?:, *\d+)?\])?")
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def settings_for(config: SparkConfig, input_bytes: int, cores: int, memory: int) -> dict[str, str]:
@@ -98,10 +96,3 @@ def driver_cores(master: str) -> int:
     if found is None or found[1] is None:
         return 1
     return os.cpu_count() or 1 if found[1] == "*" else int(found[1])
-
-
-def machine_memory() -> int:
-    """Return the memory in bytes of this machine, or of its container if that has a lower limit."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.is_file() else "max"
-    return min(physical, int(limit)) if limit.isdigit() else physical

@@ -79,8 +79,8 @@ class Experiment(Section):
             )
         if self.train.item_table == "sharded" and not self.can_share_items:
             raise ValueError(
-                f'train.item_table "sharded" cannot serve model.name = "{self.model.name}", which '
-                'may read its parameters in any way: set train.item_table = "auto"'
+                f'train.item_table "sharded" cannot serve model.name = "{self.model.name}": only '
+                'trained models of this project: set train.item_table = "auto"'
             )
         wanted, stored = self.transitions.num_neighbors, self.graph.max_neighbors
         if self.memory_modalities and wanted > stored:

@@ -50,9 +50,8 @@ def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) 
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     create_moments(engine)
     own = {key: _own_range(engine, key, size) for key, size in _sizes(engine).items()}
-    bounds = {
-        key: own[key] or part_bounds(size, rank, world_size) for key, size in _sizes(engine).items()
-    }
+    equal = {key: part_bounds(n, rank, world_size) for key, n in _sizes(engine).items()}
+    bounds = {**equal, **{key: part for key, part in own.items() if part is not None}}
     parts: Iterator[Tensor] = (_part(engine, key, own[key], bounds[key]) for key in bounds)
     shapes = {key: (stop - start,) for key, (start, stop) in bounds.items()}
     starts = {key: bounds[key][0] for key, part in own.items() if part is not None}

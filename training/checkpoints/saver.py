@@ -6,7 +6,7 @@ from typing import Any
 from mdsrec import files
 from training.checkpoints.format import save_checkpoint
 from training.checkpoints.store import CheckpointStore, storage_error
-from training.checkpoints.weights import WeightsFiles, delete_other_parts
+from training.checkpoints.weights import WeightsFiles, delete_other_parts, parts_named
 from training.distributed.control import CollectiveInputError, ControlGroup
 from training.distributed.engine_protocol import Engine
 from training.models.base import Model
@@ -69,8 +69,10 @@ class Saver:
     def _write_files(self) -> None:
         main = self._weights.main
         if main is not None:
-            files.write_bytes(f"{self._run}/{main.name}", main.content)
-            delete_other_parts(self._run, main.content)
+            uri = f"{self._run}/{main.name}"
+            former = files.read_bytes(uri)  # somebody may be reading its parts
+            files.write_bytes(uri, main.content)
+            delete_other_parts(self._run, {*parts_named(former), *parts_named(main.content)})
         self._weights = WeightsFiles(None, None)
         for name in list(self._waiting):
             files.write_bytes(f"{self._run}/{name}", self._waiting[name])

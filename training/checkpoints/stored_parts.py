@@ -30,7 +30,7 @@ class StoredParts:
     def steps_taken(self) -> int:
         return int(self._files[0].metadata()["steps_taken"])
 
-    @property
+    @cached_property
     def sizes(self) -> dict[str, int]:
         """Return the number of elements of each tensor."""
         keys = [key for key in self._files[0].keys() if key != ITEMS]  # noqa: SIM118
@@ -60,15 +60,17 @@ class StoredParts:
         stored = self.items if key in self._starts[0] else None
         found = torch.empty(len(items), width)
         order = np.argsort(items, kind="stable")
-        ascending = items[order]
+        ascending = np.append(items[order], -1)  # -1 is never wanted
         for first in range(0, num_items, ROWS):
             last = min(first + ROWS, num_items)
             ids = np.arange(first, last) if stored is None else stored[first:last]
-            place = np.searchsorted(ascending, ids)
-            is_wanted = np.append(ascending, -1)[place] == ids
-            if is_wanted.any():
-                block = self.elements(key, first * width, last * width).view(-1, width)
-                found[torch.from_numpy(order[place[is_wanted]])] = block[is_wanted]
+            index = np.searchsorted(ascending[:-1], ids)
+            rows = np.flatnonzero(ascending[index] == ids)
+            if len(rows):
+                start, stop = first + int(rows[0]), first + int(rows[-1]) + 1
+                block = self.elements(key, start * width, stop * width).view(-1, width)
+                wanted = torch.from_numpy(order[index[rows]])
+                found[wanted] = block[torch.from_numpy(rows - rows[0])]
         return found.flatten()
 
     def has_order(self, key: str) -> bool:

@@ -62,6 +62,11 @@ class StoredWeights:
         self._order = self._files.pop(ITEMS, None)
 
     @property
+    def has_order(self) -> bool:
+        """Return whether rows of items are stored in another order than that of items."""
+        return self._order is not None
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor by name, in order of names."""
         return {name: self._shape(name) for name in sorted(self._files)}

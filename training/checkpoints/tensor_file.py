@@ -37,8 +37,8 @@ def write_tensors(
         stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def file_metadata(content: bytes) -> dict[str, str]:
+def file_metadata(content: bytes | memoryview) -> dict[str, str]:
     """Return the string metadata in the header of a safetensors file."""
     length = int.from_bytes(content[:8], "little")
-    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
+    header: dict[str, dict[str, str]] = json.loads(bytes(content[8 : 8 + length]))
     return header.get("__metadata__", {})

@@ -7,6 +7,7 @@ name them. They are written first, so the main file never names what is absent.
 import io
 import json
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from pyarrow import fs
@@ -24,7 +25,7 @@ PARTS = "parts"  # in the metadata: the files with rows of items, in order
 
 class NamedFile(NamedTuple):
     name: str
-    content: bytes
+    content: bytes | memoryview
 
 
 class WeightsFiles(NamedTuple):
@@ -49,7 +50,7 @@ def gather_weights(engine: Engine[nn.Module], metadata: dict[str, str], tag: str
         rows = {name: tuple(own.shape) for name, own in parts.items()}
         content = io.BytesIO()
         write_tensors(content, rows, parts.values(), {})
-        part = NamedFile(names[distributed.get_rank()], content.getvalue())
+        part = NamedFile(names[distributed.get_rank()], content.getbuffer())
         shapes = {name: shape for name, shape in shapes.items() if name not in rows}
         metadata = {**metadata, PARTS: json.dumps(names)}
     weights = (weight for _, weight in iterate_full_weights(engine))
@@ -62,9 +63,14 @@ def gather_weights(engine: Engine[nn.Module], metadata: dict[str, str], tag: str
     return WeightsFiles(part, NamedFile(BEST, stream.getvalue()))
 
 
-def delete_other_parts(run: str, main: bytes) -> None:
-    """Delete the files with rows of items that the main file does not name."""
-    kept = json.loads(file_metadata(main).get(PARTS, "[]"))
+def parts_named(main: bytes | memoryview | None) -> list[str]:
+    """Return the files with rows of items that a main file names; None: there is none."""
+    names: list[str] = [] if main is None else json.loads(file_metadata(main).get(PARTS, "[]"))
+    return names
+
+
+def delete_other_parts(run: str, kept: Collection[str]) -> None:
+    """Delete all files with rows of items but these."""
     filesystem, path = files.file_system(run)
     for info in filesystem.get_file_info(fs.FileSelector(path)):
         if re.fullmatch(r"best-.+\.safetensors", info.base_name) and info.base_name not in kept:

@@ -41,7 +41,12 @@ class Own(NamedTuple):
     """The items that a rank owns."""
 
     num_items: int
-    add_up: Callable[[Tensor], Tensor]  # a tensor over the ranks; collective
+    add_up: Callable[[Tensor], Tensor]  # a tensor over the ranks, in place; collective
+    is_first: bool  # whether this rank owns the first items
+
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """Return the tensor of the first rank. Collective."""
+        return self.add_up(tensor if self.is_first else torch.zeros_like(tensor))
 
 
 @dataclass(frozen=True)

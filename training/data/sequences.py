@@ -122,7 +122,11 @@ class SequenceReader:
         if self._order.place_of is None or "items" not in columns:
             return rows
         chunks = map(self._order.placed_column, rows.column("items").chunks)
-        return rows.set_column(columns.index("items"), "items", pa.chunked_array(chunks))
+        return rows.set_column(
+            columns.index("items"),
+            "items",
+            pa.chunked_array(chunks, rows.schema.field("items").type),
+        )
 
     def _rows(
         self, first: int, last: int, columns: tuple[str, ...] = EVENTS

@@ -96,6 +96,7 @@ def initialize(model: AnyModel, experiment: Experiment, device: torch.device) ->
     config = deepspeed_config(experiment)
     if isinstance(by_rows, ItemShards) and experiment.optim.gradient_clipping:
         config["gradient_clipping"] = 0.0
+        config["zero_optimization"]["compute_grad_norm"] = False
         is_partitioned = experiment.train.zero_stage > 0
         clip_together(optimizer, by_rows, experiment.optim.gradient_clipping, is_partitioned)
     engine: Engine[AnyModel]
@@ -118,14 +119,11 @@ def _take_item_parameters(
     if model.owners is not None:
         keeps_centers = bool(model.kept())
         weights = model.detach_item_parameters()
-        return ItemShards(
-            weights,
-            model.item_constants,
-            model.center_rows,
-            keeps_centers,
-            model.owners,
-            experiment,
-        )
+        rows = (weights, model.item_constants, model.center_rows)
+        shards = ItemShards(*rows, keeps_centers, model.owners, experiment)
+        for name, own in shards.weights.items():  # in place of those it was built with
+            model.register_buffer(name, own, persistent=False)
+        return shards
     if experiment.steps_by_rows:
         return ItemParameters(model.detach_item_parameters(), experiment)
     return None

@@ -3,12 +3,10 @@
 X items, n of them, M modalities, D width, F features.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from training.data.item_tables import ItemTables
+from training.data.item_tables import ItemTables, Own
 from training.layers.item_constants import ItemConstants
 
 TINY = 1e-12  # least variance, for vectors that are all equal
@@ -37,21 +35,23 @@ class Features(nn.Module):
         return torch.stack(mapped, dim=1)
 
 
-def whiten(
-    vectors_XF: Tensor,
-    over_items: Callable[[Tensor], Tensor] = lambda sums: sums,
-    floor: float = 1e-3,
-) -> Tensor:
+def whiten(vectors_XF: Tensor, floor: float = 1e-3, own: Own | None = None) -> Tensor:
     """Transform the nonzero vectors to mean 0 and covariance 1; zero vectors stay zero.
 
-    `over_items` adds up sums where ranks hold vectors of their own items. Directions with less than
-    `floor` of the largest variance are mostly noise. They are scaled as if they had that variance.
+    Directions with less than `floor` of the largest variance are mostly noise. They are scaled as
+    if they had that variance. With `own` they are vectors of own items; then it is collective.
     """
+
+    def over_items(sums: Tensor) -> Tensor:
+        return sums if own is None else own.add_up(sums)
+
     present = (vectors_XF != 0).any(dim=1)
     centered = vectors_XF[present].double()
     number = over_items(torch.tensor([len(centered)])).clamp_min(1)
     centered = centered - over_items(centered.sum(dim=0)) / number
     variances, directions = torch.linalg.eigh(over_items(centered.T @ centered) / number)
+    if own is not None:  # processors may choose other signs
+        variances, directions = own.of_first(variances), own.of_first(directions)
     least = max(float(variances.max()) * floor, TINY)
     scale = variances.clamp(min=least).rsqrt()
     white = torch.zeros_like(vectors_XF)

@@ -128,7 +128,8 @@ class Model(nn.Module):
         if self._rows is not None:
             own = self._rows.own
             if own is not None and items is own.items:
-                return own.values[name][: len(items)]
+                rows = own.values[name]
+                return rows if len(rows) == len(items) else rows[: len(items)]
             assert items is not None, "a step that reads rows does not read all of them"
             return self._rows.at(name, items)
         parameter: Tensor = getattr(self, name)
@@ -166,8 +167,9 @@ class Model(nn.Module):
 
     def with_row_ids(self, batch: Batch) -> Batch:
         """Return the batch with the items whose rows of `item_parameters` it reads."""
-        scored = batch.targets.cpu() if batch.scored is None else batch.scored.items
-        return batch._replace(row_ids=torch.unique(torch.cat([batch.items, scored])))
+        if batch.scored is None:
+            return batch._replace(row_ids=batch.items)
+        return batch._replace(row_ids=torch.unique(torch.cat([batch.items, batch.scored.items])))
 
     @property
     def item_constants(self) -> dict[str, Tensor]:

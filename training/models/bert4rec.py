@@ -79,6 +79,13 @@ class BERT4Rec(NextItem):
         weights = masked * np.float32(total / max(masked.sum(), 1))
         return torch.from_numpy(weights.astype(np.float32))[:, None]
 
+    def with_row_ids(self, batch: Batch) -> Batch:
+        """Return the batch with the items that it reads, to which the targets belong."""
+        batch = super().with_row_ids(batch)
+        assert batch.row_ids is not None
+        ids = torch.cat([batch.row_ids, batch.targets.to(batch.row_ids.device)])
+        return batch._replace(row_ids=torch.unique(ids))
+
     def forward(self, batch: Batch) -> Tensor:
         weights_P = batch.noise.flatten(0, 1)[batch.prefixes, 0]
         chosen = weights_P > 0

@@ -188,7 +188,7 @@ def _is_first(number_BTM: Tensor) -> Tensor:
 
 def _with_whitened_features(modality: ModalityTables, tables: ItemTables) -> ModalityTables:
     assert modality.features is not None
-    return replace(modality, features=whiten(modality.features, tables.over_items))
+    return replace(modality, features=whiten(modality.features, own=tables.own))
 
 
 def _interests_of_items(tables: ItemTables) -> Tensor:

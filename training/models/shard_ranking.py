@@ -27,6 +27,7 @@ class ShardRanking:
         """Compute the vectors of the own items [C, n, D]. Collective."""
         assert model.owners is not None
         self._model, self._rows, self._block, self._owners = model, rows, block, model.owners
+        self._products = rows.center_products()
         with model.reading(rows.look_up_own()):
             self.items: ItemVectors = model.item_vectors()
 
@@ -42,7 +43,7 @@ class ShardRanking:
         assert batch.row_ids is not None
         plan = plan_rows(batch.row_ids, shards, self._owners.planner)
         batch = tree_map_only(Tensor, partial(Tensor.to, device=device), batch._replace(plan=plan))
-        with self._model.reading(self._rows.look_up(batch)):
+        with self._model.reading(self._rows.look_up(batch, self._products)):
             tokens = self._model.item_tokens(batch)
         return self._model.user_vectors(batch.item_index, lengths_B.to(device), tokens)
 

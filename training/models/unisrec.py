@@ -52,7 +52,7 @@ class Adaptor(nn.Module):
         assert vectors_XF is not None
         width, num_experts = vectors_XF.shape[1], config.num_experts
         self.dropout = config.adaptor_dropout
-        self.vectors = ItemConstants(whiten(vectors_XF, tables.over_items))
+        self.vectors = ItemConstants(whiten(vectors_XF, own=tables.own))
         self.present = ItemConstants((vectors_XF != 0).any(1, keepdim=True))
         self.gate = nn.Linear(width, num_experts, bias=False)
         self.center = nn.Parameter(torch.empty(num_experts, width))  # b_e

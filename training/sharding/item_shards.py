@@ -9,10 +9,12 @@ X items, n own ones, h of the halo (neighbors of own items that others own), D w
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from mdsrec.config import Experiment
 from training.data.batch import Batch, ItemRows, OwnItems
@@ -51,15 +53,16 @@ class ItemShards:
     ) -> None:
         """Take the own rows of each parameter, and of each constant that the model reads by item.
 
-        `center_rows` are the own columns of C Ahat, by product.
-
-        A model that `keeps_centers` does not read these products in every step.
+        `center_rows` are the own columns of C Ahat, by product. A model that `keeps_centers` does
+        not read these products in every step.
         """
         self.steps_taken = 0
         self.shards = owners.shards
         in_order = owners.order.place_of is None
         self.items = None if in_order else torch.from_numpy(owners.items)  # int32 [n]
-        self._peers, self._halo = owners.peers, owners.halo
+        device = next(iter(weights.values())).device
+        to_device = partial(Tensor.to, device=device)
+        self._peers, self._halo = owners.peers, tree_map_only(Tensor, to_device, owners.halo)
         self._constants = constants
         self._center_rows = center_rows
         self._rows_of_step = {} if keeps_centers else center_rows
@@ -86,7 +89,7 @@ class ItemShards:
 
     def read(self, batch: Batch) -> ItemRows:
         """Return what the batch reads, whose gradients the next step takes. Collective."""
-        found = self.look_up(batch)
+        found = self.look_up(batch, self._products(self._rows_of_step))
         leaves = [found.values[name] for name in self.weights]
         for leaf in (*leaves, *found.products.values()):
             leaf.requires_grad_()
@@ -96,16 +99,15 @@ class ItemShards:
         return rows
 
     @torch.no_grad()
-    def look_up(self, batch: Batch) -> ItemRows:
-        """Return what the batch reads, without gradient. Collective."""
+    def look_up(self, batch: Batch, products: Mapping[str, Tensor]) -> ItemRows:
+        """Return what the batch reads, and these `products`, without gradient. Collective."""
         plan, own = batch.plan, self.weights
         assert plan is not None
         rows_of = {**own, **self._constants}
         values = {name: read_rows(plan, rows, self._peers) for name, rows in rows_of.items()}
         embedding = own[EMBEDDING]
-        products = {n: summed(sums, embedding, self._peers) for n, sums in batch.sums.items()}
-        products |= self._products(self._rows_of_step)
-        return ItemRows(plan.ids.to(embedding.device), values, products)
+        sums = {n: summed(found, embedding, self._peers) for n, found in batch.sums.items()}
+        return ItemRows(plan.ids.to(embedding.device), values, {**products, **sums})
 
     def _own_items(self, batch: Batch) -> OwnItems | None:
         """Return the own items if the batch scores all items; their gradients are added in place.
@@ -129,7 +131,12 @@ class ItemShards:
         values = self.weights
         if self._halo is not None:
             halo = read_rows(self._halo, values[EMBEDDING], self._peers)
-            values[EMBEDDING] = torch.cat([values[EMBEDDING], halo])
+            table, num_own = self._tables[EMBEDDING], self.shards.num_own
+            if len(table) == num_own + len(halo):
+                table[num_own:] = halo
+                values[EMBEDDING] = table
+            else:
+                values[EMBEDDING] = torch.cat([values[EMBEDDING], halo])
         return ItemRows(self._numbers[:0], {}, own=OwnItems(self._numbers, values))
 
     @torch.no_grad()

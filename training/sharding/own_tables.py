@@ -76,7 +76,8 @@ class _Loading:
             for graph in graphs:
                 graph.halo = halo
         fingerprints = {name: m.fingerprint for name, m in self.whole.manifests.items()}
-        own = Own(self.shards.num_own, partial(self.planner.sum, "tables"))
+        add_up = partial(self.planner.sum, "tables")
+        own = Own(self.shards.num_own, add_up, is_first=self.shards.rank == 0)
         return ItemTables(
             self.shards.num_items, cooccurrence, modalities, fingerprints, num_train, own
         )
@@ -111,17 +112,22 @@ class _Loading:
     def _read(
         self, name: str, table: pa.Schema, columns: list[str], of_items: tuple[str, ...] = ("item",)
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of the own items in the order of their places; `of_items` become places.
-
-        Collective.
-        """
+        """Yield the rows of the own items, in any order; `of_items` become places. Collective."""
         batches, order = self._read_range(name, table, columns), self.owners.order
         if order.place_of is None:
             return batches
         placed = (order.placed(batch, of_items) for batch in batches)
+        return to_owners(placed, self._owner_of("item"), self.planner)
+
+    def _read_sorted(
+        self, name: str, table: pa.Schema, columns: list[str], of_items: tuple[str, ...] = ("item",)
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield what `_read` does, in the order of places. Collective."""
+        batches = self._read(name, table, columns, of_items)
+        if self.owners.order.place_of is None:
+            return batches
         wanted = pa.schema([table.field(column) for column in columns])
-        found = to_owners(placed, self._owner_of("item"), self.planner)
-        return iter(pa.Table.from_batches(found, wanted).sort_by("item").to_batches())
+        return iter(pa.Table.from_batches(batches, wanted).sort_by("item").to_batches())
 
     def _owner_of(self, column: str) -> Callable[[pa.RecordBatch], Ints]:
         return lambda batch: self.shards.owners(batch.column(column).to_numpy())
@@ -130,7 +136,7 @@ class _Loading:
         model, first = self.experiment.model, self.shards.first
         name = neighbors_name(self.experiment, modality)
         columns = ["item", "neighbors"]
-        batches = self._read(name, schema.NEIGHBORS, columns, ("item", "neighbors"))
+        batches = self._read_sorted(name, schema.NEIGHBORS, columns, ("item", "neighbors"))
         lists = (part._replace(items=part.items - first) for part in lists_of(batches))
         num_own = self.shards.num_own
         how = model.neighbors_read, model.self_is_neighbor
@@ -167,7 +173,7 @@ class _Loading:
         """Read the own columns of C^m, whose rows average over the members of all ranks."""
         name = centers_name(self.experiment, modality)
         num_centers = self.experiment.model.all_num_centers()[0]
-        read = partial(self._read, name, schema.CENTERS, ["item", "center"])
+        read = partial(self._read_sorted, name, schema.CENTERS, ["item", "center"])
         sizes = sum(
             (np.bincount(batch.column(1).to_numpy(), minlength=num_centers) for batch in read()),
             np.zeros(num_centers, np.int64),

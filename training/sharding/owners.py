@@ -40,6 +40,9 @@ def owners_of(num_items: int, timeout_minutes: float, order: ItemOrder | None = 
     """Return the owners of all items, in the process group that exists already. Collective."""
     world_size, rank = distributed.get_world_size(), distributed.get_rank()
     timeout = timedelta(minutes=timeout_minutes)
-    group = distributed.new_group(backend="gloo", timeout=timeout) if world_size > 1 else None
+    planning = numbers = None
+    if world_size > 1:  # the default group may be NCCL, which sends no host memory
+        planning, numbers = (distributed.new_group(backend="gloo", timeout=timeout) for _ in "12")
     shards = Shards(num_items, world_size, rank)
-    return Owners(shards, Peers(), Peers(group), order or ItemOrder())
+    peers, planner = Peers(on_host=numbers), Peers(planning, planning)
+    return Owners(shards, peers, planner, order or ItemOrder())

@@ -13,11 +13,13 @@ from torch.distributed import ProcessGroup, ReduceOp
 class Peers:
     """All ranks, as one of them talks to them. Its methods are collective, but for the counts."""
 
-    def __init__(self, group: ProcessGroup | None = None) -> None:
-        """Use `group`, or the default group."""
+    def __init__(
+        self, group: ProcessGroup | None = None, on_host: ProcessGroup | None = None
+    ) -> None:
+        """Use `group`, or the default group; `on_host` for numbers, which are in host memory."""
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self.bytes_sent: dict[str, int] = {}  # by what for
-        self._group = group
+        self._group, self._on_host = group, on_host
 
     def swap(self, what: str, rows: Tensor, sent: Sequence[int], expected: Sequence[int]) -> Tensor:
         """Send `sent[r]` of the rows to rank r, in order; return the rows of rank 0, 1, ...
@@ -39,7 +41,7 @@ class Peers:
             return list(counts)
         told = torch.tensor(counts)
         found = torch.empty_like(told)
-        distributed.all_to_all_single(found, told, group=self._group)
+        distributed.all_to_all_single(found, told, group=self._on_host)
         return found.tolist()
 
     def gather(self, what: str, rows: Tensor, counts: Sequence[int]) -> Tensor:

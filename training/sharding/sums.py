@@ -15,6 +15,8 @@ from training.data.plans import SumPlan
 from training.data.sparse import SparseMatrix
 from training.sharding.peers import Peers
 
+NO_ITEM = np.iinfo(np.int64).max  # behind all items
+
 
 class OwnColumns:
     """A sparse matrix [X, X] of which each rank holds the columns of its own items.
@@ -24,22 +26,26 @@ class OwnColumns:
 
     def __init__(self, items: Ints, own: SparseMatrix, planner: Peers) -> None:
         """Take the rows `own`, whose columns are own rows of E, of the `items`, which ascend."""
-        empty = np.append(own.starts, own.starts[-1])  # one more row, for items without any
-        self.items, self._rows = items, SparseMatrix(empty, own.columns, own.weights)
+        starts = np.append(own.starts, own.starts[-1])  # one more row, for items without any
+        self._rows = SparseMatrix(starts, own.columns, own.weights)
+        self._items = np.append(items, NO_ITEM).astype(np.int64)
         self._planner = planner
 
     @property
+    def items(self) -> Ints:
+        """Return the items whose rows have an entry in own columns, ascending."""
+        return self._items[:-1]
+
+    @property
     def nbytes(self) -> int:
-        return self.items.nbytes + self._rows.nbytes
+        return self._items.nbytes + self._rows.nbytes
 
     def select(self, items: Ints, device: torch.device) -> SumPlan:
         """Plan the product of the rows of `items`, in any order, with E. Collective."""
         counts = self._planner.gather_counts(len(items))
         wanted = self._planner.gather("ids", torch.from_numpy(items), counts).numpy()
-        empty = len(self.items)
-        place = np.searchsorted(self.items, wanted)
-        is_found = np.append(self.items, -1)[place] == wanted
-        rows = np.where(is_found, place, empty)
+        rows = np.searchsorted(self._items, wanted)
+        rows[self._items[rows] != wanted] = len(self._items) - 1
         return SumPlan(self._rows.select(rows, device), counts)
 
 
