@@ -110,7 +110,7 @@ def joined(ranks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     found = {"losses": torch.stack([rank["losses"] for rank in ranks]).sum(0)}
     items = torch.cat([rank["items"] for rank in ranks])
     order = torch.argsort(items) if len(items) == NUM_ITEMS else None
-    for name in ranks[0].keys() - {"losses", "items"}:
+    for name in ranks[0].keys() - {"losses", "items", "bytes read"}:
         parts = [rank[name] for rank in ranks]
         if order is not None and name.startswith(ITEM_PARAMETERS):
             found[name] = torch.cat(parts).view(NUM_ITEMS, -1)[order].flatten()
