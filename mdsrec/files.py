@@ -9,10 +9,10 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -116,16 +116,21 @@ def check_room(uri: str, needed: int, purpose: str) -> None:
 
 def write_bytes(uri: str, content: bytes | memoryview) -> None:
     """Replace a file atomically: a killed writer leaves the old content."""
+    write_stream(uri, lambda stream: stream.write(content))
+
+
+def write_stream(uri: str, write: Callable[[BinaryIO], Any]) -> None:
+    """Replace a file atomically by what `write` writes to the stream that it gets."""
     filesystem, path = file_system(uri)
     if filesystem.type_name in ("s3", "gcs", "abfs"):  # closing the stream creates the object
         with filesystem.open_output_stream(path) as stream:
-            stream.write(content)
+            write(stream)
         return
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         with filesystem.open_output_stream(partial) as stream:
-            stream.write(content)
+            write(stream)
         filesystem.move(partial, path)
     except OSError:  # a full disk needs the space again
         with suppress(OSError):

@@ -1,13 +1,14 @@
 """Trainings of some steps on ranks that own items, and on ranks that hold all of them."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
+from training.data.item_order import ItemOrder
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
 from training.distributed import engine as ds
@@ -23,6 +24,7 @@ from training.step import share_of, take_step
 
 CPU = torch.device("cpu")
 NUM_ITEMS = 40  # of the small data set
+PLACE_OF = np.random.default_rng(3).permutation(NUM_ITEMS).astype(np.int32)
 ITEM_PARAMETERS = ("item_embedding", "item_bias", "fusion")
 
 
@@ -34,13 +36,15 @@ class Job(NamedTuple):
     precise: bool = True  # in float64
     num_steps: int = 20
     block: int = 4  # items, in place of those of ownership.BLOCK
+    placed: bool = False  # whether ranks own items in a random order
     fault: str = ""  # a planted one
 
 
 def engine_of(experiment: Experiment, job: Job) -> Engine[Model]:
     """Return an engine with initial weights. Collective."""
     ownership.BLOCK = job.block
-    owners = owners_of(NUM_ITEMS, timeout_minutes=5) if job.sharded else None
+    order = ItemOrder(PLACE_OF if job.placed else None)
+    owners = owners_of(NUM_ITEMS, 5.0, order) if job.sharded else None
     tables = load_item_tables(experiment) if owners is None else load_own_tables(experiment, owners)
     model = build_model(experiment, tables)
     model.owners = owners
@@ -65,7 +69,9 @@ def exchange_float64(engine: Engine[Model]) -> None:
 def take_steps(engine: Engine[Model], experiment: Experiment, first: int, last: int) -> Tensor:
     """Take steps first <= step < last and return this rank's part of the losses [steps, C]."""
     losses: list[Tensor] = []
-    reader, number, epoch = SequenceReader(experiment), 0, 0
+    owners = engine.module.owners
+    reader = SequenceReader(experiment, order=None if owners is None else owners.order)
+    number = epoch = 0
     while number < last:
         for in_epoch, step in enumerate(reader.steps(epoch)):
             if first <= number < last:
@@ -79,7 +85,9 @@ def take_steps(engine: Engine[Model], experiment: Experiment, first: int, last: 
 def state_of(engine: Engine[Model]) -> dict[str, Tensor]:
     """Return weights and moments of everything; of items those that this rank holds."""
     create_moments(engine)
-    return {
+    owners = engine.module.owners
+    items = np.arange(NUM_ITEMS) if owners is None else owners.items
+    return {"items": torch.from_numpy(items).long()} | {
         f"{name} {kind}": held_state(engine, name, kind).clone()
         for name in sorted(full_shapes(engine))
         for kind in KINDS
@@ -94,21 +102,19 @@ def trained(job: Job) -> dict[str, Tensor]:
     return {"losses": losses, **state_of(engine)}
 
 
-def joined(ranks: list[dict[str, Tensor]]) -> Mapping[str, Tensor]:
+def joined(ranks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the sum of the ranks' losses, and weights and moments of everything.
 
-    What the ranks do not have in parts must be the same on all.
+    Rows that the ranks hold in parts come in the order of items. All else must be the same on all.
     """
     found = {"losses": torch.stack([rank["losses"] for rank in ranks]).sum(0)}
-    for name in ranks[0].keys() - found.keys():
+    items = torch.cat([rank["items"] for rank in ranks])
+    order = torch.argsort(items) if len(items) == NUM_ITEMS else None
+    for name in ranks[0].keys() - {"losses", "items", "bytes read"}:
         parts = [rank[name] for rank in ranks]
-        if name.split()[0] not in ITEM_PARAMETERS or is_same(parts):
-            assert is_same(parts), f"the ranks differ in {name}"
-            found[name] = parts[0]
+        if order is not None and name.startswith(ITEM_PARAMETERS):
+            found[name] = torch.cat(parts).view(NUM_ITEMS, -1)[order].flatten()
         else:
-            found[name] = torch.cat(parts)
+            assert all(torch.equal(part, parts[0]) for part in parts), f"ranks differ in {name}"
+            found[name] = parts[0]
     return found
-
-
-def is_same(parts: list[Tensor]) -> bool:
-    return all(torch.equal(part, parts[0]) for part in parts)

@@ -11,6 +11,7 @@ import torch
 from reference_tables import sparse_matrix
 from torch import Tensor, distributed
 
+from training.data.item_order import ItemOrder
 from training.data.plans import SumPlan
 from training.data.sparse import SparseMatrix
 from training.layers.losses import Channel, full_softmax_loss, plain_full_softmax_loss
@@ -37,7 +38,7 @@ class World:
         self.rank, self.peers, self.planner = distributed.get_rank(), Peers(), Peers()
         self.shards = Shards(num_items, W, self.rank)
         self.own = slice(self.shards.first, self.shards.last)
-        self.owners = Owners(self.shards, self.peers, self.planner)
+        self.owners = Owners(self.shards, self.peers, self.planner, ItemOrder())
         self.E = self.floats(num_items, D)
 
     def floats(self, *shape: int) -> Tensor:

@@ -36,7 +36,7 @@ def experiment_with(root: Path, normalize: str) -> Experiment:
     return small_experiment(root, graph=graph, model={"num_centers": 1})
 
 
-def shares(resolved: list[dict[str, Any]], block: int) -> list[dict[str, Tensor]]:
+def shares_of(resolved: list[dict[str, Any]], block: int) -> list[dict[str, Tensor]]:
     """Return, dense, what this rank holds of N(O), and of Ahat and C Ahat of both modalities."""
     ownership.BLOCK, found = block, []
     for content in resolved:
@@ -60,7 +60,7 @@ def test_shares_of_three_ranks_join_to_the_whole_tables(tmp_path: Path, block: i
     experiments = [experiment_with(tmp_path, how) for how in NORMALIZED]
     for experiment in experiments:
         write_dataset(experiment)
-    ranks = on_ranks(3, shares, [e.resolved() for e in experiments], block)
+    ranks = on_ranks(3, shares_of, [e.resolved() for e in experiments], block)
     for experiment, *found in zip(experiments, *ranks, strict=True):
         whole = load_item_tables(experiment)
         near = torch.cat([rank["near"] for rank in found], dim=1)

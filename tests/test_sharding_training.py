@@ -87,7 +87,11 @@ STAGES: Cases = {
 HIDDEN: dict[str, Any] = {"model": {"item_mask": 0.4, "dropout": 0.3}}
 """Each rank draws masks of its own, so equal numbers of ranks are compared."""
 FORMS = {"sharded": {"sharded": True}, "replicated": {"sharded": False}}
-BLOCKS = {"a rank without items": 32, "one rank with all items": 1024}
+SHARES: dict[str, dict[str, Any]] = {
+    "a rank without items": {"block": 32},
+    "one rank with all items": {"block": 1024},
+    "items in another order": {"placed": True},
+}
 Outcome = dict[str, Tensor]
 
 
@@ -137,12 +141,12 @@ def one_rank(root: Path) -> dict[str, list[Outcome]]:
 def three_ranks(root: Path) -> dict[str, list[Outcome]]:
     """Train on three ranks that own items."""
     few, five = few_jobs(root, sharded=True), {"num_steps": 5}
-    blocks = {name: job_of(root, {}, block=block, **five) for name, block in BLOCKS.items()}
+    shares = {name: job_of(root, {}, **keys, **five) for name, keys in SHARES.items()}
     faults = {fault: job_of(root, {}, fault=fault, **five) for fault in FAULTS}
     hidden = {
         f"hidden, {form}": job_of(root, HIDDEN, **keys, **five) for form, keys in FORMS.items()
     }
-    return outcomes(3, few | blocks | faults | hidden)
+    return outcomes(3, few | shares | faults | hidden)
 
 
 def assert_same(
@@ -168,11 +172,12 @@ def test_three_ranks_that_own_items_train_as_one_that_holds_all(
     assert_same(three_ranks[name], [expected], 1e-9)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_ranks_may_own_no_items(
+@pytest.mark.parametrize("name", SHARES)
+def test_ranks_may_own_no_items_and_any_items(
     one_rank: dict[str, list[Outcome]], three_ranks: dict[str, list[Outcome]], name: str
 ) -> None:
-    assert any(not len(rank["item_embedding weight"]) for rank in three_ranks[name])
+    first = three_ranks[name][0]["items"].tolist()
+    assert not first or first != sorted(first)
     assert_same(three_ranks[name], one_rank["five steps"], 1e-9)
 
 
@@ -202,10 +207,13 @@ def test_a_planted_fault_is_found(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("placed", [False, True], ids=["in order", "in another order"])
 @pytest.mark.parametrize("cases", [MANY, ALL_MODELS], ids=["keys", "models"])
-def test_one_to_four_ranks_train_as_one_that_holds_all(root: Path, cases: Cases) -> None:
+def test_one_to_four_ranks_train_as_one_that_holds_all(
+    root: Path, cases: Cases, placed: bool
+) -> None:
     alone = {name: job_of(root, cases[name], sharded=False) for name in cases}
-    sharded = {name: job._replace(sharded=True) for name, job in alone.items()}
+    sharded = {n: job._replace(sharded=True, placed=placed) for n, job in alone.items()}
     expected = outcomes(1, alone)
     for world_size in (1, 2, 3, 4):
         for name, found in outcomes(world_size, sharded).items():

@@ -25,6 +25,7 @@ from training.data.negatives import (
     Negatives,
     Sampler,
     StratifiedSampler,
+    UniformSampler,
     build_sampler,
 )
 from training.data.sequences import SequenceReader
@@ -254,6 +255,18 @@ def test_an_item_is_drawn_as_often_as_its_weight_says(num_negatives: int) -> Non
     assert times[heavy] == pytest.approx(expected, abs=0.03)
     if num_negatives == 100:
         assert all((n.items == drawn[0].items).all() and not n.log_weights.any() for n in drawn)
+
+
+@pytest.mark.parametrize(("num_items", "n"), [(1, 1), (3000, 1), (3000, 40), (1001, 1000), (7, 7)])
+def test_the_closed_form_of_equal_weights_draws_what_the_other_draws(
+    num_items: int, n: int
+) -> None:
+    stratified = StratifiedSampler(np.ones(num_items), n)
+    for seed in range(200):
+        drawn = UniformSampler(num_items, n).draw(np.arange(0), seed)
+        expected = stratified.draw(np.arange(0), seed)
+        assert drawn.items.tolist() == expected.items.tolist()
+        assert drawn.log_weights == pytest.approx(expected.log_weights, abs=1e-9)
 
 
 def test_the_targets_of_a_step_are_those_of_its_ranks_together(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, distributed
 
 from mdsrec.errors import InputError
+from training.checkpoints.owned_rows import OwnedRows
 from training.checkpoints.stored_parts import STARTS, StoredParts, part_bounds
 from training.checkpoints.tensor_file import ITEMS, write_tensors
 from training.distributed.engine_protocol import Engine
@@ -96,25 +96,18 @@ def _restore(engine: Engine[Model], folder: Path, stored: StoredParts) -> None:
             "train from the start with --fresh"
         )
     create_moments(engine)
+    owners = engine.module.owners
+    owned = None if owners is None else OwnedRows(stored, owners)
     for key, size in sizes.items():
-        _set_value(engine, key, _held_value(engine, stored, key, size))
+        kind, name = key.split("/", 1)
+        if owned is not None and _own_range(engine, key, size) is not None:
+            owned.read(key, held_state(engine, name, kind))  # in place
+        elif stored.has_order(key):
+            num_items = full_shapes(engine)[name][0]
+            _set_value(engine, key, stored.in_order(key, num_items))
+        else:
+            _set_value(engine, key, stored.elements(key, 0, size))
     set_steps_taken(engine, stored.steps_taken)
-
-
-def _held_value(engine: Engine[Model], stored: StoredParts, key: str, size: int) -> Tensor:
-    """Return what this rank holds of a tensor: all of it, or the rows of its own items."""
-    own = _own_range(engine, key, size)
-    items = None if own is None else own_items(engine)
-    first, last = own or (0, size)
-    if items is None and not stored.has_order(key):
-        return stored.elements(key, first, last)
-    num_items = full_shapes(engine)[key.split("/", 1)[1]][0]
-    if items is None:
-        width = size // num_items
-        wanted = np.arange(first // width, last // width)
-    else:
-        wanted = items.numpy()
-    return stored.rows(key, wanted, num_items)
 
 
 def _sizes(engine: Engine[Model]) -> dict[str, int]:

@@ -33,7 +33,10 @@ class Saver:
         self._waiting[name] = content
 
     def add_weights(self, weights: WeightsFiles) -> None:
-        """Write these weights before the next checkpoint is complete. Not collective."""
+        """Write these weights before the next checkpoint is complete. Not collective.
+
+        The checkpoint is saved before the next step, which changes the rows of items.
+        """
         self._weights = weights
 
     def save(
@@ -63,16 +66,23 @@ class Saver:
 
     def _write_part(self) -> None:
         """Write this rank's part of the weights, which the main file will name."""
-        if self._weights.part is not None:
-            files.write_bytes(f"{self._run}/{self._weights.part.name}", self._weights.part.content)
+        part = self._weights.part
+        if part is None:
+            return
+        try:
+            part.write(self._run)
+        except files.STORAGE_ERRORS:
+            self._weights = self._weights._replace(part=part.copy())
+            raise
+        self._weights = self._weights._replace(part=None)
 
     def _write_files(self) -> None:
         main = self._weights.main
         if main is not None:
             uri = f"{self._run}/{main.name}"
-            former = files.read_bytes(uri)  # somebody may be reading its parts
+            former = parts_named(uri)  # somebody may be reading them
             files.write_bytes(uri, main.content)
-            delete_other_parts(self._run, {*parts_named(former), *parts_named(main.content)})
+            delete_other_parts(self._run, {*former, *parts_named(uri)})
         self._weights = WeightsFiles(None, None)
         for name in list(self._waiting):
             files.write_bytes(f"{self._run}/{name}", self._waiting[name])

@@ -17,7 +17,7 @@ from mdsrec.arrays import Ints
 from training.checkpoints.tensor_file import ITEMS
 
 STARTS = "starts"  # in the metadata of a file: the first element of each part that is owned
-ROWS = 1 << 16  # of items, read together where their order differs
+ROWS = 1 << 16  # of items, read at a time
 
 
 class StoredParts:
@@ -36,12 +36,22 @@ class StoredParts:
         keys = [key for key in self._files[0].keys() if key != ITEMS]  # noqa: SIM118
         return {key: sum(self._length(file, key) for file in self._files) for key in keys}
 
-    @cached_property
-    def items(self) -> Ints | None:
-        """Return the items in the order of their rows; None if that is the order of items."""
-        if ITEMS not in self._files[0].keys():  # noqa: SIM118
-            return None
-        return np.concatenate([file.get_tensor(ITEMS).numpy() for file in self._files])
+    @property
+    def has_items(self) -> bool:
+        """Return whether some rows are in another order than that of items."""
+        return ITEMS in self._files[0].keys()  # noqa: SIM118
+
+    def items_between(self, first: int, last: int) -> Ints:
+        """Return the items of placed rows first <= row < last."""
+        parts, start = [np.empty(0, np.int32)], 0
+        for file in self._files:
+            stop = start + self._length(file, ITEMS)
+            lower, upper = max(first, start), min(last, stop)
+            if lower < upper:
+                part = file.get_slice(ITEMS)[lower - start : upper - start]
+                parts.append(part.numpy())
+            start = stop
+        return np.concatenate(parts)
 
     def elements(self, key: str, first: int, last: int) -> Tensor:
         """Return elements first <= element < last; only they are read."""
@@ -54,28 +64,19 @@ class StoredParts:
                 joined[lower - first : upper - first] = part
         return joined
 
-    def rows(self, key: str, items: Ints, num_items: int) -> Tensor:
-        """Return the rows of these items, flat; blocks without any of them are not read."""
+    def in_order(self, key: str, num_items: int) -> Tensor:
+        """Return a tensor whose rows have an order, in that of items, flat."""
         width = self.sizes[key] // num_items
-        stored = self.items if key in self._starts[0] else None
-        found = torch.empty(len(items), width)
-        order = np.argsort(items, kind="stable")
-        ascending = np.append(items[order], -1)  # -1 is never wanted
+        found = torch.empty(num_items, width)
         for first in range(0, num_items, ROWS):
             last = min(first + ROWS, num_items)
-            ids = np.arange(first, last) if stored is None else stored[first:last]
-            index = np.searchsorted(ascending[:-1], ids)
-            rows = np.flatnonzero(ascending[index] == ids)
-            if len(rows):
-                start, stop = first + int(rows[0]), first + int(rows[-1]) + 1
-                block = self.elements(key, start * width, stop * width).view(-1, width)
-                wanted = torch.from_numpy(order[index[rows]])
-                found[wanted] = block[torch.from_numpy(rows - rows[0])]
+            rows = self.elements(key, first * width, last * width).view(-1, width)
+            found[torch.from_numpy(self.items_between(first, last)).long()] = rows
         return found.flatten()
 
     def has_order(self, key: str) -> bool:
         """Return whether the rows of a tensor are in another order than that of items."""
-        return key in self._starts[0] and self.items is not None
+        return key in self._starts[0] and self.has_items
 
     @cached_property
     def _starts(self) -> list[dict[str, int]]:

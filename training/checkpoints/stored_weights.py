@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from mdsrec import files
-from training.checkpoints.tensor_file import ITEMS
+from training.checkpoints.tensor_file import ITEMS, METADATA, read_header
 from training.checkpoints.weights import PARTS
 
-METADATA = "__metadata__"  # key of the strings in a header
 READ_BYTES = 16 << 20
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16}
 
@@ -28,10 +27,7 @@ class _File:
 
     @classmethod
     def open(cls, uri: str) -> Self:
-        filesystem, path = files.file_system(uri)
-        with filesystem.open_input_file(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-            return cls(uri, json.loads(file.read(length)), 8 + length)
+        return cls(uri, *read_header(uri))
 
     @property
     def tensors(self) -> list[str]:

@@ -3,12 +3,15 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from mdsrec import files
+
 ITEMS = "items"  # the items whose rows are in a file, where these are not in the order of items
+METADATA = "__metadata__"  # key of the strings in a header
 
 
 def write_tensors(
@@ -21,7 +24,7 @@ def write_tensors(
 
     All are float32 but that of ITEMS, which is int32.
     """
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    header: dict[str, object] = {METADATA: dict(metadata)}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
@@ -37,8 +40,16 @@ def write_tensors(
         stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def file_metadata(content: bytes | memoryview) -> dict[str, str]:
+def file_metadata(content: bytes) -> dict[str, str]:
     """Return the string metadata in the header of a safetensors file."""
     length = int.from_bytes(content[:8], "little")
-    header: dict[str, dict[str, str]] = json.loads(bytes(content[8 : 8 + length]))
-    return header.get("__metadata__", {})
+    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
+    return header.get(METADATA, {})
+
+
+def read_header(uri: str) -> tuple[dict[str, Any], int]:
+    """Return the header of a safetensors file, and where the tensors begin."""
+    filesystem, path = files.file_system(uri)
+    with filesystem.open_input_file(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length

@@ -7,14 +7,14 @@ name them. They are written first, so the main file never names what is absent.
 import io
 import json
 import re
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import BinaryIO, NamedTuple
 
 from pyarrow import fs
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from mdsrec import files
-from training.checkpoints.tensor_file import ITEMS, file_metadata, write_tensors
+from training.checkpoints.tensor_file import ITEMS, METADATA, read_header, write_tensors
 from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import full_shapes, iterate_full_weights, own_items
 from training.sharding.item_shards import ItemShards
@@ -25,13 +25,33 @@ PARTS = "parts"  # in the metadata: the files with rows of items, in order
 
 class NamedFile(NamedTuple):
     name: str
-    content: bytes | memoryview
+    content: bytes
+
+
+class RowsFile(NamedTuple):
+    """Rows of items, which are in a file once it is written, and only in the training before."""
+
+    name: str
+    rows: Mapping[str, Tensor]
+
+    def write(self, run: str) -> None:
+        """Write the file into the run, without a copy of it in memory."""
+        shapes = {name: tuple(rows.shape) for name, rows in self.rows.items()}
+
+        def write(stream: BinaryIO) -> None:
+            write_tensors(stream, shapes, self.rows.values(), {})
+
+        files.write_stream(f"{run}/{self.name}", write)
+
+    def copy(self) -> "RowsFile":
+        """Return a copy, which the next step of the training does not change."""
+        return self._replace(rows={name: rows.cpu().clone() for name, rows in self.rows.items()})
 
 
 class WeightsFiles(NamedTuple):
     """The files that one rank writes of the weights."""
 
-    part: NamedFile | None  # rows of its own items
+    part: RowsFile | None  # rows of its own items
     main: NamedFile | None  # everything else; only on rank 0
 
 
@@ -46,11 +66,8 @@ def gather_weights(engine: Engine[nn.Module], metadata: dict[str, str], tag: str
     if isinstance(items, ItemShards):
         names = [f"best-{tag}-{r:05d}-of-{world_size:05d}.safetensors" for r in range(world_size)]
         ids = own_items(engine)
-        parts = items.weights if ids is None else {**items.weights, ITEMS: ids}
-        rows = {name: tuple(own.shape) for name, own in parts.items()}
-        content = io.BytesIO()
-        write_tensors(content, rows, parts.values(), {})
-        part = NamedFile(names[distributed.get_rank()], content.getbuffer())
+        rows = items.weights if ids is None else {**items.weights, ITEMS: ids}
+        part = RowsFile(names[distributed.get_rank()], rows)
         shapes = {name: shape for name, shape in shapes.items() if name not in rows}
         metadata = {**metadata, PARTS: json.dumps(names)}
     weights = (weight for _, weight in iterate_full_weights(engine))
@@ -63,9 +80,12 @@ def gather_weights(engine: Engine[nn.Module], metadata: dict[str, str], tag: str
     return WeightsFiles(part, NamedFile(BEST, stream.getvalue()))
 
 
-def parts_named(main: bytes | memoryview | None) -> list[str]:
-    """Return the files with rows of items that a main file names; None: there is none."""
-    names: list[str] = [] if main is None else json.loads(file_metadata(main).get(PARTS, "[]"))
+def parts_named(uri: str) -> list[str]:
+    """Return the files with rows of items that a main file names; none if there is no file."""
+    if not files.exists(uri):
+        return []
+    header, _ = read_header(uri)
+    names: list[str] = json.loads(header.get(METADATA, {}).get(PARTS, "[]"))
     return names
 
 

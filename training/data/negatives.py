@@ -55,12 +55,27 @@ def build_sampler(config: TrainConfig, tables: ItemTables) -> Sampler | None:
     if config.loss == "full":
         return None
     if config.negatives == "uniform":
-        return StratifiedSampler(np.ones(tables.num_items), config.num_negatives)
+        return UniformSampler(tables.num_items, config.num_negatives)
     assert tables.num_train is not None
     if config.negatives == "in_batch":
         return InBatchSampler(tables.num_train)
     # The full softmax contains items without events too; they are drawn as if they had one.
     return StratifiedSampler(np.maximum(tables.num_train, 1.0), config.num_negatives)
+
+
+class UniformSampler:
+    """`StratifiedSampler` for equal weights, in closed form: nothing of it grows with X."""
+
+    def __init__(self, num_items: int, num_negatives: int) -> None:
+        self.num_items, self.num_negatives = num_items, num_negatives
+
+    def draw(self, targets: Ints, seed: int) -> Negatives:
+        X, n = self.num_items, self.num_negatives
+        draws = np.arange(n) + np.random.default_rng(seed).random(n)
+        drawn = (draws * (X / n)).astype(np.int64)
+        # The last draw may be rounded to n.
+        items, times = np.unique(drawn.clip(max=X - 1), return_counts=True)
+        return Negatives(items, np.log(times) - np.log(n / X))
 
 
 class StratifiedSampler:

@@ -3,6 +3,7 @@
 X items, D width, K centers, F features.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +11,8 @@ from training.data.item_tables import ItemTables, ModalityTables
 from training.data.long_rows import LongRows
 from training.data.sparse import DeviceGraph, SparseMatrix, product
 from training.layers.item_constants import ItemConstants
+
+ENTRIES = 8192  # of C, multiplied at a time
 
 
 class Modality(nn.Module):
@@ -35,9 +38,9 @@ class Modality(nn.Module):
         self.center_sums: Tensor | None  # C 1
         center_features = center_sums = None
         if members is not None and features is not None:
-            members_KX = LongRows(members, len(features))
-            center_features = of.over_items(members_KX.times(features))
-            center_sums = of.over_items(members_KX.times(torch.ones(len(features), 1)))
+            center_features = of.over_items(_times(members, features)).to(features.dtype)
+            ones = torch.ones(1, 1).expand(len(features), 1)
+            center_sums = of.over_items(_times(members, ones)).to(features.dtype)
         self.register_buffer("center_features", center_features, persistent=False)
         self.register_buffer("center_sums", center_sums, persistent=False)
 
@@ -62,3 +65,19 @@ class Modality(nn.Module):
         bias_1D: Tensor = self.feature_map(torch.zeros_like(self.center_features[:1]))
         mapped_KD: Tensor = self.feature_map(self.center_features)
         return mapped_KD + (self.center_sums - 1) * bias_1D
+
+
+def _times(members: SparseMatrix, rows_XF: Tensor) -> Tensor:
+    """Return C F in float64 [K, F], so that parts of ranks add up to what one rank computes.
+
+    A few rows at a time are in float64.
+    """
+    product = torch.zeros(members.num_rows, rows_XF.shape[1], dtype=torch.float64)
+    center = np.repeat(np.arange(members.num_rows), np.diff(members.starts))
+    for first in range(0, len(center), ENTRIES):
+        entries = slice(first, first + ENTRIES)
+        columns = torch.from_numpy(members.columns[entries]).long()
+        weights = torch.from_numpy(members.weights[entries]).double()
+        rows = rows_XF[columns].double() * weights[:, None]
+        product.index_add_(0, torch.from_numpy(center[entries]), rows)
+    return product

@@ -210,8 +210,8 @@ class ItemShards:
         return {name: (num_items, *own.shape[1:]) for name, own in self.weights.items()}
 
     def held_state(self, name: str, moment: int | None) -> Tensor:
-        """Return the own weights, or one of the moments, flat."""
-        return self._state(name, moment).flatten()
+        """Return the own weights, or one of the moments, flat. It may be written to."""
+        return self._state(name, moment).view(-1)
 
     def set_held_state(self, name: str, moment: int | None, value: Tensor) -> None:
         """Set what `held_state` returns."""
