@@ -17,7 +17,13 @@ from benchmarks.scale import etl, load
 from benchmarks.scale.processes import DRIVER, JVM, OTHER, PYTHON_WORKER, Sampler, kind_of
 from benchmarks.scale.results import exponent
 from benchmarks.scale.writes import CountWrites, adam_seconds
-from benchmarks.sizes import FULL, Graphs, cooccurrence_bytes, full_catalogue, neighbor_bytes
+from benchmarks.sizes.replicated import (
+    FULL,
+    Graphs,
+    cooccurrence_bytes,
+    full_catalogue,
+    neighbor_bytes,
+)
 
 MIB = 1 << 20
 CHILD = "import time; x = bytearray(150 << 20); time.sleep(.5)"

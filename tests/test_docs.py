@@ -3,7 +3,8 @@
 import runpy
 from pathlib import Path
 
-from benchmarks.sizes import Setting, bytes_an_item, full_catalogue, table
+from benchmarks.sizes.__main__ import parser, tables_of
+from benchmarks.sizes.replicated import Setting, bytes_an_item, full_catalogue, table
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,6 +20,14 @@ def test_the_table_of_sizes_is_what_the_formula_gives():
     assert one_modality - no_modality == 4 * 64 + 12 * 2
     # Gradients count where they are larger than the vectors; offloaded state does not count.
     assert bytes_an_item(64, 1, 0, Setting(4, 1, "optimizer")) == 4 * 64 * (1 + 3) + 24
+
+
+def test_the_tables_of_a_catalogue_of_ranks_are_what_the_formulas_give():
+    options = ["--items", "48.2e6", "--dim", "128", "--workers", "64"]
+    memory, _, _, seconds = tables_of(parser().parse_args(options))
+    page = (ROOT / "docs" / "scale.md").read_text()
+    assert memory in page
+    assert seconds in page
 
 
 def test_the_configuration_reference_is_up_to_date():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mdsrec.config import Experiment
@@ -22,6 +22,7 @@ from training.distributed.engine_protocol import Engine
 from training.models.base import Model
 from training.sharding.exchange import plan_rows
 from training.sharding.item_shards import EMBEDDING, ItemShards
+from training.sharding.owners import rank_and_world_size
 
 HOST = torch.device("cpu")
 DROPOUT, NOISE, NEGATIVES = 0, 1, 2  # streams of random numbers
@@ -49,7 +50,7 @@ def share_of(
     It does not depend on the weights, so it can be prepared while earlier steps are computed. For a
     GPU it is in pinned host memory, which the GPU copies while it computes.
     """
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    rank, world_size = rank_and_world_size(model.owners)
     num_parts = experiment.train.accumulation
     noise = noise_of(model, experiment, step, epoch_and_step)
     negatives = negatives_of(model, experiment, step, epoch_and_step)
@@ -67,7 +68,7 @@ def take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Te
 
     Returns this rank's loss of each channel, summed over its prefixes [C].
     """
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    rank, world_size = rank_and_world_size(engine.module.owners)
     if engine.module.is_refreshed_before(share.epoch_and_step[1]):
         engine.module.refresh(_center_products(engine))
     torch.manual_seed(_seed(experiment, *share.epoch_and_step, DROPOUT, rank))

@@ -20,6 +20,7 @@ from training.layers.scoring import count_channels
 from training.models.base import Model
 from training.models.shard_ranking import ShardRanking
 from training.sharding.item_shards import ItemShards
+from training.sharding.owners import rank_and_world_size
 
 VALIDATION_METRICS = ("ndcg@10", "recall@10")
 GROUPS = 8
@@ -36,7 +37,7 @@ def validate(
     device: torch.device,
 ) -> dict[str, float]:
     """Return the mean metrics of the whole score over all validation targets. Collective."""
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    rank, world_size = rank_and_world_size(engine.module.owners)
     size = experiment.eval.user_batch
     sums = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64)
     engine.eval()

@@ -108,6 +108,10 @@ class Modality:
         block, inside = np.divmod(indices, WITHOUT - 1)
         return WITHOUT * block + inside + (inside >= self.lacking)
 
+    def index(self, item: int) -> int:
+        """Return how many items below this one have the modality."""
+        return item - len(range(self.lacking, item, WITHOUT))
+
     def clusters(self, indices: Counts, k: int) -> Counts:
         """Return in which of k equal parts of the line each item is."""
         return self.order.positions(indices) * k // self.size

@@ -75,10 +75,18 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 class TableMaker:
-    """The tables of an experiment; `degree` others co-occur with an item on average."""
+    """The tables of an experiment; `degree` others co-occur with an item on average.
+
+    Features, neighbors and co-occurrences are written only for the items in `rows`; None: all.
+    """
 
     def __init__(
-        self, experiment: Experiment, catalogue: Catalogue, degree: int = 20, width: int = 64
+        self,
+        experiment: Experiment,
+        catalogue: Catalogue,
+        degree: int = 20,
+        width: int = 64,
+        rows: tuple[int, int] | None = None,
     ) -> None:
         if catalogue.num_items < 100:
             raise InputError(f"--items {catalogue.num_items}: must be at least 100")
@@ -89,8 +97,9 @@ class TableMaker:
             for stream, name in enumerate(experiment.modalities)
         }
         self.settings = table_settings(experiment)
+        self.rows = (0, catalogue.num_items) if rows is None else rows
         size = [catalogue.num_items, catalogue.num_users, catalogue.longest, catalogue.seed]
-        self.content = tables.fingerprint([*size, degree, width])
+        self.content = tables.fingerprint([*size, degree, width, *self.rows])
 
     def write_all(self) -> dict[str, tables.Manifest]:
         """Write every table that training reads -> their manifests by name.
@@ -162,8 +171,10 @@ class TableMaker:
 
     def _write_pairs(self, name: str, table_schema: pa.Schema) -> tables.Manifest:
         most = self.settings[name].get("max_cooccurrences")
+        start, stop = self.rows
 
-        def part(first: int, last: int) -> pa.Table:
+        def part(number: int, end: int) -> pa.Table:
+            first, last = start + number, start + end
             items, others, scores = self.graph.rows(first, last)
             if most is not None:
                 starts = np.searchsorted(items, np.arange(first, last + 1))
@@ -175,13 +186,14 @@ class TableMaker:
 
         keys = max(1, PART_BYTES // (PAIR_BYTES * self.graph.degree))
         uri, recipe = self._uri(name), self._recipe(name)
-        return write_parts(uri, recipe, part, self.catalogue.num_items, keys)
+        return write_parts(uri, recipe, part, stop - start, keys)
 
     def _write_features(self, name: str, modality: Modality) -> tables.Manifest:
         groups = Groups.of(modality.size, self.width, modality.stream)
+        start, stop = map(modality.index, self.rows)
 
         def part(first: int, last: int) -> pa.Table:
-            indices = np.arange(first, last)
+            indices = start + np.arange(first, last)
             vectors = groups.draw(modality.clusters(indices, groups.num_groups), first)
             return _table(schema.FEATURES, modality.items(indices), fixed_lists(vectors))
 
@@ -191,13 +203,16 @@ class TableMaker:
             "items": modality.size,
             "items_without": modality.num_items - modality.size,
         }
-        return write_parts(self._uri(name), self._recipe(name), part, modality.size, keys, counters)
+        uri, recipe = self._uri(name), self._recipe(name)
+        return write_parts(uri, recipe, part, stop - start, keys, counters)
 
     def _write_neighbors(self, name: str, modality: Modality) -> tables.Manifest:
         count = min(self.experiment.graph.max_neighbors, modality.size - 1)
         similarities = (1 - np.arange(1, count + 1) / (count + 1)).astype(np.float32)
+        start, stop = map(modality.index, self.rows)
 
-        def part(first: int, last: int) -> pa.Table:
+        def part(number: int, end: int) -> pa.Table:
+            first, last = start + number, start + end
             lists = modality.neighbors(first, last, count).astype(np.int32)
             items = modality.items(np.arange(first, last))
             similar = fixed_lists(np.tile(similarities, (len(lists), 1)))
@@ -205,9 +220,8 @@ class TableMaker:
 
         keys, counters = max(1, PART_BYTES // (8 * count)), {"items": modality.size}
         repetitive = ("similarities.list.element",)
-        return write_parts(
-            self._uri(name), self._recipe(name), part, modality.size, keys, counters, repetitive
-        )
+        uri, recipe = self._uri(name), self._recipe(name)
+        return write_parts(uri, recipe, part, stop - start, keys, counters, repetitive)
 
     def _write_centers(self, name: str, modality: Modality) -> tables.Manifest:
         k = int(self.settings[name]["k"])

@@ -20,7 +20,7 @@ from benchmarks.measure import DONE, measure, print_result
 from benchmarks.memory import process_bytes
 from benchmarks.scale import settings
 from benchmarks.scale.results import mib, write_results
-from benchmarks.sizes import adam_bytes, gradient_bytes, table_bytes
+from benchmarks.sizes.replicated import adam_bytes, gradient_bytes, table_bytes
 from mdsrec.command import positive_int, run_command
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, distributed
+from torch import Tensor
 
 from mdsrec.errors import InputError
 from training.checkpoints.owned_rows import OwnedRows
@@ -34,6 +34,7 @@ from training.distributed.zero_state import (
     set_steps_taken,
 )
 from training.models.base import Model
+from training.sharding.owners import rank_and_world_size
 
 STATE = "state.json"
 KEPT = "kept"  # kind of the tensors that a model keeps for several steps
@@ -47,7 +48,7 @@ def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) 
 
     Collective. A rank whose disk is full takes part to the end and raises OSError then.
     """
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    rank, world_size = rank_and_world_size(engine.module.owners)
     create_moments(engine)
     own = {key: _own_range(engine, key, size) for key, size in _sizes(engine).items()}
     equal = {key: part_bounds(n, rank, world_size) for key, n in _sizes(engine).items()}
@@ -60,7 +61,7 @@ def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) 
         shapes[ITEMS], parts = (len(items),), chain(parts, [items])
     metadata = {"steps_taken": str(num_steps_taken(engine)), STARTS: json.dumps(starts)}
     try:
-        with _path(folder, rank, world_size).open("wb") as stream:
+        with part_path(folder, rank, world_size).open("wb") as stream:
             write_tensors(stream, shapes, parts, metadata)
     finally:
         for _ in parts:  # after a failed write: the other ranks still gather these
@@ -78,7 +79,7 @@ def load_checkpoint(engine: Engine[Model], folder: Path) -> dict[str, Any]:
         saved = json.loads((folder / STATE).read_text())
         with ExitStack() as stack:
             files = [
-                stack.enter_context(safe_open(_path(folder, rank, saved["world_size"]), "pt"))
+                stack.enter_context(safe_open(part_path(folder, rank, saved["world_size"]), "pt"))
                 for rank in range(saved["world_size"])
             ]
             _restore(engine, folder, StoredParts(files))
@@ -140,5 +141,5 @@ def _set_value(engine: Engine[Model], key: str, value: Tensor) -> None:
         set_held_state(engine, name, kind, value)
 
 
-def _path(folder: Path, rank: int, world_size: int) -> Path:
+def part_path(folder: Path, rank: int, world_size: int) -> Path:
     return folder / f"part-{rank:05d}-of-{world_size:05d}.safetensors"

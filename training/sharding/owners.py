@@ -36,6 +36,13 @@ class Owners:
         return dict(total.most_common())
 
 
+def rank_and_world_size(owners: Owners | None) -> tuple[int, int]:
+    """Return the number of this rank and how many ranks there are; None: by the process group."""
+    if owners is None:
+        return distributed.get_rank(), distributed.get_world_size()
+    return owners.shards.rank, owners.shards.world_size
+
+
 def owners_of(num_items: int, timeout_minutes: float, order: ItemOrder | None = None) -> Owners:
     """Return the owners of all items, in the process group that exists already. Collective."""
     world_size, rank = distributed.get_world_size(), distributed.get_rank()

@@ -37,6 +37,10 @@ class OwnColumns:
         return self._items[:-1]
 
     @property
+    def num_entries(self) -> int:
+        return len(self._rows.columns)
+
+    @property
     def nbytes(self) -> int:
         return self._items.nbytes + self._rows.nbytes
 

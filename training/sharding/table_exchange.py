@@ -33,7 +33,7 @@ def to_owners(
         expected = peers.swap_counts(sizes)
         sent = torch.frombuffer(bytearray(b"".join(parts)) or bytearray(1), dtype=torch.uint8)
         found = peers.swap("tables", sent[: sum(sizes)], sizes, expected)
-        yield from (_batch(part) for part in torch.split(found, expected) if len(part))
+        yield from (batch_of_bytes(part) for part in torch.split(found, expected) if len(part))
         if not any(peers.gather_counts(int(batch is not None))):
             return
 
@@ -43,13 +43,20 @@ def _parts(batch: pa.RecordBatch, owners: Ints, peers: Peers) -> list[bytes]:
     parts = []
     for rank in range(peers.world_size):
         rows = batch.take(pa.array(np.flatnonzero(owners == rank)))
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as stream:
-            stream.write_batch(rows)
-        parts.append(sink.getvalue().to_pybytes() if rows.num_rows else b"")
+        parts.append(bytes_of_batch(rows) if rows.num_rows else b"")
     return parts
 
 
-def _batch(content: torch.Tensor) -> pa.RecordBatch:
+def bytes_of_batch(rows: pa.RecordBatch) -> bytes:
+    """Return rows in the form in which they travel."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_batch(rows)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def batch_of_bytes(content: torch.Tensor) -> pa.RecordBatch:
+    """Return the rows that `bytes_of_batch` wrote, without a copy."""
     with pa.ipc.open_stream(pa.py_buffer(content.numpy())) as stream:
         return stream.read_next_batch()

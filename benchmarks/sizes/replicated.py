@@ -1,7 +1,7 @@
-"""The memory of a catalogue by arithmetic: of a GPU, and of the ranks and hosts of a training.
+"""The memory of the replicated form: of a GPU, and of the ranks and hosts of a training.
 
-`python -m benchmarks.sizes` prints the tables of docs/cluster.md and docs/scale.md. All numbers are
-float32. A working set that does not grow with the number of items comes on top.
+The tables of docs/cluster.md and docs/scale.md. All numbers are float32. A working set that does
+not grow with the number of items comes on top.
 """
 
 from typing import Literal, NamedTuple
@@ -138,9 +138,3 @@ def full_catalogue() -> str:
             sizes = (table, adam, *shared, host, checkpoint_bytes(FULL, DIM))
             rows.append([layout, option, *(f"{size / 1e9:.1f}" for size in sizes)])
     return markdown_table(header, rows)
-
-
-if __name__ == "__main__":
-    print(table())
-    print()
-    print(full_catalogue())
