@@ -31,7 +31,8 @@ def counts_of(share: Share, model: Model, experiment: Experiment) -> Counts:
     list_entries = sum(by_list)
     halo = owners.halo
     return Counts(
-        *batch.item_index.shape,
+        sequences=batch.item_index.shape[0],
+        length=batch.item_index.shape[1],
         prefixes=len(batch.targets),
         prefixes_of_others=(owners.shards.world_size - 1) * len(batch.targets),
         items=len(batch.items),

@@ -81,8 +81,8 @@ def _warm_up(world: World) -> None:
 def _owners(world: World, experiment: Experiment) -> Owners:
     longest = experiment.model.neighbors_read + 1
     sizes = experiment.model.all_num_centers()[0], longest
-    stubs = [StubPeers(world.shards, *sizes, world.draw_items, seed) for seed in (0, 1)]
-    return Owners(world.shards, *stubs)
+    peers, planner = (StubPeers(world.shards, *sizes, world.draw_items, seed) for seed in (0, 1))
+    return Owners(world.shards, peers, planner)
 
 
 def _take_steps(engine: Engine[Model], experiment: Experiment, number: int) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class Phases:
         """Measure a phase; figures of its own can be put into the dict."""
         trim_memory()
         Path("/proc/self/clear_refs").write_text(RESET_PEAK)
-        sent, figures = self._sent(), {}
+        sent = self._sent()
+        figures: dict[str, Any] = {}
         started, used = time.perf_counter(), time.process_time()
         yield figures
         seconds, cpu = time.perf_counter() - started, time.process_time() - used
