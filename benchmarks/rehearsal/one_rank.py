@@ -20,6 +20,7 @@ from benchmarks.rehearsal.world import VALIDATED_OF_RANK, World, write_tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.checkpoints.format import load_checkpoint, save_checkpoint
+from training.data.item_order import ItemOrder
 from training.data.prefetch import prefetch
 from training.data.sequences import SequenceReader
 from training.distributed import engine as ds
@@ -82,7 +83,7 @@ def _owners(world: World, experiment: Experiment) -> Owners:
     longest = experiment.model.neighbors_read + 1
     sizes = experiment.model.all_num_centers()[0], longest
     peers, planner = (StubPeers(world.shards, *sizes, world.draw_items, seed) for seed in (0, 1))
-    return Owners(world.shards, peers, planner)
+    return Owners(world.shards, peers, planner, ItemOrder())
 
 
 def _take_steps(engine: Engine[Model], experiment: Experiment, number: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from benchmarks.sizes.shape import Counts, Graphs, Shape
 
 FLOAT, INDEX, WIDE = 4, 4, 8
 SORTED_ENTRY = 56  # bytes of an entry that arrives: row, column and weight, and copies to sort them
+PIECE = 1 << 16  # rows that a restore copies at a time
 SAVED = 6  # tensors as large as the centers of all prefixes, in a layer
 GRAPHS = ("Ahat", "N(O)", "C Ahat")
 FEW = 1 << 20  # entries of C Ahat; more are kept by column too
@@ -23,9 +24,7 @@ def of_training(shape: Shape, graphs: Graphs, counts: Counts, full: bool) -> dic
         "N(O)": 2 * WIDE * graphs.cooccurring_rows + graphs.cooccurring * (INDEX + FLOAT),
         "C Ahat": _center_bytes(shape, graphs),
     }
-    if full:
-        return held | {"halo and its gradient": 2 * counts.halo_read * row}
-    return held | {"sampler": 3 * WIDE * shape.items}
+    return held | ({"halo and its gradient": 2 * counts.halo_read * row} if full else {})
 
 
 def _center_bytes(shape: Shape, graphs: Graphs) -> int:
@@ -47,11 +46,6 @@ def of_step(shape: Shape, counts: Counts) -> int:
     return rows + saved
 
 
-def of_sampler_build(shape: Shape) -> int:
-    """Return the bytes that the strata of the negatives need while they are made."""
-    return 4 * WIDE * shape.items
-
-
 def of_validation(shape: Shape, counts: Counts) -> int:
     """Return the bytes of the vectors of own items, and of the halo while it is read and joined."""
     n, row = shape.own_items, FLOAT * shape.dim
@@ -71,15 +65,14 @@ def by_phase(shape: Shape, graphs: Graphs, counts: Counts, full: bool) -> dict[s
     """Return the bytes at the peak of each phase of a training."""
     held = of_training(shape, graphs, counts, full)
     in_all, of_graphs = sum(held.values()), sum(held[name] for name in GRAPHS)
-    members = WIDE * shape.modalities * shape.items  # C of all items, until the engine is built
+    members = WIDE * shape.modalities * shape.own_items  # C, until the engine is built
     row = FLOAT * shape.dim
     of_halo = row * (counts.halo_lent + counts.halo_read) if full else 0
-    sampler = 0 if full else of_sampler_build(shape)
     return {
         "load": max(SORTED_ENTRY * graphs.cooccurring, members + of_graphs),
-        "build": in_all + members + sampler,
+        "build": in_all + members,
         "steps": in_all + of_step(shape, counts) + of_halo,
         "save": in_all,
-        "restore": in_all + (1 + 3) * row * shape.own_items,  # the file is mapped
+        "restore": in_all + 3 * row * (shape.own_items + PIECE),  # the file is mapped
         "validation": in_all + of_validation(shape, counts),
     }
