@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from small_dataset import small_experiment, write_dataset
 from small_models import experiment_of
 from torch import Tensor, distributed
 
-from training.checkpoints import format as checkpoint_format
 from training.checkpoints.format import load_checkpoint, save_checkpoint
+from training.checkpoints.tensor_file import TensorFile
 
 REPLICATED, SHARDED, PLACED = "replicated", "sharded", "sharded in another order"
 WIDTH = 8  # of the item table
@@ -51,7 +51,7 @@ def go_leg(root: Path, leg: Leg) -> Outcome:
     num_read: list[int] = []
     if leg.load:
         with counted_reads(num_read):
-            assert load_checkpoint(engine, root / leg.load) == {"next": leg.first}
+            assert load_checkpoint(engine, str(root / leg.load)) == {"next": leg.first}
     losses = take_steps(engine, experiment, leg.first, leg.last)
     if leg.save:
         folder = root / leg.save
@@ -66,43 +66,18 @@ def go_leg(root: Path, leg: Leg) -> Outcome:
 @contextmanager
 def counted_reads(num_read: list[int]) -> Iterator[None]:
     """Append the bytes of each piece of the item table, and of its order, that is read."""
-    opened = checkpoint_format.safe_open
+    elements = TensorFile.elements
 
-    class CountedSlice:
-        def __init__(self, part: Any, key: str) -> None:
-            self.part, self.key = part, key
+    def counted(file: TensorFile, name: str, first: int, last: int) -> Tensor:
+        found = elements(file, name, first, last)
+        num_read.append(found.nbytes if "item" in name else 0)
+        return found
 
-        def get_shape(self) -> Any:
-            return self.part.get_shape()
-
-        def __getitem__(self, rows: Any) -> Tensor:
-            found: Tensor = self.part[rows]
-            num_read.append(found.nbytes if "item" in self.key else 0)
-            return found
-
-    class CountedFile:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-        def get_slice(self, key: str) -> CountedSlice:
-            return CountedSlice(self.file.get_slice(key), key)
-
-        def get_tensor(self, key: str) -> Any:
-            return self.get_slice(key)[:]
-
-    @contextmanager
-    def open_counted(*arguments: Any) -> Iterator[CountedFile]:
-        with opened(*arguments) as file:
-            yield CountedFile(file)
-
-    checkpoint_format.safe_open = open_counted
+    TensorFile.elements = counted  # type: ignore[method-assign]
     try:
         yield
     finally:
-        checkpoint_format.safe_open = opened
+        TensorFile.elements = elements  # type: ignore[method-assign]
 
 
 def run_legs(root: Path, world_size: int, legs: list[Leg]) -> list[list[Outcome]]:

@@ -101,7 +101,7 @@ def losses_of_jobs(jobs: list[Job]) -> list[list[float]]:
         experiment = experiment_from(resolved, source="test")
         engine = ds.initialize(Regression(), experiment, CPU)
         if source:
-            assert load_checkpoint(engine, Path(source)) == {"next": first}
+            assert load_checkpoint(engine, source) == {"next": first}
         parts = experiment.train.accumulation
         losses.append([take_plain_step(engine, step, parts) for step in range(first, last)])
         if target:
@@ -228,17 +228,17 @@ def facts_of_engines(folder: str) -> dict[str, Any]:
     rank = distributed.get_rank()
     saved = Path(folder) / "2-2 first"
     zero3 = ds.initialize(Regression(), experiment_of(3, SCHEDULE), CPU)
-    load_checkpoint(zero3, saved)
+    load_checkpoint(zero3, str(saved))
     zero0 = ds.initialize(Regression(), experiment_of(0), CPU)
-    load_checkpoint(zero0, saved)
+    load_checkpoint(zero0, str(saved))
     other_model = ds.initialize(Regression(num_items=12), experiment_of(3), CPU)
     missing_on_rank_1 = Path(folder) / ("missing" if rank else ".")
     metadata = {"dataset": "d"}
     return {
         "rate": zero3.get_lr()[0],
         "weights": [weights_of(engine, metadata) for engine in (zero0, zero3)],
-        "other model": error_of(lambda: load_checkpoint(other_model, saved)),
-        "torn": error_of(lambda: load_checkpoint(zero3, saved.with_name("torn"))),
+        "other model": error_of(lambda: load_checkpoint(other_model, str(saved))),
+        "torn": error_of(lambda: load_checkpoint(zero3, str(saved.with_name("torn")))),
         "unwritable": error_of(lambda: save_checkpoint(zero3, missing_on_rank_1, {})),
         "gradients": {name: first_gradient(e) for name, e in GRADIENT_VARIANTS.items()},
     }

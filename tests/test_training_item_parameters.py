@@ -206,7 +206,7 @@ def interrupted(resolved: dict[str, Any], folder: str) -> list[Tensor]:
 def resumed(resolved: dict[str, Any], folder: str) -> list[Tensor]:
     experiment = experiment_from(resolved, source="test")
     engine = engine_of(experiment)
-    load_checkpoint(engine, Path(folder))
+    load_checkpoint(engine, folder)
     return [take_steps(engine, experiment, 3, STEPS), *state_of(engine)]
 
 

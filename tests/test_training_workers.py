@@ -73,7 +73,7 @@ def losses_of_steps(resolved: dict[str, Any], first: int, last: int, folder: str
     experiment = experiment_from(resolved, source="test")
     engine = ds.initialize(model_of(experiment), experiment, CPU)
     if first:
-        load_checkpoint(engine, Path(folder) / str(first))
+        load_checkpoint(engine, f"{folder}/{first}")
     engine.train()
     losses = []
     for step, at in steps_of(experiment, first, last):

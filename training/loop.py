@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.building import build_engine
 from training.checkpoints.format import load_checkpoint
 from training.checkpoints.saver import Saver
-from training.checkpoints.store import local_copy
 from training.checkpoints.weights import gather_weights
 from training.data.prefetch import prefetch
 from training.data.sequences import EpochPosition, SequenceReader
@@ -99,8 +99,8 @@ class TrainingLoop:
         name = checkpoints.find_newest()
         if name is None:
             return Progress()
-        with local_copy(f"{checkpoints.uri}/{name}") as folder:
-            progress = Progress.from_state(load_checkpoint(self.engine, folder))
+        state = load_checkpoint(self.engine, files.join(checkpoints.uri, name))
+        progress = Progress.from_state(state)
         self.group.log_once(f"resumed at {position_text(progress)}")
         return progress
 

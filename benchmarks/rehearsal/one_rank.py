@@ -114,7 +114,7 @@ def _save_and_restore(engine: Engine[Model], folder: Path, phases: Phases) -> No
     for part in _states(items).values():
         part.zero_()
     with phases.phase("restore"):
-        load_checkpoint(engine, folder)
+        load_checkpoint(engine, str(folder))
     if _checksums(items) != before:
         raise InputError("the rows that were restored are not those that were saved")
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from training.checkpoints.format import STATE, part_path
+from training.checkpoints.format import STATE, part_name
 from training.checkpoints.stored_parts import STARTS, part_bounds
 from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import full_shapes, held_state
@@ -22,7 +22,7 @@ from training.sharding.ownership import Shards
 
 def write_peer_files(engine: Engine[Model], folder: Path, shards: Shards) -> None:
     """Complete the checkpoint in `folder`, which has this rank's file."""
-    own = part_path(folder, shards.rank, shards.world_size)
+    own = folder / part_name(shards.rank, shards.world_size)
     with safe_open(own, "pt") as file:
         metadata, keys = file.metadata(), list(file.keys())
     for rank in range(shards.world_size):
@@ -58,7 +58,7 @@ def _write(
     header["__metadata__"] = {"steps_taken": steps, STARTS: json.dumps(starts)}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with part_path(folder, rank, shards.world_size).open("wb") as stream:
+    with (folder / part_name(rank, shards.world_size)).open("wb") as stream:
         stream.write(len(encoded).to_bytes(8, "little") + encoded)
         for offset, part in dense.items():
             stream.seek(8 + len(encoded) + offset)

@@ -9,18 +9,17 @@ what it needs of them. The same holds for tensors that the model keeps for sever
 import json
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mdsrec import files
 from mdsrec.errors import InputError
 from training.checkpoints.owned_rows import OwnedRows
 from training.checkpoints.stored_parts import STARTS, StoredParts, part_bounds
-from training.checkpoints.tensor_file import ITEMS, write_tensors
+from training.checkpoints.tensor_file import ITEMS, TensorFile, write_tensors
 from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import (
     KINDS,
@@ -38,7 +37,6 @@ from training.sharding.owners import rank_and_world_size
 
 STATE = "state.json"
 KEPT = "kept"  # kind of the tensors that a model keeps for several steps
-
 
 Range = tuple[int, int]  # first and last + 1 of the elements of a flat tensor
 
@@ -61,7 +59,7 @@ def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) 
         shapes[ITEMS], parts = (len(items),), chain(parts, [items])
     metadata = {"steps_taken": str(num_steps_taken(engine)), STARTS: json.dumps(starts)}
     try:
-        with part_path(folder, rank, world_size).open("wb") as stream:
+        with (folder / part_name(rank, world_size)).open("wb") as stream:
             write_tensors(stream, shapes, parts, metadata)
     finally:
         for _ in parts:  # after a failed write: the other ranks still gather these
@@ -70,30 +68,27 @@ def save_checkpoint(engine: Engine[Model], folder: Path, state: dict[str, Any]) 
         (folder / STATE).write_text(json.dumps({"world_size": world_size, "state": state}))
 
 
-def load_checkpoint(engine: Engine[Model], folder: Path) -> dict[str, Any]:
+def load_checkpoint(engine: Engine[Model], uri: str) -> dict[str, Any]:
     """Restore the engine from a checkpoint of any world size and ZeRO stage; return its `state`.
 
     InputError if a file is missing or torn, or if the parameters are another model's.
     """
     try:
-        saved = json.loads((folder / STATE).read_text())
-        with ExitStack() as stack:
-            files = [
-                stack.enter_context(safe_open(part_path(folder, rank, saved["world_size"]), "pt"))
-                for rank in range(saved["world_size"])
-            ]
-            _restore(engine, folder, StoredParts(files))
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
-        raise InputError(f"{folder}: not a complete checkpoint: {error}") from error
+        saved = json.loads(files.read_bytes(files.join(uri, STATE)) or b"")
+        names = [part_name(rank, saved["world_size"]) for rank in range(saved["world_size"])]
+        stored = StoredParts([TensorFile.open(files.join(uri, name)) for name in names])
+        _restore(engine, uri, stored)
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{uri}: not a complete checkpoint: {error}") from error
     state: dict[str, Any] = saved["state"]
     return state
 
 
-def _restore(engine: Engine[Model], folder: Path, stored: StoredParts) -> None:
+def _restore(engine: Engine[Model], uri: str, stored: StoredParts) -> None:
     sizes = _sizes(engine)
     if stored.sizes != sizes:
         raise InputError(
-            f"{folder}: the checkpoint has the parameters of another model: "
+            f"{uri}: the checkpoint has the parameters of another model: "
             "train from the start with --fresh"
         )
     create_moments(engine)
@@ -141,5 +136,6 @@ def _set_value(engine: Engine[Model], key: str, value: Tensor) -> None:
         set_held_state(engine, name, kind, value)
 
 
-def part_path(folder: Path, rank: int, world_size: int) -> Path:
-    return folder / f"part-{rank:05d}-of-{world_size:05d}.safetensors"
+def part_name(rank: int, world_size: int) -> str:
+    """Return the name of a rank's file in a checkpoint."""
+    return f"part-{rank:05d}-of-{world_size:05d}.safetensors"

@@ -5,10 +5,9 @@ every rank exists. Its name holds the position in the training, so names sort by
 """
 
 import logging
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pyarrow import fs
@@ -133,23 +132,6 @@ def storage_error(action: Callable[[], None]) -> str | None:
     except files.STORAGE_ERRORS as error:
         return files.first_line(error)
     return None
-
-
-@contextmanager
-def local_copy(uri: str) -> Iterator[Path]:
-    """Yield a local folder with the checkpoint's files: the folder itself if it is local, or a copy
-    that is deleted at the end.
-    """
-    filesystem, path = files.file_system(uri)
-    if filesystem.type_name == "local":
-        yield Path(path)
-        return
-    folder = tempfile.mkdtemp()
-    try:
-        fs.copy_files(path, folder, filesystem, fs.LocalFileSystem())
-        yield Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def checkpoint_names(uri: str) -> list[str]:

@@ -7,39 +7,38 @@ those of rows of items are then in the order in which ranks own them, which ITEM
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdsrec.arrays import Ints
-from training.checkpoints.tensor_file import ITEMS
+from training.checkpoints.tensor_file import ITEMS, TensorFile
 
 STARTS = "starts"  # in the metadata of a file: the first element of each part that is owned
 ROWS = 1 << 16  # of items, read at a time
 
 
 class StoredParts:
-    """The open safetensors files of a checkpoint, one for each rank that wrote it."""
+    """The files of a checkpoint, one for each rank that wrote it."""
 
-    def __init__(self, files: Sequence[Any]) -> None:
+    def __init__(self, files: Sequence[TensorFile]) -> None:
         self._files = files
 
     @property
     def steps_taken(self) -> int:
-        return int(self._files[0].metadata()["steps_taken"])
+        return int(self._files[0].metadata["steps_taken"])
 
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Return the number of elements of each tensor."""
-        keys = [key for key in self._files[0].keys() if key != ITEMS]  # noqa: SIM118
+        keys = [key for key in self._files[0].tensors if key != ITEMS]
         return {key: sum(self._length(file, key) for file in self._files) for key in keys}
 
     @property
     def has_items(self) -> bool:
         """Return whether some rows are in another order than that of items."""
-        return ITEMS in self._files[0].keys()  # noqa: SIM118
+        return ITEMS in self._files[0].tensors
 
     def items_between(self, first: int, last: int) -> Ints:
         """Return the items of placed rows first <= row < last."""
@@ -48,8 +47,7 @@ class StoredParts:
             stop = start + self._length(file, ITEMS)
             lower, upper = max(first, start), min(last, stop)
             if lower < upper:
-                part = file.get_slice(ITEMS)[lower - start : upper - start]
-                parts.append(part.numpy())
+                parts.append(file.elements(ITEMS, lower - start, upper - start).numpy())
             start = stop
         return np.concatenate(parts)
 
@@ -60,7 +58,7 @@ class StoredParts:
             start = stated.get(key, part_bounds(size, rank, len(self._files))[0])
             lower, upper = max(first, start), min(last, start + self._length(file, key))
             if lower < upper:
-                part = file.get_slice(key)[lower - start : upper - start]
+                part = file.elements(key, lower - start, upper - start)
                 joined[lower - first : upper - first] = part
         return joined
 
@@ -81,10 +79,10 @@ class StoredParts:
     @cached_property
     def _starts(self) -> list[dict[str, int]]:
         """Return the first element of each part that is not one of equal parts, by file."""
-        return [json.loads(file.metadata().get(STARTS, "{}")) for file in self._files]
+        return [json.loads(file.metadata.get(STARTS, "{}")) for file in self._files]
 
-    def _length(self, file: Any, key: str) -> int:
-        return int(file.get_slice(key).get_shape()[0])
+    def _length(self, file: TensorFile, key: str) -> int:
+        return file.shape(key)[0]
 
 
 def part_bounds(size: int, rank: int, world_size: int) -> tuple[int, int]:

@@ -2,44 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from mdsrec import files
-from training.checkpoints.tensor_file import ITEMS, METADATA, read_header
+from training.checkpoints.tensor_file import ITEMS, TensorFile
 from training.checkpoints.weights import PARTS
-
-READ_BYTES = 16 << 20
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class _File:
-    """A safetensors file: where each tensor is in it."""
-
-    uri: str
-    header: Mapping[str, Any]
-    start: int  # of the tensors, behind the header
-
-    @classmethod
-    def open(cls, uri: str) -> Self:
-        return cls(uri, *read_header(uri))
-
-    @property
-    def tensors(self) -> list[str]:
-        return [name for name in self.header if name != METADATA]
-
-    def pieces(self, name: str) -> Iterator[bytes]:
-        """Yield the bytes of a tensor."""
-        filesystem, path = files.file_system(self.uri)
-        first, last = (self.start + offset for offset in self.header[name]["data_offsets"])
-        with filesystem.open_input_file(path) as file:
-            for offset in range(first, last, READ_BYTES):
-                yield file.read_at(min(READ_BYTES, last - offset), offset)
 
 
 class StoredWeights:
@@ -47,11 +16,11 @@ class StoredWeights:
 
     def __init__(self, uri: str) -> None:
         """Read the headers. OSError if a file is absent."""
-        main = _File.open(uri)
-        self.metadata: dict[str, str] = main.header.get(METADATA, {})
+        main = TensorFile.open(uri)
+        self.metadata = main.metadata
         folder = uri.rpartition("/")[0]
         names = json.loads(self.metadata.get(PARTS, "[]"))
-        parts = [_File.open(f"{folder}/{name}") for name in names]
+        parts = [TensorFile.open(f"{folder}/{name}") for name in names]
         self._files = {name: [main] for name in main.tensors}
         for name in parts[0].tensors if parts else ():
             self._files[name] = parts
@@ -87,16 +56,20 @@ class StoredWeights:
         return digest.hexdigest()[:16]
 
     def _tensor(self, name: str) -> Tensor:
+        stored = self._files[name]
+        if self._order is None or stored is not self._order:
+            return stored[0].tensor(name) if len(stored) == 1 else self._joined(name)
         tensor = torch.empty(self._shape(name), dtype=self._dtype(name))
-        if self._order is None or self._files[name] is not self._order:
-            _fill(tensor, self._pieces(name))
-            return tensor
         for file in self._order:
-            items = torch.empty(file.header[ITEMS]["shape"], dtype=torch.int32)
-            rows = tensor.new_empty(file.header[name]["shape"])
-            _fill(items, file.pieces(ITEMS))
-            _fill(rows, file.pieces(name))
-            tensor[items.long()] = rows
+            tensor[file.tensor(ITEMS).long()] = file.tensor(name)
+        return tensor
+
+    def _joined(self, name: str) -> Tensor:
+        tensor, first = torch.empty(self._shape(name), dtype=self._dtype(name)), 0
+        for file in self._files[name]:
+            rows = file.tensor(name)
+            tensor[first : first + len(rows)] = rows
+            first += len(rows)
         return tensor
 
     def _pieces(self, name: str) -> Iterator[bytes]:
@@ -104,17 +77,10 @@ class StoredWeights:
             yield from file.pieces(name)
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        shapes = [file.header[name]["shape"] for file in self._files[name]]
-        rows = shapes[0][:1] if len(shapes) == 1 else [sum(shape[0] for shape in shapes)]
-        return tuple(rows + shapes[0][1:])
+        shapes = [file.shape(name) for file in self._files[name]]
+        if len(shapes) == 1:
+            return shapes[0]
+        return sum(shape[0] for shape in shapes), *shapes[0][1:]
 
     def _dtype(self, name: str) -> torch.dtype:
-        return DTYPES[self._files[name][0].header[name]["dtype"]]
-
-
-def _fill(tensor: Tensor, pieces: Iterator[bytes]) -> None:
-    """Set the elements of a tensor from their bytes."""
-    room, done = tensor.view(-1).view(torch.uint8).numpy(), 0
-    for piece in pieces:
-        room[done : done + len(piece)] = memoryview(piece)
-        done += len(piece)
+        return self._files[name][0].dtype(name)

@@ -1,17 +1,29 @@
-"""A safetensors writer that takes one tensor at a time: the file is never whole in memory."""
+"""Safetensors files on any storage, written one tensor at a time and read a piece at a time.
+
+So a file is never whole in memory, and what is not needed is not read.
+"""
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mdsrec import files
 
-ITEMS = "items"  # the items whose rows are in a file, where these are not in the order of items
 METADATA = "__metadata__"  # key of the strings in a header
+READ_BYTES = 16 << 20
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+}
+ITEMS = "items"  # the items whose rows are in a file, where these are not in the order of items
 
 
 def write_tensors(
@@ -47,9 +59,64 @@ def file_metadata(content: bytes) -> dict[str, str]:
     return header.get(METADATA, {})
 
 
-def read_header(uri: str) -> tuple[dict[str, Any], int]:
-    """Return the header of a safetensors file, and where the tensors begin."""
-    filesystem, path = files.file_system(uri)
-    with filesystem.open_input_file(path) as file:
-        length = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(length)), 8 + length
+@dataclass(frozen=True)
+class TensorFile:
+    """A stored file: where each tensor is in it."""
+
+    uri: str
+    header: Mapping[str, Any]
+    start: int  # of the tensors, behind the header
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Read the header. OSError if the file is absent or torn."""
+        filesystem, path = files.file_system(uri)
+        with filesystem.open_input_file(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > file.size():
+                raise OSError(f"{uri}: torn")
+            header = json.loads(file.read(length))
+            ends = [part["data_offsets"][1] for key, part in header.items() if key != METADATA]
+            if file.size() != 8 + length + max(ends, default=0):
+                raise OSError(f"{uri}: torn")
+            return cls(uri, header, 8 + length)
+
+    @property
+    def tensors(self) -> list[str]:
+        return [name for name in self.header if name != METADATA]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        found: dict[str, str] = self.header.get(METADATA, {})
+        return found
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.header[name]["shape"])
+
+    def dtype(self, name: str) -> torch.dtype:
+        return DTYPES[self.header[name]["dtype"]]
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of a tensor."""
+        yield from self._read(*self.header[name]["data_offsets"])
+
+    def elements(self, name: str, first: int, last: int) -> Tensor:
+        """Return elements first <= element < last of the flat tensor; only they are read."""
+        found = torch.empty(last - first, dtype=self.dtype(name))
+        size, start = found.element_size(), self.header[name]["data_offsets"][0]
+        room, done = found.view(torch.uint8).numpy(), 0
+        for piece in self._read(start + first * size, start + last * size):
+            room[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+            done += len(piece)
+        return found
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a whole tensor."""
+        shape = self.shape(name)
+        return self.elements(name, 0, math.prod(shape)).view(shape)
+
+    def _read(self, first: int, last: int) -> Iterator[bytes]:
+        filesystem, path = files.file_system(self.uri)
+        with filesystem.open_input_file(path) as file:
+            for offset in range(first, last, READ_BYTES):
+                yield file.read_at(min(READ_BYTES, last - offset), self.start + offset)

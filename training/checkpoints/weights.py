@@ -14,7 +14,7 @@ from pyarrow import fs
 from torch import Tensor, distributed, nn
 
 from mdsrec import files
-from training.checkpoints.tensor_file import ITEMS, METADATA, read_header, write_tensors
+from training.checkpoints.tensor_file import ITEMS, TensorFile, write_tensors
 from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import full_shapes, iterate_full_weights, own_items
 from training.sharding.item_shards import ItemShards
@@ -84,8 +84,7 @@ def parts_named(uri: str) -> list[str]:
     """Return the files with rows of items that a main file names; none if there is no file."""
     if not files.exists(uri):
         return []
-    header, _ = read_header(uri)
-    names: list[str] = json.loads(header.get(METADATA, {}).get(PARTS, "[]"))
+    names: list[str] = json.loads(TensorFile.open(uri).metadata.get(PARTS, "[]"))
     return names
 
 
