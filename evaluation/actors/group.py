@@ -6,6 +6,7 @@ torch, so the loss of one ends the group.
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
 
@@ -17,6 +18,7 @@ from torch import distributed
 
 from mdsrec.errors import InputError
 
+FAILURE_SECONDS = 5.0  # in which the calls of other actors fail for the same reason
 LOSS_SECONDS = 30.0  # in which Ray finds that an actor has ended, after the call of another failed
 
 
@@ -123,10 +125,12 @@ class Group:
         rank = self._rank_of.pop(call)
         try:
             self._results[rank] = _result(call)
-        except (InputError, LostActorError):
+        except InputError:
+            with suppress(LostActorError):
+                self._take_failures(FAILURE_SECONDS)
             raise
         except RayTaskError:
-            self._look_for_lost()
+            self._take_failures(LOSS_SECONDS)
             raise
         return None if self._rank_of else self._results
 
@@ -145,17 +149,18 @@ class Group:
         if self._placement is not None:
             remove_placement_group(self._placement)
 
-    def _look_for_lost(self) -> None:
-        """Raise LostActorError if a call failed because another actor has ended."""
-        end = time.monotonic() + LOSS_SECONDS
-        while self._rank_of and time.monotonic() < end:
-            done, _ = ray.wait(self.unfinished, num_returns=1, timeout=end - time.monotonic())
+    def _take_failures(self, seconds: float) -> None:
+        """Take the other calls that end in so many seconds after one has failed.
+
+        LostActorError if one failed because its actor has ended: that made the others fail.
+        """
+        end = time.monotonic() + seconds
+        while self._rank_of and (left := end - time.monotonic()) > 0:
+            done, _ = ray.wait(self.unfinished, num_returns=1, timeout=left)
             for call in done:
                 del self._rank_of[call]
-                try:
+                with suppress(InputError, RayTaskError):
                     _result(call)
-                except RayTaskError:
-                    continue
 
 
 def _result(call: Any) -> Any:
