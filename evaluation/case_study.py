@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from evaluation.actors.shard_worker import AskedWorker
 from evaluation.cases import TOP, Case, Cases, Item
 from evaluation.metrics.rank_parts import rank_parts
-from evaluation.pool import AskedWorker, ask_worker
+from evaluation.pool import ask_worker
 from evaluation.ranking import seen_pairs
 from evaluation.report.pictures import picture_folder
 from evaluation.stored.table_rows import TableRows
@@ -19,7 +20,6 @@ from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest
 from training.data.sequences import History, Target
 from training.inference import SEEN, TrainedModel
-from training.layers.scoring import top_k_items
 
 NUM_USERS = 200
 SHOWN_EVENTS = 6  # the last ones of a history
@@ -116,15 +116,14 @@ def top_by_channel(
     """
     if not histories:
         return {}
-    queries, device = trained.queries(histories), trained.item_vectors().device
-    count = min(TOP, trained.num_items)
-    seen = torch.from_numpy(seen_pairs(histories if settings.exclude_seen else [])).to(device)
-    parts = [(name, queries, weights) for name, weights in trained.sums.items()]
+    ranking, count = trained.ranking(histories), min(TOP, trained.num_items)
+    seen = torch.from_numpy(seen_pairs(histories if settings.exclude_seen else []))
+    parts = [(name, ranking, weights) for name, weights in trained.sums.items()]
     singles = [name for name in trained.channels if name != SEEN]
-    parts += [(name, queries.only(n), torch.ones(1)) for n, name in enumerate(singles)]
+    parts += [(name, ranking.only(n), torch.ones(1)) for n, name in enumerate(singles)]
     top = {}
     for name, part, weights in parts:
-        scores, items = top_k_items(part, weights, count, settings.item_block, seen)
+        scores, items = part.top(weights, count, settings.item_block, seen)
         is_item = scores > -torch.inf
         top[name] = [row[kept].tolist() for row, kept in zip(items, is_item, strict=True)]
     return top

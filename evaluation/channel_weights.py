@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from evaluation.pool import Shard, ShardWorker, write_table_in_shards
+from evaluation.actors.shard_worker import Shard, ShardWorker
+from evaluation.pool import write_table_in_shards
 from evaluation.ranking import target_batches
 from evaluation.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe
 from evaluation.weight_search import Rivals, Scores, mean_ndcg, search_weights
@@ -24,7 +25,6 @@ from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
 from training.data.sequences import Target
 from training.inference import ALL, MEMORY, NETWORK, SEEN, TrainedModel, load_trained
-from training.layers.scoring import top_k_items
 from training.trained_run import TrainedRun, describe_trained
 
 USER_BATCH = 32  # users scored together; the vectors of all their rivals are in memory
@@ -117,18 +117,16 @@ class RivalWorker(ShardWorker):
         Items that no channel scores as high as the target are left out: they cannot outrank it. The
         channel of seen items may have a negative weight, so there any difference counts.
         """
-        queries = self.trained.queries([target.history for target in batch])
-        device, count = queries.items.device, min(PER_CHANNEL, self.trained.num_items)
-        one, none_seen = torch.ones(1), torch.empty(0, 2, dtype=torch.int64, device=device)
+        ranking = self.trained.ranking([target.history for target in batch])
+        count, block = min(PER_CHANNEL, self.trained.num_items), self.experiment.eval.item_block
+        one, none_seen = torch.ones(1), torch.empty(0, 2, dtype=torch.int64)
         best = [
-            top_k_items(
-                queries.only(channel), one, count, self.experiment.eval.item_block, none_seen
-            )[1]
-            for channel in range(queries.num_channels)
+            ranking.only(channel).top(one, count, block, none_seen)[1]
+            for channel in range(ranking.num_channels)
         ]
-        targets_B1 = torch.tensor([[target.target] for target in batch], device=device)
+        targets_B1 = torch.tensor([[target.target] for target in batch], device=best[0].device)
         items_Bn = torch.cat([targets_B1, *best], dim=1)
-        scores_BnC = queries.scores_of(items_Bn)
+        scores_BnC = ranking.scores_of(items_Bn)
         signed = np.array([name == SEEN for name in self.trained.channels])
         differences_BnC = (scores_BnC - scores_BnC[:, :1]).cpu().numpy()
         for items, differences in zip(items_Bn.cpu().numpy(), differences_BnC, strict=True):

@@ -5,22 +5,22 @@ the same bytes for any number of workers, a lost worker's shard can be given to 
 restart continues with the parts that are missing.
 """
 
-import io
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, NamedTuple, Self
+from datetime import timedelta
+from functools import partial
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
 from pyarrow import fs
-from ray.exceptions import RayActorError
 
+from evaluation.actors.group import Group, LostActorError
+from evaluation.actors.shard_worker import AskedWorker, Shard, ShardWorker
 from evaluation.progress import Progress
 from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
@@ -28,23 +28,13 @@ from mdsrec.config import Experiment
 from mdsrec.config.training import BATCHES_PER_SHARD
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest, Recipe
-from training.data.sequences import SequenceReader
-from training.distributed.ray_session import ray_session, uses_gpu
-from training.inference import load_trained
+from training.distributed.ray_session import capacity, ray_session, uses_gpu
 
 MOST_PARTS = 100_000  # of five digits
 PART = re.compile(r"part-(\d{5,})\.parquet")
-SPARE_ACTORS = 3  # a job survives the loss of this many actors plus one per worker
+SPARE_ACTORS = 3  # a job survives the loss of this many groups of actors plus one per group
 
 log = logging.getLogger("evaluation")
-
-
-class Shard(NamedTuple):
-    """Users (or items) [first, last): one Parquet part, a file `part-NUMBER.parquet`."""
-
-    number: int
-    first: int
-    last: int
 
 
 def shards_of(total: int, user_batch: int) -> list[Shard]:
@@ -62,57 +52,6 @@ def shards_of(total: int, user_batch: int) -> list[Shard]:
             f"{size:,} rows, at most {MOST_PARTS:,} are ordered by name: set it to at least {least}"
         )
     return [Shard(i, first, min(first + size, total)) for i, first in enumerate(starts)]
-
-
-class ShardWorker:
-    """An actor that holds the trained model, and writes one part per shard.
-
-    `weight_of` are the weights of the channels. Subclasses define `rows`; `options` are theirs.
-    """
-
-    kind = "users"  # of which a shard has a range
-
-    def __init__(
-        self, experiment: Experiment, weight_of: Mapping[str, float], options: Any = None
-    ) -> None:
-        torch.set_num_threads(1)
-        self.experiment, self.options = experiment, options
-        self.reader = self.open_reader(experiment)
-        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        self.trained = replace(load_trained(experiment, device), weight_of=weight_of)
-
-    @classmethod
-    def open_reader(cls, experiment: Experiment) -> SequenceReader:
-        """Open the table whose rows are the users."""
-        return SequenceReader(experiment)
-
-    @classmethod
-    def total(cls, experiment: Experiment) -> int:
-        """Return the number of all users (or items)."""
-        return cls.open_reader(experiment).num_users
-
-    def ready(self) -> int:
-        """Return at once. A result means that the actor has started and loaded the model."""
-        return 0
-
-    def rows(self, shard: Shard) -> pa.Table:
-        """Return the rows of the table for a shard."""
-        raise NotImplementedError
-
-    def write_part(self, shard: Shard, version: str) -> int:
-        """Write the part of a shard into the folder `version`, atomically -> number of rows."""
-        rows, content = self.rows(shard), io.BytesIO()
-        pq.write_table(rows, content, compression="zstd")
-        files.write_bytes(f"{version}/part-{shard.number:05d}.parquet", content.getvalue())
-        return int(rows.num_rows)
-
-
-class AskedWorker(ShardWorker):
-    """An actor that answers one question about the trained model."""
-
-    def answer(self) -> Any:
-        """Return the answer."""
-        raise NotImplementedError
 
 
 def write_table_in_shards(
@@ -138,11 +77,11 @@ def write_table_in_shards(
     num_missing = sum(shard.last - shard.first for shard in missing)
     if num_missing < total:
         log.info(f"{total - num_missing:,} of {total:,} {kind} were {verb} before")
-    num_workers = min(experiment.eval.num_workers, len(missing))
+    num_groups = max(1, experiment.eval.num_workers // experiment.eval.item_shards)
     heartbeat.begin(f"{kind} are {verb}")
     with (
         ray_session(),
-        Pool(worker, num_workers, experiment, weight_of, options) as pool,
+        Pool(worker, min(num_groups, len(missing)), experiment, weight_of, options) as pool,
         Progress(num_missing, kind, verb, experiment.name) as progress,
     ):
         for shard, count in pool.run(missing, version):
@@ -167,86 +106,111 @@ def _rows_of_parts(version: str) -> dict[int, int]:
 
 
 def ask_worker(worker: type[AskedWorker], experiment: Experiment, *arguments: Any) -> Any:
-    """Return `answer` of one actor of class `worker`; it is started again if it is lost.
+    """Return `answer` of actors of class `worker`; they are started again if one is lost.
 
     `arguments` are the weights of the channels, then the options.
     """
     with ray_session():
-        lives = {"max_restarts": SPARE_ACTORS, "max_task_retries": SPARE_ACTORS}
-        resources = {"num_cpus": 1, "num_gpus": int(uses_gpu(experiment))}
-        actor = ray.remote(**resources, **lives)(worker).remote(experiment, *arguments)
-        try:
-            return ray.get(actor.answer.remote())
-        finally:
-            ray.kill(actor)
+        start = _group_starter(worker, experiment, *arguments)
+        for _ in range(SPARE_ACTORS):
+            with suppress(LostActorError):
+                return _answer(start)
+        return _answer(start)
+
+
+def _answer(start: Callable[[], Group]) -> Any:
+    with start() as group:
+        group.wait()
+        group.call("answer")
+        return group.wait()[0]
+
+
+def _group_starter(
+    worker: type[ShardWorker], experiment: Experiment, *arguments: Any
+) -> Callable[[], Group]:
+    """Return a function that starts a group. InputError if the cluster can never hold one."""
+    size, use_gpu = experiment.eval.item_shards, uses_gpu(experiment)
+    most = capacity()["GPU" if use_gpu else "CPU"] if size > 1 else 1
+    if size > most:
+        raise InputError(
+            f"eval.item_shards = {size}: needs as many {'GPUs' if use_gpu else 'CPUs'}, the "
+            f"cluster has {most:g}: lower eval.item_shards or add nodes"
+        )
+    timeout = timedelta(minutes=experiment.train.timeout_minutes)
+    return partial(Group, worker, (experiment, *arguments), size, use_gpu, timeout)
 
 
 class Pool:
-    """A pool of actors that write parts.
+    """A pool of groups of actors that write parts.
 
-    A shard is given only to an actor that has started. Therefore a cluster that has room for fewer
-    actors than requested still completes the job.
+    A shard is given only to a group that has started. Therefore a cluster that has room for fewer
+    groups than requested still completes the job.
     """
 
     def __init__(
         self,
         worker: type[ShardWorker],
-        num_workers: int,
+        num_groups: int,
         experiment: Experiment,
         weight_of: Mapping[str, float],
         options: Any,
     ) -> None:
-        self._actor_class = ray.remote(num_cpus=1, num_gpus=int(uses_gpu(experiment)))(worker)
-        self._arguments = experiment, weight_of, options
-        self._losses_left = num_workers + SPARE_ACTORS
-        # Actor and shard of each pending call. The shard is None while the actor starts.
-        self._running: dict[Any, tuple[Any, Shard | None]] = {}
-        for _ in range(num_workers):
-            self._start_actor()
+        self._start = _group_starter(worker, experiment, weight_of, options)
+        self._losses_left = num_groups + SPARE_ACTORS
+        # The shard of each group; None while it starts.
+        self._shard_of: dict[Group, Shard | None] = {self._start(): None for _ in range(num_groups)}
 
     def __enter__(self) -> Self:
         """Wait for the first actor, so that its start is not counted as working time."""
-        if self._running:
-            ray.wait(list(self._running), num_returns=1)
+        if self._shard_of:
+            ray.wait(list(self._group_of_call()), num_returns=1)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for actor, _shard in self._running.values():
-            ray.kill(actor)
+        for group in self._shard_of:
+            group.kill()
 
     def run(self, shards: Sequence[Shard], version: str) -> Iterator[tuple[Shard, int]]:
         """Write the part of every shard; yield each shard and its number of rows when it is done.
 
-        An actor is killed when no shard is left for it.
+        A group is killed when no shard is left for it.
         """
         waiting, num_left = deque(shards), len(shards)
         while num_left:
-            [finished], _ = ray.wait(list(self._running), num_returns=1)
-            actor, shard = self._running.pop(finished)
+            group_of = self._group_of_call()
+            [finished], _ = ray.wait(list(group_of), num_returns=1)
+            group = group_of[finished]
             try:
-                num_rows = ray.get(finished)
-            except RayActorError as error:
-                self._replace_actor(error)
-                if shard is not None:
+                num_rows = group.take(finished)
+            except LostActorError as error:
+                if (shard := self._replace(group, error)) is not None:
                     waiting.appendleft(shard)
                 continue
-            if shard is not None:
-                num_left -= 1
-                yield shard, num_rows
-            if not waiting:
-                ray.kill(actor)
+            if num_rows is None:  # of the other actors of the group
                 continue
-            following = waiting.popleft()
-            self._running[actor.write_part.remote(following, version)] = (actor, following)
+            if (shard := self._shard_of[group]) is not None:
+                num_left -= 1
+                yield shard, sum(num_rows)
+            if waiting:
+                self._shard_of[group] = waiting.popleft()
+                group.call("write_part", self._shard_of[group], version)
+            else:
+                self._end(group)
 
-    def _start_actor(self) -> None:
-        actor = self._actor_class.remote(*self._arguments)
-        self._running[actor.ready.remote()] = (actor, None)
+    def _group_of_call(self) -> dict[Any, Group]:
+        return {call: group for group in self._shard_of for call in group.unfinished}
 
-    def _replace_actor(self, error: RayActorError) -> None:
-        """Start a new actor for a lost one. An actor that failed to load the run is an error."""
-        if error.actor_init_failed or not self._losses_left:
+    def _end(self, group: Group) -> Shard | None:
+        """End a group and return its shard."""
+        group.kill()
+        return self._shard_of.pop(group)
+
+    def _replace(self, group: Group, error: LostActorError) -> Shard | None:
+        """Start a new group for one that lost an actor, and return the shard of the old one."""
+        if not self._losses_left:
             raise error
         self._losses_left -= 1
         log.warning("lost a worker process, starting another")
-        self._start_actor()
+        shard = self._end(group)
+        self._shard_of[self._start()] = None
+        return shard

@@ -19,8 +19,7 @@ from mdsrec.arrays import Counts
 from mdsrec.config import EvalConfig
 from training.data.sequences import History, Target
 from training.inference import SEEN
-from training.layers.queries import Queries
-from training.layers.scoring import count_channels
+from training.layers.queries import Ranking
 from training.trained_run import Trained
 
 EVENTS_TOGETHER = 1 << 20
@@ -33,7 +32,7 @@ class Scorer(Protocol):
     def sums(self) -> Mapping[str, Tensor]: ...  # weights of the channels [C] in each sum
     @property
     def channels(self) -> Sequence[str]: ...
-    def queries(self, histories: list[History]) -> Queries: ...
+    def ranking(self, histories: list[History]) -> Ranking: ...
 
 
 def rank_targets(
@@ -52,14 +51,12 @@ def rank_targets(
         target_items = np.array([target.target for target in batch], dtype=np.int64)
         seen = seen_pairs([t.history for t in batch]) if settings.exclude_seen else None
         with torch.inference_mode():
-            queries = scorer.queries([target.history for target in batch])
-            device = queries.items.device
-            better, ties = count_channels(
-                queries,
+            ranking = scorer.ranking([target.history for target in batch])
+            better, ties = ranking.count(
                 sums_SC,
-                torch.from_numpy(target_items).to(device),
+                torch.from_numpy(target_items),
                 settings.item_block,
-                None if seen is None else torch.from_numpy(seen).to(device),
+                None if seen is None else torch.from_numpy(seen),
             )
         counts = next(counts_of)
         parts.append(

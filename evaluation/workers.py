@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from evaluation.actors.shard_worker import Shard, ShardWorker
 from evaluation.baselines import Baseline, read_baselines
-from evaluation.pool import Shard, ShardWorker
 from evaluation.ranking import rank_targets
 from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.lists import BestItems, best_items
@@ -37,7 +37,8 @@ class RankWorker(ShardWorker):
 
     @cached_property
     def baselines(self) -> Mapping[str, Baseline]:
-        return read_baselines(self.experiment)
+        """Return the baselines, or none for an actor that writes nothing."""
+        return {} if self.member.rank else read_baselines(self.experiment)
 
     def rows(self, shard: Shard) -> pa.Table:
         return rank_targets(
@@ -65,7 +66,8 @@ class RecommendWorker(ShardWorker):
             best = best_items(
                 self.trained, batch.histories, top, exclude_seen, self.experiment.eval.item_block
             )
-            parts.append(_recommendation_rows(batch, best, self.catalogue))
+            if self.writes(shard):
+                parts.append(_recommendation_rows(batch, best, self.catalogue))
         return pa.concat_tables(parts)
 
 
@@ -133,8 +135,14 @@ class ItemVectorWorker(ShardWorker):
         uri = tables.table_uri(self.experiment.root, "items")
         return TableRows(uri, schema.ITEMS, ["item_id", "title"])
 
+    def writes(self, shard: Shard) -> bool:
+        """Return whether this actor owns the first item of the part."""
+        return self.trained.owns(shard.first)
+
     def rows(self, shard: Shard) -> pa.Table:
-        vectors_CnD = self.trained.item_vectors()[:, shard.first : shard.last].cpu()
+        vectors_CnD = self.trained.vectors_between(shard.first, shard.last).cpu()
+        if not self.writes(shard):
+            return schema.ITEM_VECTORS.empty_table()
         flat = vectors_CnD.transpose(0, 1).flatten(1).numpy()
         names = self.names.between(shard.first, shard.last)
         columns = {

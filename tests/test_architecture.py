@@ -58,6 +58,7 @@ ROOMS: dict[str, set[str]] = {
     "training.distributed": {*KERNEL, "training.device", "training.lifecycle", *MODELS},
     "training.checkpoints": {*KERNEL, "training.distributed", *MODELS},
     "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
+    "training.own_share": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
     # weights -> ranks
     "evaluation.stored": KERNEL,
     "evaluation.metrics": {*KERNEL, "evaluation.stored"},
@@ -76,10 +77,12 @@ ROOMS: dict[str, set[str]] = {
         *RANKING,
         *("evaluation.stored_weights", "training.checkpoints"),
     },
+    "evaluation.actors": {*KERNEL, *TRAINING, "training.own_share"},
     "evaluation": {
         *KERNEL,
         *TRAINING,
         *RANKING,
+        *("evaluation.actors", "training.own_share"),
         *("evaluation.cases", "evaluation.evaluated_run", "evaluation.report"),
         *("evaluation.stored_weights", "evaluation.serving", "evaluation.stored"),
     },

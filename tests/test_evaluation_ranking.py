@@ -25,7 +25,7 @@ class Constant:
         self.num_items = num_items
         self.batches: list[int] = []
 
-    def queries(self, histories):
+    def ranking(self, histories):
         self.batches.append(len(histories))
         return Queries(torch.ones(len(histories), 2, 3), torch.ones(2, self.num_items, 3))
 

@@ -141,6 +141,14 @@ def test_a_mistake_in_the_name_or_the_keys_is_one_line(here, keys, message):
     assert str(error.value).startswith("small.toml: ") and "\n" not in str(error.value)
 
 
+def test_item_shards_are_refused_in_one_line(here):
+    content = experiment_of(here).resolved()
+    content["eval"]["item_shards"] = 2
+    with pytest.raises(InputError, match=r"eval\.item_shards 2 cannot serve model\.name") as error:
+        experiment_from(content, source="small.toml")
+    assert NAME in str(error.value) and "\n" not in str(error.value)
+
+
 def test_a_module_that_the_users_module_misses_is_named_itself(here):
     (here / "incomplete.py").write_text("import no_such_package\n")
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):

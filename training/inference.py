@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,12 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths, no_weights_error
+from training.checkpoints.finite_weights import check_finite
 from training.checkpoints.stored_weights import StoredWeights
 from training.checkpoints.tensor_file import file_metadata
 from training.data.item_tables import ItemTables, load_item_tables
 from training.data.sequences import History
-from training.layers.queries import Queries
+from training.layers.queries import Queries, Ranking
 from training.length import check_trained
 from training.lifecycle.identity import check_identity
 from training.memory import Memory, seen_items
@@ -85,11 +87,23 @@ class TrainedModel:
             return torch.empty(0, self.num_items, 1)
         return self._item_vectors.vectors.detach()
 
+    def vectors_between(self, first: int, last: int) -> Tensor:
+        """Return the vectors of items first <= item < last [K, n, D]."""
+        return self.item_vectors()[:, first:last]
+
+    def owns(self, item: int) -> bool:
+        """Return whether this process holds the vectors of the item."""
+        return True
+
     def user_vectors(self, histories: list[History]) -> Tensor:
         """Return one vector per history and channel of the model [B, K, D]."""
         if self.model is None:
             return torch.empty(len(histories), 0, 1)
         return user_vectors(self.model, histories, self._item_vectors)
+
+    def ranking(self, histories: list[History]) -> Ranking:
+        """Return the scores of all items for B histories, whichever process holds the items."""
+        return self.queries(histories)
 
     def queries(self, histories: list[History]) -> Queries:
         """Return all that is needed to score the items for B histories."""
@@ -114,13 +128,10 @@ def load_trained(
     had before are treated as others. InputError if the run has no weights, another configuration or
     length, or was trained on other tables.
     """
-    paths, is_trained = RunPaths.of(experiment), experiment.model.is_trained
-    if not files.exists(paths.best_weights if is_trained else paths.history):
-        raise no_weights_error(paths)
-    check_identity(experiment)
-    if not is_trained:
+    check_can_load(experiment)
+    paths = RunPaths.of(experiment)
+    if not experiment.model.is_trained:
         return load_without_weights(experiment, item_tables)
-    check_trained(experiment)
     item_tables = item_tables or load_item_tables(experiment)
     stored = StoredWeights(paths.best_weights)
     check_dataset(experiment, stored.metadata.get("dataset"), item_tables.fingerprint)
@@ -129,6 +140,16 @@ def load_trained(
     memory = Memory.load(experiment) if experiment.model.memory else None
     fingerprint = stored.fingerprint() if stored.has_order else None
     return trained_model(model, memory, item_tables, fingerprint)
+
+
+def check_can_load(experiment: Experiment) -> None:
+    """Raise InputError if the run has no weights, another configuration, or another length."""
+    paths, is_trained = RunPaths.of(experiment), experiment.model.is_trained
+    if not files.exists(paths.best_weights if is_trained else paths.history):
+        raise no_weights_error(paths)
+    check_identity(experiment)
+    if is_trained:
+        check_trained(experiment)
 
 
 def load_without_weights(
@@ -162,9 +183,10 @@ def load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) 
 def model_with(
     experiment: Experiment, item_tables: ItemTables, weights: dict[str, Tensor]
 ) -> Model:
-    """Return the model with these weights."""
-    model = build_model(experiment, item_tables)
-    _set_weights(model, weights, RunPaths.of(experiment).best_weights)
+    """Return the model with these weights. InputError if some do not fit, or are not finite."""
+    model, uri = build_model(experiment, item_tables), RunPaths.of(experiment).best_weights
+    set_weights(model, weights, uri)
+    check_finite(model, uri)
     return model
 
 
@@ -189,15 +211,23 @@ def weights_fingerprint(model: Model | None) -> str:
     return digest.hexdigest()[:16]
 
 
-@torch.no_grad()
 def user_vectors(model: Model, histories: list[History], item_vectors: ItemVectors) -> Tensor:
-    """Return one vector per history and channel [B, C, D], of its last `max_length` events.
+    """Return one vector per history and channel [B, C, D], of its last `max_length` events."""
+    return encode_histories(model, histories, item_vectors, item_vectors.vectors)
 
-    A vector has the same bits in every batch: histories are encoded with those of the same padded
-    length only, and never fewer than the model needs for that.
+
+@torch.no_grad()
+def encode_histories(
+    model: Model, histories: list[History], inputs: Any, like_CnD: Tensor
+) -> Tensor:
+    """Return what `user_vectors` does, from the `inputs` of the model's method of that name.
+
+    `like_CnD` are vectors of any items. A vector has the same bits in every batch: histories are
+    encoded with those of the same padded length only, and never fewer than the model needs for
+    that.
     """
-    num_channels, _, dim = item_vectors.vectors.shape
-    vectors = item_vectors.vectors.new_empty(len(histories), num_channels, dim)
+    num_channels, _, dim = like_CnD.shape
+    vectors = like_CnD.new_empty(len(histories), num_channels, dim)
     device, longest = vectors.device, model.config.max_length
     lengths = np.array([len(history) for history in histories], dtype=np.int64)
     padded_lengths = np.minimum(-(-lengths // LANES) * LANES, longest)
@@ -207,7 +237,7 @@ def user_vectors(model: Model, histories: list[History], item_vectors: ItemVecto
         members += [NO_HISTORY] * (model.fewest_histories(length) - len(members))
         items_BT, lengths_B = padded(members, longest)
         items_BT = F.pad(items_BT, (0, length - items_BT.shape[1]))
-        encoded = model.user_vectors(items_BT.to(device), lengths_B.to(device), item_vectors)
+        encoded = model.user_vectors(items_BT.to(device), lengths_B.to(device), inputs)
         vectors[torch.from_numpy(rows)] = encoded[: len(rows)]
     return vectors
 
@@ -225,7 +255,7 @@ def padded(histories: list[History], max_length: int) -> tuple[Tensor, Tensor]:
     return items, lengths
 
 
-def _set_weights(model: Model, weights: dict[str, Tensor], uri: str) -> None:
+def set_weights(model: Model, weights: dict[str, Tensor], uri: str) -> None:
     """Set the model's weights. InputError names a tensor of the file that does not fit."""
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}

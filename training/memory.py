@@ -12,6 +12,7 @@ B histories, X items, n of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -45,10 +46,7 @@ class Memory:
         uri = tables.table_uri(experiment.root, memory_name(experiment))
         rows = tables.stream_table(uri, manifest, schema.MEMORY, ["item", "other", "score"])
 
-        def term(scores: Weights) -> Floats:
-            terms: Floats = np.log1p(scores.astype(np.float64) * (num_items / config.tau))
-            return terms
-
+        term = partial(terms_of, num_items=num_items, tau=config.tau)
         terms = scored_rows(rows, num_items, manifest.rows, term)
         return cls(terms, config, memory_fingerprint(manifest, config))
 
@@ -90,6 +88,12 @@ class Memory:
         entry = np.arange(lengths.sum()) + np.repeat(terms.starts[items] + lengths - ends, lengths)
         parts = terms.weights[entry], terms.columns[entry], np.concatenate([[0], ends])
         return csr_array(parts, shape=(len(items), terms.num_rows))
+
+
+def terms_of(scores: Weights, num_items: int, tau: float) -> Floats:
+    """Return log(1 + M X / tau) for scores of the table."""
+    terms: Floats = np.log1p(scores.astype(np.float64) * (num_items / tau))
+    return terms
 
 
 def memory_fingerprint(manifest: tables.Manifest, config: TransitionsConfig) -> str:

@@ -14,7 +14,6 @@ from evaluation.ranking import seen_pairs
 from mdsrec.arrays import Floats, Ints
 from training.data.sequences import History
 from training.inference import ALL, TrainedModel
-from training.layers.scoring import top_k_items
 
 
 class BestItems(NamedTuple):
@@ -33,14 +32,11 @@ def best_items(
 
     A list has the same bits in every batch of histories.
     """
-    queries, weights = trained.queries(histories), trained.sums[ALL]
-    device = queries.items.device
-    seen = seen_pairs(histories if exclude_seen else [])
-    scores, items = top_k_items(
-        queries, weights, top, item_block, torch.from_numpy(seen).to(device)
-    )
-    terms = queries.scores_of(items.clamp(max=trained.num_items - 1))
-    largest = (terms * weights.to(device)).argmax(dim=2).cpu().numpy()
+    ranking, weights = trained.ranking(histories), trained.sums[ALL]
+    seen = torch.from_numpy(seen_pairs(histories if exclude_seen else []))
+    scores, items = ranking.top(weights, top, item_block, seen)
+    terms = ranking.scores_of(items.clamp(max=trained.num_items - 1))
+    largest = (terms * weights.to(terms.device)).argmax(dim=2).cpu().numpy()
     return BestItems(
         items.cpu().numpy(),
         scores.cpu().numpy(),

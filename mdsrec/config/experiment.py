@@ -82,6 +82,12 @@ class Experiment(Section):
                 f'train.item_table "sharded" cannot serve model.name = "{self.model.name}": only '
                 'trained models of this project: set train.item_table = "auto"'
             )
+        if self.eval.item_shards > 1 and ":" in self.model.name:
+            raise ValueError(
+                f"eval.item_shards {self.eval.item_shards} cannot serve model.name = "
+                f'"{self.model.name}", which may read its parameters in any way: '
+                "set eval.item_shards = 1"
+            )
         wanted, stored = self.transitions.num_neighbors, self.graph.max_neighbors
         if self.memory_modalities and wanted > stored:
             raise ValueError(

@@ -178,6 +178,11 @@ class EvalConfig(Section):
     """Leave out the items that a user had before a target when that target is ranked."""
     num_workers: Positive = 2
     """Ray actors that rank users in parallel."""
+    item_shards: Positive = 1
+    """Actors that share the items of one catalogue: each holds the vectors, weights and graphs of
+    its own items only. `num_workers` actors form groups of so many, at least one group. Results do
+    not depend on it.
+    """
     pictures: PathOrUri | None = None
     """Folder of files named ITEM_ID.jpg (.png, ...), shown in reports. Unset means the folder that
     an image encoder reads, if there is one.

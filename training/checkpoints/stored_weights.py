@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from mdsrec.errors import InputError
 from training.checkpoints.tensor_file import ITEMS, TensorFile
 from training.checkpoints.weights import PARTS
+
+ROWS = 1 << 14  # of a file, read at a time
 
 
 class StoredWeights:
@@ -16,6 +20,7 @@ class StoredWeights:
 
     def __init__(self, uri: str) -> None:
         """Read the headers. OSError if a file is absent."""
+        self.uri = uri
         main = TensorFile.open(uri)
         self.metadata = main.metadata
         folder = uri.rpartition("/")[0]
@@ -38,7 +43,7 @@ class StoredWeights:
 
     def tensors(self) -> dict[str, Tensor]:
         """Read every tensor."""
-        return {name: self._tensor(name) for name in self._files}
+        return {name: self.tensor(name) for name in self._files}
 
     def fingerprint(self) -> str:
         """Return a fingerprint: that of a model with these weights, by `weights_fingerprint`.
@@ -55,7 +60,8 @@ class StoredWeights:
                 digest.update(piece)
         return digest.hexdigest()[:16]
 
-    def _tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Tensor:
+        """Read a tensor."""
         stored = self._files[name]
         if self._order is None or stored is not self._order:
             return stored[0].tensor(name) if len(stored) == 1 else self._joined(name)
@@ -63,6 +69,30 @@ class StoredWeights:
         for file in self._order:
             tensor[file.tensor(ITEMS).long()] = file.tensor(name)
         return tensor
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Read the rows of items first <= item < last. InputError if there are fewer.
+
+        Where rows are stored in another order, others are read between them.
+        """
+        num_rows, *shape = self._shape(name)
+        if last > num_rows:
+            raise InputError(
+                f"{self.uri}: {name} has {num_rows:,} rows, the data set has more items"
+            )
+        found = torch.empty(last - first, *shape, dtype=self._dtype(name))
+        start = 0  # first row of a file
+        for file in self._files[name]:
+            numbers = torch.arange(start, start + file.shape(name)[0])
+            if self._order is self._files[name]:
+                numbers = file.tensor(ITEMS).long()
+            start += len(numbers)
+            for part in torch.split(torch.arange(len(numbers)), ROWS):
+                inside = part[(numbers[part] >= first) & (numbers[part] < last)]
+                if len(inside):
+                    read = _rows_between(file, name, int(inside[0]), int(inside[-1]) + 1)
+                    found[numbers[inside] - first] = read[inside - inside[0]]
+        return found
 
     def _joined(self, name: str) -> Tensor:
         tensor, first = torch.empty(self._shape(name), dtype=self._dtype(name)), 0
@@ -84,3 +114,10 @@ class StoredWeights:
 
     def _dtype(self, name: str) -> torch.dtype:
         return self._files[name][0].dtype(name)
+
+
+def _rows_between(file: TensorFile, name: str, first: int, last: int) -> Tensor:
+    """Read rows of a file, first <= row < last."""
+    shape = file.shape(name)[1:]
+    size = math.prod(shape)
+    return file.elements(name, first * size, last * size).view(-1, *shape)

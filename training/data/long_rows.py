@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.data.column_blocks import times_in_blocks
 from training.data.sparse import DeviceMatrix, Entries, SparseMatrix
 from training.device import working_set
 
@@ -57,6 +58,11 @@ class LongRows(nn.Module):
             return sums
         bags = torch.arange(len(sums), dtype=torch.int32, device=sums.device)
         return F.embedding_bag(bags, sums, self.row_bags, mode="sum", include_last_offset=True)
+
+    def times_in_blocks(self, dense_XD: Tensor) -> Tensor:
+        """Return the product as `products_in_blocks` does, for any owners of rows -> [K, D]."""
+        starts = torch.from_numpy(self.matrix.starts.astype(np.int32)).to(self.columns.device)
+        return times_in_blocks(Entries(starts, self.columns, self.weights), dense_XD)
 
     def _sums(self, dense_XD: Tensor, first: int) -> Tensor:
         """Return the sums of BAGS bags."""

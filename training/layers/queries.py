@@ -1,14 +1,39 @@
 """Queries: all that is needed to score every item for a batch of histories, channel by channel.
 
-B histories, X items, n of them, C channels, K of them dense, D width.
+B histories, X items, n of them, C channels, K of them dense, D width, S weighted sums of channels.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from training.layers.scoring import count_channels, top_k_items
 from training.layers.sparse_scores import SparseScores
+
+
+class Ranking(Protocol):
+    """Scores of all items for B histories, whoever holds the items.
+
+    Items and weights may be in host memory.
+    """
+
+    @property
+    def num_channels(self) -> int: ...
+    def only(self, channel: int) -> "Ranking":
+        """Return the same queries with one channel."""
+
+    def count(
+        self, sums: Tensor, targets: Tensor, block: int, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `count_channels` does."""
+
+    def top(self, weights: Tensor, k: int, block: int, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `top_k_items` does."""
+
+    def scores_of(self, items_Bn: Tensor) -> Tensor:
+        """Return the score of each channel for items of each history's own -> [B, n, C]."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,18 @@ class Queries:
         place = channel - self.num_dense
         sparse = self.sparse[place : place + 1] if place >= 0 else ()
         return Queries(self.vectors[:, dense], self.items[dense], sparse)
+
+    def count(
+        self, sums: Tensor, targets: Tensor, block: int, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Count the items that score above each target, and that tie -> int64 [B, S + C] each."""
+        device = self.items.device
+        seen = None if seen is None else seen.to(device)
+        return count_channels(self, sums, targets.to(device), block, seen)
+
+    def top(self, weights: Tensor, k: int, block: int, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the k highest whole scores and their items -> [B, k] each."""
+        return top_k_items(self, weights, k, block, seen.to(self.items.device))
 
     def scores_of(self, items_Bn: Tensor) -> Tensor:
         """Return the score of each channel for items of each history's own -> [B, n, C]."""

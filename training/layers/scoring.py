@@ -4,16 +4,28 @@ B targets or users, C channels (K of them dense), S weighted sums of channels, D
 of them in a tile.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.layers.linear import ROWS
-from training.layers.queries import Queries
+from training.layers.sparse_scores import SparseScores
 
 LANES = 64  # a tile of another width has an odd end, where a matrix product may round differently
+
+
+class Scored(Protocol):
+    """Vectors of B queries and of all items, and the scores of the sparse channels."""
+
+    @property
+    def vectors(self) -> Tensor: ...  # [B, K, D]
+    @property
+    def items(self) -> Tensor: ...  # [K, X, D]
+    @property
+    def sparse(self) -> Sequence[SparseScores]: ...
 
 
 class Tiles:
@@ -25,7 +37,7 @@ class Tiles:
     equal items have equal scores, and those of a query do not depend on the other queries.
     """
 
-    def __init__(self, queries: Queries, sums: Tensor, block: int, of_all: int = 0) -> None:
+    def __init__(self, queries: Scored, sums: Tensor, block: int, of_all: int = 0) -> None:
         """Take the items of `queries`, which are some `of_all` items where ranks own them."""
         self._num_queries = len(queries.vectors)
         padding = 0, 0, 0, 0, 0, max(0, ROWS - self._num_queries)
@@ -95,7 +107,7 @@ class Tiles:
 
 
 def count_channels(
-    queries: Queries, sums: Tensor, targets: Tensor, block: int, seen: Tensor | None = None
+    queries: Scored, sums: Tensor, targets: Tensor, block: int, seen: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Count the items that score above each target, and those that tie -> int64 [B, S + C] each.
 
@@ -138,16 +150,17 @@ def count_against(
 
 
 def top_k_items(
-    queries: Queries, weights: Tensor, k: int, block: int, seen: Tensor
+    queries: Scored, weights: Tensor, k: int, block: int, seen: Tensor, of_all: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return the k highest whole scores [B, k] and their items [B, k]; ties are ordered by item.
 
     `weights` [C] are those of the channels in the whole score. The pairs (row, item) in `seen`
-    [pairs, 2] are left out. A row with fewer items ends in -inf.
+    [pairs, 2] are left out. A row with fewer items ends in -inf. The items of `queries` are some
+    of `of_all` where processes own items.
     """
     best = queries.vectors.new_full((len(queries.vectors), k), -torch.inf)
     best_items = torch.full_like(best, queries.items.shape[1], dtype=torch.int64)
-    for start, (scores, *_) in Tiles(queries, weights[None], block):
+    for start, (scores, *_) in Tiles(queries, weights[None], block, of_all):
         row, column = _pairs_in_tile(seen, start, start + scores.shape[1])
         scores[row, column] = -torch.inf
         rows = (scores.amax(1) > best[:, -1]).nonzero().squeeze(1)

@@ -23,6 +23,12 @@ class SparseScores:
         rows, items = self.rows.to(device), self.items.to(device)
         return SparseScores(rows, items, self.scores.to(device), self.num_items)
 
+    def between(self, first: int, last: int) -> "SparseScores":
+        """Return the scores of items first <= item < last, which count from the first."""
+        inside = (self.items >= first) & (self.items < last)
+        items = self.items[inside] - first
+        return SparseScores(self.rows[inside], items, self.scores[inside], last - first)
+
     def at(self, items_Bn: Tensor) -> Tensor:
         """Return the scores of each row for items of its own -> [B, n]."""
         keys = self.rows * self.num_items + self.items

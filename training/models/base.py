@@ -7,9 +7,9 @@ none of them refers to a model by name.
 B users, T positions, P prefixes, C channels, X items, n of them in a batch, D width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from mdsrec.config.experiment import RESERVED_CHANNELS
 from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.section import listed
 from mdsrec.errors import InputError
-from training.data.batch import Batch, ItemRows
+from training.data.batch import Batch, ItemRows, OwnItems
 from training.data.initial_rows import draw_rows
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
@@ -39,6 +39,14 @@ class ItemVectors(Protocol):
 
     @property
     def vectors(self) -> Tensor: ...  # [C, X, D], what each channel scores against
+
+
+class OwnItemVectors(NamedTuple):
+    """The item side of a model for the items that this process owns, for ranking."""
+
+    vectors: Tensor  # [C, n, D], as in `ItemVectors`
+    tokens: Callable[[Tensor], list[Tensor]]  # of some of the n, which sequences are made of
+    shared: list[Tensor | None]  # tensors that every sequence reads
 
 
 class Model(nn.Module):
@@ -201,6 +209,42 @@ class Model(nn.Module):
 
     def item_vectors(self) -> Any:
         """Return the `ItemVectors` of the model, without gradient."""
+        raise NotImplementedError
+
+    def own_rows(self) -> tuple[ItemRows, Tensor]:
+        """Return the rows of the items that this process owns, for `reading`, and these items.
+
+        Fewer than ROWS are repeated, because a product of fewer rows may sum in another order than
+        that of all items. Without any there is a row of zeros.
+        """
+        assert self.owners is not None
+        shards, device = self.owners.shards, self.channel_weights.device
+        items = torch.arange(shards.first, shards.last, device=device)
+        parameters = {name: getattr(self, name) for name in self.item_parameters}
+        rows_of = {name: own for name, own in parameters.items() if own is not None}
+        fewest = min(ROWS, shards.num_items)
+        if len(items) >= fewest:
+            return ItemRows(items[:0], {}, own=OwnItems(items, rows_of)), items
+        rows_of |= self.item_constants
+        if not len(items):
+            items = items.new_zeros(1)
+            rows_of = {name: rows.new_zeros(1, *rows.shape[1:]) for name, rows in rows_of.items()}
+        repeated = torch.arange(fewest, device=device).clamp(max=len(items) - 1)
+        return ItemRows(items, rows_of), items[repeated]
+
+    def own_item_vectors(self, blocks: Iterable[Tensor]) -> OwnItemVectors:
+        """Return the item side of the items that this process owns. Collective.
+
+        All values have the bits that they have where one process holds all items. `blocks` are the
+        rows of the item embedding, read as they are needed.
+        """
+        raise NotImplementedError
+
+    def encoder_inputs(self, tokens: list[Tensor], shared: list[Tensor | None]) -> Any:
+        """Return the input of `user_vectors` from tokens of some items, which number the items.
+
+        They come from `OwnItemVectors`, as does `shared`.
+        """
         raise NotImplementedError
 
     def item_tokens(self, batch: Batch) -> Any:

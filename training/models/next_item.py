@@ -6,6 +6,7 @@ Such a model defines the vectors that items are scored by, the tokens that seque
 and how a sequence becomes queries. The rest, from the loss to ranking, is here.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from training.data.negatives import ScoredItems
 from training.layers.losses import Channel, full_softmax_loss
 from training.layers.sampled_softmax import sampled_softmax_loss
 from training.layers.transformer import Encoder, gather_positions
-from training.models.base import Model
+from training.models.base import Model, OwnItemVectors
 
 
 class NextItemVectors(NamedTuple):
@@ -97,6 +98,20 @@ class NextItem(Model):
 
     def item_tokens(self, batch: Batch) -> NextItemVectors:
         return NextItemVectors(self.item_embedding[:0, None], self.tokens(batch.items))
+
+    @torch.no_grad()
+    def own_item_vectors(self, blocks: Iterable[Tensor]) -> OwnItemVectors:
+        assert self.owners is not None
+        num_own, (rows, items) = self.owners.shards.num_own, self.own_rows()
+        with self.reading(rows):
+            vectors, tokens = self.vectors(items), self.tokens(items)
+        unit = F.normalize(vectors, dim=-1) if self.unit else vectors
+        return OwnItemVectors(
+            unit[None, :num_own].detach(), lambda rows: [t[rows] for t in tokens], []
+        )
+
+    def encoder_inputs(self, tokens: list[Tensor], shared: list[Tensor | None]) -> NextItemVectors:
+        return NextItemVectors(self.item_embedding[:0, None], tuple(tokens))
 
     def user_vectors(
         self, items_BT: Tensor, lengths_B: Tensor, item_vectors: NextItemVectors

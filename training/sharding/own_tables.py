@@ -24,6 +24,7 @@ from mdsrec.table_names import (
     neighbors_name,
 )
 from training.data.item_tables import ItemTables, Loading, ModalityTables, Own
+from training.data.plans import RowSource
 from training.data.shared_arrays import zeros
 from training.data.sparse import SparseMatrix, product_rows
 from training.data.table_arrays import (
@@ -37,8 +38,9 @@ from training.data.table_arrays import (
 from training.sharding.exchange import plan_rows
 from training.sharding.own_rows import OwnRows
 from training.sharding.owners import Owners
+from training.sharding.peers import Peers
 from training.sharding.sums import OwnColumns
-from training.sharding.table_exchange import to_owners
+from training.sharding.table_exchange import OwnerOf, to_owners
 
 ENTRIES = pa.schema({"row": pa.int32(), "column": pa.int32(), "weight": pa.float64()})
 NAMES = ENTRIES.names
@@ -51,10 +53,10 @@ def load_own_tables(experiment: Experiment, owners: Owners) -> ItemTables:
 
     Checks them as `load_item_tables` does.
     """
-    return _Loading(experiment, owners).item_tables()
+    return OwnLoading(experiment, owners).item_tables()
 
 
-class _Loading:
+class OwnLoading:
     """The tables of an experiment while this rank reads its share."""
 
     def __init__(self, experiment: Experiment, owners: Owners) -> None:
@@ -66,7 +68,7 @@ class _Loading:
         """Read every table that the model needs, and plan the halo."""
         experiment, needs = self.experiment, self.experiment.model.needs
         num_train = self._num_train() if experiment.train.draws_by_events else None
-        cooccurrence = self._cooccurrence() if needs.cooccurrence else None
+        cooccurrence = self.cooccurrence() if needs.cooccurrence else None
         modalities = {name: self._modality(name) for name in experiment.modalities}
         graphs = [m.adjacency for m in modalities.values() if isinstance(m.adjacency, OwnRows)]
         if graphs:
@@ -98,7 +100,7 @@ class _Loading:
         members = self._membership(name) if needs.centers else None
         centers = None
         if graph is not None and members is not None:
-            centers = self._centers(members, graph.own)
+            centers = self.centers(members, graph.own)
         return ModalityTables(graph, features, members, centers)
 
     def _read_range(
@@ -117,7 +119,7 @@ class _Loading:
         if order.place_of is None:
             return batches
         placed = (order.placed(batch, of_items) for batch in batches)
-        return to_owners(placed, self._owner_of("item"), self.planner)
+        return to_owners(placed, self.owner_of("item"), self.planner)
 
     def _read_sorted(
         self, name: str, table: pa.Schema, columns: list[str], of_items: tuple[str, ...] = ("item",)
@@ -129,7 +131,7 @@ class _Loading:
         wanted = pa.schema([table.field(column) for column in columns])
         return iter(pa.Table.from_batches(batches, wanted).sort_by("item").to_batches())
 
-    def _owner_of(self, column: str) -> Callable[[pa.RecordBatch], Ints]:
+    def owner_of(self, column: str) -> Callable[[pa.RecordBatch], Ints]:
         return lambda batch: self.shards.owners(batch.column(column).to_numpy())
 
     def _adjacency(self, modality: str) -> OwnRows:
@@ -143,16 +145,20 @@ class _Loading:
         own = neighbor_rows(lists, num_own, num_own, *how, zeros, first)
         return OwnRows(own, self.shards, self.planner)
 
-    def _cooccurrence(self) -> OwnColumns:
-        """Return the own columns of N(O); the rank that owns a row normalizes it."""
+    def normalized(self) -> Iterator[Parts]:
+        """Yield the entries of this rank's part of the rows of N(O), in their order. Collective."""
         name, how = cooccurrence_name(self.experiment), self.experiment.graph.normalize
         read = partial(self._read_range, name, schema.COOCCURRENCE, ["item", "other", "score"])
         degree = None
         if how == "symmetric":
             sums = torch.from_numpy(row_sums(read(), self.shards.num_items))
             degree = self.planner.sum("tables", sums).numpy()
-        places, entries = self.owners.order.places, normalized_entries(read(), how, degree)
-        placed = ((places(items), places(others), w) for items, others, w in entries)
+        return normalized_entries(read(), how, degree)
+
+    def cooccurrence(self) -> SparseMatrix | RowSource:
+        """Return the own columns of N(O); the rank that owns a row normalizes it."""
+        places = self.owners.order.places
+        placed = ((places(items), places(others), w) for items, others, w in self.normalized())
         rows, columns, weights = self._own_entries(placed)
         order = np.lexsort((columns, rows))
         items, lengths = np.unique(rows, return_counts=True)
@@ -183,7 +189,7 @@ class _Loading:
         weights = np.repeat(1 / np.maximum(of_all, 1), np.diff(own.starts)).astype(np.float32)
         return SparseMatrix(own.starts, own.columns - np.int32(self.shards.first), weights)
 
-    def _centers(self, members: SparseMatrix, graph: SparseMatrix) -> SparseMatrix:
+    def centers(self, members: SparseMatrix, graph: SparseMatrix) -> SparseMatrix:
         """Return the own columns of C Ahat; each rank multiplies the rows of its own items."""
         found = product_rows(members, graph, self.shards.num_items)
         rows, columns, weights = self._own_entries(
@@ -200,10 +206,18 @@ class _Loading:
 
         Returns those of own columns, which count from the first own item.
         """
-        batches = (pa.record_batch([pa.array(part) for part in parts], NAMES) for parts in entries)
-        cast = (batch.cast(ENTRIES) for batch in batches)
-        found = pa.Table.from_batches(
-            to_owners(cast, self._owner_of("column"), self.planner), ENTRIES
-        )
-        rows, columns, weights = (column.to_numpy() for column in found.columns)
+        owner_of = self.owner_of("column")
+        rows, columns, weights = entries_of_owners(entries, owner_of, self.planner)
         return rows, columns - self.shards.first, weights
+
+
+def entries_of_owners(entries: Iterator[Parts], owner_of: OwnerOf, planner: Peers) -> Parts:
+    """Send entries (row, column, weight), in batches, to the ranks that `owner_of` names.
+
+    Returns those for this rank. Collective.
+    """
+    batches = (pa.record_batch([pa.array(part) for part in parts], NAMES) for parts in entries)
+    cast = (batch.cast(ENTRIES) for batch in batches)
+    found = pa.Table.from_batches(to_owners(cast, owner_of, planner), ENTRIES)
+    rows, columns, weights = (column.to_numpy() for column in found.columns)
+    return rows, columns, weights

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import MDSRecConfig
+from training.data.column_blocks import times_in_blocks
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
 from training.data.plans import SumPlan
@@ -139,7 +140,7 @@ class ItemRepresentations(nn.Module):
         matrices = self._with_centers(entries, of_owners)
         embedding_XD, products = multiply_all(embedding_XD, matrices, self.num_items)
         products |= of_owners
-        tokens, centers = [self._smooth(products["own"], products["near"])], []
+        tokens, centers = [self.smooth(products["own"], products["near"])], []
         for name, modality in self.modalities.items():
             if modality.graph is not None:
                 tokens.append(products[f"tokens of {name}"])
@@ -204,12 +205,17 @@ class ItemRepresentations(nn.Module):
                 entries = modality.graph.between(first, min(first + ROWS, num_items))
                 vectors_XD[first : first + ROWS] = entries.times(embedding_XD)  # Eq. 6
             start = modality.centers
-            centers.append(None if start is None else start.times(embedding_XD))
-        lengths = None
-        if self.unit:
-            lengths = vectors_CXD.norm(dim=-1, keepdim=True).clamp_min_(EPS)
-            vectors_CXD /= lengths
+            centers.append(None if start is None else start.times_in_blocks(embedding_XD))
+        lengths = self.divide_by_lengths(vectors_CXD)
         return MDSRecItemVectors(vectors_CXD, lengths, self._smooth_all(embedding_XD), centers)
+
+    def divide_by_lengths(self, vectors_CnD: Tensor) -> Tensor | None:
+        """Scale vectors in place to length 1 if scores are cosines -> their lengths [C, n, 1]."""
+        if not self.unit:
+            return None
+        lengths: Tensor = vectors_CnD.norm(dim=-1, keepdim=True).clamp_min_(EPS)
+        vectors_CnD /= lengths
+        return lengths
 
     @torch.no_grad()
     def own_vectors(self, table_nD: Tensor, items: Tensor) -> MDSRecItemVectors:
@@ -217,16 +223,19 @@ class ItemRepresentations(nn.Module):
 
         `table_nD` holds their rows of E^id, and those of the halo behind.
         """
-        num_own = len(items)
+        vectors_CnD = self.unscaled_vectors(table_nD, len(items), items)
+        self.divide_by_lengths(vectors_CnD)
+        return MDSRecItemVectors(vectors_CnD, None, vectors_CnD[0, :0], [])
+
+    def unscaled_vectors(self, table_nD: Tensor, num_own: int, items: Tensor) -> Tensor:
+        """Return the vectors of the own items [C, n, D], of any length; `items` may be more."""
         channels, tables = self.channels(table_nD, self.mapped_features(items))
         vectors_CnD = table_nD.new_empty(len(channels), num_own, table_nD.shape[1])
         for vectors_nD, channel in zip(vectors_CnD, channels, strict=True):
             for first in range(0, num_own, ROWS):
                 last = min(first + ROWS, num_own)
                 vectors_nD[first:last] = channel.vectors(tables, first, last)[0]
-        if self.unit:
-            vectors_CnD /= vectors_CnD.norm(dim=-1, keepdim=True).clamp_min_(EPS)
-        return MDSRecItemVectors(vectors_CnD, None, vectors_CnD[0, :0], [])
+        return vectors_CnD
 
     def _smooth_all(self, embedding_XD: Tensor) -> Tensor:
         """Return Ebar^id of all items [X, D]."""
@@ -236,11 +245,11 @@ class ItemRepresentations(nn.Module):
             rows = np.arange(first, first + len(own))
             entries = self.cooccurrence.select(rows, own.device)
             assert isinstance(entries, Entries)
-            near = entries.times(embedding_XD)
-            smoothed_XD[first : first + ROWS] = self._smooth(own, near)
+            near = times_in_blocks(entries, embedding_XD)
+            smoothed_XD[first : first + ROWS] = self.smooth(own, near)
         return smoothed_XD
 
-    def _smooth(self, own: Tensor, near: Tensor) -> Tensor:
+    def smooth(self, own: Tensor, near: Tensor) -> Tensor:
         """Return Ebar^id = mu N(O) E^id + E^id (Eq. 3)."""
         return own + self.mu_id * near
 

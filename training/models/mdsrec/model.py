@@ -4,7 +4,7 @@ B users, T positions, P prefixes, C = 1 + |M| channels (fused, then each modalit
 them in a batch, D width, K centers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from training.layers.linear import ROWS
 from training.layers.losses import full_softmax_loss
 from training.layers.sampled_softmax import sampled_softmax_loss
 from training.layers.transformer import Encoder
-from training.models.base import Model
+from training.models.base import Model, OwnItemVectors
 from training.models.mdsrec.centers import PrefixStates, prefix_interests
 from training.models.mdsrec.interest_block import InterestEncoder
 from training.models.mdsrec.items import (
@@ -30,6 +30,7 @@ from training.models.mdsrec.items import (
     MDSRecItemVectors,
     module_key,
 )
+from training.models.mdsrec.own_items import own_item_vectors
 
 VECTOR_PRODUCT = 512  # a matrix of fewer numbers, times a vector, may sum in another order
 
@@ -155,6 +156,15 @@ class MDSRec(Model):
             table_nD = self._scored_table(self.item_embedding)
             return self.items.own_vectors(table_nD, self.scored_items)
         return self.items.item_vectors(self.item_embedding)
+
+    def own_item_vectors(self, blocks: Iterable[Tensor]) -> OwnItemVectors:
+        assert self.owners is not None
+        rows, items = self.own_rows()
+        with self.reading(rows):
+            return own_item_vectors(self.items, self.item_embedding, items, self.owners, blocks)
+
+    def encoder_inputs(self, tokens: list[Tensor], shared: list[Tensor | None]) -> BatchTokens:
+        return BatchTokens(tokens, shared)
 
     def item_tokens(self, batch: Batch) -> BatchTokens:
         _, tokens, centers = self._sequence_inputs(batch, {})

@@ -1,0 +1,1 @@
+"""Groups of Ray actors that hold one trained model together."""

@@ -1,0 +1,104 @@
+"""A Ray actor that holds a trained model, or a share of its items, and writes parts of tables."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from evaluation.actors.group import GroupActor, Meeting, Member
+from mdsrec import files
+from mdsrec.config import Experiment
+from training.data.sequences import SequenceReader
+from training.inference import TrainedModel, load_trained
+from training.own_share.loading import load_share
+
+ONLY_MEMBER = Member(0, 1)
+
+
+class Shard(NamedTuple):
+    """Users (or items) [first, last): one Parquet part, a file `part-NUMBER.parquet`."""
+
+    number: int
+    first: int
+    last: int
+
+
+class ShardWorker(GroupActor):
+    """An actor that holds the trained model, or a share of its items, and writes parts.
+
+    `weight_of` are the weights of the channels. Subclasses define `rows`; `options` are theirs.
+    """
+
+    kind = "users"  # of which a shard has a range
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        weight_of: Mapping[str, float],
+        options: Any = None,
+        member: Member = ONLY_MEMBER,
+    ) -> None:
+        torch.set_num_threads(1)
+        self.experiment, self.options, self.member = experiment, options, member
+        self.weight_of = weight_of
+
+    @classmethod
+    def open_reader(cls, experiment: Experiment) -> SequenceReader:
+        """Open the table whose rows are the users."""
+        return SequenceReader(experiment)
+
+    @classmethod
+    def total(cls, experiment: Experiment) -> int:
+        """Return the number of all users (or items)."""
+        return cls.open_reader(experiment).num_users
+
+    @cached_property
+    def reader(self) -> SequenceReader:
+        return self.open_reader(self.experiment)
+
+    @cached_property
+    def trained(self) -> TrainedModel:
+        has_gpu = ray.is_initialized() and ray.get_gpu_ids()
+        device = torch.device("cuda" if has_gpu else "cpu")
+        load = load_share if self.member.size > 1 else load_trained
+        return replace(load(self.experiment, device), weight_of=self.weight_of)
+
+    def ready(self, meeting: Meeting | None = None) -> None:
+        """Join the group and load the model."""
+        if meeting is not None:
+            self.join(meeting)
+        assert self.trained
+
+    def writes(self, shard: Shard) -> bool:
+        """Return whether this actor of its group writes the part of a shard."""
+        return self.member.rank == 0
+
+    def rows(self, shard: Shard) -> pa.Table:
+        """Return the rows of the table for a shard; only those of the actor that writes count."""
+        raise NotImplementedError
+
+    def write_part(self, shard: Shard, version: str) -> int:
+        """Write the part of a shard into the folder `version`, atomically -> number of rows.
+
+        All actors of a group compute it, and one writes it.
+        """
+        rows, content = self.rows(shard), io.BytesIO()
+        if not self.writes(shard):
+            return 0
+        pq.write_table(rows, content, compression="zstd")
+        files.write_bytes(f"{version}/part-{shard.number:05d}.parquet", content.getvalue())
+        return int(rows.num_rows)
+
+
+class AskedWorker(ShardWorker):
+    """An actor that answers one question about the trained model, with the others of its group."""
+
+    def answer(self) -> Any:
+        """Return the answer."""
+        raise NotImplementedError
