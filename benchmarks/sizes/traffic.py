@@ -36,7 +36,7 @@ def _of_softmax(shape: Shape, counts: Counts) -> Bytes:
     """Return the bytes of the full softmax: queries, log-sum-exps, and gradients of queries."""
     query = shape.channels * FLOAT * shape.dim
     everyone = counts.prefixes + counts.prefixes_of_others
-    weights = (shape.workers - 1) * FLOAT * shape.channels  # of this rank's losses
+    weights = (shape.workers - 1) * shape.channels * FLOAT  # of the losses of each rank
     return {
         "queries": (shape.workers - 1) * counts.prefixes * (query + ID),
         "log-sums": 3 * FLOAT * shape.channels * everyone,
