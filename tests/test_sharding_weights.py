@@ -1,6 +1,7 @@
 """The best weights in parts: `best.safetensors`, and the rows of items of each rank beside it."""
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,17 +43,18 @@ def experiments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Experimen
     return {form: small_experiment(root).model_copy(update={"name": form}) for form in FORMS}
 
 
-def write_weights(resolved: dict[str, Any]) -> list[str]:
-    """Write, on this rank, the weights of every form, then those after a step.
+def write_weights(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Write, on this rank, the weights of every form three times, with a step in between.
 
-    The second ones of `sharded` cannot be written at first: rank 1 has no room.
+    The second ones of `sharded` cannot be written at first: rank 1 has no room. Returns the stored
+    weights after that by form, and the fingerprint of those that lie there meanwhile.
     """
-    logged = []
+    seen: dict[str, Any] = {}
     for form, keys in FORMS.items():
         experiment = experiment_from(resolved[form], source="test")
         engine = engine_of(experiment, Job(resolved[form], precise=False, **keys))
-        run = RunPaths.of(experiment).uri
-        saver = Saver(run, ControlGroup(5))
+        paths = RunPaths.of(experiment)
+        saver = Saver(paths.uri, ControlGroup(5))
         metadata = {"dataset": load_item_tables(experiment).fingerprint}
         saver.add_weights(gather_weights(engine, metadata, "first"))
         assert saver.save(engine, "00000-000001", {})
@@ -61,12 +63,18 @@ def write_weights(resolved: dict[str, Any]) -> list[str]:
         if form == "sharded":
             with no_room_on_rank_1():
                 assert not saver.save(engine, "00000-000002", {})
-            distributed.barrier()
-            logged.append(StoredWeights(RunPaths.of(experiment).best_weights).fingerprint())
+            seen["meanwhile"] = StoredWeights(paths.best_weights).fingerprint()
             distributed.barrier()
             take_steps(engine, experiment, 1, 2)  # changes the rows that wait to be written
-        assert saver.save(engine, "00000-000003", {})
-    return logged
+            assert saver.save(engine, "00000-000003", {})
+        else:
+            assert saver.save(engine, "00000-000003", {})
+            take_steps(engine, experiment, 1, 2)
+        seen[form] = StoredWeights(paths.best_weights).tensors()
+        distributed.barrier()
+        saver.add_weights(gather_weights(engine, metadata, "third"))
+        assert saver.save(engine, "00000-000004", {})
+    return seen
 
 
 @contextmanager
@@ -86,12 +94,11 @@ def no_room_on_rank_1() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def logged(experiments: dict[str, Experiment]) -> list[str]:
+def seen(experiments: dict[str, Experiment]) -> dict[str, Any]:
     for experiment in experiments.values():
         claim(experiment, check_item_tables(experiment))
-    ranks = on_ranks(3, write_weights, {f: e.resolved() for f, e in experiments.items()})
-    assert ranks[0] == ranks[1] == ranks[2]
-    return list(ranks[0])
+    first, *_ = on_ranks(3, write_weights, {f: e.resolved() for f, e in experiments.items()})
+    return dict(first)
 
 
 def parts_of(experiment: Experiment) -> set[str]:
@@ -99,54 +106,64 @@ def parts_of(experiment: Experiment) -> set[str]:
     return {path.name for path in run.glob("best-*.safetensors")}
 
 
+def names_of(tag: str) -> set[str]:
+    return {f"best-{tag}-{rank:05d}-of-00003.safetensors" for rank in range(3)}
+
+
 @pytest.mark.parametrize("form", ["sharded", "placed"])
 def test_weights_in_parts_are_those_of_one_file(
-    logged: list[str], experiments: dict[str, Experiment], form: str
+    seen: dict[str, Any], experiments: dict[str, Experiment], form: str
 ) -> None:
     whole, parts = (load_trained(experiments[f]).model for f in ("replicated", form))
     assert whole is not None and parts is not None
-    others = dict(parts.named_parameters())
-    for name, weight in whole.named_parameters():
-        torch.testing.assert_close(others[name], weight, atol=1e-6, rtol=0)
+    weights = dict(whole.named_parameters()), dict(parts.named_parameters())
+    for one, other in (weights, (seen["replicated"], seen[form])):
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(other[name], one[name], atol=1e-6, rtol=0)
 
 
 def test_the_fingerprint_of_parts_is_that_of_the_model(
-    logged: list[str], experiments: dict[str, Experiment]
+    seen: dict[str, Any], experiments: dict[str, Experiment]
 ) -> None:
     stored = StoredWeights(RunPaths.of(experiments["sharded"]).best_weights)
     assert stored.fingerprint() == weights_fingerprint(load_trained(experiments["sharded"]).model)
 
 
 def test_a_part_that_cannot_be_written_leaves_the_former_weights(
-    logged: list[str], experiments: dict[str, Experiment]
+    seen: dict[str, Any], experiments: dict[str, Experiment]
 ) -> None:
     """They are the initial ones, which do not depend on the number of ranks."""
     experiment = experiments["sharded"]
     model = build_model(experiment, load_item_tables(experiment))
     model.initialize(experiment.seed)
-    assert logged == [weights_fingerprint(model)]
+    assert seen["meanwhile"] == weights_fingerprint(model)
 
 
-def test_newer_weights_replace_older_parts(
-    logged: list[str], experiments: dict[str, Experiment]
+def test_parts_of_the_weights_before_the_former_ones_are_deleted(
+    seen: dict[str, Any], experiments: dict[str, Experiment]
 ) -> None:
-    newest = {f"best-second-{rank:05d}-of-00003.safetensors" for rank in range(3)}
-    assert parts_of(experiments["sharded"]) == parts_of(experiments["placed"]) == newest
+    """Somebody may still read the former ones."""
+    for form in ("sharded", "placed"):
+        assert parts_of(experiments[form]) == names_of("second") | names_of("third")
     assert not parts_of(experiments["replicated"])
 
 
 def write_whole(resolved: dict[str, Any]) -> None:
+    """Write weights twice on one rank that holds all items."""
     experiment = experiment_from(resolved, source="test")
     engine = engine_of(experiment, Job(resolved, sharded=False, precise=False))
     saver = Saver(RunPaths.of(experiment).uri, ControlGroup(5))
-    saver.add_weights(gather_weights(engine, {}, "third"))
-    assert saver.save(engine, "00000-000004", {})
+    for tag, checkpoint in (("fourth", "00000-000005"), ("fifth", "00000-000006")):
+        saver.add_weights(gather_weights(engine, {}, tag))
+        assert saver.save(engine, checkpoint, {})
 
 
 def test_a_training_that_holds_all_items_later_leaves_no_parts(
-    logged: list[str], experiments: dict[str, Experiment]
+    seen: dict[str, Any], experiments: dict[str, Experiment]
 ) -> None:
-    experiment = experiments["placed"]
+    experiment = experiments["placed"].model_copy(update={"name": "later"})
+    shutil.copytree(RunPaths.of(experiments["placed"]).uri, RunPaths.of(experiment).uri)
     assert parts_of(experiment)
     on_ranks(1, write_whole, experiment.resolved())
     assert not parts_of(experiment)
