@@ -73,6 +73,6 @@ def by_phase(shape: Shape, graphs: Graphs, counts: Counts, full: bool) -> dict[s
         "build": in_all + members,
         "steps": in_all + of_step(shape, counts) + of_halo,
         "save": in_all,
-        "restore": in_all + 3 * row * (shape.own_items + PIECE),  # the file is mapped
+        "restore": in_all + 3 * row * PIECE,
         "validation": in_all + of_validation(shape, counts),
     }
