@@ -1,0 +1,117 @@
+"""The peak memory of a rank grows with its share of the items, and not with all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gloo import on_ranks
+from ring_dataset import ring_experiment, write_ring
+from torch import distributed
+
+from mdsrec.config.loading import experiment_from
+from training.building import build_engine
+from training.checkpoints.format import load_checkpoint, save_checkpoint
+from training.data.long_rows import LongRows
+from training.data.sequences import SequenceReader
+from training.distributed.control import ControlGroup
+from training.models.mdsrec.model import MDSRec
+from training.sharding.own_rows import OwnGraph
+from training.sharding.sums import OwnColumns
+from training.step import share_of, take_step
+from training.validation import validate
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+SIZES, WORLD_SIZES = (200_000, 400_000, 800_000), (1, 2, 4)
+D, CHANNELS = 64, 2
+FLOAT = 4  # bytes
+CPU = torch.device("cpu")
+
+
+def peak_bytes() -> int:
+    """Return the largest memory that this process has had so far (VmHWM)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def peaks(resolved: dict[str, Any], folder: str) -> dict[str, int]:
+    """Load, take steps, save, restore, validate -> peak bytes after each; own items and graphs."""
+    experiment = experiment_from(resolved, source="test")
+    engine, _ = build_engine(experiment, CPU, ControlGroup(5))
+    model, found = engine.module, {"load": peak_bytes()}
+    assert isinstance(model, MDSRec) and model.owners is not None
+    engine.train()
+    reader = SequenceReader(experiment)
+    for number, step in zip(range(3), reader.steps(0), strict=False):
+        take_step(engine, experiment, share_of(model, experiment, step, (0, number), CPU))
+    found["steps"] = peak_bytes()
+    save_checkpoint(engine, Path(folder), {})
+    distributed.barrier()
+    found["save"] = peak_bytes()
+    load_checkpoint(engine, folder)
+    found["restore"] = peak_bytes()
+    reader.num_users = 64
+    validate(engine, experiment, reader, CPU)
+    found["validation"] = peak_bytes()
+    return {**found, "own": model.owners.shards.num_own, "graphs": graph_bytes(model)}
+
+
+def graph_bytes(model: MDSRec) -> int:
+    """Return the bytes of N(O), Ahat and C Ahat, the last one by row and by column."""
+    assert isinstance(model.items.cooccurrence, OwnColumns)
+    total = model.items.cooccurrence.nbytes
+    for part in model.modules():
+        if isinstance(part, OwnGraph):
+            total += part.nbytes
+        if isinstance(part, LongRows):
+            by_column = part.__dict__.get("_transposed")
+            total += part.nbytes + (0 if by_column is None else by_column.nbytes)
+    return total
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """Measure every size on every number of ranks, one at a time -> the largest rank of each."""
+    root, found = tmp_path_factory.mktemp("root"), []
+    for num_items in SIZES:
+        train = {"item_table": "sharded", "batch_size": 64, "max_epochs": 1}
+        experiment = ring_experiment(root, num_items, train=train)
+        write_ring(experiment, num_items)
+        for world_size in WORLD_SIZES:
+            folder = root / f"{num_items}-{world_size}"
+            folder.mkdir()
+            ranks = on_ranks(world_size, peaks, experiment.resolved(), str(folder))
+            largest = {key: max(rank[key] for rank in ranks) for key in ranks[0]}
+            found.append({**largest, "all": num_items})
+            print(num_items, world_size, largest)
+    return found
+
+
+def fit(measured: list[dict[str, float]], phase: str) -> tuple[float, float, float]:
+    """Return a, b and c of peak = a + b own items + c all items, by least squares."""
+    inputs = np.array([[1, m["own"], m["all"]] for m in measured])
+    outputs = np.array([m[phase] for m in measured])
+    a, b, c = np.linalg.lstsq(inputs, outputs, rcond=None)[0]
+    print(f"{phase}: {a / 2**20:.0f} MiB + {b:.0f} own + {c:.1f} all")
+    return float(a), float(b), float(c)
+
+
+@pytest.mark.parametrize("phase", ["steps", "save", "restore"])
+def test_an_own_item_takes_four_tables_and_its_graphs(
+    measured: list[dict[str, float]], phase: str
+) -> None:
+    graphs = measured[-1]["graphs"] / measured[-1]["own"]
+    _, b, c = fit(measured, phase)
+    assert b == pytest.approx(16 * D + graphs, rel=0.1)
+    assert abs(c) < 0.02 * b
+
+
+def test_a_validation_takes_the_vectors_of_own_items_beside_that(
+    measured: list[dict[str, float]],
+) -> None:
+    graphs = measured[-1]["graphs"] / measured[-1]["own"]
+    _, b, c = fit(measured, "validation")
+    assert b == pytest.approx(16 * D + graphs + CHANNELS * FLOAT * D, rel=0.1)
+    assert abs(c) < 0.02 * b
