@@ -15,6 +15,7 @@ from small_models import experiment_of
 
 from mdsrec import files, schema, table_names
 from mdsrec.config import Experiment
+from mdsrec.config.loading import experiment_from
 from mdsrec.run_paths import RunPaths
 from training.data.item_tables import load_item_tables
 from training.models.registry import build_model
@@ -28,6 +29,9 @@ def shared_experiment(root: Path, name: str, **sections: dict[str, Any]) -> Expe
     """Return an experiment of the model `name`; `sections` override keys."""
     sizes = {"user_batch": 2, "item_block": 700, "cutoffs": [10], "num_workers": 1}
     sections["eval"] = {**sizes, **sections.get("eval", {})}
+    if name == "transitions":  # which has no network
+        content = small_dataset.small_experiment(root, eval=sections["eval"]).resolved()
+        return experiment_from({**content, "model": {"name": name}}, source="test")
     return experiment_of(root, name, **sections)
 
 
@@ -87,6 +91,12 @@ def _write_modality(
 
 def write_shared_run(experiment: Experiment, damaged: tuple[int, ...] = ()) -> None:
     """Write the weights that a training leaves; rows of `damaged` items are NaN."""
+    paths = RunPaths.of(experiment)
+    history = {"epochs": [FIGURES], "best_epoch": 0, "num_parameters": 4321}
+    files.write_json(paths.history, history)
+    files.write_json(paths.config, experiment.resolved())
+    if not experiment.model.is_trained:
+        return
     item_tables = load_item_tables(experiment)
     model = build_model(experiment, item_tables)
     model.initialize(3)
@@ -95,8 +105,4 @@ def write_shared_run(experiment: Experiment, damaged: tuple[int, ...] = ()) -> N
         if name in weights:
             weights[name][OTHER] = weights[name][TWIN]
             weights[name][[*damaged]] = float("nan")
-    paths = RunPaths.of(experiment)
     files.write_bytes(paths.best_weights, save(weights, {"dataset": item_tables.fingerprint}))
-    history = {"epochs": [FIGURES], "best_epoch": 0, "num_parameters": 4321}
-    files.write_json(paths.history, history)
-    files.write_json(paths.config, experiment.resolved())
