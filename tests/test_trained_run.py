@@ -15,7 +15,7 @@ from mdsrec.config import Experiment
 from mdsrec.config.model_base import TransformerConfig
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
-from training.checkpoints import stored_weights
+from training.checkpoints import tensor_file
 from training.data.item_tables import ItemTables
 from training.inference import load_trained, weights_fingerprint
 from training.models.sasrec import SASRec
@@ -44,7 +44,7 @@ class Own(SASRec):
 def test_a_run_is_described_as_it_would_be_loaded(
     tmp_path: Path, name: str, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_weights, "READ_BYTES", 100)
+    monkeypatch.setattr(tensor_file, "READ_BYTES", 100)
     experiment = experiment_of(tmp_path, name, model=model)
     write_dataset(experiment_of(tmp_path, "mdsrec", model={"memory": True}))
     write_weights(experiment, seed=3)
