@@ -1,5 +1,6 @@
 """MDSRec computes the equations of its paper: it equals the oracle, a plain float64 form."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,14 +90,15 @@ def test_validation_calls_the_model_equally_often_for_any_number_of_users(
     model = World({"max_length": 20}).model.eval()
     items, calls, encode = model.item_vectors(), [], model.user_vectors
 
-    def counted(items_BT: Tensor, *rest: Any) -> Tensor:
+    def counted(items_BT: Tensor, *rest: Any, **named: Any) -> Tensor:
         calls.append(items_BT)
-        return encode(items_BT, *rest)
+        return encode(items_BT, *rest, **named)
 
     monkeypatch.setattr(model, "user_vectors", counted)
     histories = [np.arange(1 + n, dtype=np.int32) % X for n in range(count)]
     with torch.no_grad():
-        vectors = validation._user_vectors(model, histories, items)
+        encode_all = partial(model.user_vectors, item_vectors=items)
+        vectors = validation.user_vectors(histories, model, encode_all, items.vectors)
     assert len(calls) == validation.GROUPS
     expected = user_vectors(model, histories, items)
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)
