@@ -60,7 +60,7 @@ def test_the_first_rank_builds_and_the_others_map_its_memory() -> None:
 
 def loaded_on_two_hosts() -> list[Any]:
     group = group_of_ranks()
-    shared_arrays._host = lambda: ("host", str(group.rank % 2))
+    shared_arrays.host_of_process = lambda: ("host", str(group.rank % 2))
     return [int(once_per_host(built_by_me, group).arrays["pids"][0]), os.getpid()]
 
 
@@ -84,7 +84,7 @@ def no_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "replacement"), [("_mapped", refused), ("_host", no_host)], ids=["refused", "no memfd"]
+    ("name", "replacement"), [("_mapped", refused), ("host_of_process", no_host)], ids=["refused", "no memfd"]
 )
 def test_where_memory_cannot_be_shared_each_rank_builds_its_own(
     name: str, replacement: Callable[..., Any]
