@@ -116,6 +116,7 @@ def test_speeds_are_medians_and_relative_to_the_first():
     assert ours == "| ours | 1,200 | 12.0 | 25 | 2.5 |"
 
 
+@pytest.mark.slow
 def test_the_speed_here_is_that_of_training_and_validation_on_the_tables(tmp_path):
     experiment = sasrec(tmp_path / "root")
     write_dataset(small_experiment(tmp_path / "root"))

@@ -332,7 +332,8 @@ def assert_close(found, expected):
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("tasks", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", [1, 3])
 def test_images_of_a_folder_belong_to_the_items_they_are_named_after(spark, tmp_path, tasks):
     save_model(tmp_path / "model", clip_tower)
     folder = tmp_path / "images"

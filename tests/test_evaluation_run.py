@@ -142,6 +142,7 @@ def test_ranks_are_computed_again_only_when_the_weights_change(experiment):
     assert tables.open_table(f"{run_of(experiment)}/ranks", "").fingerprint != first.fingerprint
 
 
+@pytest.mark.slow
 def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(
     evaluated, experiment, tmp_path, monkeypatch
 ):

@@ -190,6 +190,7 @@ def test_the_benchmark_prints_every_channel_and_what_its_parts_are_worth(evaluat
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_another_memory_chooses_weights_again(evaluated, tmp_path):
     changed = {**evaluated.transitions.model_dump(), "recency": 0.9}
     other = small_experiment(evaluated.root, eval=TWO_USERS, model=MEMORY, transitions=changed)
@@ -213,6 +214,7 @@ def untrained(tmp_path_factory, shared_ray):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_transitions_need_no_training(untrained):
     found = metrics_of(untrained)["split"]
     assert list(found["test"]) == ["all", "memory", "popularity", "itemknn"]

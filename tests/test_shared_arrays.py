@@ -84,7 +84,9 @@ def no_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "replacement"), [("_mapped", refused), ("host_of_process", no_host)], ids=["refused", "no memfd"]
+    ("name", "replacement"),
+    [("_mapped", refused), ("host_of_process", no_host)],
+    ids=["refused", "no memfd"],
 )
 def test_where_memory_cannot_be_shared_each_rank_builds_its_own(
     name: str, replacement: Callable[..., Any]

@@ -105,9 +105,8 @@ def train_both(resolved: dict[str, Any], other: dict[str, Any], pieces: list[int
     return [train_in_pieces(resolved, []), train_in_pieces(other, pieces)]
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_a_run_killed_within_its_epochs_equals_one_never_killed(root: Path, stage: int) -> None:
     whole = resolved_run(root, f"whole-{stage}", stage)
     killed = resolved_run(root, f"killed-{stage}", stage)

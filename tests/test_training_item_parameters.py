@@ -160,6 +160,7 @@ def losses_and_item_state(resolved: list[dict[str, Any]]) -> list[list[Tensor]]:
     return results
 
 
+@pytest.mark.slow
 def test_ranks_that_hold_parts_of_the_moments_train_as_one_rank(root: Path) -> None:
     trains = [
         {**SAMPLED, "zero_stage": 0},
