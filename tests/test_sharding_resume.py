@@ -102,7 +102,7 @@ def moved(root: Path) -> list[list[Outcome]]:
         Leg(PLACED, 4, 6, load="placed"),
         Leg(PLACED, 2, 6, load="replicated"),
     ]
-    return run_legs(root, 3, legs)
+    return run_legs(root, 2, legs)
 
 
 def assert_goes_on(ranks: list[Outcome], whole: list[Outcome], first: int) -> None:

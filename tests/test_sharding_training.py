@@ -133,18 +133,18 @@ def few_jobs(root: Path, sharded: bool) -> dict[str, Job]:
 @pytest.fixture(scope="module")
 def one_rank(root: Path) -> dict[str, list[Outcome]]:
     """Train on one rank that holds all items."""
-    five_steps = {"five steps": job_of(root, {}, sharded=False, num_steps=5)}
-    return outcomes(1, few_jobs(root, sharded=False) | five_steps)
+    three_steps = {"three steps": job_of(root, {}, sharded=False, num_steps=3)}
+    return outcomes(1, few_jobs(root, sharded=False) | three_steps)
 
 
 @pytest.fixture(scope="module")
 def three_ranks(root: Path) -> dict[str, list[Outcome]]:
     """Train on three ranks that own items."""
-    few, five = few_jobs(root, sharded=True), {"num_steps": 5}
-    shares = {name: job_of(root, {}, **keys, **five) for name, keys in SHARES.items()}
-    faults = {fault: job_of(root, {}, fault=fault, **five) for fault in FAULTS}
+    few, short = few_jobs(root, sharded=True), {"num_steps": 3}
+    shares = {name: job_of(root, {}, **keys, **short) for name, keys in SHARES.items()}
+    faults = {fault: job_of(root, {}, fault=fault, **short) for fault in FAULTS}
     hidden = {
-        f"hidden, {form}": job_of(root, HIDDEN, **keys, **five) for form, keys in FORMS.items()
+        f"hidden, {form}": job_of(root, HIDDEN, **keys, **short) for form, keys in FORMS.items()
     }
     return outcomes(3, few | shares | faults | hidden)
 
@@ -178,7 +178,7 @@ def test_ranks_may_own_no_items_and_any_items(
 ) -> None:
     first = three_ranks[name][0]["items"].tolist()
     assert not first or first != sorted(first)
-    assert_same(three_ranks[name], one_rank["five steps"], 1e-9)
+    assert_same(three_ranks[name], one_rank["three steps"], 1e-9)
 
 
 @pytest.mark.parametrize("name", STAGE_2)
@@ -194,7 +194,7 @@ def test_with_hidden_items_they_train_as_ranks_that_hold_all(
     found, expected = (three_ranks[f"hidden, {form}"] for form in FORMS)
     assert_same(found, expected, 1e-9)
     with pytest.raises(AssertionError):
-        assert_same(found, one_rank["five steps"], 1e-2)  # something was hidden
+        assert_same(found, one_rank["three steps"], 1e-2)  # something was hidden
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -202,7 +202,7 @@ def test_a_planted_fault_is_found(
     one_rank: dict[str, list[Outcome]], three_ranks: dict[str, list[Outcome]], fault: str
 ) -> None:
     with pytest.raises(AssertionError):
-        assert_same(three_ranks[fault], one_rank["five steps"], 1e-5)
+        assert_same(three_ranks[fault], one_rank["three steps"], 1e-5)
 
 
 @pytest.mark.slow
