@@ -180,7 +180,7 @@ def test_raw_lines_are_those_of_the_edition(tmp_path, edition):
         reviews = file.read().splitlines()
     assert len(reviews) == counts["reviews"]
     expected = [
-        (f"A{user:012d}", f"B{item:09d}", time * (1000 if edition == "2023" else 1))
+        (f"A{f'{user:012d}'[::-1]}", f"B{item:09d}", time * (1000 if edition == "2023" else 1))
         for chunk in catalogue.chunks()
         for user, item, time in zip(
             np.repeat(chunk.users, chunk.lengths), chunk.items, chunk.times, strict=True

@@ -63,7 +63,7 @@ class RawLines(NamedTuple):
         return joined(
             [
                 f'{{"{USER[edition]}": "A'.encode(),
-                digits(users, USER_DIGITS),
+                digits(users, USER_DIGITS)[:, ::-1],  # a sort sees the first 8 bytes: all differ
                 f'", "{ASIN[edition]}": "B'.encode(),
                 digits(chunk.items, ITEM_DIGITS),
                 b'", ',
