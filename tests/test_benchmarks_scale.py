@@ -13,10 +13,11 @@ from small_dataset import small_experiment
 
 from benchmarks.catalogue.events import Catalogue
 from benchmarks.catalogue.tables import TableMaker
-from benchmarks.scale import etl, load
+from benchmarks.scale import etl, load, owned
 from benchmarks.scale.processes import DRIVER, JVM, OTHER, PYTHON_WORKER, Sampler, kind_of
 from benchmarks.scale.results import exponent
 from benchmarks.scale.writes import CountWrites, adam_seconds
+from benchmarks.training.workers import Reading
 from benchmarks.sizes.replicated import (
     FULL,
     Graphs,
@@ -143,3 +144,16 @@ def test_sizes_of_the_full_catalogue_by_hand():
     assert cooccurrence_bytes(FULL, graphs) == FULL * (8 + 100 * 8)
     last = full_catalogue().splitlines()[-1].split(" | ")
     assert last[2:4] == ["12.3", "0.4"]  # 4 X D, and 8 X D / 64
+
+
+def test_own_item_rows_are_compared_with_the_replicated_table() -> None:
+    """The median of 90, 100 and 400 prefixes/s is 100; of 40, 50 and 60 it is 50."""
+    mib = 1 << 20
+    taken = {
+        "replicated": [Reading(rate, 200 * mib) for rate in (400.0, 90.0, 100.0)],
+        "sharded": [Reading(rate, 80 * mib) for rate in (40.0, 50.0, 60.0)],
+    }
+    assert owned.rows_of(4_000, 2, taken) == [
+        ["4,000", "2", "replicated", "100", "1.00", "200 MiB", "1.00"],
+        ["4,000", "2", "sharded", "50", "0.50", "80 MiB", "0.40"],
+    ]

@@ -15,6 +15,7 @@ MODULES = {
     "load": "benchmarks.scale.load",
     "step": "benchmarks.scale.step",
     "train": "benchmarks.scale.train",
+    "owned": "benchmarks.scale.owned",
 }
 
 

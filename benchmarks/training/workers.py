@@ -4,26 +4,28 @@ The workers are gloo processes that take the steps of training with DeepSpeed.
 """
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
+from benchmarks.memory import process_bytes
 from mdsrec.command import add_experiment
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.text import markdown_table
-from training.data.item_tables import load_item_tables
+from training.building import build_engine
 from training.data.sequences import SequenceReader
-from training.distributed import engine as ds
+from training.distributed.control import ControlGroup
 from training.distributed.engine_protocol import Engine
 from training.models.base import Model
-from training.models.registry import build_model
 from training.step import share_of, take_step
 
 CPU = torch.device("cpu")
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
             batch = f"train.batch_size={BATCH * workers}"
             overrides = [*arguments.overrides, f"train.num_workers={workers}", batch]
             experiment = load_experiment(arguments.config, overrides)
-            rates.append(_rate(experiment, workers, arguments.steps))
+            rates.append(reading(experiment, workers, arguments.steps).rate)
     one = statistics.median(rates_of[arguments.workers[0]])
     rows = [
         [str(workers), f"{BATCH * workers}", f"{rate:,.0f}", f"{rate / one:.2f}"]
@@ -55,18 +57,26 @@ def run(arguments: argparse.Namespace) -> None:
     print(markdown_table(["workers", "batch", "prefixes/s", "times the first"], rows))
 
 
-def _rate(experiment: Experiment, workers: int, steps: int) -> float:
-    """Return the prefixes per second of all workers together."""
+class Reading(NamedTuple):
+    """What the workers reached together."""
+
+    rate: float  # prefixes per second of all workers
+    peak: int  # bytes, VmHWM of the largest worker
+
+
+def reading(experiment: Experiment, workers: int, steps: int) -> Reading:
+    """Train in so many processes for `steps` steps, after WARMUP_STEPS others."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(_worker, (workers, folder, experiment, steps), nprocs=workers)  # type: ignore[no-untyped-call]
-        return float((Path(folder) / "rate").read_text())
+        found = [json.loads(path.read_text()) for path in Path(folder).glob("worker-*.json")]
+    return Reading(found[0]["rate"], max(one["peak"] for one in found))
 
 
 def _worker(rank: int, workers: int, folder: str, experiment: Experiment, steps: int) -> None:
     engine = start_engine(rank, workers, folder, experiment, threads=1)
     rate = prefixes_per_second(engine, experiment, steps)
-    if rank == 0:
-        (Path(folder) / "rate").write_text(str(rate))
+    found = {"rate": rate, "peak": process_bytes("VmHWM")}
+    (Path(folder) / f"worker-{rank}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
 
 
@@ -78,16 +88,16 @@ def start_engine(
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(workers))
     rendezvous = f"file://{folder}/rendezvous"
     distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=workers)
-    model = build_model(experiment, load_item_tables(experiment))
-    model.initialize(experiment.seed)
-    return ds.initialize(model, experiment, CPU)
+    engine, _ = build_engine(experiment, CPU, ControlGroup(experiment.train.timeout_minutes))
+    return engine
 
 
 def prefixes_per_second(engine: Engine[Model], experiment: Experiment, steps: int) -> float:
     """Return the rate of all workers together over `steps` steps, after WARMUP_STEPS others."""
     engine.train()
-    prefixes, started = 0, 0.0
-    for number, step in enumerate(SequenceReader(experiment).steps(0)):
+    owners, prefixes, started = engine.module.owners, 0, 0.0
+    reader = SequenceReader(experiment, order=None if owners is None else owners.order)
+    for number, step in enumerate(reader.steps(0)):
         if number == WARMUP_STEPS:
             distributed.barrier()
             prefixes, started = 0, time.perf_counter()
