@@ -17,7 +17,6 @@ from benchmarks.scale import etl, load, owned
 from benchmarks.scale.processes import DRIVER, JVM, OTHER, PYTHON_WORKER, Sampler, kind_of
 from benchmarks.scale.results import exponent
 from benchmarks.scale.writes import CountWrites, adam_seconds
-from benchmarks.training.workers import Reading
 from benchmarks.sizes.replicated import (
     FULL,
     Graphs,
@@ -25,6 +24,7 @@ from benchmarks.sizes.replicated import (
     full_catalogue,
     neighbor_bytes,
 )
+from benchmarks.training.workers import Reading
 
 MIB = 1 << 20
 CHILD = "import time; x = bytearray(150 << 20); time.sleep(.5)"
