@@ -6,7 +6,7 @@ n own items, h of the halo, D width, M modalities, H neighbors, K centers, X ite
 from benchmarks.sizes.shape import Counts, Graphs, Shape
 
 FLOAT, INDEX, WIDE = 4, 4, 8
-SORTED_ENTRY = 56  # bytes of an entry that arrives: row, column and weight, and copies to sort them
+SORTED_ENTRY = 20  # bytes of an entry that arrives: row, column and weight, then sorted
 PIECE = 1 << 16  # rows that a restore copies at a time
 SAVED = 6  # tensors as large as the centers of all prefixes, in a layer
 GRAPHS = ("Ahat", "N(O)", "C Ahat")
@@ -32,6 +32,19 @@ def _center_bytes(shape: Shape, graphs: Graphs) -> int:
     if graphs.centers <= shape.modalities * FEW:
         return entries
     return 2 * entries + shape.modalities * WIDE * shape.own_items
+
+
+def of_all_items(shape: Shape) -> dict[str, int]:
+    """Return the bytes in host memory that a rank does not share: they grow with all items.
+
+    Places are held once a host, and only where the table `places` exists. Training events are read
+    if negatives are drawn by them (popularity, or in_batch, where a copy is ordered by place).
+    """
+    return {
+        "places": INDEX * shape.items,
+        "popularity": (WIDE + 3 * WIDE) * shape.items,  # num_train; its order, ends and widths
+        "in_batch": 2 * WIDE * shape.items,  # num_train, and by place
+    }
 
 
 def of_step(shape: Shape, counts: Counts) -> int:

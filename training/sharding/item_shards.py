@@ -23,9 +23,10 @@ from training.data.plans import Plan, SumPlan
 from training.sharding.adam import adam_of_rows, adam_of_whole, rows_in_cache
 from training.sharding.exchange import add_rows, read_rows
 from training.sharding.owners import Owners
-from training.sharding.sums import add_summed, summed
+from training.sharding.sums import add_product_gradient, sharded_product
 
 EMBEDDING = "item_embedding"  # the parameter that graphs are multiplied by
+NO_IDS = torch.empty(0, dtype=torch.int64)
 
 
 class _Read(NamedTuple):
@@ -79,8 +80,6 @@ class ItemShards:
         }
         self._read: list[_Read] = []  # of the batches of this step
         self._changed: Tensor | None = None  # own rows that the step changes; None: all
-        first, last = self.shards.first, self.shards.last
-        self._numbers = torch.arange(first, last, device=self._tables[EMBEDDING].device)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -106,7 +105,9 @@ class ItemShards:
         rows_of = {**own, **self._constants}
         values = {name: read_rows(plan, rows, self._peers) for name, rows in rows_of.items()}
         embedding = own[EMBEDDING]
-        sums = {n: summed(found, embedding, self._peers) for n, found in batch.sums.items()}
+        sums = {
+            n: sharded_product(found, embedding, self._peers) for n, found in batch.sums.items()
+        }
         return ItemRows(plan.ids.to(embedding.device), values, {**products, **sums})
 
     def _own_items(self, batch: Batch) -> OwnItems | None:
@@ -123,7 +124,7 @@ class ItemShards:
         for name, table in self._tables.items():
             leaves[name] = table.detach().requires_grad_()
             leaves[name].grad = self._gradients[name]
-        return OwnItems(self._numbers, leaves)
+        return OwnItems(self.shards.num_own, leaves)
 
     @torch.no_grad()
     def look_up_own(self) -> ItemRows:
@@ -137,7 +138,7 @@ class ItemShards:
                 values[EMBEDDING] = table
             else:
                 values[EMBEDDING] = torch.cat([values[EMBEDDING], halo])
-        return ItemRows(self._numbers[:0], {}, own=OwnItems(self._numbers, values))
+        return ItemRows(NO_IDS, {}, own=OwnItems(self.shards.num_own, values))
 
     @torch.no_grad()
     def center_products(self) -> dict[str, Tensor]:
@@ -164,7 +165,7 @@ class ItemShards:
         own = self._own(self._gradients[EMBEDDING])
         for rows, _, sums in read:
             for name, sum_plan in sums.items():
-                add_summed(sum_plan, _gradient(rows.products[name]), own, self._peers)
+                add_product_gradient(sum_plan, _gradient(rows.products[name]), own, self._peers)
             for name, of_centers in self._rows_of_step.items():
                 gradient = self._peers.sum("centers", _gradient(rows.products[name]))
                 of_centers.add_transposed(own, gradient, self.shards.num_items)
