@@ -16,6 +16,8 @@ from evaluation.stored_weights import with_stored_weights
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.jobs.promises import promised
+from mdsrec.run_paths import run_fingerprints
 from training.data.item_tables import ItemTables, load_item_tables
 from training.inference import TrainedModel, load_trained
 
@@ -31,10 +33,11 @@ def export(run: str, folder: str) -> str:
     if files.read_bytes(f"{folder}/{export_format.MANIFEST}") is not None:
         raise InputError(f"{folder}: already holds an export: delete it, or choose another folder")
     experiment = run_experiment(run)
-    item_tables = load_item_tables(experiment)
-    trained = load_trained(experiment, item_tables=item_tables)
-    trained = with_stored_weights(experiment, trained)
-    contents = export_files(experiment, trained, item_tables)
+    with promised(run_fingerprints(experiment)):
+        item_tables = load_item_tables(experiment)
+        trained = load_trained(experiment, item_tables=item_tables)
+        trained = with_stored_weights(experiment, trained)
+        contents = export_files(experiment, trained, item_tables)
     for name, content in contents.items():
         files.write_bytes(f"{folder}/{name}", content)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
