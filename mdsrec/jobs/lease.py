@@ -41,17 +41,22 @@ class Lease:
         self.files = sorted(heartbeat_files)
         self.token = uuid.uuid4().hex
         self.lock = threading.Lock()
-        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        self._process, self._count = {**this_process(), "since": since}, 0
+        self._process, self._count, self._since = this_process(), 0, ""
 
     def content(self) -> Heartbeat:
         """Return the content of the heartbeat files now."""
-        return {**self._process, "token": self.token, "count": self._count}
+        about = {**self._process, "since": self._since}
+        return {**about, "token": self.token, "count": self._count}
 
     def other_holder(self) -> Heartbeat | None:
         """Return the heartbeat of another job that holds one of the files, or None."""
         found = (read_heartbeat(file) for file in self.files)
         return next((each for each in found if each and each["token"] != self.token), None)
+
+    def begin(self) -> None:
+        """Write the heartbeat files for the first time."""
+        self._since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        self.write()
 
     def write(self) -> None:
         """Write the heartbeat files."""
@@ -142,8 +147,9 @@ def _acquire(
         dead: set[str] = set()  # tokens
         while not takes_over and any(_is_held(file, dead) for file in lease.files):
             for file in lease.files:
-                dead |= _wait_until_free(file, doing, refuse)
-        lease.write()
+                if _is_held(file, dead):
+                    dead |= _wait_until_free(file, doing, refuse)
+        lease.begin()
         time.sleep(SETTLE_SECONDS)
         other = lease.other_holder()
         if other is None:
