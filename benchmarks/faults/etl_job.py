@@ -1,6 +1,7 @@
 """An ETL process that pauses at the start or before the commit of a table.
 
-It keeps its Spark session for many builds. A line of JSON on its standard input starts a build:
+It keeps its Spark session for many builds; with the argument `plain` it needs none
+(`plain_tables`). A line of JSON on its standard input starts a build:
 `{"config": FILE, "table": NAME, "point": "start" | "commit"}`. It prints `paused` when it is there
 and goes on at the next line. The last line of a build is `{"code": 0 | 1 | 2, "said": TEXT}`, as
 the command would end.
@@ -9,21 +10,25 @@ the command would end.
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import etl.run
+from benchmarks.faults.plain_tables import build_plain_tables
 from etl.run import build_tables
 from etl.spark.progress import task_progress
 from etl.spark.session import open_session
 from mdsrec import tables
-from mdsrec.config import SparkConfig
+from mdsrec.config import Experiment, SparkConfig
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.jobs import lease
 
-FASTER = 20  # heartbeats, so that a lease of a suspended job expires in 1.5 s
+FASTER = 10  # heartbeats, so that a lease of a suspended job expires in 3 s
+
+BuildAll = Callable[[Experiment], object]
 
 _pause: tuple[str, str] | None = None  # the table and the point of the build that runs
 _commit = tables.commit
@@ -36,21 +41,29 @@ def main() -> None:
     lease.SETTLE_SECONDS = 0.1
     etl.run.task_progress = progress_after_pause  # type: ignore[assignment]
     tables.commit = commit_after_pause
-    quick = {"spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1"}  # jobs are short
-    session = open_session(
-        SparkConfig(master="local[1]", driver_memory="1g", partitions=2, settings=quick)
-    )
+    build_all = build_plain_tables if sys.argv[1:] == ["plain"] else on_spark()
     say("ready")
     for line in sys.stdin:
-        say(json.dumps(build(json.loads(line), session)))
+        say(json.dumps(build(json.loads(line), build_all)))
 
 
-def build(order: dict[str, str], session: Any) -> dict[str, Any]:
+def on_spark() -> BuildAll:
+    """Return the ETL, on a session that it keeps."""
+    quick = {"spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1"}  # jobs are short
+    return partial(
+        build_tables,
+        spark=open_session(
+            SparkConfig(master="local[1]", driver_memory="1g", partitions=2, settings=quick)
+        ),
+    )
+
+
+def build(order: dict[str, str], build_all: BuildAll) -> dict[str, Any]:
     """Build the tables of a configuration -> exit code and last words."""
     global _pause
     _pause = (order["table"], order["point"]) if "table" in order else None
     try:
-        build_tables(load_experiment(order["config"]), session)
+        build_all(load_experiment(order["config"]))
     except InputError as error:
         return {"code": 2, "said": str(error)}
     except Exception:

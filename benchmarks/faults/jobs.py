@@ -38,6 +38,7 @@ vectors = "{raw}/image.parquet"
 [graph]
 max_neighbors = 12
 [model]
+memory = false
 num_centers = 4
 num_neighbors = 10
 """
@@ -51,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder for data and answers")
     parser.add_argument("--tries", type=positive_int, default=48, help="interleavings (48)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="tables of a row, without Spark (benchmarks.faults.plain_tables)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -58,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder = arguments.folder.resolve()
     raw, root = folder / "raw", folder / "root"
     write_catalogue(raw, num_users=80, num_items=50, seed=1)
-    with EtlJob(folder) as first, EtlJob(folder) as second:
+    words = ["plain"] if arguments.plain else []
+    with EtlJob(folder, *words) as first, EtlJob(folder, *words) as second:
         alone = []
         for job, k_core in zip((first, second), K_CORES, strict=True):
             shutil.rmtree(root, ignore_errors=True)
@@ -122,10 +129,10 @@ def config(folder: Path, k_core: int) -> str:
 class EtlJob:
     """A process of `benchmarks.faults.etl_job`, with the JVM that it starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         self._log = (folder / f"etl-job-{id(self):x}.log").open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.faults.etl_job"],
+            [sys.executable, "-m", "benchmarks.faults.etl_job", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -80,6 +80,14 @@ class Stage(NamedTuple):
     results: Callable[[Path], Results]
 
 
+class Disturbance(NamedTuple):
+    """A signal to all processes of a stage, or to its driver only."""
+
+    signum: int
+    everyone: bool
+    moment: float  # seconds after its start
+
+
 STAGES = {
     "etl": Stage("etl", (), table_results),
     "train": Stage("training", (), partial(run_results, name=NAME)),
@@ -102,39 +110,30 @@ def run(arguments: argparse.Namespace) -> None:
     """Disturb each stage in turn, and report."""
     folder = arguments.folder.resolve()
     write_catalogue(folder / "raw", num_users=80, num_items=50, seed=1)
-    draw = random.Random(arguments.seed)
-    tries: list[Try] = []
-    before = folder / "before"  # roots in which the stages before a stage are done
+    draw, tries = random.Random(arguments.seed), []
+    turns = [arguments.stages[n % len(arguments.stages)] for n in range(arguments.tries)]
+    before, whole = folder / "before", folder / "whole"  # a root before a stage, and after it
     shutil.rmtree(before, ignore_errors=True)
-    (before / "etl").mkdir(parents=True)
+    before.mkdir()
     for name, stage in STAGES.items():
-        share = (
-            len(range(arguments.stages.index(name), arguments.tries, len(arguments.stages)))
-            if (name in arguments.stages)
-            else 0
-        )
-        whole = folder / "whole"
-        _copy(before / name, whole)
+        _copy(before, whole)
         started = time.monotonic()
         code, output = _run(stage.module, folder, whole)
         assert code == 0, output
         seconds, expected = time.monotonic() - started, stage.results(whole)
-        for number in range(share):
-            signum, everyone = SIGNALS[number % len(SIGNALS)], draw.random() < 0.5
-            _copy(before / name, folder / "root")
-            moment = draw.uniform(0, seconds)
-            tries.append(disturb(name, folder, (signum, everyone, moment), expected))
+        for number in range(turns.count(name)):
+            _copy(before, folder / "root")
+            disturbance = Disturbance(
+                SIGNALS[number % len(SIGNALS)], draw.random() < 0.5, draw.uniform(0, seconds)
+            )
+            tries.append(disturb(name, folder, disturbance, expected))
             print(f"{len(tries)}/{arguments.tries} {tries[-1]}", file=sys.stderr)
-        after = {"etl": "train", "train": "evaluate", "evaluate": "tune"}.get(name)
-        if after:
-            _copy(whole, before / after)
+        _copy(whole, before)
     report(folder, NAME, tries)
 
 
-def disturb(
-    name: str, folder: Path, disturbance: tuple[int, bool, float], expected: Results
-) -> Try:
-    """Send a signal to a stage at a moment, then run it again to its end."""
+def disturb(name: str, folder: Path, disturbance: Disturbance, expected: Results) -> Try:
+    """Disturb a stage, then run it again to its end."""
     signum, everyone, moment = disturbance
     stage, root = STAGES[name], folder / "root"
     target = "all processes" if everyone else "the driver"

@@ -53,6 +53,11 @@ class Lease:
         found = (read_heartbeat(file) for file in self.files)
         return next((each for each in found if each and each["token"] != self.token), None)
 
+    def is_lost(self) -> bool:
+        """Return True if another job has taken over a file; it may have ended and deleted it."""
+        found = [read_heartbeat(file) for file in self.files]
+        return any(each is None or each["token"] != self.token for each in found)
+
     def begin(self) -> None:
         """Write the heartbeat files for the first time."""
         self._since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
@@ -64,10 +69,10 @@ class Lease:
             files.write_json(file, self.content())
 
     def beat(self, ended: threading.Event) -> None:
-        """Increase the counter until `ended` is set or another job holds the lease."""
+        """Increase the counter until `ended` is set or the lease is lost."""
         while not ended.wait(HEARTBEAT_SECONDS):
             with self.lock, suppress(*files.STORAGE_ERRORS):  # storage may be back at the next one
-                if self.other_holder():
+                if self.is_lost():
                     return
                 self._count += 1
                 self.write()
@@ -112,11 +117,13 @@ def hold(
 def check_leases() -> None:
     """Raise InputError if another job has taken over a lease that this process holds."""
     for lease in _held:
-        if other := lease.other_holder():
+        if lease.is_lost():
+            other = lease.other_holder()
             raise InputError(
-                f"{describe(other)} has taken over what this process was writing, because it gave "
-                f"no sign of life for {EXPIRY_SECONDS:g} s: it ends without a write; run the "
-                "command again when the other one has ended"
+                f"{describe(other) if other else 'another job, which has ended,'} has taken over "
+                f"what this process was writing, because it gave no sign of life for "
+                f"{EXPIRY_SECONDS:g} s: it ends without a write; run the command again"
+                + (" when the other one has ended" if other else "")
             )
 
 
