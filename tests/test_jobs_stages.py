@@ -19,10 +19,12 @@ from evaluation.channel_weights import describe_weighted
 from evaluation.compare import compare_runs
 from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.run import evaluate, rank_all, ranks_recipe
+from evaluation.workers import RankWorker
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from, load_experiment
 from mdsrec.errors import InputError
+from mdsrec.jobs import promises
 from mdsrec.jobs.promises import promised
 from mdsrec.run_paths import RunPaths, run_fingerprints
 from mdsrec.table_settings import stored_fingerprints
@@ -34,10 +36,10 @@ from tuning.stages import RunSpec
 
 
 class Killed(Reporter):
-    """A reporter that ends the training after its second epoch."""
+    """A reporter that ends the training after its first epoch."""
 
     def report_epoch(self, figures: dict[str, float]) -> None:
-        if figures["epoch"] == 1:
+        if figures["epoch"] == 0:
             raise InterruptedError
 
 
@@ -63,12 +65,12 @@ def train_on_other_tables(resolved: dict[str, Any]) -> list[str]:
 def test_a_training_whose_tables_were_replaced_never_goes_on_with_others(tmp_path: Path) -> None:
     resolved = small_experiment(tmp_path, train={"batch_size": 60}).resolved()
     [[of_checkpoint, of_table]] = on_ranks(1, train_on_other_tables, resolved)
-    assert of_checkpoint.startswith("run small: its checkpoint 00002-0000000000 is of data set ")
+    assert of_checkpoint.startswith("run small: its checkpoint 00001-0000000000 is of data set ")
     assert of_checkpoint.endswith("choose another name, or train it again with --fresh")
     uri = tables.table_uri(str(tmp_path), "sequences")
     assert of_table.startswith(f"{uri}: replaced by another job meanwhile (this one began with ")
     history = json.loads((tmp_path / "runs/small/history.json").read_text())
-    assert len(history["epochs"]) == 2  # of the first tables only
+    assert len(history["epochs"]) == 1  # of the first tables only
 
 
 def test_figures_of_other_ranks_than_those_beside_them_are_not_compared(tmp_path: Path) -> None:
@@ -116,18 +118,22 @@ def test_an_evaluation_writes_no_figures_of_ranks_that_another_job_made(
     assert not metrics.exclude_seen and not Path(f"{run_of(trained)}.evaluation").exists()
 
 
-@pytest.mark.ray
-def test_an_evaluation_ends_when_its_weights_are_replaced(
-    trained: Experiment, shared_ray: None
+def test_an_actor_refuses_weights_and_tables_other_than_those_of_its_driver(
+    trained: Experiment,
 ) -> None:
+    with promised(run_fingerprints(trained)):
+        weight_of, claimed = describe_weighted(trained).weight_of, promises.current()
+    with promised({}):
+        assert RankWorker(trained, weight_of, None, claimed).trained
+    write_weights(trained, seed=2)
     with (
         pytest.raises(InputError, match=r"best\.safetensors: replaced by another job"),
-        promised(run_fingerprints(trained)),
+        promised({}),
     ):
-        described = describe_weighted(trained)
-        write_weights(trained, seed=2)
-        rank_all(trained, described, ranks_recipe(trained, described))
-    assert tables.read_manifest(f"{run_of(trained)}/ranks") is None
+        RankWorker(trained, weight_of, None, claimed).ready()
+    write_dataset(trained, seed=1)
+    with pytest.raises(InputError, match="sequences: replaced by another job"), promised({}):
+        RankWorker(trained, weight_of, None, claimed).ready()
 
 
 def test_trials_of_a_sweep_have_the_same_tables_also_when_it_is_resumed(

@@ -39,8 +39,8 @@ def main() -> None:
     lease.HEARTBEAT_SECONDS /= FASTER
     lease.EXPIRY_SECONDS /= FASTER
     lease.SETTLE_SECONDS = 0.1
-    etl.run.task_progress = progress_after_pause  # type: ignore[assignment]
-    tables.commit = commit_after_pause
+    etl.run.task_progress = progress_after_pause  # type: ignore[attr-defined]
+    tables.commit = commit_after_pause  # type: ignore[assignment]
     build_all = build_plain_tables if sys.argv[1:] == ["plain"] else on_spark()
     say("ready")
     for line in sys.stdin:
@@ -72,9 +72,9 @@ def build(order: dict[str, str], build_all: BuildAll) -> dict[str, Any]:
 
 
 @contextmanager
-def progress_after_pause(name: str, spark: Any) -> Iterator[None]:
+def progress_after_pause(name: str, *arguments: Any) -> Iterator[None]:
     pause_at(name, "start")
-    with task_progress(name, spark):
+    with task_progress(name, *arguments):
         yield
 
 

@@ -139,11 +139,13 @@ def disturb(name: str, folder: Path, disturbance: Disturbance, expected: Results
     target = "all processes" if everyone else "the driver"
     fault = f"{signal.Signals(signum).name} to {target} after {moment:.1f} s"
     job = _start(stage.module, folder, root)
+    children: list[psutil.Process] = []
     try:
         job.wait(moment)
     except subprocess.TimeoutExpired:
+        children = psutil.Process(job.pid).children(recursive=True)
         _send(job, signum, everyone)
-    _, said = _end(job)
+    said = _end(job, children)
     if any(sign in said for sign in TRACEBACKS) and signum != signal.SIGKILL:
         return Try(name, fault, Answer.TRACEBACK, said.strip().splitlines()[-1])
     code, output = _run(stage.module, folder, root, *stage.again)
@@ -161,9 +163,8 @@ def _send(job: subprocess.Popen[str], signum: int, everyone: bool) -> None:
         job.send_signal(signum)
 
 
-def _end(job: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for the end of a stage, and end what it left behind -> exit code and output."""
-    children = psutil.Process(job.pid).children(recursive=True) if job.poll() is None else []
+def _end(job: subprocess.Popen[str], children: list[psutil.Process]) -> str:
+    """Wait for the end of a stage, and end the processes that it left behind -> its output."""
     try:
         output, _ = job.communicate(timeout=CLEANUP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -172,7 +173,7 @@ def _end(job: subprocess.Popen[str]) -> tuple[int, str]:
     for child in children:
         if child.is_running():
             child.kill()
-    return job.returncode, output
+    return output
 
 
 def _run(module: str, folder: Path, root: Path, *words: str) -> tuple[int, str]:
