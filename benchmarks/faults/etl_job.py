@@ -39,7 +39,7 @@ def main() -> None:
     lease.HEARTBEAT_SECONDS /= FASTER
     lease.EXPIRY_SECONDS /= FASTER
     lease.SETTLE_SECONDS = 0.1
-    etl.run.task_progress = progress_after_pause  # type: ignore[attr-defined]
+    etl.run.task_progress = progress_after_pause  # type: ignore[attr-defined, assignment]
     tables.commit = commit_after_pause  # type: ignore[assignment]
     build_all = build_plain_tables if sys.argv[1:] == ["plain"] else on_spark()
     say("ready")
