@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from pyspark.sql import SparkSession
@@ -15,11 +15,13 @@ from etl.builders.places import PlacesBuilder
 from etl.builders.preflight import check_build
 from etl.builders.transitions import TransitionsBuilder
 from etl.builders.workspace import Workspace
+from etl.leases import only_writer
 from etl.spark.progress import task_progress
 from etl.spark.session import unwrap_worker_errors
 from mdsrec import files
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
+from mdsrec.jobs.promises import check, identity
 from mdsrec.table_names import (
     centers_name,
     centroids_name,
@@ -50,15 +52,15 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
     manifests: dict[str, Manifest] = {}
     check_build(space)
     try:
-        with unwrap_worker_errors():
-            manifests |= _build_outdated(space, _shared_tables(space))
+        with only_writer(space) as leased, unwrap_worker_errors():
+            build = partial(_build_outdated, space, leased)
+            manifests |= build(_shared_tables(space))
             for modality in experiment.modalities:
                 builder = FeatureBuilder(space, modality)
-                features = {features_name(modality): builder.build_features}
-                manifests |= _build_outdated(space, features)
+                manifests |= build({features_name(modality): builder.build_features})
                 builder.check_settings()
-                manifests |= _build_outdated(space, _derived_tables(space, modality))
-            manifests |= _build_outdated(space, _joint_tables(space))
+                manifests |= build(_derived_tables(space, modality))
+            manifests |= build(_joint_tables(space))
     except (KeyboardInterrupt, SystemExit):
         space.abandon()
         raise
@@ -109,13 +111,20 @@ def _joint_tables(space: Workspace) -> dict[str, BuildFunction]:
     return found
 
 
-def _build_outdated(space: Workspace, functions: dict[str, BuildFunction]) -> dict[str, Manifest]:
-    """Call the functions of the tables that are not up to date, and log each table."""
+def _build_outdated(
+    space: Workspace, leased: Collection[str], functions: dict[str, BuildFunction]
+) -> dict[str, Manifest]:
+    """Call the functions of the tables that are not up to date, and log each table.
+
+    ReplacedError if one is not `leased`: it was up to date when this ETL began.
+    """
     manifests = {}
     for name, build in functions.items():
         started = time.monotonic()
         manifest = space.find_table(name)
         if manifest is None:
+            if name not in leased:
+                check(space.uri(name), identity(space.uri(name)))
             log.info("%s: building", name)
             heartbeat.begin(f"table {name}")
             with task_progress(name, lambda: space.spark_if_started):

@@ -134,7 +134,10 @@ def build_report(experiment: Experiment, manifests: Mapping[str, Manifest]) -> s
 def rejects_report(experiment: Experiment, manifest: Manifest) -> list[str]:
     """Return the first rejected rows, and a command that shows all; [] if there are none."""
     uri = tables.table_uri(experiment.root, "rejects")
-    first = _first_rows(uri, manifest)
+    try:
+        first = _first_rows(uri, manifest)
+    except FileNotFoundError:
+        return [f"Rejected rows: another job has replaced {uri} meanwhile"]
     if not first:
         return []
     program = f"import pandas; print(pandas.read_parquet({json.dumps(uri)}).to_string())"

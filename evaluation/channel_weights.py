@@ -18,6 +18,7 @@ import torch
 from evaluation.actors.shard_worker import Shard, ShardWorker
 from evaluation.pool import write_table_in_shards
 from evaluation.ranking import target_batches
+from evaluation.stored.held_run import check_held
 from evaluation.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe
 from evaluation.weight_search import Rivals, Scores, mean_ndcg, search_weights
 from mdsrec import files, schema, tables
@@ -57,6 +58,7 @@ def describe_weighted(experiment: Experiment) -> TrainedRun:
         scores = read_rivals(paths.rivals, len(trained.channels))
         chosen = _choose(trained, rivals.fingerprint, scores)
         stored = asdict(chosen)
+        check_held()
         files.write_json(paths.weights, stored)
     return replace(trained, weight_of=stored["weights"])
 

@@ -90,7 +90,8 @@ def _compare_events(
     names = metric_names(cutoffs)
     paired = [ManyUsers() for _ in runs[1:]]
     slices = SharedSlices(slicings, names, len(runs))
-    for events in aligned_events([Ranking(run.uri) for run in runs], cutoffs):
+    rankings = [Ranking(run.uri, ranks=run.metrics.ranks) for run in runs]
+    for events in aligned_events(rankings, cutoffs):
         slices.add(events)
         for users, other in zip(paired, events[1:], strict=True):
             users.add(other.users, other.values - events[0].values)

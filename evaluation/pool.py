@@ -27,6 +27,7 @@ from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.config.training import BATCHES_PER_SHARD
 from mdsrec.errors import InputError
+from mdsrec.jobs import promises
 from mdsrec.tables import Manifest, Recipe
 from training.distributed.ray_session import capacity, ray_session, uses_gpu
 
@@ -137,7 +138,8 @@ def _group_starter(
             f"cluster has {most:g}: lower eval.item_shards or add nodes"
         )
     timeout = timedelta(minutes=experiment.train.timeout_minutes)
-    return partial(Group, worker, (experiment, *arguments), size, use_gpu, timeout)
+    given = (experiment, *arguments, promises.current())
+    return partial(Group, worker, given, size, use_gpu, timeout)
 
 
 class Pool:

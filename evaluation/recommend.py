@@ -13,6 +13,7 @@ from evaluation.channel_weights import describe_weighted
 from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import write_table_in_shards
 from evaluation.serving.history_files import write_histories
+from evaluation.stored.held_run import held_run
 from evaluation.stored.part_tables import write_parts
 from evaluation.stored_weights import model_inputs, weights_in_recipe
 from evaluation.workers import HistoryWorker, ItemVectorWorker, RecommendWorker, UserVectorWorker
@@ -41,6 +42,11 @@ def recommend(experiment: Experiment, options: Options) -> str:
 
     A table that exists for the same weights, options and columns is not written again.
     """
+    with held_run(experiment):
+        return _recommend(experiment, options)
+
+
+def _recommend(experiment: Experiment, options: Options) -> str:
     trained, paths = describe_weighted(experiment), RunPaths.of(experiment)
     _check_top(trained, options, experiment.eval.user_batch)
     files.check_room(paths.uri, _vector_bytes(experiment, trained), "the vectors of this run")
@@ -85,6 +91,11 @@ def recommend_histories(experiment: Experiment, path: str, options: Options) -> 
 
     The file is that of `evaluation.serving.history_files`.
     """
+    with held_run(experiment):
+        return _recommend_histories(experiment, path, options)
+
+
+def _recommend_histories(experiment: Experiment, path: str, options: Options) -> str:
     trained, uri = describe_weighted(experiment), RunPaths.of(experiment).recommendations
     _check_top(trained, options, experiment.eval.user_batch)
     histories, left_out = write_histories(experiment, path)

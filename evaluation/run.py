@@ -21,12 +21,14 @@ from evaluation.report.run_report import (
     headline_metrics,
     report_page,
 )
+from evaluation.stored.held_run import check_held, held_run
 from evaluation.stored_weights import model_inputs, weights_in_recipe
 from evaluation.workers import RankWorker
 from mdsrec import files, table_names, tables
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
+from mdsrec.jobs.promises import hold
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
 from mdsrec.text import text_table
@@ -46,7 +48,13 @@ def evaluate(experiment: Experiment, command_with: Callable[..., str] = run_comm
     """Rank a trained run and write its metrics, cases and report -> summary for the screen.
 
     `command_with` is for the suggested next commands: overrides -> a command of all stages.
+    InputError if another job replaces its tables, weights or ranks meanwhile.
     """
+    with held_run(experiment):
+        return _evaluate(experiment, command_with)
+
+
+def _evaluate(experiment: Experiment, command_with: Callable[..., str]) -> str:
     paths = RunPaths.of(experiment)
     heartbeat.begin("loading the run")
     check_pictures(experiment)
@@ -54,10 +62,12 @@ def evaluate(experiment: Experiment, command_with: Callable[..., str] = run_comm
     recipe = ranks_recipe(experiment, trained)
     with ray_session():
         ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)
+        hold({paths.ranks: ranks.fingerprint})
         heartbeat.begin("the case study")
         cases = case_study(experiment, trained.weight_of, ranks)
     heartbeat.begin("metrics and their intervals")
     metrics = compute_metrics(experiment, trained, ranks)
+    check_held()
     metrics.write(paths.metrics)
     track_test(experiment, metrics)
     heartbeat.begin("the report")

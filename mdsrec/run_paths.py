@@ -7,6 +7,8 @@ from pyarrow import fs
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import file_system
+from mdsrec.jobs.promises import identity
+from mdsrec.table_settings import stored_fingerprints
 
 
 class RunPaths:
@@ -22,6 +24,7 @@ class RunPaths:
         self.events = f"{uri}/events"  # folder; learning curves for TensorBoard
         self.stop = f"{uri}/stop"  # this file asks the training to save and stop
         self.lease = f"{uri}.writer"  # heartbeat of the driver that trains the run
+        self.evaluation_lease = f"{uri}.evaluation"  # heartbeat of the job that evaluates the run
         self.rivals = f"{uri}/rivals"  # table; weights of the channels are chosen on it
         self.weights = f"{uri}/weights.json"  # the chosen weights of the channels
         self.ranks = f"{uri}/ranks"  # table
@@ -38,6 +41,13 @@ class RunPaths:
     def of(cls, experiment: Experiment) -> Self:
         """Return the paths of the experiment's own run."""
         return cls(f"{experiment.root}/runs/{experiment.name}")
+
+
+def run_fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Return the fingerprints of the experiment's tables and of the weights of its run, by URI."""
+    weights = RunPaths.of(experiment).best_weights
+    found = identity(weights)
+    return stored_fingerprints(experiment) | ({} if found is None else {weights: found})
 
 
 def check_has_weights(experiment: Experiment) -> None:

@@ -6,6 +6,7 @@ The values are part of fingerprints. Changing one, even a word, rebuilds tables.
 from typing import Any
 
 from mdsrec.config import Experiment, FeatureConfig
+from mdsrec.jobs.promises import identity
 from mdsrec.table_names import (
     COUNTING_KEYS,
     SPREADING_KEYS,
@@ -20,6 +21,7 @@ from mdsrec.table_names import (
     transitions_name,
     whole_cooccurrence_name,
 )
+from mdsrec.tables import table_uri
 
 Settings = dict[str, Any]
 
@@ -94,6 +96,16 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         found[transitions_name(experiment)] = counting
         found[memory_name(experiment)] = counting | spreading
     return found
+
+
+def stored_fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Return the fingerprints of the experiment's tables that exist, by URI.
+
+    A job that begins with these is held to them (`mdsrec.jobs.promises`).
+    """
+    uris = [table_uri(experiment.root, name) for name in table_settings(experiment)]
+    found = {uri: identity(uri) for uri in uris}
+    return {uri: fingerprint for uri, fingerprint in found.items() if fingerprint is not None}
 
 
 def _input_settings(experiment: Experiment, columns: set[str]) -> Settings:

@@ -23,9 +23,11 @@ from pyarrow import fs
 from mdsrec import parquet_groups, schema
 from mdsrec.errors import InputError
 from mdsrec.files import delete_folder, file_system, first_line, read_bytes, write_json
+from mdsrec.jobs import promises
+from mdsrec.jobs.lease import check_leases
 from mdsrec.parquet_groups import RowGroup, StoredGroup
 
-MANIFEST = "_manifest.json"
+MANIFEST = promises.MANIFEST
 ETL_FIRST = "run `mdsrec etl CONFIG` first"
 VERSION = re.compile("[0-9a-f]{12}")
 ABANDONED_AFTER = 86_400  # seconds
@@ -93,7 +95,10 @@ def new_version(uri: str) -> str:
 
 
 def read_manifest(uri: str) -> Manifest | None:
-    """Return the manifest of the table at `uri`, or None if no table was ever committed."""
+    """Return the manifest of the table at `uri`, or None if no table was ever committed.
+
+    ReplacedError if it is not the table that this job was promised (`mdsrec.jobs.promises`).
+    """
     content = read_bytes(f"{uri}/{MANIFEST}")
     if content is None:
         return None
@@ -108,6 +113,7 @@ def read_manifest(uri: str) -> Manifest | None:
             f"{uri}: schema version {manifest.schema_version}, "
             f"this program reads {schema.VERSION}: rebuild it"
         )
+    promises.check(uri, manifest.fingerprint)
     return manifest
 
 
@@ -131,7 +137,8 @@ def commit(
 ) -> Manifest:
     """Make the Parquet files in the folder `version` the table at `uri`, and delete the old files.
 
-    InputError if they do not have `expected_rows` rows, as when nodes do not share the root.
+    InputError if they do not have `expected_rows` rows, as when nodes do not share the root, if a
+    table that this job reads was replaced, or if another job took over its lease.
     """
     filesystem, path = file_system(uri)
     found = filesystem.get_file_info(fs.FileSelector(file_system(version)[1], recursive=True))
@@ -155,6 +162,8 @@ def commit(
             f"{uri}: {expected_rows} rows were written, {manifest.rows} were found: "
             "put the root on storage that all nodes share"
         )
+    check_leases()
+    promises.check_opened()
     former = _listed_versions(uri)
     write_json(f"{uri}/{MANIFEST}", asdict(manifest))
     for name in _versions(uri) - {version.rsplit("/", 1)[1]}:

@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from mdsrec.jobs import lease
+
+# Jobs of tests do not start at the same moment, but where a test says so.
+lease.SETTLE_SECONDS = 0.05
+
 # The tensors of tests are so small that a second thread only costs time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

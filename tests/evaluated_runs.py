@@ -23,6 +23,7 @@ ROWS = [  # user, target, split, channel, better, ties
 ]
 TEST_ALL = np.array([3, 0, 12]), np.array([1, 0, 0])  # better and ties of split test, channel all
 CUTOFFS = (10, 20)
+RANKS = Recipe({}, {}).fingerprint  # of the tables that `write_ranks` writes
 CHANNELS = ("all", "fused", "text", "popularity")
 PICTURE = "data:image/jpeg;base64,AAAA"
 VOID = {"meta", "br", "img"}  # HTML tags that are never closed
@@ -67,7 +68,7 @@ def run_metrics(name="books", **changes):
         "dataset": "d" * 16,
         "tables": "t" * 16,
         "weights": "w" * 16,
-        "ranks": "r" * 16,
+        "ranks": RANKS,
         "num_items": 1234,
         "cutoffs": list(CUTOFFS),
         "exclude_seen": False,
@@ -90,7 +91,7 @@ def make_case(user, target, rank, top, history=(1,), neighbors=None):
 
 def make_cases(*cases, titles=("One", "Two", "Three", "Four"), pictures=None):
     items = {n: Item(f"B{n}", title) for n, title in enumerate(titles)}
-    return Cases("r" * 16, pictures, list(cases), items)
+    return Cases(RANKS, pictures, list(cases), items)
 
 
 def cases_by_rank(**rank):

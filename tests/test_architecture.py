@@ -16,7 +16,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("mdsrec", "etl", "training", "evaluation", "tuning", "cluster")
 MOST_MODULES = 16  # in one room
 
-BASE = {"mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"}
+BASE = {
+    "mdsrec",
+    "mdsrec.jobs",
+    "mdsrec.config",
+    "mdsrec.files",
+    "mdsrec.credentials",
+    "mdsrec.errors",
+}
 KERNEL = {*BASE, "mdsrec.command"}
 ETL_STEPS = {
     *("etl.spark", "etl.catalogue", "etl.graph", "etl.places", "etl.features", "etl.tabular")
@@ -32,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "mdsrec.errors": set(),
     "mdsrec.credentials": {"mdsrec.errors"},
     "mdsrec.files": {"mdsrec.errors", "mdsrec.credentials"},
+    "mdsrec.jobs": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.files"},
     "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials"},
     "mdsrec": BASE,
     "mdsrec.command": BASE,

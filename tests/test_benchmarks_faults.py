@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.faults.__main__ import main
 from benchmarks.faults.tries import Answer, Try, answered, report
 
 
@@ -30,3 +31,12 @@ def test_a_report_counts_by_kind_and_fails_where_a_try_failed(tmp_path, capsys):
         report(tmp_path, "bits", [*good, Try("names", "a NUL", Answer.TRACEBACK)])
     assert "| names | 1 | 0 | 0 | 0 | 1 | 0 |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "bits.json").read_text())) == 3
+
+
+@pytest.mark.slow
+def test_two_jobs_on_one_root_leave_the_tables_of_one_of_them(tmp_path, capsys):
+    """One job paused, and one suspended: the other takes over. Seed 0 draws both kinds."""
+    main(["jobs", str(tmp_path), "--plain", "--tries=2"])
+    tries = json.loads((tmp_path / "jobs.json").read_text())
+    assert {one["kind"] for one in tries} == {"paused job", "suspended job"}
+    assert {one["answer"] for one in tries} <= {Answer.SAME, Answer.LINE}

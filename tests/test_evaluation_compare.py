@@ -6,7 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluated_runs import ROWS, ParsedPage, cases_by_rank, make_cases, run_metrics, write_run
+from evaluated_runs import (
+    RANKS,
+    ROWS,
+    ParsedPage,
+    cases_by_rank,
+    make_cases,
+    run_metrics,
+    write_run,
+)
 from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, write_dataset
 
 from evaluation.compare import compare_runs
@@ -217,7 +225,7 @@ def test_the_page_shows_the_top_items_of_each_run_for_the_same_users(runs):
 
 def test_cases_of_other_ranks_are_not_shown(runs):
     cases = Path(runs[1], "cases.json")
-    cases.write_text(cases.read_text().replace("r" * 16, "s" * 16))
+    cases.write_text(cases.read_text().replace(RANKS, "s" * 16))
     _, with_other_ranks = compare(runs)
     cases.unlink()
     _, without_cases = compare(runs)

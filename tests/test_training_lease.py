@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mdsrec.errors import InputError
+from mdsrec.jobs import lease
 from mdsrec.run_paths import RunPaths
-from training.lifecycle import lease
 from training.lifecycle.lease import Attempt, is_superseded, run_lease
 
 
@@ -30,7 +30,8 @@ def heartbeat_file(run: str) -> Path:
 def test_a_second_driver_is_refused_with_the_process_of_the_first(run: str) -> None:
     with run_lease(run) as own:
         assert own.other_holder() is None
-        refusal = re.escape(f"{run}: process ") + r"\d+ on \S+ is training it: wait for it"
+        refusal = r"process \d+ on \S+ \(since .+ UTC\) is training "
+        refusal += re.escape(f"{run}: wait for it")
         with pytest.raises(InputError, match=refusal), run_lease(run):
             pass
     with run_lease(run):

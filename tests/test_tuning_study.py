@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from evaluated_runs import run_metrics
 from raw_catalogue import small_toml, write_raw
 
 from evaluation.metrics.events import Ranking
@@ -108,6 +109,10 @@ def write_run(
     Path(version).mkdir(parents=True)
     pq.write_table(table, f"{version}/part-00000.parquet")
     tables.commit(f"{run.paths.uri}/ranks", version, Recipe({}, {}), table.num_rows)
+    settings = run.experiment.eval
+    run_metrics(
+        run.experiment.name, cutoffs=list(settings.cutoffs), exclude_seen=settings.exclude_seen
+    ).write(run.paths.metrics)
     epochs = [{"prefixes_per_second": pace, "seconds": 2.0} for pace in (100.0, 300.0)]
     history = {"epochs": epochs, "best_epoch": best_epoch, "num_parameters": parameters}
     files.write_json(f"{run.paths.uri}/history.json", history)

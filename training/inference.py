@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.jobs import promises
 from mdsrec.run_paths import RunPaths, no_weights_error
 from training.checkpoints.finite_weights import check_finite
 from training.checkpoints.stored_weights import StoredWeights
@@ -136,6 +137,7 @@ def load_trained(
     stored = StoredWeights(paths.best_weights)
     check_dataset(experiment, stored.metadata.get("dataset"), item_tables.fingerprint)
     model = model_with(experiment, item_tables, stored.tensors())
+    promises.check_file(paths.best_weights)
     model.to(device or torch.device("cpu")).eval()
     memory = Memory.load(experiment) if experiment.model.memory else None
     fingerprint = stored.fingerprint() if stored.has_order else None

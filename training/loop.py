@@ -23,6 +23,7 @@ from training.data.sequences import EpochPosition, SequenceReader
 from training.device import memory_used, origin
 from training.distributed.control import CollectiveInputError, ControlGroup
 from training.distributed.zero_state import full_shapes, weights_are_finite
+from training.lifecycle.identity import REMEDY
 from training.lifecycle.lease import Attempt
 from training.lifecycle.signals import Signals, SignalSource, sigterm_received
 from training.progress import EpochTotals, LossSums, Progress
@@ -100,9 +101,21 @@ class TrainingLoop:
         if name is None:
             return Progress()
         state = load_checkpoint(self.engine, files.join(checkpoints.uri, name))
+        self._check_dataset(name, state.get("dataset"))
         progress = Progress.from_state(state)
         self.group.log_once(f"resumed at {position_text(progress)}")
         return progress
+
+    def _check_dataset(self, name: str, trained_on: str | None) -> None:
+        """Raise CollectiveInputError if a checkpoint is of another data set.
+
+        Those of older versions do not say theirs.
+        """
+        if trained_on not in (None, self.fingerprint):
+            raise CollectiveInputError(
+                f"run {self.experiment.name}: its checkpoint {name} is of data set {trained_on}, "
+                f"but {self.experiment.root}/dataset is {self.fingerprint}: {REMEDY}"
+            )
 
     def run(self) -> AttemptResult:
         """Train epoch by epoch until the training is finished or a signal ends it."""
@@ -234,7 +247,8 @@ class TrainingLoop:
     def _save(self) -> None:
         self.signals.check_storage()  # the lease may have been lost since the last check
         self._combined(self._start_exchange())
-        name, state = self.progress.checkpoint_name, self.progress.state()
+        name = self.progress.checkpoint_name
+        state = {**self.progress.state(), "dataset": self.fingerprint}
         self.is_saved = self.saver.save(self.engine, name, state, self._is_finished())
         self.signals.restart_save_timer()
 

@@ -30,7 +30,9 @@ from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.model_base import FeatureModelConfig
 from mdsrec.errors import InputError, cause_of
+from mdsrec.jobs import promises
 from mdsrec.run_paths import RunPaths
+from mdsrec.table_settings import stored_fingerprints
 from training.data.table_checks import check_item_tables
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
@@ -87,11 +89,22 @@ def fit(
     `fresh` deletes the run first, after all checks. `minutes` limits the time. `callbacks` are
     called by Ray Train after every epoch. With `takes_over` the run is taken from another driver.
     InputError if the run belongs to another configuration or data set or has the weights of a
-    longer training (unless `fresh`), if another driver is training it, or if the cluster cannot
-    hold the workers.
+    longer training (unless `fresh`), if another driver is training it, if the cluster cannot hold
+    the workers, or if a table is replaced meanwhile.
     """
     heartbeat.begin("checking the tables and the run")
     files.check_root(experiment.root)
+    with promises.promised(stored_fingerprints(experiment)):
+        return _fit(experiment, fresh, minutes, callbacks, takes_over)
+
+
+def _fit(
+    experiment: Experiment,
+    fresh: bool,
+    minutes: float | None,
+    callbacks: Sequence[UserCallback],
+    takes_over: bool,
+) -> FitResult:
     fingerprints = check_item_tables(experiment)
     _check_num_events(experiment)
     _check_room(experiment)
@@ -154,6 +167,7 @@ def _run_attempts(new_trainer: Callable[[], TorchTrainer], max_failures: int) ->
         try:
             result = _run_attempt(new_trainer())
         except WorkerGroupError as error:
+            promises.check_opened()  # it may have failed because its tables were replaced
             failures += 1
             if failures > max_failures:
                 raise
@@ -200,6 +214,7 @@ def _new_trainer(
         train_loop_config={
             "experiment": experiment.resolved(),
             "attempt": lease.begin_attempt(),
+            "promised": promises.current(),
             "shows_bar": sys.stderr.isatty(),
         },
         torch_config=process_group(config.timeout_minutes),
@@ -235,7 +250,10 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
     tracking = Tracking.of(experiment) if rank == 0 else None
     more = [tracking] if tracking else []
     try:
-        with RayReporter(experiment, rank, config["shows_bar"], more) as reporter:
+        with (
+            promises.promised(config["promised"]),
+            RayReporter(experiment, rank, config["shows_bar"], more) as reporter,
+        ):
             return train(experiment, get_device(), reporter, worker_is_leaving, config["attempt"])
     except CollectiveInputError as error:
         return str(error)

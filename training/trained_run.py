@@ -10,6 +10,7 @@ import numpy as np
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.jobs import promises
 from mdsrec.run_paths import RunPaths
 from training.checkpoints.stored_weights import StoredWeights
 from training.data.table_checks import check_item_tables, check_memory_table
@@ -89,6 +90,7 @@ def describe_trained(experiment: Experiment) -> TrainedRun:
         stored = StoredWeights(paths.best_weights)
         check_dataset(experiment, stored.metadata.get("dataset"), dataset)
         weights = stored.fingerprint()
+        promises.check_file(paths.best_weights)
         named = experiment.network.channel_weights(experiment.modalities)
         weight_of = {name: float(np.float32(weight)) for name, weight in named.items()}
     memory = None

@@ -7,13 +7,15 @@ a prefix of the stored neighbors, and rho is applied by the model.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mdsrec import table_names, tables
+from mdsrec import files, table_names, tables
 from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from mdsrec.table_settings import stored_fingerprints, table_settings
 from tuning.stages import RunSpec
 
 
@@ -41,38 +43,61 @@ def varying_tables(experiment: Experiment) -> set[str]:
     return found
 
 
+class Built(NamedTuple):
+    """The tables of a trial: the names of those that were built for it, all fingerprints by URI."""
+
+    names: list[str]
+    fingerprints: dict[str, str]
+
+
 class TableBuilder:
     """Ray actor that builds tables, one request at a time.
 
-    Relative paths in the configuration start at `folder`.
+    Relative paths in the configuration start at `folder`. All trials of the sweep at `uri` have the
+    same tables, also when it is resumed: the file `dataset.json` in it has their fingerprints.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._complete: set[str] = set()
+    def __init__(self, folder: str, uri: str) -> None:
+        self._folder, self._uri = folder, uri
+        self._claimed: dict[str, str] = files.read_json(f"{uri}/dataset.json")  # by name
 
-    def build(self, config: str, overrides: Sequence[str], experiment: Experiment) -> list[str]:
-        """Run `python -m etl CONFIG OVERRIDES` if a table is missing; return the tables it built.
+    def build(self, config: str, overrides: Sequence[str], experiment: Experiment) -> Built:
+        """Run `python -m etl CONFIG OVERRIDES` if a table is missing or not the sweep's.
 
-        `experiment` is the loaded configuration. Raises InputError if the ETL fails.
+        `experiment` is the loaded configuration. InputError if the ETL fails, or if it builds
+        other tables than those of the trials before.
         """
         needed = varying_tables(experiment)
-        if needed <= self._complete:
-            return []
-        before = _fingerprints(experiment.root, needed)
-        RunSpec("tables", config, list(overrides)).run_stage("etl", folder=self._folder)
-        self._complete |= needed
-        after = _fingerprints(experiment.root, needed)
-        return sorted(name for name in needed if after[name] != before[name])
+        before = _fingerprints(experiment)
+        if not (needed <= before.keys() and before.items() <= self._claimed.items()):
+            RunSpec("tables", config, list(overrides)).run_stage("etl", folder=self._folder)
+        after = _fingerprints(experiment)
+        self._claim(after)
+        found = {tables.table_uri(experiment.root, name): after[name] for name in after}
+        return Built(sorted(n for n in needed if after.get(n) != before.get(n)), found)
+
+    def _claim(self, found: Mapping[str, str]) -> None:
+        """Store fingerprints for the trials to come. InputError if a claimed table has another."""
+        changed = sorted(n for n in found if self._claimed.get(n, found[n]) != found[n])
+        if changed:
+            raise InputError(
+                f"{self._uri}: its data set has changed ({', '.join(changed)}), and its trials "
+                "would not compare: choose another name, or delete it"
+            )
+        if not found.items() <= self._claimed.items():
+            self._claimed |= found
+            files.write_json(f"{self._uri}/dataset.json", self._claimed)
 
 
-def start_table_builder() -> Any:
-    """Start the actor on the driver's node, where the configuration file is."""
+def start_table_builder(sweep: str) -> Any:
+    """Start the actor of a sweep on the driver's node, where the configuration file is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(TableBuilder).options(num_cpus=0, scheduling_strategy=here)
-    return actor.remote(str(Path.cwd()))
+    return actor.remote(str(Path.cwd()), sweep)
 
 
-def _fingerprints(root: str, names: set[str]) -> Mapping[str, str | None]:
-    found = {name: tables.read_manifest(tables.table_uri(root, name)) for name in names}
-    return {name: manifest.fingerprint if manifest else None for name, manifest in found.items()}
+def _fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Return the fingerprints of the experiment's tables that exist, by name."""
+    stored, root = stored_fingerprints(experiment), experiment.root
+    uris = {name: tables.table_uri(root, name) for name in table_settings(experiment)}
+    return {name: stored[uri] for name, uri in uris.items() if uri in stored}

@@ -15,6 +15,7 @@ from evaluation.baselines import baseline_names
 from evaluation.metrics.bootstrap import Difference, UserSums
 from evaluation.metrics.events import Events, Ranking, aligned_events, metric_names
 from evaluation.metrics.many_users import ManyUsers
+from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec import files
 from mdsrec.arrays import Floats
 from mdsrec.config import Experiment
@@ -100,7 +101,7 @@ def model_overrides(experiment: Experiment, name: str) -> list[str]:
 
 def baseline_rankings(experiment: Experiment, run: RunSpec) -> dict[str, Ranking]:
     """Return the rankings of the baselines without training, which any run has."""
-    return {name: Ranking(run.paths.uri, name) for name in baseline_names(experiment)}
+    return {name: _ranking(run, name) for name in baseline_names(experiment)}
 
 
 def study_table(
@@ -142,7 +143,21 @@ def shown_metrics(cutoffs: Sequence[int]) -> tuple[list[str], list[str]]:
 
 
 def _rankings(runs: Sequence[RunSpec], channel: str = "all") -> list[Ranking]:
-    return [Ranking(run.paths.uri, channel) for run in runs]
+    return [_ranking(run, channel) for run in runs]
+
+
+def _ranking(run: RunSpec, channel: str) -> Ranking:
+    """Return the ranking that the run's metrics.json was made from.
+
+    InputError if that has other [eval] keys than the study: another job has evaluated the run.
+    """
+    metrics, wanted = RunMetrics.read(run.paths.metrics), run.experiment.eval
+    if (metrics.cutoffs, metrics.exclude_seen) != (list(wanted.cutoffs), wanted.exclude_seen):
+        raise InputError(
+            f"{run.paths.metrics}: made with other eval.cutoffs or eval.exclude_seen than this "
+            "study's: another job evaluated the run; run the same command again"
+        )
+    return Ranking(run.paths.uri, channel, metrics.ranks)
 
 
 def _figures(

@@ -132,7 +132,7 @@ def run_sweep(sweep: Sweep, resume: bool) -> None:
             f"{sweep.experiment.name}: {sweep.plan.num_trials} trials of {size}, "
             f"{parallel} in parallel"
         )
-        builder = start_table_builder()
+        builder = start_table_builder(sweep.uri)
         build_listed_tables(sweep, builder)
         track_sweep(sweep)
         _run_trials(sweep, builder, parallel)
@@ -168,7 +168,8 @@ def build_listed_tables(sweep: Sweep, builder: Any) -> None:
     built = ray.get(
         builder.build.remote(sweep.config, overrides, load_experiment(sweep.config, overrides))
     )
-    log.info(f"built {', '.join(built)}" if built else "all tables were already built")
+    names = ", ".join(built.names)
+    log.info(f"built {names}" if names else "all tables were already built")
 
 
 def _run_trials(sweep: Sweep, builder: Any, parallel: int) -> None:

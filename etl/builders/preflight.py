@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection
 from importlib.util import find_spec
 
 from etl.builders.workspace import Workspace
@@ -24,7 +24,7 @@ ROOM_PER_INPUT = 1 / 10  # bytes of tables, and of Spark's shuffles, per byte of
 
 def check_build(space: Workspace) -> None:
     """Raise InputError for the first need of an outdated table that is not met."""
-    outdated = [name for name in space.recipes if space.find_table(name) is None]
+    outdated = space.outdated()
     source = space.experiment.input.source
     if source is not None and "interactions" not in outdated:
         log.info("the %s source is not read again: change input.snapshot to read it", source)
@@ -44,7 +44,7 @@ def check_build(space: Workspace) -> None:
     _check_room(space)
 
 
-def _log_other_versions(space: Workspace, outdated: Sequence[str]) -> None:
+def _log_other_versions(space: Workspace, outdated: Collection[str]) -> None:
     """Log how many tables are built again because an earlier version of this program wrote them."""
     count = 0
     for name in outdated:

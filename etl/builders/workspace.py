@@ -81,6 +81,10 @@ class Workspace:
         """Return the table's manifest if the table is up to date and complete."""
         return tables.find_table(self.uri(name), self.recipes[name])
 
+    def outdated(self) -> frozenset[str]:
+        """Return the tables that are missing, damaged or not up to date."""
+        return frozenset(name for name in self.recipes if self.find_table(name) is None)
+
     def manifest(self, name: str) -> Manifest:
         return tables.open_table(self.uri(name))
 

@@ -14,6 +14,7 @@ import torch
 from evaluation.actors.group import GroupActor, Meeting, Member
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.jobs import promises
 from training.data.sequences import SequenceReader
 from training.inference import TrainedModel, load_trained
 from training.own_share.loading import load_share
@@ -33,6 +34,7 @@ class ShardWorker(GroupActor):
     """An actor that holds the trained model, or a share of its items, and writes parts.
 
     `weight_of` are the weights of the channels. Subclasses define `rows`; `options` are theirs.
+    Tables and weights are held to the fingerprints `promised`.
     """
 
     kind = "users"  # of which a shard has a range
@@ -42,8 +44,10 @@ class ShardWorker(GroupActor):
         experiment: Experiment,
         weight_of: Mapping[str, float],
         options: Any = None,
+        promised: Mapping[str, str] | None = None,
         member: Member = ONLY_MEMBER,
     ) -> None:
+        promises.hold(promised or {})
         torch.set_num_threads(1)
         self.experiment, self.options, self.member = experiment, options, member
         self.weight_of = weight_of

@@ -20,6 +20,7 @@ class Ranking(NamedTuple):
 
     run: str
     channel: str = "all"  # the whole score (Eq. 22)
+    ranks: str | None = None  # fingerprint of the ranks table; None: of any
 
 
 class Events(NamedTuple):
@@ -51,7 +52,8 @@ def aligned_events(
 ) -> Iterator[tuple[Events, ...]]:
     """Yield the metrics of all test events, for each ranking, in parts of the same users.
 
-    InputError if a run has no ranks table, or other test events than the first.
+    InputError if a run has no ranks table, another one than its ranking names, or other test events
+    than the first.
     """
     streams = [_events(ranking, cutoffs) for ranking in rankings]
     parts = [next(stream, None) for stream in streams]
@@ -82,7 +84,7 @@ def all_events(ranking: Ranking, cutoffs: tuple[int, ...]) -> Events:
 
 def _events(ranking: Ranking, cutoffs: tuple[int, ...]) -> Iterator[Events]:
     """Yield the test events of a ranking in parts; all events of a user are in the same part."""
-    for part in rank_parts(RunPaths(ranking.run).ranks):
+    for part in rank_parts(RunPaths(ranking.run).ranks, ranking.ranks):
         rows = part.select("test", ranking.channel)
         if len(rows.users):
             values = metrics.per_event(rows.better, rows.ties, cutoffs)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from mdsrec import files, schema, tables
 from mdsrec.arrays import Counts, Floats
 from mdsrec.errors import InputError
-from mdsrec.tables import READ_ERRORS
+from mdsrec.tables import READ_ERRORS, Manifest
 
 PART_ROWS = 1 << 20
 EVALUATE = "run `mdsrec evaluate CONFIG`"
@@ -78,13 +78,26 @@ class RankPart:
         return equal
 
 
-def rank_parts(uri: str) -> Iterator[RankPart]:
+def check_ranks(uri: str, manifest: Manifest, fingerprint: str) -> None:
+    """Raise InputError if the table is not the one that a run's metrics.json was made from."""
+    if manifest.fingerprint != fingerprint:
+        raise InputError(
+            f"{uri}: holds ranks {manifest.fingerprint[:8]}, but metrics.json beside it was made "
+            f"from ranks {fingerprint[:8]}: an evaluation with other [eval] keys or weights runs, "
+            f"or was stopped: {EVALUATE} again"
+        )
+
+
+def rank_parts(uri: str, fingerprint: str | None = None) -> Iterator[RankPart]:
     """Yield the table in parts, in order of their users.
 
-    InputError if there is no table, or if the rows of a user are not together.
+    InputError if there is no table, if it does not have the `fingerprint`, or if the rows of a
+    user are not together.
     """
-    last_user = None
-    for path in tables.data_files(uri, tables.open_table(uri, EVALUATE)):
+    manifest, last_user = tables.open_table(uri, EVALUATE), None
+    if fingerprint is not None:
+        check_ranks(uri, manifest, fingerprint)
+    for path in tables.data_files(uri, manifest):
         for part in _parts_of_file(uri, path):
             if last_user is not None and part.users[0] <= last_user:
                 raise InputError(f"{path}: its users are not in order: delete {uri} and {EVALUATE}")

@@ -22,6 +22,8 @@ from evaluation.stored_weights import with_stored_weights
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
+from mdsrec.jobs.promises import promised
+from mdsrec.run_paths import run_fingerprints
 from training.trained_run import TrainedRun, describe_trained
 
 NOT_EXPORTED = ("root", "spark", "tune", "study")  # sections that no score depends on
@@ -43,8 +45,9 @@ def export(run: str, folder: str) -> str:
     if files.read_bytes(f"{folder}/{export_format.MANIFEST}") is not None:
         raise InputError(f"{folder}: already holds an export: delete it, or choose another folder")
     experiment = run_experiment(run)
-    trained = with_stored_weights(experiment, describe_trained(experiment))
-    written = write_files(experiment, trained, folder)
+    with promised(run_fingerprints(experiment)):
+        trained = with_stored_weights(experiment, describe_trained(experiment))
+        written = write_files(experiment, trained, folder)
     sha256 = {name: file.sha256 for name, file in written.items()}
     del sha256[export_format.MODEL_CARD]  # may be edited
     manifest = ExportManifest(dict(trained.weight_of), sha256)

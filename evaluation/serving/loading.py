@@ -16,7 +16,8 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
+from mdsrec.jobs.promises import promised
+from mdsrec.run_paths import RunPaths, run_fingerprints
 from training.inference import TrainedModel, load_model, load_trained, trained_model
 
 
@@ -40,9 +41,10 @@ class Served:
     def of_run(cls, folder: str) -> Self:
         """Load a run with the tables of its root. Both may have been moved together."""
         experiment = run_experiment(folder)
-        trained = with_stored_weights(experiment, load_trained(experiment))
-        baselines = dict(read_baselines(experiment))
-        return cls(experiment, trained, Catalogue.read(experiment), baselines)
+        with promised(run_fingerprints(experiment)):
+            trained = with_stored_weights(experiment, load_trained(experiment))
+            baselines = dict(read_baselines(experiment))
+            return cls(experiment, trained, Catalogue.read(experiment), baselines)
 
     @classmethod
     def of_export(cls, folder: str) -> Self:

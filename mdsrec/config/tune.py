@@ -22,7 +22,10 @@ NOT_SEARCHED = {
     "train.num_workers": "all trials have one size",
     "train.cpus_per_worker": "all trials have one size",
     "train.device": "all trials have one size",
-    "graph.max_neighbors": "trials would overwrite each other's tables",
+    **dict.fromkeys(
+        ("graph.max_neighbors", "graph.search", "graph.min_recall", "graph.max_overlap"),
+        "trials would overwrite each other's tables",
+    ),
     "graph.mu": "it only lists tables to build; search model.mu.MODALITY",
     "graph.num_centers": "it only lists tables to build; search model.num_centers",
 }

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mdsrec import tables
 from mdsrec.config import Experiment
+from mdsrec.jobs import promises
 from mdsrec.run_paths import RunPaths
 from training.checkpoints.finite_weights import check_finite
 from training.checkpoints.stored_weights import StoredWeights
@@ -39,6 +40,7 @@ def load_share(experiment: Experiment, device: torch.device) -> TrainedShare:
         model = build_model(experiment, item_tables)
         model.owners = owners
         _set_own_weights(model, stored, owners)
+        promises.check_file(stored.uri)
         model.to(device).eval()
         own = model.own_item_vectors(_embedding_blocks(model, owners))
     whole = trained_model(model, memory, item_tables)

@@ -12,6 +12,7 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import cause_of
+from mdsrec.jobs.promises import promised
 from mdsrec.run_paths import RunPaths
 from tuning.trials import METRIC, REPORTED
 
@@ -34,12 +35,19 @@ def _train_all_seeds(config: dict[str, Any]) -> dict[str, Any]:
     experiments = [experiment_from(each, source="trial") for each in config["experiments"]]
     first = experiments[0]
     built = ray.get(config["builder"].build.remote(config["file"], config["overrides"], first))
+    with promised(built.fingerprints):
+        result = _train_on_tables(experiments, config["num_reported"])
+    return {**result, "built": built.names}
+
+
+def _train_on_tables(experiments: list[Experiment], num_reported: int) -> dict[str, Any]:
     from training.distributed.ray_session import pin_ray_address
     from training.run import fit
 
+    first = experiments[0]
     pin_ray_address()
     recorded = files.read_json(RunPaths.of(first).history).get("epochs", [])
-    for epoch in recorded[config["num_reported"] :]:
+    for epoch in recorded[num_reported:]:
         tune.report(epoch)
     histories = []
     for experiment in experiments:
@@ -48,7 +56,7 @@ def _train_all_seeds(config: dict[str, Any]) -> dict[str, Any]:
         histories.append(fit(experiment, callbacks=callbacks, takes_over=True).history)
     outcomes = [outcome(e, h) for e, h in zip(experiments, histories, strict=True)]
     epochs = histories[0]["epochs"]
-    return {**epochs[-1], "history": epochs, "outcomes": outcomes, "built": built}
+    return {**epochs[-1], "history": epochs, "outcomes": outcomes}
 
 
 def outcome(experiment: Experiment, history: dict[str, Any]) -> dict[str, Any]:
