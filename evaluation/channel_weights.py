@@ -18,7 +18,7 @@ import torch
 from evaluation.actors.shard_worker import Shard, ShardWorker
 from evaluation.pool import write_table_in_shards
 from evaluation.ranking import target_batches
-from evaluation.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe
+from evaluation.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe, weights_in
 from evaluation.weight_search import Rivals, Scores, mean_ndcg, search_weights
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
@@ -58,7 +58,7 @@ def describe_weighted(experiment: Experiment) -> TrainedRun:
         chosen = _choose(trained, rivals.fingerprint, scores)
         stored = asdict(chosen)
         files.write_json(paths.weights, stored)
-    return replace(trained, weight_of=stored["weights"])
+    return replace(trained, weight_of=weights_in(stored, paths.weights))
 
 
 def _choose(trained: TrainedRun, fingerprint: str, rivals: Rivals) -> ChosenWeights:

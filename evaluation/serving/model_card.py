@@ -31,7 +31,7 @@ SPLITS = {
 def model_card(experiment: Experiment, trained: TrainedModel, catalogue: Catalogue) -> str:
     """Return README.md: how to load the model, what it was trained on, and its metrics."""
     paths = RunPaths.of(experiment)
-    history = files.read_json(paths.history)
+    history = paths.read_history()
     inputs = model_inputs(trained)
     first = catalogue.item_ids[0].as_py()
     weights = ", ".join(f"{name} {weight:.3g}" for name, weight in trained.weight_of.items())

@@ -65,6 +65,10 @@ def absolute(path: str) -> str:
     if not path.strip():
         raise ValueError("the path is empty")
     refuse_credentials(path)
+    if "\0" in path:
+        raise ValueError("the path holds a NUL character: remove it")
+    if path != path.encode("utf-8", "replace").decode():
+        raise ValueError("the path is not UTF-8: rename the file or folder")
     try:
         return path if "://" in path else str(Path(path).expanduser().absolute())
     except RuntimeError:

@@ -8,7 +8,6 @@ import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import cause_of
@@ -38,7 +37,7 @@ def _train_all_seeds(config: dict[str, Any]) -> dict[str, Any]:
     from training.run import fit
 
     pin_ray_address()
-    recorded = files.read_json(RunPaths.of(first).history).get("epochs", [])
+    recorded = RunPaths.of(first).read_history().get("epochs", [])
     for epoch in recorded[config["num_reported"] :]:
         tune.report(epoch)
     histories = []
