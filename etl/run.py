@@ -11,6 +11,7 @@ from etl.builders.catalogue import CatalogueBuilder
 from etl.builders.centers import CenterBuilder
 from etl.builders.features import FeatureBuilder
 from etl.builders.graphs import GraphBuilder
+from etl.builders.leftovers import clean_leftovers
 from etl.builders.places import PlacesBuilder
 from etl.builders.preflight import check_build
 from etl.builders.transitions import TransitionsBuilder
@@ -48,6 +49,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
     files.check_root(experiment.root)
     space = Workspace(experiment, spark)
     manifests: dict[str, Manifest] = {}
+    clean_leftovers(experiment.root)
     check_build(space)
     try:
         with unwrap_worker_errors():

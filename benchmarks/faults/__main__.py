@@ -13,6 +13,7 @@ from mdsrec.command import run_command
 PROG = "benchmarks.faults"
 MODULES: dict[str, str] = {
     "configs": "benchmarks.faults.configurations",
+    "disk": "benchmarks.faults.disk",
 }
 
 

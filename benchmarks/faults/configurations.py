@@ -6,13 +6,13 @@ No cluster, no GPU, no network: commands stop before Ray and Spark start, unless
 import argparse
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.faults.hostile_files import INPUTS, JSON_DAMAGE, ROOTS, TOML_FILES
 from benchmarks.faults.tries import Answer, Try, answered, report
-from benchmarks.faults.world import Ended, command, world
+from benchmarks.faults.world import Ended, catalogue, command, world
 
 VALUES = (  # of overrides, whatever the key wants
     *("1e400", "-1e400", "nan", "-1", "0", "1" + "0" * 30, "9" * 5000, "0x" + "f" * 5000),
@@ -61,6 +61,7 @@ class Fault:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to work and report")
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="of faults (default: all)")
     parser.add_argument("--tries", type=int, default=160, help="at most so many (default: 160)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of faults (default: 0)")
 
@@ -68,18 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Make each fault, run its command, and report the answers."""
     folder = arguments.folder.absolute()
-    config, rng = world(folder / "world"), random.Random(arguments.seed)
+    config, rng = catalogue(folder / "world"), random.Random(arguments.seed)
     work = folder / "configurations"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    faults = [
-        *_toml_files(config, work, rng),
-        *_overrides(config, rng),
-        *_roots(config, work),
-        *_inputs(config, work),
-        *_environments(config),
-        *_json_files(config, work, rng),
-    ]
+    kinds: dict[str, Callable[[], Iterable[Fault]]] = {
+        "configuration": lambda: _toml_files(config, work, rng),
+        "override": lambda: _overrides(config, rng),
+        "root": lambda: _roots(config, work),
+        "input": lambda: _inputs(config, work),
+        "environment": lambda: _environments(config),
+        "JSON": lambda: _json_files(world(folder / "world"), work, rng),
+    }
+    faults = [fault for name in arguments.kinds or kinds for fault in kinds[name]()]
     if len(faults) > arguments.tries:
         faults = rng.sample(faults, arguments.tries)
     tries = [_try(fault, work) for fault in faults]

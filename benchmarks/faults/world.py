@@ -51,7 +51,7 @@ concurrent = 1
 optim.lr = {{ choice = [1e-3, 3e-3] }}
 """
 STAGES = ("etl", "training", "evaluation")
-LONGEST = 300.0  # seconds of a command
+LONGEST, SLOWEST = 600.0, 3600.0  # seconds of a command, and of one without a fault
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,24 @@ class Ended:
     output: str  # standard output and error
 
 
-def world(folder: Path) -> Path:
-    """Return the configuration of the world in `folder`, which is made unless it is there."""
+def catalogue(folder: Path) -> Path:
+    """Return the configuration of the world in `folder`; its raw files are made once."""
     config = folder / "world.toml"
     if not config.exists():
         folder.mkdir(parents=True, exist_ok=True)
         size = ["--users", "200", "--items", "120"]
         _demand(command(["etl.synthetic", str(folder / "raw"), *size], folder))
         config.write_text(CONFIG.format(folder=folder.absolute()))
+    return config
+
+
+def world(folder: Path) -> Path:
+    """Return the configuration of the world in `folder`; its tables and run are made once."""
+    config = catalogue(folder)
     if not (folder / "root" / "runs" / "world" / "report.html").exists():
         for stage in STAGES:
             print(f"making the world: {stage}", flush=True)
-            _demand(command([stage, str(config)], folder))
+            _demand(command([stage, str(config)], folder, seconds=SLOWEST))
     return config
 
 
