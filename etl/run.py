@@ -18,7 +18,7 @@ from etl.builders.transitions import TransitionsBuilder
 from etl.builders.workspace import Workspace
 from etl.spark.progress import task_progress
 from etl.spark.session import unwrap_worker_errors
-from mdsrec import files
+from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.table_names import (
@@ -66,6 +66,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
         raise
     finally:
         space.close()
+        tables.discard_uncommitted()
     return manifests
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mdsrec import files
@@ -93,6 +94,14 @@ mdsrec.errors.InputError: /raw/a.json: the file is empty
 )
 def test_a_cause_in_the_text_of_spark_is_found(text, expected):
     assert outside_cause(RuntimeError(text)) == expected
+
+
+def test_damaged_parquet_is_named_as_such(tmp_path, capsys):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(pa.ArrowInvalid) as error:
+        pq.read_table(tmp_path / "a.parquet")
+    code, line = ended(error.value, capsys)
+    assert code == 2 and "damaged Parquet: restore the file" in line and "Traceback" not in line
 
 
 def test_a_cause_is_found_below_the_errors_of_ray_and_ray_train():

@@ -3,7 +3,16 @@
 import sys
 from collections.abc import Sequence
 
-from mdsrec.command import command_line, experiment_of, experiment_parser, minutes, run_command
+from mdsrec.command import (
+    SAME_COMMAND,
+    WITHOUT_FRESH,
+    command_line,
+    experiment_of,
+    experiment_parser,
+    going_on,
+    minutes,
+    run_command,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,11 +26,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment = experiment_of(arguments)
     from training.run import fit
 
-    done = fit(experiment, arguments.fresh, arguments.minutes)
-    print(done.summary())
-    print(f"next        {command_line('training' if done.reason else 'evaluation', arguments)}")
-    if done.exit_code:
-        sys.exit(done.exit_code)
+    with going_on(WITHOUT_FRESH if arguments.fresh else SAME_COMMAND):
+        done = fit(experiment, arguments.fresh, arguments.minutes)
+        print(done.summary())
+        print(f"next        {command_line('training' if done.reason else 'evaluation', arguments)}")
+        if done.exit_code:
+            sys.exit(done.exit_code)
 
 
 if __name__ == "__main__":

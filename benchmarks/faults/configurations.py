@@ -47,6 +47,9 @@ ENVIRONMENTS: tuple[Mapping[str, str | None], ...] = (
 )
 
 
+KINDS = ("configuration", "override", "root", "input", "environment", "JSON")
+
+
 @dataclass(frozen=True)
 class Fault:
     """A command that is run in a world with a fault."""
@@ -61,7 +64,7 @@ class Fault:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to work and report")
-    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="of faults (default: all)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="of faults (default: all)")
     parser.add_argument("--tries", type=int, default=160, help="at most so many (default: 160)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of faults (default: 0)")
 

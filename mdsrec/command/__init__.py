@@ -2,6 +2,8 @@
 
 from mdsrec.command.names import spelled
 from mdsrec.command.stage import (
+    SAME_COMMAND,
+    WITHOUT_FRESH,
     Command,
     DistinctValues,
     add_experiment,
@@ -18,6 +20,8 @@ from mdsrec.command.stage import (
 )
 
 __all__ = [
+    "SAME_COMMAND",
+    "WITHOUT_FRESH",
     "Command",
     "DistinctValues",
     "add_experiment",

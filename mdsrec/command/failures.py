@@ -46,10 +46,12 @@ PATTERNS = {  # what tasks of Spark and Ray raise, by its text
     r"CUDA out of memory|OutOfMemoryError": (
         "out of memory: lower train.batch_size or eval.user_batch, or use a larger machine"
     ),
-    r"is not a Parquet file|FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|Could not read footer": (
+    r"is not a Parquet file|FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|Could not read footer"
+    r"|Parquet magic bytes|Parquet file size|deserialize thrift|Unexpected end of stream": (
         "damaged Parquet: restore the file, or delete its table and run the ETL again"
     ),
 }
+INNER = re.compile(r"(Error|Exception|errno)\b", re.IGNORECASE)
 FILE = re.compile(r"(?:file:)?(/[^\s'\"():]+\.parquet|/[^\s'\"():]+)")
 
 
@@ -62,9 +64,15 @@ def outside_cause(error: BaseException) -> str | None:
             return f"out of memory: {REMEDIES[errno.ENOMEM]}"
         if isinstance(cause, OSError) and cause.errno is not None:
             return _of_system(cause)
-        if found := _in_text(str(cause)):
+        if _is_text_of_others(cause) and (found := _in_text(str(cause))):
             return found
     return None
+
+
+def _is_text_of_others(error: BaseException) -> bool:
+    """Return whether the text of an error may hold that of another one: of Java, or of Arrow."""
+    is_of_arrow = isinstance(error, OSError) or type(error).__module__.startswith("pyarrow")
+    return is_of_arrow or "\n" in str(error) or bool(INNER.search(str(error)))
 
 
 def own_mistake() -> str:
@@ -113,13 +121,11 @@ def _of_system(error: OSError) -> str:
 
 def _in_text(text: str) -> str | None:
     """Return the line of an error that only the text of another one holds, as a Java trace."""
-    if "\n" not in text and not re.search(r"\w(Error|Exception|errno)\b", text):
-        return None
     if found := re.findall(r"mdsrec\.errors\.InputError: ([^\n]+)", text):
         return str(found[-1]).strip()
     for line in text.splitlines():
         for words, code in IN_WORDS.items():
-            if words in line and re.search(r"Error|Exception|errno", line):
+            if words in line and INNER.search(line):
                 file = FILE.search(line)
                 where = f"{_shown(file[1])}: " if file else ""
                 return f"{where}{words}: {REMEDIES[code]}"

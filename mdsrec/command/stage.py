@@ -32,6 +32,7 @@ log = logging.getLogger("mdsrec")
 Command = Callable[[Sequence[str]], None]
 
 SAME_COMMAND = "what is finished is kept: run the same command again to go on"
+WITHOUT_FRESH = "what is finished is kept: run the same command without --fresh to go on"
 SIGNAL_CODES = {128 + signum: signum for signum in (signal.SIGINT, signal.SIGTERM)}
 OVERRIDES_HELP = "dotted keys that override the file, as in optim.lr=3e-4, or a file laid over it"
 

@@ -72,7 +72,7 @@ def _on_first_signal(action: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # cannot install a handler
         yield
         return
-    previous = {signum: signal.getsignal(signum) for signum in GRACEFUL}
+    previous = {int(signum): signal.getsignal(signum) for signum in GRACEFUL}
     first_time = 0.0
 
     def handle(signum: int, _frame: object) -> None:
