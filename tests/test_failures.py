@@ -215,6 +215,8 @@ def refusal(*words):
         ('root="a\\u0000b"', "root: the path holds a NUL character"),
         ("root=~nosuchuser/x", "root: ~nosuchuser/x: no such home folder"),
         ("optim.lr=1e400", "optim.lr = Infinity: expected"),
+        ("train.timeout_minutes=1e30", "train.timeout_minutes = 1e+30: expected 5256000 at most"),
+        ("tune.hours=1e30", "tune.hours = 1e+30: expected 87600 at most"),
         ("name=" + "x" * 5000, "...: expected 200 characters at most"),
     ],
 )

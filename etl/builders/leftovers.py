@@ -1,4 +1,4 @@
-"""What killed builds left below the root: version folders of no table, and checkpoints of Spark."""
+"""Leftovers of killed builds below the root: versions of no table, and checkpoints of Spark."""
 
 import logging
 import shlex

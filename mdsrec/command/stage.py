@@ -22,7 +22,7 @@ from mdsrec.command.logs import configure_logging
 from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
-from mdsrec.config.section import absolute, distinct, listed
+from mdsrec.config.section import LONGEST_MINUTES, absolute, distinct, listed
 from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
 from mdsrec.packages import use_own_packages
@@ -115,8 +115,8 @@ def positive_int(text: str) -> int:
 
 def minutes(text: str) -> float:
     """Parse an option that limits the time."""
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text} must be positive")
+    if not 0 < float(text) <= LONGEST_MINUTES:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0, and {LONGEST_MINUTES} at most")
     return float(text)
 
 
