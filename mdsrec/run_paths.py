@@ -7,7 +7,7 @@ from pyarrow import fs
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
-from mdsrec.files import damaged_json, file_system, read_json
+from mdsrec.files import damaged_json, exists, file_system, read_json
 
 
 class RunPaths:
@@ -43,7 +43,7 @@ class RunPaths:
     def read_history(self) -> dict[str, Any]:
         """Return history.json, {} if there is none. InputError if it was torn or edited."""
         found = read_json(self.history)
-        if found and not _is_history(found):
+        if not _is_history(found) and (found or exists(self.history)):
             raise damaged_json(self.history, "not the epochs of a run")
         return found
 

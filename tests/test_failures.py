@@ -183,6 +183,7 @@ HISTORY = {"epochs": [EPOCH], "best_epoch": 0, "num_parameters": 7, "finished": 
 @pytest.mark.parametrize(
     "edit",
     [
+        {},  # no key at all
         {"epochs": 1},
         {"epochs": [{"epoch": 0}]},
         {"epochs": [EPOCH | {"loss": "x"}]},
@@ -195,7 +196,7 @@ def test_an_edited_history_is_named(tmp_path, edit):
     paths = RunPaths(str(tmp_path))
     Path(paths.history).write_text(json.dumps(HISTORY))
     assert paths.read_history() == HISTORY
-    Path(paths.history).write_text(json.dumps(HISTORY | edit))
+    Path(paths.history).write_text(json.dumps({**HISTORY, **edit} if edit else {}))
     with pytest.raises(InputError, match=r"history\.json: damaged \(not the epochs of a run\)"):
         paths.read_history()
 
