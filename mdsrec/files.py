@@ -28,6 +28,7 @@ STORAGE_ERRORS = (OSError, pa.ArrowException, InputError)
 """Raised when storage cannot be reached; it may be back at the next try."""
 
 SEPARATORS = (",", ";", "\t", "|")  # of CSV
+NO_BUCKET = re.compile(r"(s3|gs|gcs)://(/|$)")
 UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%:/?#@!$&'()*+,;=._~-]")
 QUERY = re.compile(r"\w+=[^/&]*(://[^/&]*)?(&\w+=[^/&]*(://[^/&]*)?)*")  # ends the URI
 
@@ -36,6 +37,8 @@ def file_system(uri: str) -> tuple[fs.FileSystem, str]:
     """Return pyarrow's file system of a URI or absolute local path, and the path inside it."""
     refuse_credentials(uri)
     _refuse_cut_path(uri)
+    if NO_BUCKET.match(uri):
+        raise InputError(f"{uri}: names no bucket: write {uri.partition(':')[0]}://BUCKET/FOLDER")
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, pa.ArrowException) as error:

@@ -38,6 +38,8 @@ vectors = "text.parquet"
 vectors = "image.parquet"
 [graph]
 max_neighbors = 6
+[transitions]
+num_neighbors = 6
 [model]
 dim = 8
 inner_dim = 12
