@@ -1,11 +1,13 @@
 # make demo    environment, a small raw catalogue, every stage, a report (minutes, no GPU)
 # make test    environment, tests (minutes)
+# make parsers SECOND=python3.13  the tests of the parsers under another Python (seconds)
 # make verify  measure a quick part of docs/results.toml again, compare (minutes)
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+SECOND ?= python3.13
 
-.PHONY: demo test verify check docs pictures clean
+.PHONY: demo test parsers verify check docs pictures clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/mdsrec demo
@@ -16,6 +18,11 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+parsers:
+	$(SECOND) -m venv $(VENV)-second
+	$(VENV)-second/bin/pip install --quiet -c constraints.txt pyarrow pydantic lxml pytest pytest-timeout
+	$(VENV)-second/bin/python -m pytest -q --noconftest -p no:cacheprovider tests/test_etl_amazon.py
 
 verify: $(VENV)/ready
 	$(VENV)/bin/mdsrec demo
@@ -42,4 +49,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) artifacts data/demo
+	rm -rf $(VENV) $(VENV)-second artifacts data/demo

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from cluster.stages import STAGE_COMMANDS, STAGES
 from mdsrec.command import (
+    SAME_COMMAND,
+    WITHOUT_FRESH,
     DistinctValues,
     dispatch,
     experiment_of,
     experiment_parser,
+    going_on,
     run_command,
     stage_parser,
 )
@@ -44,7 +47,8 @@ def run(words: Sequence[str]) -> None:
     given = parser.parse_intermixed_args(words)
     from cluster.run import run_stages
 
-    sys.exit(run_stages(given.config, given.overrides, given.fresh, given.stages))
+    with going_on(WITHOUT_FRESH if given.fresh else SAME_COMMAND):
+        sys.exit(run_stages(given.config, given.overrides, given.fresh, given.stages))
 
 
 def submit(words: Sequence[str]) -> None:

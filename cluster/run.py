@@ -50,7 +50,7 @@ def run_stages(
 
 def _is_trained(paths: RunPaths) -> bool:
     """Return whether training finished, rather than saved and stopped on a signal."""
-    return bool(files.read_json(paths.history).get("finished"))
+    return bool(paths.read_history().get("finished"))
 
 
 def run_process(command: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from etl.features.encoders import encoder_identity
 from etl.features.images import folder_identity
 from etl.tabular.listing import input_files
 from mdsrec.config import Experiment, FeatureConfig
+from mdsrec.errors import InputError
 from mdsrec.table_names import (
     cooccurrence_name,
     features_name,
@@ -37,12 +38,14 @@ class RawInputs:
 
 
 def raw_inputs(experiment: Experiment) -> RawInputs:
-    """List the raw files. Raises InputError if one is missing."""
+    """List the raw files. Raises InputError if one is missing or empty."""
     config = experiment.input
     if config.format == "table":
         parts = [input_files(config, names) for names in (config.interactions, config.items)]
     else:
         parts = [raw_files(names) for names in (config.reviews, config.metadata)]
+        if empty := [file.uri for part in parts for file in part if file.size == 0]:
+            raise InputError(f"{empty[0]}: the file is empty")
     return RawInputs(*map(tuple, parts))
 
 

@@ -11,6 +11,7 @@ from etl.builders.catalogue import CatalogueBuilder
 from etl.builders.centers import CenterBuilder
 from etl.builders.features import FeatureBuilder
 from etl.builders.graphs import GraphBuilder
+from etl.builders.leftovers import clean_leftovers
 from etl.builders.places import PlacesBuilder
 from etl.builders.preflight import check_build
 from etl.builders.transitions import TransitionsBuilder
@@ -18,7 +19,7 @@ from etl.builders.workspace import Workspace
 from etl.leases import only_writer
 from etl.spark.progress import task_progress
 from etl.spark.session import unwrap_worker_errors
-from mdsrec import files
+from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.jobs.promises import check, identity
@@ -50,6 +51,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
     files.check_root(experiment.root)
     space = Workspace(experiment, spark)
     manifests: dict[str, Manifest] = {}
+    clean_leftovers(experiment.root)
     check_build(space)
     try:
         with only_writer(space) as leased, unwrap_worker_errors():
@@ -66,6 +68,7 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
         raise
     finally:
         space.close()
+        tables.discard_uncommitted()
     return manifests
 
 

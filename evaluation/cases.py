@@ -6,13 +6,13 @@ difference between runs or between channels.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Self, TypeVar
 
 from mdsrec import files
-from mdsrec.errors import InputError
 
 TOP = 5  # top items per channel
+REMEDY = "evaluate the run again"
 SHOWN_RUNS = 3  # a comparison shows one user for each of the first runs
 
 K = TypeVar("K")
@@ -64,11 +64,12 @@ class Cases:
             return None
         try:
             values = json.loads(content)
-            values["cases"] = [Case(**case) for case in values["cases"]]
-            values["items"] = {int(item): Item(**it) for item, it in values["items"].items()}
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{uri}: damaged ({error}): evaluate the run again") from None
+        except (ValueError, RecursionError) as error:
+            raise files.damaged_json(uri, error, REMEDY) from None
+        cases = files.checked_fields(cls, values, uri, REMEDY)
+        if missing := {item for case in cases.cases for item in case.items()} - cases.items.keys():
+            raise files.damaged_json(uri, f"no item {min(missing)}", REMEDY)
+        return cases
 
     def by_channel(self) -> list[tuple[str, Case]]:
         """Return, per single channel, the user for whom it is furthest behind the whole score."""

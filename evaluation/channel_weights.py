@@ -19,7 +19,7 @@ from evaluation.actors.shard_worker import Shard, ShardWorker
 from evaluation.pool import write_table_in_shards
 from evaluation.ranking import target_batches
 from evaluation.stored.held_run import check_held
-from evaluation.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe
+from evaluation.stored_weights import PER_CHANNEL, ChosenWeights, rivals_recipe, weights_in
 from evaluation.weight_search import Rivals, Scores, mean_ndcg, search_weights
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
@@ -60,7 +60,7 @@ def describe_weighted(experiment: Experiment) -> TrainedRun:
         stored = asdict(chosen)
         check_held()
         files.write_json(paths.weights, stored)
-    return replace(trained, weight_of=stored["weights"])
+    return replace(trained, weight_of=weights_in(stored, paths.weights))
 
 
 def _choose(trained: TrainedRun, fingerprint: str, rivals: Rivals) -> ChosenWeights:

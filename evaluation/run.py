@@ -76,7 +76,7 @@ def _evaluate(experiment: Experiment, command_with: Callable[..., str]) -> str:
     data = ReportData(
         config=experiment.resolved(),
         metrics=metrics,
-        history=files.read_json(paths.history),
+        history=paths.read_history(),
         manifests=dataset_manifests(experiment),
         next_steps=next_steps(experiment, command_with),
         cases=cases,

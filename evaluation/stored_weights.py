@@ -65,4 +65,10 @@ def with_stored_weights(experiment: Experiment, trained: AnyTrained) -> AnyTrain
             f"{paths.uri}: no weights of the channels for this model: "
             "run `mdsrec evaluate CONFIG`, which chooses them"
         )
-    return replace(trained, weight_of=stored["weights"])
+    return replace(trained, weight_of=weights_in(stored, paths.weights))
+
+
+def weights_in(stored: Mapping[str, Any], uri: str) -> Mapping[str, float]:
+    """Return the weights of the channels in weights.json. InputError if it was edited."""
+    remedy = "delete it and evaluate the run again"
+    return files.checked_fields(ChosenWeights, stored, uri, remedy).weights

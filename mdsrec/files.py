@@ -12,19 +12,23 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
+from pydantic import TypeAdapter, ValidationError
 
 from mdsrec.credentials import refuse_credentials
 from mdsrec.errors import InputError
+
+T = TypeVar("T")
 
 STORAGE_ERRORS = (OSError, pa.ArrowException, InputError)
 """Raised when storage cannot be reached; it may be back at the next try."""
 
 SEPARATORS = (",", ";", "\t", "|")  # of CSV
+NO_BUCKET = re.compile(r"(s3|gs|gcs)://(/|$)")
 UNQUOTED = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%:/?#@!$&'()*+,;=._~-]")
 QUERY = re.compile(r"\w+=[^/&]*(://[^/&]*)?(&\w+=[^/&]*(://[^/&]*)?)*")  # ends the URI
 
@@ -33,6 +37,8 @@ def file_system(uri: str) -> tuple[fs.FileSystem, str]:
     """Return pyarrow's file system of a URI or absolute local path, and the path inside it."""
     refuse_credentials(uri)
     _refuse_cut_path(uri)
+    if NO_BUCKET.match(uri):
+        raise InputError(f"{uri}: names no bucket: write {uri.partition(':')[0]}://BUCKET/FOLDER")
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, pa.ArrowException) as error:
@@ -132,8 +138,8 @@ def write_stream(uri: str, write: Callable[[BinaryIO], Any]) -> None:
         with filesystem.open_output_stream(partial) as stream:
             write(stream)
         filesystem.move(partial, path)
-    except OSError:  # a full disk needs the space again
-        with suppress(OSError):
+    except (OSError, pa.ArrowException):  # a full disk needs the space again
+        with suppress(OSError, pa.ArrowException):
             filesystem.delete_file(partial)
         raise
 
@@ -155,9 +161,34 @@ def exists(uri: str) -> bool:
 
 
 def read_json(uri: str) -> dict[str, Any]:
-    """Return the object in a JSON file, {} if it does not exist. ValueError if it is incomplete."""
-    found: dict[str, Any] = json.loads(read_bytes(uri) or b"{}")
+    """Return the object in a JSON file, {} if it does not exist. InputError if it is damaged."""
+    content = read_bytes(uri)
+    if content is None:
+        return {}
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise damaged_json(uri, error) from None
+    if not isinstance(found, dict):
+        raise damaged_json(uri, "not an object")
     return found
+
+
+def damaged_json(uri: str, problem: BaseException | str, remedy: str = "") -> InputError:
+    """Return the error of a JSON file that was torn or edited."""
+    text = problem if isinstance(problem, str) else first_line(problem)
+    remedy = remedy or "restore it, or delete it and run the command that wrote it again"
+    return InputError(f"{uri}: damaged ({text}): {remedy}")
+
+
+def checked_fields(kind: type[T], fields: Any, uri: str, remedy: str = "") -> T:
+    """Return the dataclass `kind` of a JSON file's fields. InputError if it was edited."""
+    try:
+        return TypeAdapter(kind).validate_python(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        at = ".".join(map(str, first["loc"]))
+        raise damaged_json(uri, f"{at}: {first['msg']}", remedy) from None
 
 
 def write_json(uri: str, content: Mapping[str, Any]) -> None:

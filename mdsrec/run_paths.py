@@ -1,12 +1,13 @@
 """The files of a run, under `<root>/runs/NAME/`."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pyarrow import fs
 
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
-from mdsrec.files import file_system
+from mdsrec.files import damaged_json, exists, file_system, read_json
 from mdsrec.jobs.promises import identity
 from mdsrec.table_settings import stored_fingerprints
 
@@ -41,6 +42,26 @@ class RunPaths:
     def of(cls, experiment: Experiment) -> Self:
         """Return the paths of the experiment's own run."""
         return cls(f"{experiment.root}/runs/{experiment.name}")
+
+    def read_history(self) -> dict[str, Any]:
+        """Return history.json, {} if there is none. InputError if it was torn or edited."""
+        found = read_json(self.history)
+        if not _is_history(found) and (found or exists(self.history)):
+            raise damaged_json(self.history, "not the epochs of a run")
+        return found
+
+
+def _is_history(found: Mapping[str, Any]) -> bool:
+    """Return whether an object has the epochs of a run, with numbers, and the best one of them."""
+    epochs, best = found.get("epochs"), found.get("best_epoch")
+    if not (isinstance(epochs, list) and type(best) is int and -1 <= best < len(epochs)):
+        return False
+    return type(found.get("num_parameters")) is int and all(
+        isinstance(epoch, dict)
+        and {"ndcg@10", "recall@10"} <= epoch.keys()
+        and all(isinstance(value, int | float) for value in epoch.values())
+        for epoch in epochs
+    )
 
 
 def run_fingerprints(experiment: Experiment) -> dict[str, str]:

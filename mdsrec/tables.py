@@ -9,9 +9,11 @@ only listed files.
 import hashlib
 import json
 import re
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Self
@@ -89,9 +91,28 @@ def table_uri(root: str, name: str) -> str:
     return f"{root}/dataset/{name}"
 
 
+class _Uncommitted(threading.local):
+    """The version folders of this thread, as each thread may build the tables of another root."""
+
+    def __init__(self) -> None:
+        self.versions: set[str] = set()
+
+
+_uncommitted = _Uncommitted()
+
+
 def new_version(uri: str) -> str:
-    """Return a new version folder below the table at `uri`."""
-    return f"{uri}/{uuid.uuid4().hex[:12]}"
+    """Return a new version folder below the table at `uri`, until `commit` one of no table."""
+    version = f"{uri}/{uuid.uuid4().hex[:12]}"
+    _uncommitted.versions.add(version)
+    return version
+
+
+def discard_uncommitted() -> None:
+    """Delete what this thread wrote for tables that it did not commit: a full disk needs it."""
+    while _uncommitted.versions:
+        with suppress(OSError, pa.ArrowException):
+            delete_folder(_uncommitted.versions.pop())
 
 
 def read_manifest(uri: str) -> Manifest | None:
@@ -166,6 +187,7 @@ def commit(
     promises.check_opened()
     former = _listed_versions(uri)
     write_json(f"{uri}/{MANIFEST}", asdict(manifest))
+    _uncommitted.versions.discard(version)
     for name in _versions(uri) - {version.rsplit("/", 1)[1]}:
         if name in former or _abandoned(f"{uri}/{name}"):
             delete_folder(f"{uri}/{name}")

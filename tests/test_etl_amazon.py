@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from etl.catalogue.amazon import metadata_record, review_record
+from etl.catalogue.amazon import ASIN, metadata_record, review_record
+from etl.catalogue.literals import DEEPEST, LONGEST_LITERAL
 from etl.catalogue.parsing import UnusableLineError
 
 REVIEW_2018 = {"reviewerID": "A1", "asin": "B1", "unixReviewTime": 1_400_000_000, "overall": 5.0}
@@ -65,7 +66,7 @@ def test_a_missing_field_is_named(field):
         (b"  ", "blank"),
         (b'{"asin": ', "not JSON"),
         (b"{'asin': 'B1'}", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"[1]", "not an object"),
         (b'"\xff"', "not UTF-8"),
     ],
@@ -190,6 +191,38 @@ def test_a_field_that_is_nested_too_deeply_is_a_reason():
     details = {"a": json.loads("[" * 800 + "]" * 800)}
     with pytest.raises(UnusableLineError, match="nested too deeply"):
         metadata_record("2023", line({"parent_asin": "B1", "details": details}))
+
+
+@pytest.mark.parametrize("edition", ["2014", "2018", "2023"])
+@pytest.mark.parametrize("depth", [DEEPEST, 1_100, 100_000])
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a": ', "}")])
+def test_a_line_that_is_nested_too_deeply_is_a_reason_under_every_python(
+    edition, depth, opens, closes
+):
+    nested = opens * depth + "1" + closes * depth
+    raw = f'{{"{ASIN[edition]}": "B1", "related": {nested}}}'.encode()
+    with pytest.raises(UnusableLineError, match=r"^nested too deeply$"):
+        metadata_record(edition, raw)
+
+
+def test_brackets_in_texts_are_no_depth():
+    title = "[{(" * DEEPEST + "it's \\"
+    record = {"asin": "B1", "title": title, "description": "'" + "[" * 300}
+    assert metadata_record("2018", line(record))["title"] == title
+    assert metadata_record("2014", repr(record).encode())["title"] == title
+
+
+def test_as_many_brackets_side_by_side_are_no_depth():
+    record = {"asin": "B1", "title": "T", "related": [[n] for n in range(10 * DEEPEST)]}
+    assert metadata_record("2014", repr(record).encode())["title"] == "T"
+
+
+def test_a_literal_that_is_too_long_for_python_s_parser_is_a_reason():
+    fits = {"asin": "B1", "title": "T", "related": "x" * (LONGEST_LITERAL - 100)}
+    assert metadata_record("2014", repr(fits).encode())["title"] == "T"
+    too_long = repr(fits | {"related": "x" * LONGEST_LITERAL}).encode()
+    with pytest.raises(UnusableLineError, match=r"longer than 1,048,576 characters"):
+        metadata_record("2014", too_long)
 
 
 def test_a_field_of_markup_only_is_null_and_noted():

@@ -1,5 +1,6 @@
 """Mistakes in the input: the error is one line with the file, what was found and what to do."""
 
+import bz2
 import gzip
 import json
 import subprocess
@@ -23,6 +24,10 @@ REVIEWS = [
     for user in range(4)
     for item in range(4)
 ]
+
+
+def zstd(content):
+    return pa.compress(content, "zstd", asbytes=True)
 
 
 def one_line(error):
@@ -76,6 +81,43 @@ def test_a_folder_means_its_raw_files_in_order_of_name(tmp_path):
         (tmp_path / name).write_text("{}\n")
     names = [file.uri.rsplit("/", 1)[1] for file in raw_files([str(tmp_path)])]
     assert names == ["a.jsonl", "b.json.gz", "c.jsonl.gz"]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, zstd])
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.JSON.bz2", "a.jsonl.zst"])
+def test_lines_are_read_from_every_compression_whatever_the_name(tmp_path, pack, name):
+    (tmp_path / name).write_bytes(pack(b"x\n") + pack(b"y\n"))  # as `cat a.gz b.gz`
+    [file] = raw_files([str(tmp_path)])
+    assert list(numbered_lines(file.uri)) == [(1, b"x"), (2, b"y")]
+
+
+@pytest.mark.parametrize(("pack", "kind"), [(bz2.compress, "bzip2"), (zstd, "zstd")])
+def test_a_compressed_file_that_is_cut_off_is_named_with_its_kind(tmp_path, pack, kind):
+    lines = np.random.default_rng(0).integers(10**9, size=20_000)
+    packed = pack("".join(f"{n}\n" for n in lines).encode())
+    (tmp_path / "a.json").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(InputError, match=rf"a\.json: truncated or corrupt {kind} after line \d+"):
+        list(numbered_lines(str(tmp_path / "a.json")))
+
+
+def test_what_a_folder_holds_and_is_not_read_is_said_once(tmp_path, caplog):
+    for name in ("A.JSON", "b.json.bz2", "c.json.part", "._a.json", "_SUCCESS", ".c.json.crc"):
+        (tmp_path / name).write_text("{}\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "gone.json").symlink_to("nowhere.json")
+    found = [file.uri.rsplit("/", 1)[1] for file in raw_files([str(tmp_path)])]
+    assert found == ["A.JSON", "b.json.bz2"]
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path}: not read: ._a.json (hidden), c.json.part (another suffix), more/ (a folder), "
+        "gone.json (a broken link)"
+    )
+
+
+def test_a_folder_that_is_read_whole_says_nothing(tmp_path, caplog):
+    for name in ("a.json", "_SUCCESS", ".a.json.crc"):
+        (tmp_path / name).write_text("{}\n")
+    assert len(raw_files([str(tmp_path)])) == 1 and not caplog.records
 
 
 def test_a_missing_file_and_a_folder_without_raw_files_are_named(tmp_path):

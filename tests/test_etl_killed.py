@@ -75,12 +75,14 @@ def never_killed(raw, tmp_path_factory):
     return root
 
 
-def start(raw, root):
+def start(raw, root, environment=None):
     config = root / "killed.toml"
     config.write_text(CONFIG.format(root=root / "tables", raw=raw))
     return subprocess.Popen(
-        [sys.executable, "-m", "etl", str(config)],
+        # A child of the test process may inherit an ignored SIGINT.
+        ["env", "--default-signal=INT", sys.executable, "-m", "etl", str(config)],
         cwd=ROOT,
+        env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -143,7 +145,9 @@ def test_jobs_killed_in_every_stage_in_turn_are_completed_by_the_next_one(
     ],
 )
 def test_a_signal_ends_the_job_in_one_line_and_keeps_its_tables(raw, tmp_path, signum, word, stage):
-    job = start(raw, tmp_path)
+    left = tmp_path / "temporary"
+    left.mkdir()
+    job = start(raw, tmp_path, {"TMPDIR": str(left)})
     for line in job.stdout:
         if line.rstrip().endswith(f"{stage}: building"):
             time.sleep(0.5)  # its Spark job runs
@@ -151,6 +155,8 @@ def test_a_signal_ends_the_job_in_one_line_and_keeps_its_tables(raw, tmp_path, s
             break
     said = job.communicate()[0].splitlines()
     assert job.returncode == 128 + signum, said
-    assert said == [f"etl: {word}"]
+    go_on = "what is finished is kept: run the same command again to go on"
+    assert said == [f"etl: {word}: {go_on}"]
+    assert not list(left.iterdir())  # no temporary folder of Spark, nor of ours
     for done in STAGES[: STAGES.index(stage)]:
         assert rows_of(tmp_path, done).num_rows

@@ -248,13 +248,13 @@ def test_hidden_files_are_read_only_if_they_are_named(tmp_path, listed):
         listed("*/a.csv")
 
 
-def test_the_log_counts_what_a_folder_holds_beside_its_tables(tmp_path, listed, caplog):
+def test_the_log_names_what_a_folder_holds_beside_its_tables(tmp_path, listed, caplog):
     (tmp_path / "more").mkdir()
     for name in ("a.csv", "notes.md", "_SUCCESS", "more/b.csv"):
         write(tmp_path / name, "u,i\n")
     with caplog.at_level("INFO", "etl"):
         assert listed("") == ["a.csv"]
-    assert caplog.messages == [f"{tmp_path}: skipped 2 folders or files of other suffixes in it"]
+    assert caplog.messages == [f"{tmp_path}: not read: more/ (a folder), notes.md (another suffix)"]
 
 
 @pytest.mark.parametrize(

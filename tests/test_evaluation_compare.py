@@ -42,7 +42,8 @@ def write_files(tmp_path, name, rows, **contents):
 def runs(tmp_path):
     config = {"name": "books-a", "seed": 1, "model": {"dim": 64, "rho": {"text": 1.0}}}
     other = {"name": "books-b", "seed": 1, "model": {"dim": 32, "rho": {}}}
-    epochs = {"epochs": [{"epoch": 0, "loss": 7.25, "ndcg@10": 0.02}], "best_epoch": 0}
+    epoch = {"epoch": 0, "loss": 7.25, "ndcg@10": 0.02, "recall@10": 0.04}
+    epochs = {"epochs": [epoch], "best_epoch": 0, "num_parameters": 1234}
     first = write_files(tmp_path, "books-a", ROWS, config=config, history=epochs)
     second = write_files(tmp_path, "books-b", BETTER, config=other, history=epochs)
     make_cases(*cases_by_rank(all=[1, 40, 9]), titles=("<i>One</i>",)).write(f"{first}/cases.json")

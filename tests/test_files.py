@@ -70,3 +70,11 @@ def test_a_root_that_a_hash_sign_would_cut_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="quote it as %23"):
         files.check_root(f"file://{tmp_path}/a#b")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///folder", "gs://"])
+def test_a_uri_without_a_bucket_is_refused_without_asking_the_network(uri):
+    with pytest.raises(
+        InputError, match=f"{uri}: names no bucket: write {uri[:2]}://BUCKET/FOLDER"
+    ):
+        files.file_system(uri)

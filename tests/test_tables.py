@@ -231,3 +231,14 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path):
         files.check_root(str(tmp_path / "file" / "root"))
     with pytest.raises(InputError, match="unknown file system"):
         files.check_root("nowhere://bucket")
+
+
+def test_what_was_written_for_a_table_that_is_not_committed_is_discarded(tmp_path):
+    uri = str(tmp_path / "x")
+    kept, left = tables.new_version(uri), tables.new_version(uri)
+    for version in (kept, left):
+        Path(version).mkdir(parents=True)
+        pq.write_table(pa.table({"id": [1]}), f"{version}/part-0.parquet")
+    tables.commit(uri, kept, tables.Recipe({}, {}), 1)
+    tables.discard_uncommitted()
+    assert Path(kept).exists() and not Path(left).exists()

@@ -38,6 +38,8 @@ vectors = "text.parquet"
 vectors = "image.parquet"
 [graph]
 max_neighbors = 6
+[transitions]
+num_neighbors = 6
 [model]
 dim = 8
 inner_dim = 12
@@ -73,7 +75,8 @@ def start(config: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def start(*words: str) -> subprocess.Popen[str]:
         job = subprocess.Popen(
-            [sys.executable, "-m", "training", str(config), *words],
+            # A child of the test process may inherit an ignored SIGINT.
+            ["env", "--default-signal=INT", sys.executable, "-m", "training", str(config), *words],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -151,6 +154,60 @@ def test_a_driver_and_then_a_worker_save_on_sigterm(
     assert job.returncode == 0, output
     assert f"resumed at {where}" in output and "a worker's node leaves the cluster" in output
     assert_undisturbed(config)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    config: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    job = start(SHORT)
+    wait_for_a_checkpoint_within_an_epoch(config, set())
+    job.send_signal(signal.SIGINT)
+    output = job.communicate()[0]
+    assert job.returncode == 128 + signal.SIGINT, output
+    where = output.partition("stopped     SIGINT: ")[2].splitlines()[0]
+    assert output.splitlines()[-1] == (
+        "training: interrupted: what is finished is kept: run the same command again to go on"
+    )
+    assert "Traceback" not in output and "Gracefully aborting" not in output, output
+    output = start(SHORT).communicate()[0]
+    assert f"resumed at {where}" in output, output
+    assert_undisturbed(config, SHORT)
+
+
+@pytest.mark.slow
+def test_a_stop_file_made_while_ray_starts_is_a_request_to_stop(
+    config: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    run = config.parent / "runs" / "killed"
+    run.mkdir(parents=True)
+    (run / "stop").touch()  # of an earlier training
+    job = start(SHORT)
+    while not (run.parent / "killed.writer").exists() or (run / "stop").exists():
+        assert job.poll() is None
+        time.sleep(0.01)
+    (run / "stop").touch()
+    output = job.communicate()[0]
+    assert job.returncode == 0, output
+    assert "stopped     the file `stop`: epoch 0" in output and not (run / "stop").exists()
+    output = start(SHORT).communicate()[0]
+    assert "resumed at epoch 0" in output, output
+    assert_undisturbed(config, SHORT)
+
+
+@pytest.mark.slow
+def test_a_finished_run_whose_history_is_lost_writes_it_again(
+    config: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    start(SHORT).communicate()
+    history = config.parent / "runs" / "killed" / "history.json"
+    before = json.loads(history.read_text())
+    history.unlink()
+    job = start(SHORT)
+    output = job.communicate()[0]
+    assert job.returncode == 0 and "epochs      2, best epoch" in output, output
+    after = json.loads(history.read_text())
+    assert after["epochs"] == before["epochs"] and after["finished"]
 
 
 @pytest.mark.slow

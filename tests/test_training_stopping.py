@@ -14,7 +14,7 @@ from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.lifecycle import signals, stopping
 from training.lifecycle.signals import SignalSource
-from training.lifecycle.stopping import is_stop_requested, stop_on_request
+from training.lifecycle.stopping import forget_stop, is_stop_requested, stop_on_request
 
 
 def becomes_true(condition: Callable[[], bool]) -> bool:
@@ -39,16 +39,28 @@ def failing_first(times: int, action: Callable[..., Any], error: Exception) -> C
     return failing
 
 
-def test_sigterm_and_the_end_of_the_minutes_request_a_stop(tmp_path: Path) -> None:
+def test_a_stop_file_of_an_earlier_training_is_forgotten_and_a_later_one_is_kept(
+    tmp_path: Path,
+) -> None:
+    Path(RunPaths(str(tmp_path)).stop).touch()
+    forget_stop(str(tmp_path))
+    assert not is_stop_requested(str(tmp_path))
+    Path(RunPaths(str(tmp_path)).stop).touch()  # while Ray starts
+    with stop_on_request(str(tmp_path)):
+        assert is_stop_requested(str(tmp_path))
+    assert not is_stop_requested(str(tmp_path))
+
+
+def test_a_signal_and_the_end_of_the_minutes_request_a_stop(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
-    before = signal.getsignal(signal.SIGTERM)
-    Path(tmp_path / "run").mkdir()
-    Path(RunPaths(run).stop).touch()  # left by an earlier training
-    with stop_on_request(run) as request:
-        assert not is_stop_requested(run) and not request.reason
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert request.reason == "SIGTERM" and becomes_true(lambda: is_stop_requested(run))
-    assert not is_stop_requested(run) and signal.getsignal(signal.SIGTERM) == before
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        with stop_on_request(run) as request:
+            assert not is_stop_requested(run) and not request.reason and not request.exit_code
+            os.kill(os.getpid(), signum)
+            assert request.reason == signum.name and becomes_true(lambda: is_stop_requested(run))
+        assert request.exit_code == 128 + signum and not is_stop_requested(run)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     with stop_on_request(run, minutes=1e-6) as request:
         assert becomes_true(lambda: is_stop_requested(run))
         assert request.reason == "--minutes 1e-06"

@@ -39,7 +39,8 @@ class Workspace:
         write_raw(folder)
 
     def start(self, *words):
-        command = [sys.executable, "-m", *words]
+        # A child of the test process may inherit an ignored SIGINT.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", *words]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.Popen(
             command,
@@ -74,6 +75,23 @@ class Workspace:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return Workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_sweep_with_its_trials_kept_and_says_how_to_go_on(workspace, signum):
+    name = f"ended-{signum}"
+    job = workspace.start("tuning", workspace.config, f"name={name}", "train.max_epochs=500")
+    while not any(trial["reports"] for trial in workspace.trial_files(name)):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.1)
+    job.send_signal(signum)
+    _, error = job.communicate()
+    assert job.returncode == 128 + signum, error
+    assert "run the same command with --resume to go on" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert workspace.trial_files(name)[0]["state"] == "running"
 
 
 @pytest.mark.slow

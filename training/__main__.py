@@ -1,10 +1,18 @@
 """`python -m training CONFIG`: train the experiment, or continue where it stopped."""
 
-import signal
 import sys
 from collections.abc import Sequence
 
-from mdsrec.command import command_line, experiment_of, experiment_parser, minutes, run_command
+from mdsrec.command import (
+    SAME_COMMAND,
+    WITHOUT_FRESH,
+    command_line,
+    experiment_of,
+    experiment_parser,
+    going_on,
+    minutes,
+    run_command,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,14 +24,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_intermixed_args(argv)
     experiment = experiment_of(arguments)
-    from training.lifecycle.stopping import SIGTERM
     from training.run import fit
 
-    done = fit(experiment, arguments.fresh, arguments.minutes)
-    print(done.summary())
-    print(f"next        {command_line('training' if done.reason else 'evaluation', arguments)}")
-    if done.reason == SIGTERM:
-        sys.exit(128 + signal.SIGTERM)  # the exit code that shells use for a signal
+    with going_on(WITHOUT_FRESH if arguments.fresh else SAME_COMMAND):
+        done = fit(experiment, arguments.fresh, arguments.minutes)
+        print(done.summary())
+        print(f"next        {command_line('training' if done.reason else 'evaluation', arguments)}")
+        if done.exit_code:
+            sys.exit(done.exit_code)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def close(experiment: Experiment) -> None:
 
 
 def _history(experiment: Experiment) -> dict[str, Any]:
-    return files.read_json(RunPaths.of(experiment).history)
+    return RunPaths.of(experiment).read_history()
 
 
 def _num_finished(experiment: Experiment) -> int:

@@ -119,6 +119,8 @@ class TrainingLoop:
 
     def run(self) -> AttemptResult:
         """Train epoch by epoch until the training is finished or a signal ends it."""
+        if self._is_finished():
+            self._restore_history()
         while not self._is_finished():
             signals = self._run_steps()
             if not signals.end:
@@ -128,6 +130,11 @@ class TrainingLoop:
                 restart = signals.leave and not signals.stop
                 return AttemptResult(False, restart, position_text(self.progress), self.is_saved)
         return AttemptResult(finished=True)
+
+    def _restore_history(self) -> None:
+        """Write history.json of a finished run again if it is lost: the checkpoint holds it."""
+        if self.group.rank == 0 and not files.exists(self.paths.history):
+            files.write_bytes(self.paths.history, self._history())
 
     def _is_finished(self) -> bool:
         return self.progress.is_finished(self.experiment)

@@ -4,10 +4,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from signal import SIGTERM
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ray.train import (
     UserCallback,
     WorkerGroupError,
 )
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 
 from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
@@ -38,10 +38,11 @@ from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
 from training.distributed.ray_internals import ShortCoordinatorWarnings
 from training.distributed.ray_session import check_capacity, ray_session, uses_gpu
+from training.distributed.trainer import Trainer
 from training.length import check_can_go_on, close, has_ended, is_closed, reopen
 from training.lifecycle.identity import check_claim, claim
 from training.lifecycle.lease import RunLease, run_lease
-from training.lifecycle.stopping import stop_on_request
+from training.lifecycle.stopping import GRACEFUL, forget_stop, stop_on_request
 from training.loop import AttemptResult, train
 from training.reporting import RayReporter
 from training.tracking import Tracking
@@ -59,6 +60,7 @@ class FitResult:
     trained_now: bool = True
     reason: str = ""
     position: str = ""
+    exit_code: int = 0  # of a signal that stopped it
 
     def summary(self) -> str:
         """Return the result as text for a terminal."""
@@ -121,7 +123,7 @@ def _fit(
                 files.delete_folder(run)
             claim(experiment, fingerprints)
             return FitResult(experiment, validate_untrained(experiment))
-    with run_lease(run, takes_over) as lease, ray_session(graceful=[SIGTERM]):
+    with run_lease(run, takes_over) as lease, _ray_for(run):
         use_gpu = uses_gpu(experiment)
         check_capacity(experiment, use_gpu)
         if fresh:
@@ -144,7 +146,17 @@ def _fit(
     reason = request.reason or "the file `stop`"
     if not result.is_saved:
         reason += ", not saved there (training will continue from the checkpoint before)"
-    return FitResult(experiment, _history(experiment), reason=reason, position=result.position)
+    return FitResult(
+        experiment, _history(experiment), True, reason, result.position, request.exit_code
+    )
+
+
+@contextmanager
+def _ray_for(run: str) -> Iterator[None]:
+    """Use Ray for a training. A stop file made while Ray starts is a request to stop."""
+    forget_stop(run)
+    with ray_session(graceful=GRACEFUL):
+        yield
 
 
 def _trained_before(experiment: Experiment, takes_over: bool) -> FitResult:
@@ -156,7 +168,7 @@ def _trained_before(experiment: Experiment, takes_over: bool) -> FitResult:
     return FitResult(experiment, _history(experiment), trained_now=False)
 
 
-def _run_attempts(new_trainer: Callable[[], TorchTrainer], max_failures: int) -> AttemptResult:
+def _run_attempts(new_trainer: Callable[[], Trainer], max_failures: int) -> AttemptResult:
     """Start attempts until one is finished or stopped. Raise the failure after `max_failures`.
 
     Ray's controller could restart the workers itself. But a controller that is killed while its
@@ -184,7 +196,7 @@ def _run_attempts(new_trainer: Callable[[], TorchTrainer], max_failures: int) ->
         log.info("a worker's node leaves the cluster: starting again from %s", result.position)
 
 
-def _run_attempt(trainer: TorchTrainer) -> AttemptResult:
+def _run_attempt(trainer: Trainer) -> AttemptResult:
     heartbeat.begin("training on the workers")
     try:
         returned = trainer.fit().return_value
@@ -203,13 +215,13 @@ def _input_error(error: Exception) -> InputError | None:
 
 def _new_trainer(
     experiment: Experiment, use_gpu: bool, lease: RunLease, callbacks: Sequence[UserCallback]
-) -> TorchTrainer:
+) -> Trainer:
     config = experiment.train
     # Ray takes the reports of an epoch at its next health check.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # progress bars are printed
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{60 * config.timeout_minutes:g}"
-    return TorchTrainer(
+    return Trainer(
         train_worker,
         train_loop_config={
             "experiment": experiment.resolved(),
@@ -284,4 +296,4 @@ def _check_room(experiment: Experiment) -> None:
 
 
 def _history(experiment: Experiment) -> dict[str, Any]:
-    return files.read_json(RunPaths.of(experiment).history)
+    return RunPaths.of(experiment).read_history()

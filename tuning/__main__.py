@@ -8,6 +8,7 @@ from mdsrec.command import (
     dispatch,
     experiment_of,
     experiment_parser,
+    going_on,
     minutes,
     positive_int,
     run_command,
@@ -35,8 +36,11 @@ def sweep(words: Sequence[str]) -> None:
     from tuning.sweep import Sweep, run_sweep
 
     started = Sweep(arguments.config, arguments.overrides)
-    run_sweep(started, arguments.resume)
-    print(write_results(started))
+    with going_on("the trials so far are kept: run the same command with --resume to go on"):
+        exit_code = run_sweep(started, arguments.resume)
+        print(write_results(started))
+        if exit_code:
+            sys.exit(exit_code)
 
 
 def study(words: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from mdsrec import files
 from mdsrec.command.names import process_of
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
@@ -45,7 +44,7 @@ class RunSpec(NamedTuple):
 
     def history(self) -> dict[str, Any]:
         """Return history.json, or {} before the first epoch has ended."""
-        return files.read_json(self.paths.history)
+        return self.paths.read_history()
 
 
 _running: set[subprocess.Popen[str]] = set()

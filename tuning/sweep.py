@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from signal import SIGTERM
 from typing import Any
 
 import ray
@@ -19,7 +18,7 @@ from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.distributed.ray_session import ray_session
 from training.lifecycle.lease import run_lease
-from training.lifecycle.stopping import stop_on_request
+from training.lifecycle.stopping import GRACEFUL, forget_stop, stop_on_request
 from training.tracking import Tracking, adopt
 from tuning.builder import start_table_builder
 from tuning.capacity import DRIVER_RESOURCES, cluster_machines, max_parallel_trials, trial_size
@@ -113,8 +112,8 @@ class Sweep:
         return len(self.store.ended()) == self.plan.num_trials
 
 
-def run_sweep(sweep: Sweep, resume: bool) -> None:
-    """Run the remaining trials of the sweep, until `tune.hours` are over.
+def run_sweep(sweep: Sweep, resume: bool) -> int:
+    """Run the remaining trials of the sweep, until `tune.hours` are over -> exit code of a signal.
 
     With `resume`, the trials that failed in earlier calls are tried again, once each. Raises
     InputError, before any table is built, if the cluster has no room for one trial.
@@ -123,8 +122,9 @@ def run_sweep(sweep: Sweep, resume: bool) -> None:
     files.check_root(sweep.experiment.root)
     sweep.claim_name(resume)
     if sweep.is_done and not (resume and sweep.store.failed()):
-        return
-    with run_lease(sweep.uri), ray_session(False, [SIGTERM]):
+        return 0
+    forget_stop(sweep.uri)
+    with run_lease(sweep.uri), ray_session(False, GRACEFUL):
         size = trial_size(sweep.experiment)
         limit = sweep.tune.concurrent or sweep.plan.num_trials
         parallel = max_parallel_trials(size, cluster_machines(), limit)
@@ -135,8 +135,9 @@ def run_sweep(sweep: Sweep, resume: bool) -> None:
         builder = start_table_builder(sweep.uri)
         build_listed_tables(sweep, builder)
         track_sweep(sweep)
-        _run_trials(sweep, builder, parallel)
+        exit_code = _run_trials(sweep, builder, parallel)
         track_sweep(sweep)
+    return exit_code
 
 
 def track_sweep(sweep: Sweep) -> None:
@@ -172,7 +173,8 @@ def build_listed_tables(sweep: Sweep, builder: Any) -> None:
     log.info(f"built {names}" if names else "all tables were already built")
 
 
-def _run_trials(sweep: Sweep, builder: Any, parallel: int) -> None:
+def _run_trials(sweep: Sweep, builder: Any, parallel: int) -> int:
+    """Run the trials that are left; return the exit code of a signal that stopped them, or 0."""
     scheduler = None
     if sweep.tune.scheduler == "asha":
         epochs = sweep.experiment.train.max_epochs
@@ -182,10 +184,11 @@ def _run_trials(sweep: Sweep, builder: Any, parallel: int) -> None:
         log.info(f"ASHA compares trials after epochs {rungs}")
     searcher = PlanSearcher(sweep.plan, sweep.store, partial(trial_config, sweep, builder))
     if not searcher.num_left:
-        return
+        return 0
     display = SweepDisplay(sweep.store, sweep.plan.num_trials)
     recorder = TrialRecorder(sweep.store, scheduler, sweep.experiments_of, display.update)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the trials save, as at SIGTERM
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output prints a table even with verbose = 0
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns about the disabled loggers
     tuner = tune.Tuner(
@@ -208,9 +211,10 @@ def _run_trials(sweep: Sweep, builder: Any, parallel: int) -> None:
         ),
     )
     hours = sweep.tune.hours
-    with stop_on_request(sweep.uri, hours and 60 * hours), display:
+    with stop_on_request(sweep.uri, hours and 60 * hours) as request, display:
         tuner.fit()
     recorder.delete_checkpoints()
+    return request.exit_code
 
 
 def _trial_name(trial: Any) -> str:

@@ -15,7 +15,6 @@ from pyarrow import fs
 
 from mdsrec import files
 from mdsrec.config import Experiment
-from mdsrec.errors import InputError
 
 METRIC = "ndcg@10"  # on the validation events; trials are compared by it
 REPORTED = (METRIC, "recall@10")
@@ -165,10 +164,19 @@ def _read_trials(uri: str) -> Iterator[Trial]:
     for info in sorted(found, key=lambda info: str(info.base_name)):
         if info.extension == "json":
             content = files.read_bytes(files.join(uri, info.base_name)) or b""
-            try:
-                yield Trial(**json.loads(content))
-            except (ValueError, TypeError) as error:
-                raise InputError(
-                    f"{uri}/{info.base_name}: damaged ({files.first_line(error)}): delete it, and "
-                    "the sweep runs that trial again"
-                ) from None
+            yield _trial_of(content, files.join(uri, info.base_name))
+
+
+def _trial_of(content: bytes, uri: str) -> Trial:
+    remedy = "delete it, and the sweep runs that trial again"
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise files.damaged_json(uri, error, remedy) from None
+    trial = files.checked_fields(Trial, fields, uri, remedy)
+    wanted = {"order", "epoch", METRIC}
+    if not all(wanted <= each.keys() for each in trial.reports):
+        raise files.damaged_json(uri, f"a report without {', '.join(sorted(wanted))}", remedy)
+    if not all({"run", METRIC, "epochs", "seconds"} <= each.keys() for each in trial.outcomes):
+        raise files.damaged_json(uri, "an outcome without its metrics", remedy)
+    return trial

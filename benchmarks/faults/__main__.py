@@ -14,6 +14,8 @@ PROG = "benchmarks.faults"
 MODULES: dict[str, str] = {
     "jobs": "benchmarks.faults.jobs",
     "kills": "benchmarks.faults.kills",
+    "configs": "benchmarks.faults.configurations",
+    "disk": "benchmarks.faults.disk",
 }
 
 

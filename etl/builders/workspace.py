@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
+from etl.builders.leftovers import CHECKPOINTS
 from etl.catalogue.content_hashes import ContentHashes
 from etl.graph.unit_vectors import SmoothedVectors
 from etl.recipes import RawInputs, raw_inputs, recipes
@@ -32,7 +33,7 @@ class Workspace:
         self.recipes: dict[str, Recipe] = recipes(experiment, self.inputs)
         self.hashes = ContentHashes(experiment.root)
         self._given_spark = spark
-        self._checkpoints = self.uri(f".checkpoints-{uuid.uuid4().hex}")
+        self._checkpoints = self.uri(f"{CHECKPOINTS}{uuid.uuid4().hex}")
 
     @cached_property
     def spark(self) -> SparkSession:

@@ -4,7 +4,9 @@
 with `parent_asin` and times in milliseconds. Times keep the unit of the edition.
 """
 
-from pyspark.sql import DataFrame
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from etl.catalogue.literals import load_json, load_literal
 from etl.catalogue.metadata import metadata_fields, replace_surrogates
@@ -17,6 +19,9 @@ from etl.catalogue.parsing import (
     type_name,
 )
 from mdsrec.schema import INTERACTIONS, METADATA
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 YEAR_2100 = 4_102_444_800  # seconds since 1970
 USER = {"2014": "reviewerID", "2018": "reviewerID", "2023": "user_id"}

@@ -1,10 +1,14 @@
 """Rows of the raw input: each gives a record, or a reason why it has none."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+
+if TYPE_CHECKING:  # the parsers are tested without Spark too
+    from pyspark.sql import DataFrame
 
 Record = dict[str, Any]
 RecordOf = Callable[[Record], Record]

@@ -1,33 +1,34 @@
 """Raw files as a DataFrame of numbered lines. (file, line) is the input order."""
 
 import codecs
-import gzip
-import io
 import logging
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, cast
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 from pyspark.sql import DataFrame, SparkSession
 
+from etl.catalogue import compression
+from etl.catalogue.compression import STREAM_ERRORS, open_stream, unreadable
 from etl.spark.sizing import uncompressed_bytes
 from mdsrec.errors import InputError, near_file
 from mdsrec.files import file_system, join
 
 log = logging.getLogger("etl")
 
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-GZIP_MAGIC = b"\x1f\x8b"
+SUFFIXES = tuple(kind + packed for packed in compression.SUFFIXES for kind in (".json", ".jsonl"))
+SHOWN_NAMES = 5  # of files that are not read
 BATCH_BYTES = 8 << 20
 MAX_READERS = 8  # of one file: each decompresses all of it
 SHARE_BYTES = 4 << 30  # of decompressed lines
 LINES_PER_RUN = 1024
 LONGEST_LINE = 1 << 30  # bytes, with its end; Arrow and Spark count those of a batch in 31 bits
+OWN_NAMES = ("_SUCCESS", "_committed_", "_started_")  # that Spark writes beside its files
 SHARES = "task int, file int, uri string, share int, shares int"
 RAW_LINES = "file int, line long, raw binary"
 
@@ -91,15 +92,6 @@ def shares_of(file: RawFile, num_files: int, num_cores: int) -> int:
     return min(MAX_READERS, max(by_cores, by_size))
 
 
-def open_stream(uri: str) -> IO[bytes]:
-    """Open a file and decompress it if it starts with gzip's magic number, whatever its name."""
-    filesystem, path = file_system(uri)
-    stream = io.BufferedReader(filesystem.open_input_stream(path, compression=None), 1 << 20)
-    if stream.peek(2)[:2] == GZIP_MAGIC:
-        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
-    return stream
-
-
 def numbered_lines(uri: str) -> Iterator[tuple[int, bytes]]:
     """Yield (number from 1, line without its end).
 
@@ -117,12 +109,8 @@ def numbered_lines(uri: str) -> Iterator[tuple[int, bytes]]:
                     )
                 text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 yield number, text.rstrip(b"\r\n")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{uri}: truncated or corrupt gzip after line {number} ({error}): fetch the file again"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{uri}: cannot be read after line {number}: {error}") from None
+    except STREAM_ERRORS as error:
+        raise unreadable(uri, error, f" after line {number}") from None
     if number == 0:
         raise InputError(f"{uri}: the file is empty")
 
@@ -190,10 +178,35 @@ def _files_of_folder(
     ]
     if not found:
         raise InputError(f"{uri}: no file in this folder ends in {' or '.join(suffixes)}")
-    if skipped := len(shown) - len(found):
-        log.info("%s: skipped %d folders or files of other suffixes in it", uri, skipped)
+    if left := [*_not_read(infos, suffixes), *_broken_links(filesystem, path, infos)]:
+        more = f", and {len(left) - SHOWN_NAMES} more" if len(left) > SHOWN_NAMES else ""
+        log.warning("%s: not read: %s%s", uri, ", ".join(left[:SHOWN_NAMES]), more)
     found.sort(key=lambda info: info.base_name)
     return [_raw_file(join(uri, info.base_name), info) for info in found]
+
+
+def _not_read(infos: Sequence[Any], suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Yield the name of each entry that is left out, and why; not those of other programs' own."""
+    for info in sorted(infos, key=lambda info: str(info.base_name)):
+        name = info.base_name
+        if name.startswith(OWN_NAMES) or name.endswith(".crc"):
+            continue
+        if is_hidden(name):
+            yield f"{name} (hidden)"
+        elif info.type == fs.FileType.Directory:
+            yield f"{name}/ (a folder)"
+        elif info.type != fs.FileType.File:
+            yield f"{name} (not a file)"
+        elif not name.lower().endswith(suffixes):
+            yield f"{name} (another suffix)"
+
+
+def _broken_links(filesystem: Any, path: str, infos: Sequence[Any]) -> Iterator[str]:
+    """Yield the links to nowhere, which a local listing leaves out."""
+    if filesystem.type_name == "local":
+        listed = {info.base_name for info in infos}
+        names = sorted(entry.name for entry in Path(path).iterdir() if entry.name not in listed)
+        yield from (f"{name} (a broken link)" for name in names)
 
 
 def _raw_file(uri: str, info: Any) -> RawFile:

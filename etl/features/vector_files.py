@@ -1,7 +1,5 @@
 """The user's files of vectors: Parquet, .npy, and the publisher's binary image features."""
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
-from etl.catalogue.raw import open_stream, raw_files
+from etl.catalogue.compression import STREAM_ERRORS, open_stream, unreadable
+from etl.catalogue.raw import raw_files
 from etl.features.vector_blocks import VectorBatch
 from etl.features.vector_columns import check_columns, id_column, id_labels, vector_lists
 from etl.spark.blocks import block_size
@@ -149,11 +148,8 @@ class BinaryVectors:
                     if len(content) % RECORD.itemsize:
                         _check_size(self.uri, size)
                     yield content
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(
-                f"{self.uri}: truncated or corrupt gzip after {size} bytes ({error}): "
-                "fetch the file again"
-            ) from None
+        except STREAM_ERRORS as error:
+            raise unreadable(self.uri, error, f" after {size} bytes") from None
 
     def _batch(self, records: npt.NDArray[np.void]) -> VectorBatch:
         asins = [asin.strip() for asin in records["asin"].tolist()]

@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-# A failed task is raised as an exception, so its copy in the log is switched off.
+# A failed task is raised as an exception, so its copy in the log is switched off, as are traces.
 LOG4J = """
 rootLogger.level = error
 rootLogger.appenderRef.stderr.ref = console
@@ -15,6 +15,7 @@ appender.console.name = console
 appender.console.target = SYSTEM_ERR
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss} spark: %m%n
+appender.console.layout.alwaysWriteExceptions = false
 logger.1.name = org.apache.spark.executor
 logger.1.level = off
 logger.2.name = org.apache.spark.scheduler.TaskSetManager

@@ -6,11 +6,9 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyarrow import RecordBatch
@@ -19,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from etl.spark.java import java_home
 from etl.spark.log import write_log_rules
+from etl.spark.scratch import scratch_folder
 from etl.spark.sizing import (
     DRIVER_MEMORY,
     MIB,
@@ -111,7 +110,7 @@ def _end_at_sigint_as_at_sigterm() -> None:
 def _send_packages(spark: SparkSession) -> None:
     """Send this program's packages to the executors and check that one can import them."""
     if SOURCE.is_dir():  # otherwise this program runs from the zip that spark-submit has sent
-        spark.sparkContext.addPyFile(str(zip_packages(_new_folder() / "mdsrec.zip")))
+        spark.sparkContext.addPyFile(str(zip_packages(scratch_folder() / "mdsrec.zip")))
     with unwrap_worker_errors():
         spark.range(1, numPartitions=1).mapInArrow(_import_required, "id long").collect()
 
@@ -190,9 +189,11 @@ def unwrap_worker_errors() -> Iterator[None]:
 
 
 def _base_settings(local: bool) -> dict[str, str]:
-    rules = write_log_rules(_new_folder() / "log4j2.properties")
+    scratch = scratch_folder()
+    rules = write_log_rules(scratch / "log4j2.properties")
+    java = f'-Dlog4j2.configurationFile={rules.as_uri()} "-Djava.io.tmpdir={scratch}"'
     settings = {
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={rules.as_uri()}",
+        "spark.driver.extraJavaOptions": java,
         "spark.executorEnv.PYTHONSAFEPATH": "1",  # no worker takes a folder named etl for ours
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",  # etl/spark/progress.py draws one line for all
@@ -209,7 +210,3 @@ def _base_settings(local: bool) -> dict[str, str]:
             "spark.shuffle.compress": "false",
         }
     return settings
-
-
-def _new_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="mdsrec-"))

@@ -12,6 +12,7 @@ from mdsrec.config import SparkConfig
 from mdsrec.errors import InputError
 
 MIB = 1 << 20
+COMPRESSED = (".gz", ".bz2", ".zst")
 GZIP_RATIO = 5  # of the Amazon files
 BASE_MEMORY, MEMORY_PER_CORE = 1024 * MIB, 512 * MIB
 MIN_MEMORY = 512 * MIB  # Spark does not start with less than 450
@@ -82,7 +83,7 @@ def parse_bytes(text: str) -> int:
 
 def uncompressed_bytes(uri: str, size: int) -> int:
     """Return the approximate size of a file after decompression."""
-    return size * GZIP_RATIO if uri.endswith(".gz") else size
+    return size * GZIP_RATIO if uri.endswith(COMPRESSED) else size
 
 
 def is_local(master: str) -> bool:

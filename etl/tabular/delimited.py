@@ -2,10 +2,8 @@
 
 import codecs
 import csv
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from etl.catalogue.compression import STREAM_ERRORS, open_stream, unreadable
 from etl.catalogue.parsing import BLANK
-from etl.catalogue.raw import open_stream
 from mdsrec.errors import InputError
 from mdsrec.files import first_line, likely_separators
 
@@ -93,12 +91,9 @@ def read_csv(file: CsvFile, wanted: Sequence[str]) -> Iterator[CsvRow]:
                 ends_in = batch.column(len(labels) - 1)[-1].as_py() if batch.num_rows else b""
         for number in sorted(misfits):
             yield _misfit(last := misfits[number])
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{file.uri}: truncated or corrupt gzip after row {number} ({error}): fetch the file "
-            "again"
-        ) from None
-    except (OSError, pa.ArrowException) as error:
+    except STREAM_ERRORS as error:
+        if not isinstance(error, pa.ArrowInvalid):
+            raise unreadable(file.uri, error, f" after row {number}") from None
         raise InputError(
             f"{file.uri}: not CSV after row {number} ({first_line(error)}): is a quote never "
             "closed, or a row longer than 16 MiB or not UTF-8?"
@@ -164,12 +159,8 @@ def _read_head(uri: str) -> bytes:
     try:
         with open_stream(uri) as stream:
             return stream.read(HEAD_BYTES)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{uri}: truncated or corrupt gzip ({error}): fetch the file again"
-        ) from None
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri}: cannot be read: {first_line(error)}") from None
+    except STREAM_ERRORS as error:
+        raise unreadable(uri, error) from None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 import pyarrow as pa
 from pyarrow import fs
 
+from etl.catalogue import compression
 from etl.catalogue.raw import RawFile, is_hidden, raw_files, utf8_names
 from mdsrec.config import InputConfig
 from mdsrec.errors import InputError
@@ -18,7 +19,10 @@ KINDS = {
     **dict.fromkeys((".parquet", ".pq"), PARQUET),
 }
 SUFFIXES = tuple(
-    s + gz for s, kind in KINDS.items() for gz in ("", ".gz") if gz == "" or kind != PARQUET
+    suffix + packed
+    for suffix, kind in KINDS.items()
+    for packed in compression.SUFFIXES
+    if not packed or kind != PARQUET
 )
 WILD = "*?["
 
@@ -27,7 +31,7 @@ def kind_of(uri: str) -> str:
     """Return the kind of a file by its suffix: CSV, JSON lines or Parquet."""
     name = uri.partition("?")[0] if "://" in uri else uri
     for suffix, kind in KINDS.items():
-        if name.lower().removesuffix(".gz").endswith(suffix):
+        if compression.without_compression(name).endswith(suffix):
             return kind
     raise InputError(f"{uri}: its name ends in none of {', '.join(KINDS)}: rename the file")
 

@@ -16,6 +16,8 @@ POPULARITY = "popularity"  # the channel that ranks items by their number of tra
 ITEMKNN = "itemknn"  # the channel that ranks items by co-occurrence with the user's history
 BASELINES = (POPULARITY, ITEMKNN)
 
+REMEDY = "evaluate the run again"
+
 Means = dict[str, float]  # by metric
 
 KEYS = (  # in the order of the file
@@ -88,11 +90,12 @@ class RunMetrics(RankMetrics):
         if content is None:
             raise InputError(f"{uri}: no such file: run `mdsrec evaluate CONFIG`")
         try:
-            return cls._from_json(json.loads(content))
+            fields = cls._fields(json.loads(content))
         except KeyError as error:
-            raise InputError(f"{uri}: damaged (no {error}): evaluate the run again") from None
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{uri}: damaged ({error}): evaluate the run again") from None
+            raise files.damaged_json(uri, f"no {error}", REMEDY) from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise files.damaged_json(uri, error, REMEDY) from None
+        return files.checked_fields(cls, fields, uri, REMEDY)
 
     def write(self, uri: str) -> None:
         found = asdict(self)
@@ -101,20 +104,13 @@ class RunMetrics(RankMetrics):
         content["curve"] = {"n": self.curve.n, **self.curve.recall}
         files.write_json(uri, content)
 
-    @classmethod
-    def _from_json(cls, content: Mapping[str, Any]) -> Self:
+    @staticmethod
+    def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
         found = {key: content[key] for key in KEYS if key in content or key not in OPTIONAL}
         curves = dict(found["curve"])
-        found["curve"] = Curve(curves.pop("n"), curves)
-        found["lists"] = ListMetrics(**found["lists"]) if found.get("lists") else None
-        found["slices"] = {
-            split: {
-                slicing: {name: SliceMetrics(**each) for name, each in slices.items()}
-                for slicing, slices in slicings.items()
-            }
-            for split, slicings in found["slices"].items()
-        }
-        return cls(**found)
+        found["curve"] = {"n": curves.pop("n"), "recall": curves}
+        found["lists"] = found.get("lists") or None
+        return found
 
 
 def baselines_of(runs: Iterable[RunMetrics]) -> dict[str, RunMetrics]:

@@ -46,17 +46,14 @@ def read_export(folder: str) -> tuple[ExportManifest, dict[str, bytes]]:
     InputError if the version is another one, or a file is missing or was changed.
     """
     uri = f"{folder}/{MANIFEST}"
-    try:
-        stored = dict(files.read_json(uri))
-        version = stored.get("version", VERSION)
-        manifest = ExportManifest(**stored) if version == VERSION else None
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{uri}: damaged ({files.first_line(error)}): export again") from None
-    if manifest is None:  # of another version, which may have other keys
+    stored = files.read_json(uri)
+    version = stored.get("version", VERSION)
+    if version != VERSION:  # it may have other keys
         raise InputError(
             f"{folder}: exported as version {version}, this program reads {VERSION}: "
             "export the run again"
         )
+    manifest = files.checked_fields(ExportManifest, stored, uri, "export the run again")
     contents = {}
     for name, sha256 in manifest.sha256.items():
         content = files.read_bytes(f"{folder}/{name}")

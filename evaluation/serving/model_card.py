@@ -33,7 +33,7 @@ def model_card(experiment: Experiment, trained: Trained, first_id: str) -> str:
     `first_id` is an item of the example.
     """
     paths = RunPaths.of(experiment)
-    history = files.read_json(paths.history)
+    history = paths.read_history()
     inputs = model_inputs(trained)
     weights = ", ".join(f"{name} {weight:.3g}" for name, weight in trained.weight_of.items())
     made = [f"{key} {history[key]}" for key in ("version", "date") if key in history]

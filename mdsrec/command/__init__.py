@@ -2,6 +2,8 @@
 
 from mdsrec.command.names import spelled
 from mdsrec.command.stage import (
+    SAME_COMMAND,
+    WITHOUT_FRESH,
     Command,
     DistinctValues,
     add_experiment,
@@ -9,6 +11,7 @@ from mdsrec.command.stage import (
     dispatch,
     experiment_of,
     experiment_parser,
+    going_on,
     minutes,
     path,
     positive_int,
@@ -17,6 +20,8 @@ from mdsrec.command.stage import (
 )
 
 __all__ = [
+    "SAME_COMMAND",
+    "WITHOUT_FRESH",
     "Command",
     "DistinctValues",
     "add_experiment",
@@ -24,6 +29,7 @@ __all__ = [
     "dispatch",
     "experiment_of",
     "experiment_parser",
+    "going_on",
     "minutes",
     "path",
     "positive_int",

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from mdsrec.errors import InputError
 
-FORMAT_KEY = "MDSREC_LOG_FORMAT"
+FORMAT_KEY, LEVEL_KEY = "MDSREC_LOG_FORMAT", "MDSREC_LOG"
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class JsonLines(logging.Formatter):
@@ -62,8 +63,16 @@ def configure_logging(run: str = "", rank: int | None = None) -> None:
     formatter = (
         logging.Formatter(f"{head}: %(message)s") if wanted == "text" else JsonLines(context)
     )
-    logging.basicConfig(level=os.environ.get("MDSREC_LOG", "INFO"), handlers=[LineHandler()])
+    logging.basicConfig(level=_level(), handlers=[LineHandler()])
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):  # leaves Ray's log files as they are
             # In a worker, Ray's handler forwards lines to a plain one.
             getattr(handler, "plain_handler", handler).setFormatter(formatter)
+
+
+def _level() -> str:
+    """Return the lowest level of lines, in any spelling. InputError for an unknown one."""
+    wanted = os.environ.get(LEVEL_KEY, "") or "INFO"
+    if wanted.upper() not in LEVELS:
+        raise InputError(f"{LEVEL_KEY} = {wanted}: unknown level; set it to one of {LEVELS}")
+    return wanted.upper()

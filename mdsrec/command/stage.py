@@ -2,29 +2,38 @@
 
 import argparse
 import difflib
+import logging
 import os
 import re
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mdsrec import __version__
+from mdsrec.command.failures import outside_cause, own_mistake
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.command.logs import configure_logging
 from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
-from mdsrec.config.section import absolute, distinct, listed
+from mdsrec.config.section import LONGEST_MINUTES, absolute, distinct, listed
 from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
 from mdsrec.packages import use_own_packages
 
+log = logging.getLogger("mdsrec")
+
 Command = Callable[[Sequence[str]], None]
 
+SAME_COMMAND = "what is finished is kept: run the same command again to go on"
+WITHOUT_FRESH = "what is finished is kept: run the same command without --fresh to go on"
+SIGNAL_CODES = {128 + signum: signum for signum in (signal.SIGINT, signal.SIGTERM)}
 OVERRIDES_HELP = "dotted keys that override the file, as in optim.lr=3e-4, or a file laid over it"
 
 
@@ -106,8 +115,8 @@ def positive_int(text: str) -> int:
 
 def minutes(text: str) -> float:
     """Parse an option that limits the time."""
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text} must be positive")
+    if not 0 < float(text) <= LONGEST_MINUTES:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0, and {LONGEST_MINUTES} at most")
     return float(text)
 
 
@@ -146,34 +155,71 @@ def dispatch(argv: Sequence[str] | None, commands: Mapping[str, Command], defaul
         default(words)
 
 
-class EndedBySignal(SystemExit):
-    """The process received a signal for which its stage has no handler of its own."""
-
-
 def _end(signum: int, _frame: object) -> NoReturn:
-    raise EndedBySignal(128 + signum)
+    raise SystemExit(128 + signum)
 
 
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:
     """Run `body` on the command line and return the exit code.
 
-    A mistake of the user (InputError) is printed as one line, and the exit code is 2.
+    A mistake of the user (InputError), and what the outside does (a full disk), is printed as one
+    line, and the exit code is 2. After a signal the line says how to go on. Only a mistake of this
+    program has a traceback.
     """
-    use_own_packages()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)
     try:
+        use_own_packages()
         configure_logging()
         with heartbeat.beating(stage):
             body(None)
         sys.stdout.flush()
-    except InputError as error:
-        print(f"{stage}: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, EndedBySignal) as ended:
-        is_term = isinstance(ended, EndedBySignal) and ended.code == 128 + signal.SIGTERM
-        print(f"{stage}: {'terminated' if is_term else 'interrupted'}", file=sys.stderr)
-        return 128 + (signal.SIGTERM if is_term else signal.SIGINT)
+    except SystemExit as ended:
+        return _exit_code(stage, ended)
+    except KeyboardInterrupt as ended:
+        return _after_signal(stage, signal.SIGINT, ended)
     except BrokenPipeError:  # the reader of our output, as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        return _failed(stage, error)
     return 0
+
+
+@contextmanager
+def going_on(with_words: str) -> Iterator[None]:
+    """Say at a signal how to go on, where the same command would not: `with_words`."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as ended:
+        ended.add_note(with_words)
+        raise
+
+
+def _exit_code(stage: str, ended: SystemExit) -> int:
+    """Return the code of an exit, and print a line if a signal was its reason."""
+    if ended.code in SIGNAL_CODES:
+        return _after_signal(stage, SIGNAL_CODES[ended.code], ended)
+    if isinstance(ended.code, str):
+        print(ended.code, file=sys.stderr)
+        return 1
+    return ended.code or 0
+
+
+def _after_signal(stage: str, signum: signal.Signals, ended: BaseException) -> int:
+    what = "terminated" if signum == signal.SIGTERM else "interrupted"
+    notes = getattr(ended, "__notes__", [SAME_COMMAND])
+    print(f"{stage}: {what}: {notes[-1]}", file=sys.stderr)
+    return 128 + signum
+
+
+def _failed(stage: str, error: Exception) -> int:
+    """Print a failure, and return its exit code: 2, or 1 if it is a mistake of this program."""
+    line = outside_cause(error)
+    if line is None:
+        traceback.print_exception(error)
+        print(f"{stage}: {own_mistake()}", file=sys.stderr)
+        return 1
+    if not isinstance(error, InputError):
+        log.debug("%s failed", stage, exc_info=error)
+    print(f"{stage}: {' '.join(line.splitlines())}", file=sys.stderr)
+    return 2

@@ -109,7 +109,7 @@ class FeatureConfig(Section):
     """Source of images: a folder of files named ITEM_ID.jpg (.png, ...), or `url` for the address
     that each item has in the metadata, or the address or path in `input.columns.image`.
     """
-    timeout: NotIdentity[PositiveFloat] = 10.0
+    timeout: NotIdentity[Annotated[PositiveFloat, Field(le=86_400)]] = 10.0
     """Seconds to wait for one image download."""
     retries: NotIdentity[Count] = 2
     """Further attempts of a failed download."""

@@ -25,7 +25,7 @@ RESERVED_MODALITIES = ("id", "fused", *RESERVED_CHANNELS)
 class Experiment(Section):
     """A whole TOML file."""
 
-    name: Text = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Text = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """Name of the run. Its files are written to `<root>/runs/NAME/`."""
     root: NotIdentity[PathOrUri]
     """Folder or URI that holds everything: tables below `dataset/`, runs below `runs/`."""

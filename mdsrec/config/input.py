@@ -90,7 +90,7 @@ class InputConfig(Section):
     edition: Annotated[Literal["2014", "2018", "2023"] | None, BeforeValidator(spark_text)] = None
     """Edition of the Amazon reviews, which decides the format of the raw files."""
     reviews: Distinct[PathOrUri] = ()
-    """Files or folders of Amazon reviews, plain or .gz, as paths or URIs."""
+    """Files or folders of Amazon reviews, plain, .gz, .bz2 or .zst, as paths or URIs."""
     metadata: Distinct[PathOrUri] = ()
     """Files or folders of Amazon metadata; without them items have no title and no text."""
     source: str | None = None

@@ -93,9 +93,18 @@ def _read_file(path: str | Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         line = _line_of(error, text)
         raise InputError(f"{path}: not a readable TOML file: {error}{line}") from None
-    except OSError as error:
-        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:  # as a number of 5,000 digits
+        raise InputError(f"{path}: not a readable TOML file: {_limit(error)}") from None
     return content
+
+
+def _limit(error: BaseException) -> str:
+    """Return which limit of Python a file exceeds, or else what the system said."""
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
+    if isinstance(error, ValueError) and "digits" in str(error):
+        return "a number has too many digits"
+    return str(error)
 
 
 def _line_of(error: tomllib.TOMLDecodeError, text: str) -> str:
@@ -186,3 +195,5 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the value of an override: {_limit(error)}") from None

@@ -16,6 +16,8 @@ from mdsrec.config.section import Section, listed
 from mdsrec.config.tune import Domain
 from mdsrec.credentials import without_secret
 
+LONGEST_VALUE = 200  # characters of a value that a message repeats
+
 EXPECTED = {  # messages by pydantic's error type, with the values of its context
     "dict_type": "expected a section of keys",
     "model_type": "expected a section of keys",
@@ -67,8 +69,17 @@ def explanation(error: ValidationError, content: Mapping[str, Any]) -> str:
     message = expectation(first)
     if first["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    found = json.dumps(first["input"], default=str, ensure_ascii=False)
+    found = _shown(first["input"])
     return f"{without_secret(f'{dotted} = {found}')}: {message}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as JSON, or its beginning if it is long."""
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # a number of more digits than Python prints
+        return "..."
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def location_of(error: ValidationError) -> tuple[str | int, ...]:

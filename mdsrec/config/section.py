@@ -15,6 +15,8 @@ Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+LONGEST_MINUTES = 5_256_000  # ten years; timers overflow beyond some hundred
+Minutes = Annotated[float, Field(strict=True, gt=0, le=LONGEST_MINUTES, allow_inf_nan=False)]
 NOT_IDENTITY: Final = "not part of a run's identity"
 T = TypeVar("T")
 NotIdentity = Annotated[T, NOT_IDENTITY]
@@ -65,6 +67,10 @@ def absolute(path: str) -> str:
     if not path.strip():
         raise ValueError("the path is empty")
     refuse_credentials(path)
+    if "\0" in path:
+        raise ValueError("the path holds a NUL character: remove it")
+    if path != path.encode("utf-8", "replace").decode():
+        raise ValueError("the path is not UTF-8: rename the file or folder")
     try:
         return path if "://" in path else str(Path(path).expanduser().absolute())
     except RuntimeError:

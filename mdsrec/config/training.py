@@ -9,6 +9,7 @@ from mdsrec.config.section import (
     Distinct,
     Flag,
     Later,
+    Minutes,
     NonNegativeFloat,
     NotIdentity,
     PathOrUri,
@@ -102,9 +103,9 @@ class TrainConfig(Section):
     """bf16 multiplies matrices in bfloat16; weights and Adam's state remain float32."""
     max_failures: NotIdentity[Count] = 3
     """Most restarts after a lost worker; training ends at the next loss."""
-    timeout_minutes: NotIdentity[PositiveFloat] = 10.0
+    timeout_minutes: NotIdentity[Minutes] = 10.0
     """Minutes that a worker waits for the others before the attempt fails and is restarted."""
-    checkpoint_minutes: NotIdentity[PositiveFloat] = 30.0
+    checkpoint_minutes: NotIdentity[Minutes] = 30.0
     """Minutes between checkpoints inside an epoch. Every epoch ends with a checkpoint."""
     tracking: NotIdentity[Literal["mlflow", "wandb"] | None] = None
     """Tracker that gets the parameters and metrics of the run: MLflow or Weights & Biases."""

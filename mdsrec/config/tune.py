@@ -5,7 +5,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mdsrec.config.section import Distinct, Positive, PositiveFloat, Section, listed
+from mdsrec.config.section import (
+    LONGEST_MINUTES,
+    Distinct,
+    Positive,
+    PositiveFloat,
+    Section,
+    listed,
+)
 
 Numbers = tuple[float, float]
 
@@ -91,7 +98,7 @@ class TuneConfig(Section):
     """Draws of the keys that are not a grid; the grid searcher ignores it."""
     seeds: Positive = 1
     """Seeds per trial, from `seed` upwards. The metric of a trial is their mean."""
-    hours: PositiveFloat | None = None
+    hours: Annotated[PositiveFloat, Field(le=LONGEST_MINUTES / 60)] | None = None
     """Longest duration of one call; `--resume` continues the sweep."""
     concurrent: Positive | None = None
     """Most trials in parallel. Unset means as many as the cluster can hold."""

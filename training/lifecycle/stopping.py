@@ -1,8 +1,8 @@
 """Stop requests, on the side of the driver and of users.
 
 A stop request is a file in the run folder, because all nodes share that folder. The driver writes
-it on SIGTERM and at the end of `--minutes`; a user can write it with `touch <run>/stop`. Rank 0
-watches for it (see `signals.py`).
+it on SIGTERM, on SIGINT (Ctrl-C) and at the end of `--minutes`; a user can write it with
+`touch <run>/stop`. Rank 0 watches for it (see `signals.py`).
 """
 
 import logging
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from pyarrow import fs
 
@@ -22,31 +21,37 @@ from mdsrec.run_paths import RunPaths
 
 log = logging.getLogger("training")
 
-SIGTERM = "SIGTERM"  # a reason
+GRACEFUL = (signal.SIGTERM, signal.SIGINT)  # at the first one the workers save
 RETRY_SECONDS = 1.0  # between two attempts to write the stop file
 DUPLICATE_SECONDS = 1.0  # a second SIGTERM this soon is the first one, forwarded by the parent
 
 
 @dataclass
 class StopRequest:
-    """The reason why the driver requested a stop; empty if it did not."""
+    """The reason why the driver requested a stop; empty if it did not. 0 if it was no signal."""
 
     reason: str = ""
+    signum: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code that shells use for the signal, 0 without one."""
+        return 128 + self.signum if self.signum else 0
 
 
 @contextmanager
 def stop_on_request(run: str, minutes: float | None = None) -> Iterator[StopRequest]:
-    """Stop the training of `run` at the first SIGTERM and after so many minutes.
+    """Stop the training of `run` at the first of GRACEFUL signals and after so many minutes.
 
-    Both write the stop file; the workers then save and end. A second SIGTERM gets the handler that
-    was installed before. A stop file of an earlier training is deleted.
+    Both write the stop file; the workers then save and end. A second signal gets the handler that
+    was installed before. A stop file that is there already is a request too: delete that of an
+    earlier training with `forget_stop` before anything that takes long.
     """
     request = StopRequest()
-    _delete_stop_file(run)
 
-    def stop(reason: str) -> None:
+    def stop(reason: str, signum: int = 0) -> None:
         if not request.reason:
-            request.reason = reason
+            request.reason, request.signum = reason, signum
             log.info("%s: requesting the workers to save and stop", reason)
             threading.Thread(target=_write_stop_file, args=(run,), name="stop", daemon=True).start()
 
@@ -55,34 +60,38 @@ def stop_on_request(run: str, minutes: float | None = None) -> Iterator[StopRequ
     if minutes is not None:
         timer.start()
     try:
-        with _on_first_sigterm(lambda: stop(SIGTERM)):
+        with _on_first_signal(lambda signum: stop(signal.Signals(signum).name, signum)):
             yield request
     finally:
         timer.cancel()
-        _delete_stop_file(run)
+        forget_stop(run)
 
 
 @contextmanager
-def _on_first_sigterm(action: Callable[[], None]) -> Iterator[None]:
+def _on_first_signal(action: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # cannot install a handler
         yield
         return
-    previous, first_time = signal.getsignal(signal.SIGTERM), 0.0
+    previous = {int(signum): signal.getsignal(signum) for signum in GRACEFUL}
+    first_time = 0.0
 
-    def handle(*_: Any) -> None:
+    def handle(signum: int, _frame: object) -> None:
         nonlocal first_time
         if not first_time:
             first_time = time.monotonic()
-            action()
+            action(signum)
         elif time.monotonic() - first_time > DUPLICATE_SECONDS:
-            signal.signal(signal.SIGTERM, previous)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.signal(signum, previous[signum])
+            os.kill(os.getpid(), signum)
 
-    signal.signal(signal.SIGTERM, handle)
+    for signum, before in previous.items():
+        if before is not signal.SIG_IGN:  # as of a job in the background, which Ctrl-C is not for
+            signal.signal(signum, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for signum, before in previous.items():
+            signal.signal(signum, before)
 
 
 def is_stop_requested(run: str) -> bool:
@@ -100,7 +109,8 @@ def _write_stop_file(run: str) -> None:
         time.sleep(RETRY_SECONDS)
 
 
-def _delete_stop_file(run: str) -> None:
+def forget_stop(run: str) -> None:
+    """Delete the stop file of an earlier training."""
     if is_stop_requested(run):
         filesystem, path = files.file_system(RunPaths(run).stop)
         filesystem.delete_file(path)

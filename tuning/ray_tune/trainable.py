@@ -8,7 +8,6 @@ import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import cause_of
@@ -46,7 +45,7 @@ def _train_on_tables(experiments: list[Experiment], num_reported: int) -> dict[s
 
     first = experiments[0]
     pin_ray_address()
-    recorded = files.read_json(RunPaths.of(first).history).get("epochs", [])
+    recorded = RunPaths.of(first).read_history().get("epochs", [])
     for epoch in recorded[num_reported:]:
         tune.report(epoch)
     histories = []
