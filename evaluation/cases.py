@@ -4,7 +4,6 @@ Every run on the same data holds the same users. A page shows only the users tha
 difference between runs or between channels.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Self, TypeVar
@@ -59,11 +58,10 @@ class Cases:
     @classmethod
     def read(cls, uri: str) -> Self | None:
         """Read cases.json, or return None if there is no such file."""
-        content = files.read_bytes(uri)
-        if content is None:
+        values = files.read_json(uri, "evaluate the run again")
+        if not values:
             return None
         try:
-            values = json.loads(content)
             values["cases"] = [Case(**case) for case in values["cases"]]
             values["items"] = {int(item): Item(**it) for item, it in values["items"].items()}
             return cls(**{field.name: values[field.name] for field in fields(cls)})

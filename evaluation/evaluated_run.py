@@ -1,6 +1,5 @@
 """The files that an evaluated run left in its folder."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Any, Self
 from evaluation.cases import Cases
 from evaluation.metrics.run_metrics import RunMetrics
 from mdsrec import files
-from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 
 
@@ -36,8 +34,8 @@ class EvaluatedRun:
         return cls(
             uri,
             metrics,
-            _read_json(paths.history),
-            _read_json(paths.config),
+            files.read_json(paths.history),
+            files.read_json(paths.config),
             cases if cases and cases.ranks == metrics.ranks else None,
         )
 
@@ -54,12 +52,3 @@ def run_labels(runs: Sequence[EvaluatedRun]) -> list[str]:
     while len(runs) > 1 and min(map(len, words)) > 1 and len({first for first, *_ in words}) == 1:
         words = [rest for _, *rest in words]
     return ["".join(rest) for rest in words]
-
-
-def _read_json(uri: str) -> dict[str, Any]:
-    """Return the object in a JSON file, or {} if the file is missing."""
-    content = files.read_bytes(uri)
-    try:
-        return {} if content is None else dict(json.loads(content))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{uri}: damaged ({error}): run its stage again") from None

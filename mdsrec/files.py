@@ -5,7 +5,6 @@ A URI is quoted (`a%20b`), a local path is not.
 
 import csv
 import io
-import json
 import re
 import shutil
 import uuid
@@ -19,6 +18,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from mdsrec.credentials import refuse_credentials
+from mdsrec.digests.json_text import REMEDY, checked_json, with_digest
 from mdsrec.errors import InputError
 
 STORAGE_ERRORS = (OSError, pa.ArrowException, InputError)
@@ -154,15 +154,15 @@ def exists(uri: str) -> bool:
     return bool(filesystem.get_file_info(path).type == fs.FileType.File)
 
 
-def read_json(uri: str) -> dict[str, Any]:
-    """Return the object in a JSON file, {} if it does not exist. ValueError if it is incomplete."""
-    found: dict[str, Any] = json.loads(read_bytes(uri) or b"{}")
-    return found
+def read_json(uri: str, remedy: str = REMEDY) -> dict[str, Any]:
+    """Return the object in a JSON file, {} if it does not exist. InputError if it is damaged."""
+    content = read_bytes(uri)
+    return {} if content is None else checked_json(uri, content, remedy)
 
 
 def write_json(uri: str, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file atomically."""
-    write_bytes(uri, (json.dumps(content, indent=2) + "\n").encode())
+    """Replace a JSON file atomically. It holds a digest of its text."""
+    write_bytes(uri, with_digest(content))
 
 
 def delete_folder(uri: str) -> None:

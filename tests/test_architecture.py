@@ -16,7 +16,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("mdsrec", "etl", "training", "evaluation", "tuning", "cluster")
 MOST_MODULES = 16  # in one room
 
-BASE = {"mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"}
+BASE = {
+    *("mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"),
+    "mdsrec.digests",
+}
 KERNEL = {*BASE, "mdsrec.command"}
 ETL_STEPS = {
     *("etl.spark", "etl.catalogue", "etl.graph", "etl.places", "etl.features", "etl.tabular")
@@ -31,8 +34,9 @@ ROOMS: dict[str, set[str]] = {
     # the kernel
     "mdsrec.errors": set(),
     "mdsrec.credentials": {"mdsrec.errors"},
-    "mdsrec.files": {"mdsrec.errors", "mdsrec.credentials"},
-    "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials"},
+    "mdsrec.digests": {"mdsrec.errors"},
+    "mdsrec.files": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.digests"},
+    "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.digests"},
     "mdsrec": BASE,
     "mdsrec.command": BASE,
     "mdsrec.__main__": KERNEL,

@@ -4,7 +4,6 @@ A trial is one JSON file, written again after every epoch. A sweep that was stop
 continues from these files; Ray Tune's own snapshots are not read.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -164,11 +163,10 @@ def _read_trials(uri: str) -> Iterator[Trial]:
     found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     for info in sorted(found, key=lambda info: str(info.base_name)):
         if info.extension == "json":
-            content = files.read_bytes(files.join(uri, info.base_name)) or b""
+            remedy = "delete it, and the sweep runs that trial again"
+            content = files.read_json(files.join(uri, info.base_name), remedy)
             try:
-                yield Trial(**json.loads(content))
-            except (ValueError, TypeError) as error:
-                raise InputError(
-                    f"{uri}/{info.base_name}: damaged ({files.first_line(error)}): delete it, and "
-                    "the sweep runs that trial again"
-                ) from None
+                yield Trial(**content)
+            except TypeError as error:
+                reason = files.first_line(error)
+                raise InputError(f"{uri}/{info.base_name}: damaged ({reason}): {remedy}") from None

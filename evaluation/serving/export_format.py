@@ -46,8 +46,8 @@ def read_export(folder: str) -> tuple[ExportManifest, dict[str, bytes]]:
     InputError if the version is another one, or a file is missing or was changed.
     """
     uri = f"{folder}/{MANIFEST}"
+    stored = files.read_json(uri, "export again")
     try:
-        stored = dict(files.read_json(uri))
         version = stored.get("version", VERSION)
         manifest = ExportManifest(**stored) if version == VERSION else None
     except (ValueError, TypeError) as error:

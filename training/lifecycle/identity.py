@@ -39,8 +39,9 @@ def check_claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
 def check_identity(experiment: Experiment) -> None:
     """Raise InputError that names the keys in which the run of this name differs."""
     uri = RunPaths.of(experiment).config
+    content = files.read_json(uri)
     try:
-        stored = experiment_from(files.read_json(uri), source=uri).identity()
+        stored = experiment_from(content, source=uri).identity()
     except InputError as error:
         raise InputError(
             f"run {experiment.name} was trained by another version of this program ({error}): "
