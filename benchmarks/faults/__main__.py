@@ -11,7 +11,9 @@ from benchmarks import commands
 from mdsrec.command import run_command
 
 PROG = "benchmarks.faults"
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "bits": "benchmarks.faults.bits",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
