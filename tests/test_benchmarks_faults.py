@@ -1,10 +1,14 @@
 """`python -m benchmarks.faults`: what counts as an answer."""
 
 import json
+import random
 
 import pytest
 
+from benchmarks.faults import bits
+from benchmarks.faults.stored_kinds import Kind
 from benchmarks.faults.tries import Answer, Try, answered, report
+from mdsrec import files
 
 
 @pytest.mark.parametrize(
@@ -30,3 +34,20 @@ def test_a_report_counts_by_kind_and_fails_where_a_try_failed(tmp_path, capsys):
         report(tmp_path, "bits", [*good, Try("names", "a NUL", Answer.TRACEBACK)])
     assert "| names | 1 | 0 | 0 | 0 | 1 | 0 |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "bits.json").read_text())) == 3
+
+
+def test_a_flipped_bit_is_in_a_copy_and_only_a_checked_reader_answers_in_a_line(tmp_path):
+    world = tmp_path / "world"
+    (world / "root").mkdir(parents=True)
+    (world / "small.toml").touch()
+    files.write_json(str(world / "root" / "history.json"), {"best_epoch": 3})
+    written = (world / "root" / "history.json").read_bytes()
+
+    def answers(read):
+        kind = Kind("history", r"root/history\.json", read)
+        return {one.answer for one in bits._tries(kind, world, random.Random(0), 40)}
+
+    assert answers(lambda folder, file: files.read_json(str(folder / file))) == {Answer.LINE}
+    assert Answer.SILENT in answers(lambda folder, file: (folder / file).read_bytes())
+    assert answers(lambda folder, file: len((folder / file).read_bytes())) == {Answer.SAME}
+    assert (world / "root" / "history.json").read_bytes() == written

@@ -13,6 +13,7 @@ from mdsrec.command import run_command
 PROG = "benchmarks.faults"
 MODULES: dict[str, str] = {
     "bits": "benchmarks.faults.bits",
+    "checks": "benchmarks.faults.checks",
 }
 
 

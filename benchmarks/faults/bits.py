@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.folder)
     make_root(folder)
     world = folder / "world"
+    shutil.rmtree(folder / "copy", ignore_errors=True)
     if not world.exists():
         _link(folder, world)
         _add_remade_files(world)

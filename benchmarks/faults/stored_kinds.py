@@ -106,9 +106,9 @@ def _evaluated(folder: Path, path: Path) -> Any:
 
 def _claimed(folder: Path, path: Path) -> Any:
     experiment = run_experiment(str(folder / RUN))
-    fingerprints = files.read_json(str(folder / path))
+    fingerprints = files.read_json(str(folder / RUN / "dataset.json"))
     check_claim(experiment, fingerprints)
-    return fingerprints
+    return experiment.identity(), fingerprints
 
 
 def _checkpoint(folder: Path, path: Path) -> Any:
