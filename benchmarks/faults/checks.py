@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 from benchmarks.scale import settings
 from mdsrec import parquet_groups, tables
 from mdsrec.config import Experiment
-from mdsrec.digests import blocks
 from mdsrec.text import markdown_table
 
 ITEMS, DIM = 1_000_000, 16
@@ -62,11 +62,8 @@ def _timed_digests() -> Iterator[list[float]]:
             seconds.append(time.thread_time() - before)
             return found
 
-    blocks.zlib = Timed  # type: ignore[assignment]
-    try:
+    with patch("mdsrec.digests.blocks.zlib", Timed):
         yield seconds
-    finally:
-        blocks.zlib = zlib
 
 
 def _load(experiment: Experiment) -> None:
