@@ -9,13 +9,12 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from etl.recipes import raw_inputs, recipes
 from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import file_system
+from mdsrec.parquet_groups import open_file
 from mdsrec.tables import Manifest, Recipe, fingerprint
 from mdsrec.text import duration, file_size, text_table
 
@@ -149,11 +148,10 @@ def rejects_report(experiment: Experiment, manifest: Manifest) -> list[str]:
 
 
 def _first_rows(uri: str, manifest: Manifest) -> list[dict[str, Any]]:
-    filesystem, _ = file_system(uri)
     rows: list[dict[str, Any]] = []
-    for path in tables.data_files(uri, manifest):
-        with filesystem.open_input_file(path) as source:
-            batches = pq.ParquetFile(source).iter_batches(SHOWN_REJECTS)
+    for path, data_file in zip(tables.data_files(uri, manifest), manifest.files, strict=True):
+        with open_file(uri, path, data_file.digests) as file:
+            batches = file.iter_batches(SHOWN_REJECTS)
             rows += [row for batch in islice(batches, 1) for row in batch.to_pylist()]
         if len(rows) >= SHOWN_REJECTS:
             break

@@ -4,7 +4,6 @@ Every run on the same data holds the same users. A page shows only the users tha
 difference between runs or between channels.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self, TypeVar
@@ -59,13 +58,9 @@ class Cases:
     @classmethod
     def read(cls, uri: str) -> Self | None:
         """Read cases.json, or return None if there is no such file."""
-        content = files.read_bytes(uri)
-        if content is None:
+        values = files.read_json(uri, REMEDY)
+        if not values:
             return None
-        try:
-            values = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise files.damaged_json(uri, error, REMEDY) from None
         cases = files.checked_fields(cls, values, uri, REMEDY)
         if missing := {item for case in cases.cases for item in case.items()} - cases.items.keys():
             raise files.damaged_json(uri, f"no item {min(missing)}", REMEDY)

@@ -1,12 +1,11 @@
 """Tables made on Ray in shards: one Parquet part per shard, written by a pool of actors.
 
-A shard is a fixed range of users (or items) and its part has a fixed name. Therefore the table has
-the same bytes for any number of workers, a lost worker's shard can be given to another one, and a
-restart continues with the parts that are missing.
+A shard is a fixed range of users (or items) and the name of its part has its number. Therefore the
+table has the same bytes for any number of workers, a lost worker's shard can be given to another
+one, and a restart continues with the parts that are missing.
 """
 
 import logging
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,12 +13,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
-from pyarrow import fs
 
 from evaluation.actors.group import Group, LostActorError
+from evaluation.actors.parts import rows_of_parts
 from evaluation.actors.shard_worker import AskedWorker, Shard, ShardWorker
 from evaluation.progress import Progress
 from mdsrec import files, tables
@@ -32,7 +29,6 @@ from mdsrec.tables import Manifest, Recipe
 from training.distributed.ray_session import capacity, ray_session, uses_gpu
 
 MOST_PARTS = 100_000  # of five digits
-PART = re.compile(r"part-(\d{5,})\.parquet")
 SPARE_ACTORS = 3  # a job survives the loss of this many groups of actors plus one per group
 
 log = logging.getLogger("evaluation")
@@ -73,7 +69,7 @@ def write_table_in_shards(
     filesystem, path = files.file_system(version)
     filesystem.create_dir(path, recursive=True)
     total, kind = worker.total(experiment), worker.kind
-    num_rows = _rows_of_parts(version)
+    num_rows = rows_of_parts(version)
     missing = [s for s in shards_of(total, experiment.eval.user_batch) if s.number not in num_rows]
     num_missing = sum(shard.last - shard.first for shard in missing)
     if num_missing < total:
@@ -91,19 +87,6 @@ def write_table_in_shards(
         seconds = progress.seconds
     counters = {kind: total, "seconds": round(seconds, 3)}
     return tables.commit(uri, version, recipe, sum(num_rows.values()), counters)
-
-
-def _rows_of_parts(version: str) -> dict[int, int]:
-    """Return the number of rows of each readable part in `version`, by shard number."""
-    filesystem, path = files.file_system(version)
-    num_rows = {}
-    for info in filesystem.get_file_info(fs.FileSelector(path)):
-        name = PART.fullmatch(info.base_name)
-        with suppress(OSError, pa.ArrowException):  # a truncated part is written again
-            if name:
-                metadata = pq.read_metadata(info.path, filesystem=filesystem)
-                num_rows[int(name[1])] = int(metadata.num_rows)
-    return num_rows
 
 
 def ask_worker(worker: type[AskedWorker], experiment: Experiment, *arguments: Any) -> Any:

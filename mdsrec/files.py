@@ -5,7 +5,6 @@ A URI is quoted (`a%20b`), a local path is not.
 
 import csv
 import io
-import json
 import re
 import shutil
 import uuid
@@ -20,6 +19,7 @@ from pyarrow import fs
 from pydantic import TypeAdapter, ValidationError
 
 from mdsrec.credentials import refuse_credentials
+from mdsrec.digests.json_text import REMEDY, checked_json, with_digest
 from mdsrec.errors import InputError
 
 T = TypeVar("T")
@@ -160,18 +160,10 @@ def exists(uri: str) -> bool:
     return bool(filesystem.get_file_info(path).type == fs.FileType.File)
 
 
-def read_json(uri: str) -> dict[str, Any]:
+def read_json(uri: str, remedy: str = REMEDY) -> dict[str, Any]:
     """Return the object in a JSON file, {} if it does not exist. InputError if it is damaged."""
     content = read_bytes(uri)
-    if content is None:
-        return {}
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise damaged_json(uri, error) from None
-    if not isinstance(found, dict):
-        raise damaged_json(uri, "not an object")
-    return found
+    return {} if content is None else checked_json(uri, content, remedy)
 
 
 def damaged_json(uri: str, problem: BaseException | str, remedy: str = "") -> InputError:
@@ -192,8 +184,8 @@ def checked_fields(kind: type[T], fields: Any, uri: str, remedy: str = "") -> T:
 
 
 def write_json(uri: str, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file atomically."""
-    write_bytes(uri, (json.dumps(content, indent=2) + "\n").encode())
+    """Replace a JSON file atomically. It holds a digest of its text."""
+    write_bytes(uri, with_digest(content))
 
 
 def delete_folder(uri: str) -> None:

@@ -4,18 +4,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from mdsrec.digests.blocks import READ_BYTES, CheckedFile, block_digests
 from mdsrec.files import file_system
 
-READERS = 32  # footers read at once; storage answers each after its latency
+READERS = 32  # files read at once; storage answers each after its latency
+DIGEST_THREADS = 8  # files read whole at once
 BATCH_VALUES = 1 << 18  # of the longest column, in a batch
-READ_BYTES = 8 << 20  # of a column, read from storage at a time
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class StoredGroup(NamedTuple):
     rows: int
     first: int | None
     last: int | None
+    digests: str | None = None  # of the blocks of its file; None in tables of older versions
 
 
 def read_footers(paths: Sequence[str], filesystem: fs.FileSystem) -> list[tuple[RowGroup, ...]]:
@@ -63,18 +66,48 @@ def _described(group: pq.RowGroupMetaData) -> RowGroup:
     return RowGroup(group.num_rows, int(leading.statistics.min), int(leading.statistics.max))
 
 
-def stored_groups(paths: Sequence[str], groups: Iterable[Sequence[RowGroup]]) -> list[StoredGroup]:
+def digest_files(paths: Sequence[str], filesystem: fs.FileSystem) -> list[str]:
+    """Return the digests of the blocks of each file; several files are read at once."""
+    with ThreadPoolExecutor(DIGEST_THREADS) as pool:
+        return list(pool.map(partial(digest_file, filesystem=filesystem), paths))
+
+
+def digest_file(path: str, filesystem: fs.FileSystem) -> str:
+    """Return the digests of the blocks of a file."""
+    with filesystem.open_input_stream(path) as stream:
+        return block_digests(iter(partial(stream.read, READ_BYTES), b""))
+
+
+def check_files(uri: str, paths: Sequence[str], digests: Sequence[str]) -> None:
+    """Read whole files of the table at `uri`. InputError names a damaged one."""
+    with ThreadPoolExecutor(DIGEST_THREADS) as pool:
+        for _ in pool.map(partial(check_file, uri), paths, digests):
+            pass
+
+
+def check_file(uri: str, path: str, digests: str) -> None:
+    """Read a whole file of the table at `uri`. InputError if it is damaged."""
+    checked = _checked(uri, path, digests)
+    checked.check()
+    checked.close()
+
+
+def stored_groups(
+    paths: Sequence[str],
+    groups: Iterable[Sequence[RowGroup]],
+    digests: Iterable[str | None] = repeat(None),
+) -> list[StoredGroup]:
     """Return the row groups of all files in order."""
     return [
-        StoredGroup(path, number, group.rows, group.first, group.last)
-        for path, in_file in zip(paths, groups, strict=True)
+        StoredGroup(path, number, group.rows, group.first, group.last, of_file)
+        for path, in_file, of_file in zip(paths, groups, digests, strict=False)
         for number, group in enumerate(in_file)
     ]
 
 
 def read_group(uri: str, group: StoredGroup, columns: Sequence[str]) -> pa.Table:
     """Return a row group of the table at `uri`."""
-    with _open(uri, group.path) as file:
+    with open_file(uri, group.path, group.digests) as file:
         return file.read_row_group(group.number, list(columns))
 
 
@@ -85,7 +118,7 @@ def batches(uri: str, groups: Iterable[StoredGroup], wanted: pa.Schema) -> Itera
     and no list of Arrow has more values than its offsets can count.
     """
     for group in groups:
-        with _open(uri, group.path) as file:
+        with open_file(uri, group.path, group.digests) as file:
             rows = _rows_of_batch(file.metadata.row_group(group.number), wanted)
             for batch in file.iter_batches(rows, [group.number], wanted.names):
                 yield batch.select(wanted.names).cast(wanted)
@@ -116,14 +149,27 @@ def _rows_of_batch(group: pq.RowGroupMetaData, wanted: pa.Schema) -> int:
     return max(1, rows)
 
 
-def _open(uri: str, path: str) -> pq.ParquetFile:
-    filesystem, _ = file_system(uri)
-    return pq.ParquetFile(
-        path, filesystem=filesystem, metadata=_footer(uri, path), buffer_size=READ_BYTES
-    )
+def open_file(uri: str, path: str, digests: str | None, **options: Any) -> pq.ParquetFile:
+    """Open a file of the table at `uri`. What is read of it is checked, if there are digests."""
+    metadata = _footer(uri, path, digests)
+    source = _source(uri, path, digests)
+    return pq.ParquetFile(source, metadata=metadata, buffer_size=READ_BYTES, **options)
 
 
 @lru_cache(maxsize=1024)
-def _footer(uri: str, path: str) -> pq.FileMetaData:
+def _footer(uri: str, path: str, digests: str | None) -> pq.FileMetaData:
     """Return the footer of a file. A file of a table never changes, so it is read once."""
-    return pq.read_metadata(path, filesystem=file_system(uri)[0])
+    with _source(uri, path, digests) as source:
+        return pq.read_metadata(source)
+
+
+def _source(uri: str, path: str, digests: str | None) -> pa.NativeFile:
+    if digests is None:
+        return file_system(uri)[0].open_input_file(path)
+    return pa.PythonFile(_checked(uri, path, digests), mode="r")
+
+
+def _checked(uri: str, path: str, digests: str) -> CheckedFile:
+    file = file_system(uri)[0].open_input_file(path)
+    remedy = f"delete the folder {uri} and run the stage that writes it again"
+    return CheckedFile(file, path, digests, remedy)

@@ -8,14 +8,15 @@ only listed files.
 
 import hashlib
 import json
+import logging
 import re
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, lru_cache
 from typing import Any, Self
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ from pyarrow import fs
 
 from mdsrec import parquet_groups, schema
 from mdsrec.errors import InputError
-from mdsrec.files import delete_folder, file_system, first_line, read_bytes, write_json
+from mdsrec.files import delete_folder, file_system, first_line, read_json, write_json
 from mdsrec.jobs import promises
 from mdsrec.jobs.lease import check_leases
 from mdsrec.parquet_groups import RowGroup, StoredGroup
@@ -34,6 +35,11 @@ ETL_FIRST = "run `mdsrec etl CONFIG` first"
 VERSION = re.compile("[0-9a-f]{12}")
 ABANDONED_AFTER = 86_400  # seconds
 READ_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
+
+log = logging.getLogger("mdsrec")
+
+FileDigests = Callable[[Sequence[str], fs.FileSystem], list[str]]
+"""Returns the digests of the blocks of each file, from their paths and file system."""
 
 
 class OtherVersionError(InputError):
@@ -46,6 +52,7 @@ class DataFile:
     rows: int
     bytes: int
     row_groups: tuple[RowGroup, ...] | None = None  # None in manifests of older versions
+    digests: str | None = None  # of its blocks (mdsrec.digests); None in older manifests
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
@@ -120,11 +127,10 @@ def read_manifest(uri: str) -> Manifest | None:
 
     ReplacedError if it is not the table that this job was promised (`mdsrec.jobs.promises`).
     """
-    content = read_bytes(f"{uri}/{MANIFEST}")
-    if content is None:
+    fields = read_json(f"{uri}/{MANIFEST}", "rebuild it")
+    if not fields:
         return None
     try:
-        fields = json.loads(content)
         fields["files"] = tuple(DataFile.of(file) for file in fields["files"])
         manifest = Manifest(**fields)
     except READ_ERRORS as error:
@@ -142,7 +148,10 @@ def find_table(uri: str, recipe: Recipe) -> Manifest | None:
     """Return the manifest of a complete table that was built by `recipe`, or None."""
     try:
         manifest = read_manifest(uri)
-    except InputError:  # damaged or of another version, so it must be rebuilt
+    except OtherVersionError:
+        return None
+    except InputError as error:
+        log.warning("%s: built again", error)
         return None
     if manifest is None or manifest.fingerprint != recipe.fingerprint:
         return None
@@ -155,34 +164,38 @@ def commit(
     recipe: Recipe,
     expected_rows: int,
     counters: Mapping[str, Any] | None = None,
+    digest_files: FileDigests = parquet_groups.digest_files,
 ) -> Manifest:
     """Make the Parquet files in the folder `version` the table at `uri`, and delete the old files.
 
-    InputError if they do not have `expected_rows` rows, as when nodes do not share the root, if a
-    table that this job reads was replaced, or if another job took over its lease.
+    `digest_files` reads the files for the digests of their blocks. InputError if they do not have
+    `expected_rows` rows, as when nodes do not share the root, if a table that this job reads was
+    replaced, or if another job took over its lease.
     """
     filesystem, path = file_system(uri)
     found = filesystem.get_file_info(fs.FileSelector(file_system(version)[1], recursive=True))
     found = sorted((i for i in found if i.path.endswith(".parquet")), key=lambda i: i.path)
     footers = parquet_groups.read_footers([info.path for info in found], filesystem)
+    filled = [(info, groups) for info, groups in zip(found, footers, strict=True) if groups]
+    rows = sum(group.rows for _, groups in filled for group in groups)
+    if rows != expected_rows:
+        raise InputError(
+            f"{uri}: {expected_rows} rows were written, {rows} were found: "
+            "put the root on storage that all nodes share"
+        )
+    digests = digest_files([info.path for info, _ in filled], filesystem)
     files = [
         DataFile(info.path.removeprefix(path + "/"), sum(g.rows for g in groups), info.size, groups)
-        for info, groups in zip(found, footers, strict=True)
-        if groups
+        for info, groups in filled
     ]
     manifest = Manifest(
         fingerprint=recipe.fingerprint,
-        rows=sum(f.rows for f in files),
-        files=tuple(files),
+        rows=rows,
+        files=tuple(replace(f, digests=text) for f, text in zip(files, digests, strict=True)),
         inputs=dict(recipe.inputs),
         settings=dict(recipe.settings),
         counters=dict(counters or {}),
     )
-    if manifest.rows != expected_rows:
-        raise InputError(
-            f"{uri}: {expected_rows} rows were written, {manifest.rows} were found: "
-            "put the root on storage that all nodes share"
-        )
     check_leases()
     promises.check_opened()
     former = _listed_versions(uri)
@@ -197,7 +210,7 @@ def commit(
 def _listed_versions(uri: str) -> set[str]:
     """Return the version folders in the current manifest; none if it is damaged."""
     try:
-        listed = json.loads(read_bytes(f"{uri}/{MANIFEST}") or b"{}").get("files", [])
+        listed = read_json(f"{uri}/{MANIFEST}").get("files", [])
         return {file["path"].split("/", 1)[0] for file in listed}
     except READ_ERRORS:
         return set()
@@ -247,7 +260,15 @@ def open_table(uri: str, remedy: str = ETL_FIRST) -> Manifest:
     damage = _damage(uri, manifest)
     if damage:
         raise InputError(f"{damage}: {remedy}")
+    if any(file.digests is None for file in manifest.files):
+        _say_unchecked(uri)
     return manifest
+
+
+@cache
+def _say_unchecked(uri: str) -> None:
+    """Log once in a process that a table has no digests."""
+    log.info("%s: written by an older version, without digests: its bytes are not checked", uri)
 
 
 def data_files(uri: str, manifest: Manifest) -> list[str]:
@@ -263,9 +284,10 @@ def stored_groups(uri: str, manifest: Manifest) -> list[StoredGroup]:
     """
     paths = data_files(uri, manifest)
     groups = [file.row_groups for file in manifest.files]
+    digests = [file.digests for file in manifest.files]
     if any(group is None for group in groups):
-        return parquet_groups.stored_groups(paths, _footers(uri, tuple(paths)))
-    return parquet_groups.stored_groups(paths, [group or () for group in groups])
+        return parquet_groups.stored_groups(paths, _footers(uri, tuple(paths)), digests)
+    return parquet_groups.stored_groups(paths, [group or () for group in groups], digests)
 
 
 @lru_cache(maxsize=16)
@@ -292,6 +314,8 @@ def stream_table(
             yield from parquet_groups.batches(uri, groups, wanted)
         else:
             yield from parquet_groups.batches_between(uri, groups, wanted, *between)
+    except InputError:
+        raise
     except READ_ERRORS as error:
         raise InputError(f"{uri}: unreadable ({first_line(error)}): {ETL_FIRST}") from None
 
@@ -304,20 +328,24 @@ def read_table(
 ) -> pa.Table:
     """Read all rows in order, in the types of the schema; InputError if absent or damaged."""
     manifest = open_table(uri, remedy)
-    filesystem, _ = file_system(uri)
     wanted = (
         table_schema if columns is None else pa.schema([table_schema.field(c) for c in columns])
     )
     try:
         parts = [
-            pq.read_table(path, columns=wanted.names, filesystem=filesystem, partitioning=None)
-            .select(wanted.names)
-            .cast(wanted)
-            for path in data_files(uri, manifest)
+            _read_file(uri, path, file, wanted).select(wanted.names).cast(wanted)
+            for path, file in zip(data_files(uri, manifest), manifest.files, strict=True)
         ]
+    except InputError:
+        raise
     except READ_ERRORS as error:
         raise InputError(f"{uri}: unreadable ({first_line(error)}): {remedy}") from None
     return pa.concat_tables(parts) if parts else wanted.empty_table()
+
+
+def _read_file(uri: str, path: str, file: DataFile, wanted: pa.Schema) -> pa.Table:
+    with parquet_groups.open_file(uri, path, file.digests) as opened:
+        return opened.read(wanted.names)
 
 
 def _damage(uri: str, manifest: Manifest) -> str | None:

@@ -17,12 +17,8 @@ PACKAGES = ("mdsrec", "etl", "training", "evaluation", "tuning", "cluster")
 MOST_MODULES = 16  # in one room
 
 BASE = {
-    "mdsrec",
-    "mdsrec.jobs",
-    "mdsrec.config",
-    "mdsrec.files",
-    "mdsrec.credentials",
-    "mdsrec.errors",
+    *("mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"),
+    *("mdsrec.jobs", "mdsrec.digests"),
 }
 KERNEL = {*BASE, "mdsrec.command"}
 ETL_STEPS = {
@@ -38,9 +34,10 @@ ROOMS: dict[str, set[str]] = {
     # the kernel
     "mdsrec.errors": set(),
     "mdsrec.credentials": {"mdsrec.errors"},
-    "mdsrec.files": {"mdsrec.errors", "mdsrec.credentials"},
-    "mdsrec.jobs": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.files"},
-    "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials"},
+    "mdsrec.digests": {"mdsrec.errors"},
+    "mdsrec.files": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.digests"},
+    "mdsrec.jobs": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.files", "mdsrec.digests"},
+    "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.digests"},
     "mdsrec": BASE,
     "mdsrec.command": BASE,
     "mdsrec.__main__": KERNEL,

@@ -1,11 +1,15 @@
 """`python -m benchmarks.faults`: what counts as an answer."""
 
 import json
+import random
 
 import pytest
 
+from benchmarks.faults import bits
 from benchmarks.faults.__main__ import main
+from benchmarks.faults.stored_kinds import Kind
 from benchmarks.faults.tries import Answer, Try, answered, report
+from mdsrec import files
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,20 @@ def test_two_jobs_on_one_root_leave_the_tables_of_one_of_them(tmp_path, capsys):
     tries = json.loads((tmp_path / "jobs.json").read_text())
     assert {one["kind"] for one in tries} == {"paused job", "suspended job"}
     assert {one["answer"] for one in tries} <= {Answer.SAME, Answer.LINE}
+
+
+def test_a_flipped_bit_is_in_a_copy_and_only_a_checked_reader_answers_in_a_line(tmp_path):
+    world = tmp_path / "world"
+    (world / "root").mkdir(parents=True)
+    (world / "small.toml").touch()
+    files.write_json(str(world / "root" / "history.json"), {"best_epoch": 3})
+    written = (world / "root" / "history.json").read_bytes()
+
+    def answers(read):
+        kind = Kind("history", r"root/history\.json", read)
+        return {one.answer for one in bits._tries(kind, world, random.Random(0), 40)}
+
+    assert answers(lambda folder, file: files.read_json(str(folder / file))) == {Answer.LINE}
+    assert Answer.SILENT in answers(lambda folder, file: (folder / file).read_bytes())
+    assert answers(lambda folder, file: len((folder / file).read_bytes())) == {Answer.SAME}
+    assert (world / "root" / "history.json").read_bytes() == written

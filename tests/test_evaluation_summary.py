@@ -10,7 +10,7 @@ from evaluation.metrics.bootstrap import UserSums
 from evaluation.metrics.run_metrics import RunMetrics, SliceMetrics
 from evaluation.metrics.slices import by_history, by_presence, by_training
 from evaluation.metrics.summary import CURVE, summarize
-from mdsrec import metrics
+from mdsrec import files, metrics
 from mdsrec.errors import InputError
 
 
@@ -99,7 +99,7 @@ def test_metrics_json_reads_back_as_written_and_has_a_stable_layout(tmp_path):
     content = json.loads(path.read_text())
     assert " ".join(content) == (
         "name dataset tables weights ranks num_items cutoffs exclude_seen channel_weights "
-        "items_with lists users targets split interval ties curve slices"
+        "items_with lists users targets split interval ties curve slices digest"
     )
     assert list(content["curve"]) == ["n", "test"]
     assert list(content["slices"]["test"]["text"]["with"]) == ["targets", "channels"]
@@ -117,7 +117,7 @@ def test_metrics_without_recommendation_lists_have_an_empty_section(tmp_path):
 def test_a_missing_key_of_metrics_json_is_an_error(tmp_path, key):
     path = tmp_path / "metrics.json"
     run_metrics().write(str(path))
-    content = json.loads(path.read_text())
+    content = files.read_json(str(path))
     path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
     with pytest.raises(InputError, match=rf"metrics.json: damaged \(no '{key}'\): evaluate"):
         RunMetrics.read(str(path))

@@ -155,7 +155,7 @@ def test_an_export_names_no_place_of_the_tables_no_cluster_and_no_sweep(root, tm
 def test_an_export_of_another_version_is_refused_as_such(root, tmp_path, change):
     export(run_of(trained_experiment(root, "sasrec")), str(tmp_path))
     manifest = tmp_path / "export.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    manifest.write_text(json.dumps(files.read_json(str(manifest)) | change))
     with pytest.raises(InputError, match="exported as version 2, this program reads 1: export the"):
         Recommender.load(tmp_path)
     for damaged in ("{", "[1]", "{}", '{"version": 1, "more": 2}'):

@@ -165,5 +165,5 @@ def test_a_damaged_file_is_named_while_it_streams(tmp_path: Path) -> None:
     recipe = tables.Recipe({}, {})
     manifest = tables.write_table(uri, table.to_batches(), schema.CENTERS, recipe)
     Path(uri, manifest.files[0].path).write_bytes(bytes(manifest.files[0].bytes))
-    with pytest.raises(InputError, match=f"{uri}: unreadable .*: run `mdsrec etl CONFIG` first"):
+    with pytest.raises(InputError, match=f"{uri}/.*: damaged .*: delete the folder {uri} and run"):
         list(tables.stream_table(uri, manifest, schema.CENTERS, ["item"]))

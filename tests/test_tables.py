@@ -130,7 +130,7 @@ def test_a_damaged_file_is_named(uri, harm):
 def test_a_file_of_the_right_size_with_other_bytes_is_an_input_error(uri):
     manifest = write(uri, [2, 0, 1], ONE)
     Path(uri, manifest.files[0].path).write_bytes(bytes(manifest.files[0].bytes))
-    with pytest.raises(InputError, match=f"{uri}: unreadable"):
+    with pytest.raises(InputError, match=r"part-00000\.parquet: damaged \(bytes 0 to"):
         read(uri)
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_manifest_is_named(uri, content):
 def test_a_table_of_another_schema_version_is_refused(uri):
     write(uri, [2, 0, 1], ONE)
     path = Path(uri, tables.MANIFEST)
-    fields = json.loads(path.read_text())
+    fields = files.read_json(str(path))
     path.write_text(json.dumps({**fields, "schema_version": schema.VERSION + 1}))
     with pytest.raises(InputError, match=f"schema version {schema.VERSION + 1}"):
         read(uri)
@@ -207,7 +207,7 @@ def test_footers_are_read_only_where_the_manifest_is_old_and_once(uri, has_group
     manifest = write(uri, [2, 0, 1], ONE)
     if not has_groups:
         path = Path(uri, tables.MANIFEST)
-        fields = json.loads(path.read_text())
+        fields = files.read_json(str(path))
         for file in fields["files"]:
             del file["row_groups"]
         path.write_text(json.dumps(fields))
@@ -215,7 +215,7 @@ def test_footers_are_read_only_where_the_manifest_is_old_and_once(uri, has_group
         assert manifest.files[0].row_groups is None
     read, read_metadata = [], pq.read_metadata
     monkeypatch.setattr(pq, "read_metadata", lambda p, **k: read.append(p) or read_metadata(p, **k))
-    expected = [(0, 3, 0, 2)]
+    expected = [(0, 3, 0, 2, manifest.files[0].digests)]
     for _ in range(2):
         found = tables.stored_groups(uri, manifest)
         assert [tuple(group[1:]) for group in found] == expected

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_dataset import NUM_USERS, small_experiment, write_dataset
 
-from mdsrec import tables
+from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.data.item_tables import load_item_tables
@@ -92,7 +92,7 @@ def test_more_items_than_32_bits_number_are_refused_by_the_manifest(tmp_path: Pa
     experiment = small_experiment(tmp_path)
     write_dataset(experiment)
     path = Path(tables.table_uri(experiment.root, "items"), tables.MANIFEST)
-    manifest = json.loads(path.read_text())
+    manifest = files.read_json(str(path))
     for rows, is_refused in ((2**31 - 1, False), (2**31, True)):
         path.write_text(json.dumps({**manifest, "rows": rows}))
         with (

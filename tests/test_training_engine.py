@@ -247,7 +247,7 @@ def facts_of_engines(folder: str) -> dict[str, Any]:
 def weights_of(engine: Engine[Model], metadata: dict[str, str]) -> bytes | None:
     """Return the content of the file of weights; None on ranks that write none."""
     main = gather_weights(engine, metadata, "first").main
-    return None if main is None else main.content
+    return None if main is None else bytes(main.content)
 
 
 def first_gradient(experiment: Experiment) -> Tensor:

@@ -1,6 +1,5 @@
 """A run as a whole: its identity, what it refuses, a killed worker, the files it writes."""
 
-import json
 import signal
 import threading
 import time
@@ -178,7 +177,7 @@ def test_a_run_whose_worker_is_killed_equals_one_never_killed(
     run = tmp_path / "runs" / "small"
     finished = _fit_with_signal(signal.SIGKILL, experiment, run)
     assert load_trained(experiment).channels == ("all", "fused", "text", "image")
-    assert json.loads((run / "config.json").read_text()) == experiment.resolved()
+    assert files.read_json(str(run / "config.json")) == experiment.resolved()
     assert list((run / "events").iterdir())
     again = fit(experiment)
     assert not again.trained_now and again.history == finished.history

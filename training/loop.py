@@ -1,6 +1,5 @@
 """The training loop of one rank. It needs a process group, but not Ray."""
 
-import json
 import math
 import time
 import uuid
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from mdsrec import files
 from mdsrec.config import Experiment
+from mdsrec.digests.json_text import with_digest
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.building import build_engine
@@ -249,7 +249,7 @@ class TrainingLoop:
 
     def _history(self) -> bytes:
         facts = {**self.facts, **origin(self.device), "finished": self._is_finished()}
-        return json.dumps({**self.progress.history(), **facts}, indent=2).encode()
+        return with_digest({**self.progress.history(), **facts})
 
     def _save(self) -> None:
         self.signals.check_storage()  # the lease may have been lost since the last check

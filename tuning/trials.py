@@ -4,7 +4,6 @@ A trial is one JSON file, written again after every epoch. A sweep that was stop
 continues from these files; Ray Tune's own snapshots are not read.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -163,17 +162,12 @@ def _read_trials(uri: str) -> Iterator[Trial]:
     found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     for info in sorted(found, key=lambda info: str(info.base_name)):
         if info.extension == "json":
-            content = files.read_bytes(files.join(uri, info.base_name)) or b""
-            yield _trial_of(content, files.join(uri, info.base_name))
+            yield _trial_of(files.join(uri, info.base_name))
 
 
-def _trial_of(content: bytes, uri: str) -> Trial:
+def _trial_of(uri: str) -> Trial:
     remedy = "delete it, and the sweep runs that trial again"
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise files.damaged_json(uri, error, remedy) from None
-    trial = files.checked_fields(Trial, fields, uri, remedy)
+    trial = files.checked_fields(Trial, files.read_json(uri, remedy), uri, remedy)
     wanted = {"order", "epoch", METRIC}
     if not all(wanted <= each.keys() for each in trial.reports):
         raise files.damaged_json(uri, f"a report without {', '.join(sorted(wanted))}", remedy)

@@ -16,6 +16,8 @@ MODULES: dict[str, str] = {
     "kills": "benchmarks.faults.kills",
     "configs": "benchmarks.faults.configurations",
     "disk": "benchmarks.faults.disk",
+    "bits": "benchmarks.faults.bits",
+    "checks": "benchmarks.faults.checks",
 }
 
 

@@ -158,7 +158,7 @@ class CatalogueBuilder:
             version,
             self.rows_per_file,
         )
-        return tables.commit(uri, version, self.space.recipes[name], rows, counters)
+        return self.space.commit(name, version, rows, counters)
 
     def build_heaviest(self) -> Manifest:
         """Write the heaviest entries of each row of O."""
@@ -176,7 +176,7 @@ class CatalogueBuilder:
             version,
             self.rows_per_file,
         )
-        return tables.commit(uri, version, space.recipes[name], rows, counters)
+        return space.commit(name, version, rows, counters)
 
 
 def _check_full_catalogue(space: Workspace) -> None:

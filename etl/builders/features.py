@@ -48,7 +48,7 @@ class FeatureBuilder:
         )
         layout = table_io.files_by_id("item", num_items, rows_per_file)
         rows = write_vectors(located, layout, version, self.space.num_tasks)
-        return tables.commit(uri, version, self.space.recipes[self.table], rows, counters)
+        return self.space.commit(self.table, version, rows, counters)
 
     def _locate_vectors(self) -> VectorLocations:
         """Return where the vector of each item is, after encoding if there is an encoder."""

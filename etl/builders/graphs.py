@@ -48,7 +48,7 @@ class GraphBuilder:
         finally:
             files.delete_folder(scratch)
         counters = {"width": vectors.width, "items": rows}
-        return tables.commit(uri, version, self.space.recipes[name], rows, counters)
+        return self.space.commit(name, version, rows, counters)
 
     def _product(self, graph: ItemTable, vectors: VectorTable) -> propagation.Propagation:
         """Return the product of O and E with tiles that fit in the memory of a task."""
@@ -81,8 +81,7 @@ class GraphBuilder:
             raise
         finally:
             files.delete_folder(scratch)
-        recipe = self.space.recipes[name]
-        return tables.commit(uri, version, recipe, int(counters["items"]), counters)
+        return self.space.commit(name, version, int(counters["items"]), counters)
 
     def _unit_vectors(self, mu: float) -> UnitVectors:
         smoothed = self.space.smoothed_vectors(self.modality, mu)

@@ -40,7 +40,7 @@ class PlacesBuilder:
         rows = write_files(order, version, schema.PLACES, ["item"], layout)
         shares = self._measure_remote(version)
         log.info("%s: %s", name, shares)
-        return tables.commit(uri, version, space.recipes[name], rows, shares.counters)
+        return space.commit(name, version, rows, shares.counters)
 
     def _locate_items(self) -> DataFrame:
         """Fit the tree to a sample and find the leaf of every item."""

@@ -40,7 +40,7 @@ class TransitionsBuilder:
             version,
             self.rows_per_file,
         )
-        return tables.commit(uri, version, self.space.recipes[name], rows, counters)
+        return self.space.commit(name, version, rows, counters)
 
     def build_memory(self) -> Manifest:
         """Write the counts spread over the neighbors in all modalities."""
@@ -67,4 +67,4 @@ class TransitionsBuilder:
             rows, counters = write_memory(space.spark, spreading, version, self.rows_per_file)
         finally:
             files.delete_folder(scratch)
-        return tables.commit(uri, version, space.recipes[name], rows, counters)
+        return space.commit(name, version, rows, counters)

@@ -13,6 +13,7 @@ from etl.catalogue.content_hashes import ContentHashes
 from etl.graph.unit_vectors import SmoothedVectors
 from etl.recipes import RawInputs, raw_inputs, recipes
 from etl.spark import table_io
+from etl.spark.file_checks import digests_by_tasks
 from etl.spark.session import num_partitions, open_session, stop_quietly
 from etl.spark.sizing import uncompressed_bytes
 from etl.spark.table_io import FileLayout
@@ -120,6 +121,12 @@ class Workspace:
         recipe = self.recipes[name]
         uri = self.uri(name)
         return table_io.write_table(frame, uri, table_schema, recipe, order, layout, counters)
+
+    def commit(self, name: str, version: str, rows: int, counters: Mapping[str, Any]) -> Manifest:
+        """Commit the files that tasks wrote into the folder `version` as the table `name`."""
+        uri, recipe = self.uri(name), self.recipes[name]
+        digest_files = digests_by_tasks(self.spark, uri)
+        return tables.commit(uri, version, recipe, rows, counters, digest_files)
 
     def files_by_id(self, key: str, num_keys: int) -> FileLayout:
         rows_per_file = self.experiment.spark.rows_per_file

@@ -10,6 +10,7 @@ need no coordination.
 import hashlib
 import logging
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from mdsrec.files import delete_file, file_system, read_bytes, write_bytes
 
 log = logging.getLogger("etl")
 
-NAME = re.compile(r"[0-9a-f]{32}-(\d+)\.parquet")  # hash of the keys, number of vectors
+NAME = re.compile(r"[0-9a-f]{32}-(\d+)(?:-([0-9a-f]{8}))?\.parquet")
+"""Hash of the keys, number of vectors, and CRC-32 of the content, which older files do not have."""
 DAMAGE = (OSError, pa.ArrowException, KeyError, IndexError, AttributeError)
 
 
@@ -43,9 +45,10 @@ class CacheFiles:
         return len(self.names)
 
     def batches(self, block: int) -> Iterator[VectorBatch]:
-        content = read_bytes(f"{self.folder}/{self.names[block]}")
+        name = self.names[block]
+        content = read_bytes(f"{self.folder}/{name}") or b""
         with suppress(*DAMAGE):
-            yield _parse(content or b"")
+            yield _parse(name, content)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def num_vectors(names: list[str]) -> int:
 
 
 def write_cache_file(folder: str, keys: pa.Array, vectors: Vectors) -> None:
-    """Write the vectors [n, d] of the keys [n]; the file's name is a hash of the keys."""
+    """Write the vectors [n, d] of the keys [n]; the file's name is as NAME says."""
     packed = pa.py_buffer(np.ascontiguousarray(vectors, np.float32))
     kind = pa.binary(4 * vectors.shape[1])
     table = pa.table(
@@ -109,11 +112,16 @@ def write_cache_file(folder: str, keys: pa.Array, vectors: Vectors) -> None:
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     pq.write_table(table, content, write_page_checksum=True, **plain)
     digest = hashlib.sha256(b"".join(keys.to_pylist())).hexdigest()[:32]
-    name = f"{digest}-{len(keys)}.parquet"
-    write_bytes(f"{folder}/{name}", content.getvalue().to_pybytes())
+    written = content.getvalue().to_pybytes()
+    name = f"{digest}-{len(keys)}-{zlib.crc32(written):08x}.parquet"
+    write_bytes(f"{folder}/{name}", written)
 
 
-def _parse(content: bytes) -> VectorBatch:
+def _parse(name: str, content: bytes) -> VectorBatch:
+    """Return the vectors of a file. Raises one of DAMAGE if it is damaged."""
+    found = NAME.fullmatch(name)
+    if found and found[2] and found[2] != f"{zlib.crc32(content):08x}":
+        raise OSError(f"{name}: damaged")
     source = pa.BufferReader(content)
     table = pq.ParquetFile(source, page_checksum_verification=True).read(["key", "vector"])
     keys, vectors = (table.column(name).combine_chunks() for name in table.column_names)

@@ -14,6 +14,7 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from etl.spark.file_checks import check_table, digests_by_tasks
 from mdsrec import tables
 from mdsrec.tables import Manifest, Recipe
 
@@ -39,8 +40,12 @@ def spark_uri(uri: str) -> str:
 
 
 def read_table(spark: SparkSession, uri: str, schema: pa.Schema) -> DataFrame:
-    """Return the rows of a committed table, read from the files in its manifest only."""
+    """Return the rows of a committed table, read from the files in its manifest only.
+
+    The bytes of these files are checked first. InputError names one that is damaged.
+    """
     manifest = tables.open_table(uri)
+    check_table(spark, uri, manifest)
     paths = [
         GLOB_CHARACTERS.sub(r"\\\1", f"{spark_uri(uri)}/{file.path}") for file in manifest.files
     ]
@@ -64,7 +69,8 @@ def write_table(
     """
     version = tables.new_version(uri)
     rows = write_files(frame, version, schema, order, layout)
-    return tables.commit(uri, version, recipe, rows, counters)
+    digest_files = digests_by_tasks(frame.sparkSession, uri)
+    return tables.commit(uri, version, recipe, rows, counters, digest_files)
 
 
 def write_files(

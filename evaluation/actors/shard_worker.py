@@ -12,7 +12,7 @@ import ray
 import torch
 
 from evaluation.actors.group import GroupActor, Meeting, Member
-from mdsrec import files
+from evaluation.actors.parts import write_part
 from mdsrec.config import Experiment
 from mdsrec.jobs import promises
 from training.data.sequences import SequenceReader
@@ -23,7 +23,7 @@ ONLY_MEMBER = Member(0, 1)
 
 
 class Shard(NamedTuple):
-    """Users (or items) [first, last): one Parquet part, a file `part-NUMBER.parquet`."""
+    """Users (or items) [first, last): one Parquet part, a file `part-NUMBER-CRC.parquet`."""
 
     number: int
     first: int
@@ -96,7 +96,7 @@ class ShardWorker(GroupActor):
         if not self.writes(shard):
             return 0
         pq.write_table(rows, content, compression="zstd")
-        files.write_bytes(f"{version}/part-{shard.number:05d}.parquet", content.getvalue())
+        write_part(version, shard.number, content.getbuffer())
         return int(rows.num_rows)
 
 

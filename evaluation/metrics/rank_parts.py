@@ -10,9 +10,8 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mdsrec import files, schema, tables
+from mdsrec import files, parquet_groups, schema, tables
 from mdsrec.arrays import Counts, Floats
 from mdsrec.errors import InputError
 from mdsrec.tables import READ_ERRORS, Manifest
@@ -97,18 +96,18 @@ def rank_parts(uri: str, fingerprint: str | None = None) -> Iterator[RankPart]:
     manifest, last_user = tables.open_table(uri, EVALUATE), None
     if fingerprint is not None:
         check_ranks(uri, manifest, fingerprint)
-    for path in tables.data_files(uri, manifest):
-        for part in _parts_of_file(uri, path):
+    for path, file in zip(tables.data_files(uri, manifest), manifest.files, strict=True):
+        for part in _parts_of_file(uri, path, file.digests):
             if last_user is not None and part.users[0] <= last_user:
                 raise InputError(f"{path}: its users are not in order: delete {uri} and {EVALUATE}")
             last_user = part.users[-1]
             yield part
 
 
-def _parts_of_file(uri: str, path: str) -> Iterator[RankPart]:
+def _parts_of_file(uri: str, path: str, digests: str | None) -> Iterator[RankPart]:
     """Yield a file in parts. The last user of a part that is not the last waits for the next."""
     waiting: list[pa.Table] = []
-    for batch in _batches(uri, path):
+    for batch in _batches(uri, path, digests):
         if sum(rows.num_rows for rows in waiting) >= PART_ROWS:
             part, last = RankPart(pa.concat_tables(waiting)).split_last_user()
             waiting = [last]
@@ -119,13 +118,14 @@ def _parts_of_file(uri: str, path: str) -> Iterator[RankPart]:
         yield RankPart(pa.concat_tables(waiting))
 
 
-def _batches(uri: str, path: str) -> Iterator[pa.Table]:
+def _batches(uri: str, path: str, digests: str | None) -> Iterator[pa.Table]:
     try:
-        file = pq.ParquetFile(path, filesystem=files.file_system(uri)[0], read_dictionary=NAMES)
-        with file:
+        with parquet_groups.open_file(uri, path, digests, read_dictionary=NAMES) as file:
             for batch in file.iter_batches(PART_ROWS, columns=schema.RANKS.names):
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch])
+    except InputError:
+        raise
     except READ_ERRORS as error:
         message = files.first_line(error)
         raise InputError(f"{uri}: unreadable ({message}): {EVALUATE}") from None

@@ -4,7 +4,6 @@ Keys of the dictionaries: split (valid, test), channel (all, fused, each modalit
 metric (recall@10, ...). A split without targets has empty means and intervals.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -86,11 +85,11 @@ class RunMetrics(RankMetrics):
     @classmethod
     def read(cls, uri: str) -> Self:
         """Read metrics.json. Raises InputError if it is missing or damaged."""
-        content = files.read_bytes(uri)
-        if content is None:
+        content = files.read_json(uri, REMEDY)
+        if not content:
             raise InputError(f"{uri}: no such file: run `mdsrec evaluate CONFIG`")
         try:
-            fields = cls._fields(json.loads(content))
+            fields = cls._fields(content)
         except KeyError as error:
             raise files.damaged_json(uri, f"no {error}", REMEDY) from None
         except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -28,6 +28,7 @@ WEIGHTS = "weights.safetensors"  # of the network
 ITEM_TABLES = "item_tables.safetensors"  # graphs and features that the network reads
 MEMORY = "memory.safetensors"  # terms of the memory of transitions
 MODEL_CARD = "README.md"
+REMEDY = "export the run again"
 FILES = (CONFIG, CATALOGUE, ITEM_TABLES, MODEL_CARD, WEIGHTS, MEMORY)  # as the manifest lists them
 
 
@@ -46,20 +47,19 @@ def read_export(folder: str) -> tuple[ExportManifest, dict[str, bytes]]:
     InputError if the version is another one, or a file is missing or was changed.
     """
     uri = f"{folder}/{MANIFEST}"
-    stored = files.read_json(uri)
+    stored = files.read_json(uri, REMEDY)
     version = stored.get("version", VERSION)
     if version != VERSION:  # it may have other keys
         raise InputError(
-            f"{folder}: exported as version {version}, this program reads {VERSION}: "
-            "export the run again"
+            f"{folder}: exported as version {version}, this program reads {VERSION}: {REMEDY}"
         )
-    manifest = files.checked_fields(ExportManifest, stored, uri, "export the run again")
+    manifest = files.checked_fields(ExportManifest, stored, uri, REMEDY)
     contents = {}
     for name, sha256 in manifest.sha256.items():
         content = files.read_bytes(f"{folder}/{name}")
         if content is None or hashlib.sha256(content).hexdigest() != sha256:
             found = "is missing" if content is None else "was changed"
-            raise InputError(f"{folder}/{name}: the file {found}: export the run again")
+            raise InputError(f"{folder}/{name}: the file {found}: {REMEDY}")
         contents[name] = content
     return manifest, contents
 

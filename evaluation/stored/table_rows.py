@@ -49,6 +49,8 @@ class TableRows:
         try:
             rows = read_group(self._uri, group.stored, self._schema.names)
             return rows.select(self._schema.names).cast(self._schema)
+        except InputError:
+            raise
         except READ_ERRORS as error:
             message = first_line(error)
             raise InputError(f"{self._uri}: unreadable ({message}): {ETL_FIRST}") from None

@@ -13,6 +13,7 @@ from mdsrec.config import Experiment
 from mdsrec.config.input import properties
 from mdsrec.config.mistakes import explanation, location_of
 from mdsrec.credentials import without_secret
+from mdsrec.digests.last_line import check_last_line
 from mdsrec.errors import InputError, near_file
 
 COMMAND_LINE = "command line"
@@ -81,6 +82,7 @@ def _read_file(path: str | Path) -> dict[str, Any]:
     text = ""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
+        check_last_line(text)
         content = tomllib.loads(text)
         _join_properties(content)
     except FileNotFoundError:

@@ -1,12 +1,12 @@
 """The manifests of a checkpoint: every rank lists the files it wrote, with sizes and checksums."""
 
-import json
 import zlib
 from typing import Any, NamedTuple
 
 from pyarrow import fs
 
 from mdsrec import files
+from mdsrec.errors import InputError
 
 CHUNK = 1 << 22
 INCOMPLETE = "was never complete"
@@ -60,11 +60,13 @@ def checksum(stream: Any) -> str:
 
 def _read_manifest(uri: str, rank: int) -> RankManifest:
     name = manifest_name(rank)
-    content = files.read_bytes(f"{uri}/{name}")
-    if content is None:
+    try:
+        fields = files.read_json(f"{uri}/{name}")
+    except InputError as error:
+        raise DamageError(str(error)) from None
+    if not fields:
         raise DamageError(f"{name} is missing, so it {INCOMPLETE}")
     try:
-        fields = json.loads(content)
         records = [FileRecord(**entry) for entry in fields["files"]]
         return RankManifest(int(fields["world_size"]), records)
     except (ValueError, KeyError, TypeError):

@@ -2,30 +2,37 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from mdsrec.digests.blocks import Bytes
 from mdsrec.errors import InputError
-from training.checkpoints.tensor_file import ITEMS, TensorFile
+from mdsrec.files import first_line
+from training.checkpoints.tensor_file import ITEMS, REMEDY, TensorFile
 from training.checkpoints.weights import PARTS
 
 ROWS = 1 << 14  # of a file, read at a time
+
+log = logging.getLogger("training")
 
 
 class StoredWeights:
     """Named tensors in one file, or in one file and in files of rows of items beside it."""
 
     def __init__(self, uri: str) -> None:
-        """Read the headers. OSError if a file is absent."""
+        """Read the headers. InputError if a file is absent or damaged."""
         self.uri = uri
-        main = TensorFile.open(uri)
+        main = _open(uri)
+        if not main.is_checked:
+            log.info("%s: written by an older version, without digests: not checked", uri)
         self.metadata = main.metadata
         folder = uri.rpartition("/")[0]
         names = json.loads(self.metadata.get(PARTS, "[]"))
-        parts = [TensorFile.open(f"{folder}/{name}") for name in names]
+        parts = [_open(f"{folder}/{name}") for name in names]
         self._files = {name: [main] for name in main.tensors}
         for name in parts[0].tensors if parts else ():
             self._files[name] = parts
@@ -118,7 +125,7 @@ class StoredWeights:
             first += len(rows)
         return tensor
 
-    def _pieces(self, name: str) -> Iterator[bytes]:
+    def _pieces(self, name: str) -> Iterator[Bytes]:
         for file in self._files[name]:
             yield from file.pieces(name)
 
@@ -130,6 +137,13 @@ class StoredWeights:
 
     def dtype(self, name: str) -> torch.dtype:
         return self._files[name][0].dtype(name)
+
+
+def _open(uri: str) -> TensorFile:
+    try:
+        return TensorFile.open(uri)
+    except OSError as error:
+        raise InputError(f"{uri}: {first_line(error)}: {REMEDY}") from None
 
 
 def _rows_between(file: TensorFile, name: str, first: int, last: int) -> Tensor:

@@ -4,17 +4,18 @@ Where ranks own items, the rows of items lie beside it in one file for each rank
 name them. They are written first, so the main file never names what is absent.
 """
 
-import io
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 from pyarrow import fs
 from torch import Tensor, distributed, nn
 
 from mdsrec import files
-from training.checkpoints.tensor_file import ITEMS, TensorFile, write_tensors
+from mdsrec.errors import InputError
+from training.checkpoints.tensor_file import ITEMS, TensorFile, checked_content, write_checked
 from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import full_shapes, iterate_full_weights, own_items
 
@@ -24,7 +25,7 @@ PARTS = "parts"  # in the metadata: the files with rows of items, in order
 
 class NamedFile(NamedTuple):
     name: str
-    content: bytes
+    content: memoryview
 
 
 class RowsFile(NamedTuple):
@@ -35,10 +36,9 @@ class RowsFile(NamedTuple):
 
     def write(self, run: str) -> None:
         """Write the file into the run, without a copy of it in memory."""
-        shapes = {name: tuple(rows.shape) for name, rows in self.rows.items()}
 
         def write(stream: BinaryIO) -> None:
-            write_tensors(stream, shapes, self.rows.values(), {})
+            write_checked(stream, self.rows, {})
 
         files.write_stream(f"{run}/{self.name}", write)
 
@@ -74,16 +74,14 @@ def gather_weights(engine: Engine[nn.Module], metadata: dict[str, str], tag: str
         for _ in weights:
             pass
         return WeightsFiles(part, None)
-    stream = io.BytesIO()
-    write_tensors(stream, shapes, weights, metadata)
-    return WeightsFiles(part, NamedFile(BEST, stream.getvalue()))
+    return WeightsFiles(part, NamedFile(BEST, checked_content(shapes, weights, metadata)))
 
 
 def parts_named(uri: str) -> list[str]:
-    """Return the files with rows of items that a main file names; none if there is no file."""
-    if not files.exists(uri):
-        return []
-    names: list[str] = json.loads(TensorFile.open(uri).metadata.get(PARTS, "[]"))
+    """Return the files with rows of items that a main file names; none if it cannot be read."""
+    names: list[str] = []
+    with suppress(OSError, InputError):
+        names = json.loads(TensorFile.open(uri).metadata.get(PARTS, "[]"))
     return names
 
 

@@ -15,6 +15,7 @@ from evaluation.report.head import run_facts
 from mdsrec import files
 from mdsrec.command.names import spelled
 from mdsrec.config.loading import load_experiment
+from mdsrec.digests.last_line import with_last_line
 from mdsrec.errors import InputError
 from mdsrec.text import text_table
 from tuning.live import HEADER, NUM_TEXT_COLUMNS, table_rows
@@ -120,7 +121,7 @@ def winner_toml(sweep: Sweep, winner: Trial) -> str:
     head += f"# Validation {METRIC} {winner.score:.6f}"
     if settings:
         head += "\n# [spark.settings] is not repeated here"
-    return f"{head}\n\n{tomli_w.dumps(content)}"
+    return with_last_line(f"{head}\n\n{tomli_w.dumps(content)}")
 
 
 def evaluate_winner(sweep: Sweep, winner: Trial) -> RunSpec:
