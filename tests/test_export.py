@@ -46,7 +46,7 @@ def shared_run(root: Path, name: str, model: dict[str, Any], **damage: Any) -> E
         trained, uri = load_trained(experiment), RunPaths.of(experiment).weights
         rivals = rivals_recipe(experiment, trained).fingerprint
         weights = dict.fromkeys(trained.channels, 0.5)
-        files.write_json(uri, {"rivals": rivals, "weights": weights})
+        files.write_json(uri, {"rivals": rivals, "targets": 0, "weights": weights, "ndcg": {}})
     return experiment
 
 
@@ -137,7 +137,7 @@ def test_weights_that_change_during_an_export_are_refused(tmp_path, monkeypatch)
         return rows
 
     monkeypatch.setattr(export_arrays, "_stored_rows", read_and_train_on)
-    with pytest.raises(InputError, match=r"the weights changed during the export: export again$"):
+    with pytest.raises(InputError, match=r"best\.safetensors: replaced by another job"):
         exported(experiment, tmp_path / "exported")
 
 

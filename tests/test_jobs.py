@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mdsrec import schema, tables
+from mdsrec import files, schema, tables
 from mdsrec.errors import InputError
 from mdsrec.jobs import lease, promises
 from mdsrec.jobs.lease import Lease, check_leases, hold
@@ -166,9 +166,8 @@ def test_a_table_that_was_read_is_checked_again_before_a_commit(tmp_path: Path) 
 
 def as_another_process_does(uri: str) -> None:
     """Replace the table at `uri`, without what this process promised."""
-    manifest = Path(uri, tables.MANIFEST)
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**content, "fingerprint": TWO.fingerprint}))
+    manifest = f"{uri}/{tables.MANIFEST}"
+    files.write_json(manifest, {**files.read_json(manifest), "fingerprint": TWO.fingerprint})
 
 
 def test_an_error_whose_reason_is_a_replaced_table_says_so(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mdsrec import tables
 from mdsrec.config import Experiment
-from mdsrec.errors import InputError
+from mdsrec.jobs.promises import check_file
 from mdsrec.run_paths import RunPaths
 from training.checkpoints.finite_weights import damaged_rows, refuse_damaged
 from training.checkpoints.stored_weights import StoredWeights
@@ -30,17 +30,12 @@ from training.trained_run import TrainedRun
 def write_weights(experiment: Experiment, trained: TrainedRun, stream: BinaryIO) -> None:
     """Write the weights of the network, rows in the order of items.
 
-    InputError if a weight is not finite, or if the run was trained on meanwhile.
+    InputError if a weight is not finite, or if other weights were stored meanwhile.
     """
     uri, disk = RunPaths.of(experiment).best_weights, DiskArrays()
-    try:
-        stored = StoredWeights(uri)
-        weights = {name: _stored_rows(stored, name, disk) for name in stored.shapes}
-        is_same = StoredWeights(uri).fingerprint() == trained.weights_fingerprint
-    except FileNotFoundError:  # files with rows of items, whose names are new with each weights
-        is_same = False
-    if not is_same:
-        raise InputError(f"{uri}: the weights changed during the export: export again")
+    stored = StoredWeights(uri)
+    weights = {name: _stored_rows(stored, name, disk) for name in stored.shapes}
+    check_file(uri)
     of_items = item_parameters(experiment)
     for name, (_, damaged) in weights.items():
         refuse_damaged(uri, name, damaged, len(damaged), name in of_items)
