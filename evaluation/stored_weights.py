@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from mdsrec import files, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Recipe
-from training.inference import TrainedModel
-from training.trained_run import Trained
+from training.inference import SEEN, TrainedModel
+from training.trained_run import Trained, TrainedRun
+
+AnyTrained = TypeVar("AnyTrained", TrainedModel, TrainedRun)
 
 MAX_USERS = 20_000  # a mean over so many targets has a standard error of about .002
 PER_CHANNEL = 200  # rivals of a target: items that a channel ranks highest
@@ -49,12 +51,12 @@ def rivals_recipe(experiment: Experiment, trained: Trained) -> Recipe:
     return Recipe(settings, model_inputs(trained))
 
 
-def with_stored_weights(experiment: Experiment, trained: TrainedModel) -> TrainedModel:
+def with_stored_weights(experiment: Experiment, trained: AnyTrained) -> AnyTrained:
     """Return the model with the weights that the evaluation chose, where it has a memory.
 
     InputError if there are none for this model and these tables.
     """
-    if trained.memory is None or trained.model is None:
+    if SEEN not in trained.weight_of:
         return trained
     paths = RunPaths.of(experiment)
     stored = files.read_json(paths.weights)

@@ -13,9 +13,8 @@ from small_dataset import small_experiment, write_dataset
 from small_models import experiment_of
 
 from evaluation import Recommender
-from evaluation.serving import export_format
 from evaluation.serving.catalogue import Catalogue
-from evaluation.serving.export import export, export_files
+from evaluation.serving.export import export
 from evaluation.serving.histories import known_histories, padded_hint
 from evaluation.serving.one_thread import one_thread
 from evaluation.serving.own_split import targets_of
@@ -23,8 +22,7 @@ from evaluation.stored_weights import rivals_recipe, with_stored_weights
 from mdsrec import files, tables
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
-from training.data.item_tables import load_item_tables
-from training.inference import load_model, load_trained
+from training.inference import load_trained
 from training.models.registry import MODELS
 
 ITEMS = {"1": 0, "2": 1, "3": 2}
@@ -172,18 +170,6 @@ def test_an_export_reads_the_item_tables_once(root, tmp_path, monkeypatch):
     export(run, str(tmp_path))
     graphs = [uri for uri in read if "/neighbors" in uri]
     assert len(graphs) == len(set(graphs)) == 2
-
-
-def test_the_exported_weights_are_those_that_were_loaded(root):
-    experiment = trained_experiment(root, "gru4rec")
-    item_tables, trained = load_item_tables(experiment), load_trained(experiment)
-    write_weights(experiment, seed=2)  # a training that goes on
-    contents = export_files(experiment, trained, item_tables)
-    model = load_model(experiment, item_tables, contents[export_format.WEIGHTS])
-    for (name, found), expected in zip(
-        model.named_parameters(), trained.model.parameters(), strict=True
-    ):
-        assert torch.equal(found, expected), name
 
 
 def test_only_the_weights_chosen_for_the_model_are_used(tmp_path):

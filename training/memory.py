@@ -10,12 +10,13 @@ in training sequences, spread over the neighbors of the modalities (etl/graph/sp
 B histories, X items, n of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from scipy.sparse import csr_array
 
@@ -24,6 +25,7 @@ from mdsrec.arrays import Floats, Ints
 from mdsrec.config import Experiment, TransitionsConfig
 from mdsrec.table_names import memory_name
 from training.data.sequences import History
+from training.data.shared_arrays import Allocate, zeros
 from training.data.sparse import SparseMatrix
 from training.data.table_arrays import Weights, scored_rows
 from training.data.table_checks import check_memory_table
@@ -39,15 +41,20 @@ class Memory:
     fingerprint: str  # of the table and of the keys that only scoring reads
 
     @classmethod
-    def load(cls, experiment: Experiment) -> Self:
+    def load(
+        cls,
+        experiment: Experiment,
+        allocate: Allocate = zeros,
+        read: Callable[..., Iterator[pa.RecordBatch]] = tables.stream_table,
+    ) -> Self:
         """Read the table. InputError if it is missing, or was made from other data or settings."""
         manifest, num_items = check_memory_table(experiment)
         config = experiment.transitions
         uri = tables.table_uri(experiment.root, memory_name(experiment))
-        rows = tables.stream_table(uri, manifest, schema.MEMORY, ["item", "other", "score"])
+        rows = read(uri, manifest, schema.MEMORY, ["item", "other", "score"])
 
         term = partial(terms_of, num_items=num_items, tau=config.tau)
-        terms = scored_rows(rows, num_items, manifest.rows, term)
+        terms = scored_rows(rows, num_items, manifest.rows, term, allocate)
         return cls(terms, config, memory_fingerprint(manifest, config))
 
     def recent(self, history: History) -> History:

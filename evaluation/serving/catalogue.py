@@ -1,16 +1,22 @@
 """Ids and titles of all items."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import BinaryIO, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mdsrec import schema, tables
 from mdsrec.arrays import Counts
 from mdsrec.config import Experiment
 
 COLUMNS = ["item_id", "title", "num_train"]
+EXPORTED = pa.schema(
+    {"item_id": pa.large_string(), "title": pa.large_string(), "num_train": "int64"}
+)
+ROW_GROUP = 1 << 20  # rows
 
 
 @dataclass(frozen=True)
@@ -46,3 +52,33 @@ class Catalogue:
     def item_of_id(self) -> dict[str, int]:
         """Return the item of each id."""
         return {item_id: item for item, item_id in enumerate(self.item_ids.to_pylist())}
+
+
+def write_catalogue(experiment: Experiment, stream: BinaryIO) -> None:
+    """Write the catalogue as Parquet, one row group at a time."""
+    with pq.ParquetWriter(pa.PythonFile(stream, "w"), EXPORTED, compression="zstd") as writer:
+        for rows in _row_groups(_stream(experiment)):
+            writer.write_table(rows, ROW_GROUP)
+
+
+def first_item_id(experiment: Experiment) -> str:
+    """Return the id of item 0."""
+    item_id: str = next(_stream(experiment)).column(0)[0].as_py()
+    return item_id
+
+
+def _stream(experiment: Experiment) -> Iterator[pa.RecordBatch]:
+    uri = tables.table_uri(experiment.root, "items")
+    return tables.stream_table(uri, tables.open_table(uri), schema.ITEMS, COLUMNS)
+
+
+def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield all rows in tables of ROW_GROUP rows, the last one shorter."""
+    waiting = EXPORTED.empty_table()
+    for batch in batches:
+        waiting = pa.concat_tables([waiting, pa.table(batch).cast(EXPORTED)])
+        while len(waiting) >= ROW_GROUP:
+            yield waiting[:ROW_GROUP].combine_chunks()
+            waiting = waiting[ROW_GROUP:]
+    if len(waiting):
+        yield waiting.combine_chunks()

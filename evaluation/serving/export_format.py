@@ -6,10 +6,10 @@ X items.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from mdsrec import files
 from mdsrec.config import TransitionsConfig
@@ -17,7 +17,6 @@ from mdsrec.errors import InputError
 from training.checkpoints.tensor_file import file_metadata
 from training.data.item_tables import PARTS, ItemTables
 from training.data.sparse import SparseMatrix
-from training.inference import TrainedModel
 from training.memory import Memory
 
 VERSION = 1
@@ -29,6 +28,7 @@ WEIGHTS = "weights.safetensors"  # of the network
 ITEM_TABLES = "item_tables.safetensors"  # graphs and features that the network reads
 MEMORY = "memory.safetensors"  # terms of the memory of transitions
 MODEL_CARD = "README.md"
+FILES = (CONFIG, CATALOGUE, ITEM_TABLES, MODEL_CARD, WEIGHTS, MEMORY)  # as the manifest lists them
 
 
 @dataclass(frozen=True)
@@ -67,33 +67,13 @@ def read_export(folder: str) -> tuple[ExportManifest, dict[str, bytes]]:
     return manifest, contents
 
 
-def pack_weights(trained: TrainedModel) -> bytes:
-    """Return the weights of the network as the file that `load_model` reads."""
-    assert trained.model is not None
-    arrays = {name: p.detach().cpu().numpy() for name, p in trained.model.named_parameters()}
-    return save(arrays, {"dataset": trained.dataset_fingerprint})
-
-
-def pack_item_tables(item_tables: ItemTables) -> bytes:
-    """Return the tables as a safetensors file. Products of them are made again."""
-    modalities = {n: replace(m, centers=None) for n, m in item_tables.modalities.items()}
-    kept = replace(item_tables, modalities=modalities)
-    return save(kept.arrays(), {"about": json.dumps(kept.about())})
-
-
 def unpack_item_tables(content: bytes) -> ItemTables:
-    """Return the tables of `pack_item_tables`."""
+    """Return the tables in a file ITEM_TABLES."""
     return ItemTables.of(load(content), _about(content))
 
 
-def pack_memory(memory: Memory) -> bytes:
-    """Return the memory as a safetensors file."""
-    arrays = {part: getattr(memory.terms, part) for part in PARTS}
-    return save(arrays, {"about": json.dumps({"fingerprint": memory.fingerprint})})
-
-
 def unpack_memory(content: bytes, config: TransitionsConfig) -> Memory:
-    """Return the memory of `pack_memory`; `config` is the section [transitions] of the run."""
+    """Return the memory in a file MEMORY; `config` is the section [transitions] of the run."""
     arrays, about = load(content), _about(content)
     terms = SparseMatrix(*(arrays[part] for part in PARTS))
     return Memory(terms, config, about["fingerprint"])

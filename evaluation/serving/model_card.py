@@ -1,13 +1,12 @@
 """The model card of an exported run."""
 
 from evaluation.metrics.run_metrics import RunMetrics
-from evaluation.serving.catalogue import Catalogue
 from evaluation.stored_weights import model_inputs
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.own_model import is_own
 from mdsrec.run_paths import RunPaths
-from training.inference import TrainedModel
+from training.trained_run import Trained
 
 FILES = """| file | content |
 |---|---|
@@ -28,12 +27,14 @@ SPLITS = {
 }
 
 
-def model_card(experiment: Experiment, trained: TrainedModel, catalogue: Catalogue) -> str:
-    """Return README.md: how to load the model, what it was trained on, and its metrics."""
+def model_card(experiment: Experiment, trained: Trained, first_id: str) -> str:
+    """Return README.md: how to load the model, what it was trained on, and its metrics.
+
+    `first_id` is an item of the example.
+    """
     paths = RunPaths.of(experiment)
     history = files.read_json(paths.history)
     inputs = model_inputs(trained)
-    first = catalogue.item_ids[0].as_py()
     weights = ", ".join(f"{name} {weight:.3g}" for name, weight in trained.weight_of.items())
     made = [f"{key} {history[key]}" for key in ("version", "date") if key in history]
     facts = ", ".join([f"seed {experiment.seed}", *made])
@@ -43,7 +44,7 @@ def model_card(experiment: Experiment, trained: TrainedModel, catalogue: Catalog
         "Use": _own_text(experiment.model.name)
         + "```python\nfrom evaluation import Recommender\n\n"
         'model = Recommender.load("DIR")  # this folder; needs neither Ray nor Spark\n'
-        f'model.recommend(["{first}"], top=10)\n```',
+        f'model.recommend(["{first_id}"], top=10)\n```',
         "Model": f"`{experiment.model.name}`, {history.get('num_parameters', 0):,} parameters. "
         f"Weights of the channels in a score: {weights}.\n"
         f"Fingerprints: {', '.join(f'{name} `{value}`' for name, value in inputs.items())}.",
@@ -66,7 +67,7 @@ def _own_text(model: str) -> str:
     )
 
 
-def _data_text(experiment: Experiment, trained: TrainedModel) -> str:
+def _data_text(experiment: Experiment, trained: Trained) -> str:
     source = experiment.input
     names = [uri.rstrip("/").rpartition("/")[2] for uri in source.reviews or source.interactions]
     modalities = ", ".join(experiment.modalities) or "none"

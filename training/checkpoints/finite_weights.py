@@ -18,21 +18,21 @@ def check_finite(model: Model, uri: str, owners: Owners | None = None) -> None:
     raises the error.
     """
     for name, parameter in model.named_parameters():
-        rows = _damaged_rows(parameter.detach())
-        if name not in model.item_parameters:
-            if len(rows):
-                raise InputError(f"{uri}: the weights are damaged: {name} is not finite")
-            continue
-        first, count = rows[:NAMED], len(rows)
-        if owners is not None:
-            first, count = _of_all(rows + owners.shards.first, owners)
-        if count:
-            raise InputError(
-                f"{uri}: the weights are damaged: {name} is not finite for {_items(first, count)}"
-            )
+        rows = damaged_rows(parameter.detach())
+        if name in model.item_parameters and owners is not None:
+            refuse_damaged(uri, name, *_of_all(rows + owners.shards.first, owners))
+        else:
+            refuse_damaged(uri, name, rows, len(rows), name in model.item_parameters)
 
 
-def _damaged_rows(values: Tensor) -> Tensor:
+def refuse_damaged(uri: str, name: str, rows: Tensor, count: int, are_items: bool = True) -> None:
+    """Raise InputError if `count` rows of a weight are damaged; `rows` are the first of them."""
+    if count:
+        which = f" for {_items(rows[:NAMED], count)}" if are_items else ""
+        raise InputError(f"{uri}: the weights are damaged: {name} is not finite{which}")
+
+
+def damaged_rows(values: Tensor) -> Tensor:
     """Return the rows that are not finite, ascending."""
     found, first = [torch.empty(0, dtype=torch.int64)], 0
     for part in torch.split(values, rows_in_cache(values)) if values.numel() else ():

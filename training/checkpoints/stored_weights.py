@@ -55,7 +55,7 @@ class StoredWeights:
             for piece in file.pieces(ITEMS):
                 digest.update(piece)
         for name, shape in self.shapes.items():
-            digest.update(f"{name} {shape} {self._dtype(name)}".encode())
+            digest.update(f"{name} {shape} {self.dtype(name)}".encode())
             for piece in self._pieces(name):
                 digest.update(piece)
         return digest.hexdigest()[:16]
@@ -65,10 +65,26 @@ class StoredWeights:
         stored = self._files[name]
         if self._order is None or stored is not self._order:
             return stored[0].tensor(name) if len(stored) == 1 else self._joined(name)
-        tensor = torch.empty(self._shape(name), dtype=self._dtype(name))
-        for file in self._order:
-            tensor[file.tensor(ITEMS).long()] = file.tensor(name)
+        tensor = torch.empty(self._shape(name), dtype=self.dtype(name))
+        for numbers, rows in self.blocks(name):
+            tensor[numbers] = rows
         return tensor
+
+    def blocks(self, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield numbers of rows, those of items where they are stored in another order, and rows.
+
+        All rows come once, in the order in which they are stored, ROWS at a time.
+        """
+        start = 0  # first row of a file
+        for file in self._files[name]:
+            num_rows = file.shape(name)[0]
+            for first in range(0, num_rows, ROWS):
+                last = min(first + ROWS, num_rows)
+                numbers = torch.arange(start + first, start + last)
+                if self._order is self._files[name]:
+                    numbers = file.elements(ITEMS, first, last).long()
+                yield numbers, _rows_between(file, name, first, last)
+            start += num_rows
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """Read the rows of items first <= item < last. InputError if there are fewer.
@@ -80,7 +96,7 @@ class StoredWeights:
             raise InputError(
                 f"{self.uri}: {name} has {num_rows:,} rows, the data set has more items"
             )
-        found = torch.empty(last - first, *shape, dtype=self._dtype(name))
+        found = torch.empty(last - first, *shape, dtype=self.dtype(name))
         start = 0  # first row of a file
         for file in self._files[name]:
             numbers = torch.arange(start, start + file.shape(name)[0])
@@ -95,7 +111,7 @@ class StoredWeights:
         return found
 
     def _joined(self, name: str) -> Tensor:
-        tensor, first = torch.empty(self._shape(name), dtype=self._dtype(name)), 0
+        tensor, first = torch.empty(self._shape(name), dtype=self.dtype(name)), 0
         for file in self._files[name]:
             rows = file.tensor(name)
             tensor[first : first + len(rows)] = rows
@@ -112,7 +128,7 @@ class StoredWeights:
             return shapes[0]
         return sum(shape[0] for shape in shapes), *shapes[0][1:]
 
-    def _dtype(self, name: str) -> torch.dtype:
+    def dtype(self, name: str) -> torch.dtype:
         return self._files[name][0].dtype(name)
 
 

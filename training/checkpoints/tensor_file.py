@@ -5,12 +5,13 @@ So a file is never whole in memory, and what is not needed is not read.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mdsrec import files
@@ -23,6 +24,7 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "I32": torch.int32,
 }
+ARRAY_TYPES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32"}  # in the order of a file
 ITEMS = "items"  # the items whose rows are in a file, where these are not in the order of items
 
 
@@ -50,6 +52,36 @@ def write_tensors(
         assert tensor.dtype == (torch.int32 if name == ITEMS else torch.float32)
         assert tuple(tensor.shape) == shape
         stream.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def write_arrays(
+    stream: BinaryIO,
+    arrays: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, str],
+    after_piece: Callable[[], None],
+) -> None:
+    """Write the bytes of `safetensors.numpy.save`, a piece of an array at a time.
+
+    `after_piece` is called after each.
+    """
+    named = sorted(
+        arrays.items(), key=lambda item: (list(ARRAY_TYPES).index(item[1].dtype.str), item[0])
+    )
+    header: dict[str, object] = {METADATA: dict(metadata)}
+    end = 0
+    for name, array in named:
+        start, end = end, end + array.nbytes
+        kind = ARRAY_TYPES[array.dtype.str]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    stream.write(len(encoded).to_bytes(8, "little"))
+    stream.write(encoded)
+    for _, array in named:
+        content = array.reshape(-1).view(np.uint8)
+        for first in range(0, len(content), READ_BYTES):
+            stream.write(content[first : first + READ_BYTES].data)
+            after_piece()
 
 
 def file_metadata(content: bytes) -> dict[str, str]:

@@ -4,12 +4,13 @@ Letters: O co-occurrence of items, Ahat^m neighbors and C^m centers in modality 
 neighbors per item, k centers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -152,8 +153,18 @@ class Loading:
         members = self.membership(name) if needs.centers else None
         centers = None
         if graph is not None and members is not None:
-            centers = product(members, graph, self.num_items, self.allocate)
+            centers = self.center_rows(members, graph)
         return ModalityTables(graph, features, members, centers)
+
+    def center_rows(self, members: SparseMatrix, graph: SparseMatrix) -> SparseMatrix | None:
+        """Return C Ahat."""
+        return product(members, graph, self.num_items, self.allocate)
+
+    def rows(
+        self, uri: str, manifest: tables.Manifest, table: pa.Schema, columns: list[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of an opened table in order, in batches of bounded memory."""
+        return tables.stream_table(uri, manifest, table, columns)
 
     def open(self, name: str) -> tuple[str, tables.Manifest]:
         """Check a table again: it may have been rebuilt since the first check."""
@@ -164,7 +175,7 @@ class Loading:
         """Read the number of training events of each item [X]."""
         uri, manifest = self.open("items")
         found, done = self.allocate(self.num_items, np.int64), 0
-        for batch in tables.stream_table(uri, manifest, schema.ITEMS, ["num_train"]):
+        for batch in self.rows(uri, manifest, schema.ITEMS, ["num_train"]):
             found[done : done + len(batch)] = batch.column(0).to_numpy()
             done += len(batch)
         return found
@@ -173,7 +184,7 @@ class Loading:
         """Read O as N(O)."""
         uri, manifest = self.open(cooccurrence_name(self.experiment))
         columns = ["item", "other", "score"]
-        read = partial(tables.stream_table, uri, manifest, schema.COOCCURRENCE, columns)
+        read = partial(self.rows, uri, manifest, schema.COOCCURRENCE, columns)
         how = self.experiment.graph.normalize
         return table_arrays.normalized_rows(read, self.num_items, manifest.rows, how, self.allocate)
 
@@ -181,7 +192,7 @@ class Loading:
         """Read the neighbors as Ahat^m."""
         uri, manifest = self.open(neighbors_name(self.experiment, modality))
         model = self.experiment.model
-        batches = tables.stream_table(uri, manifest, schema.NEIGHBORS, ["item", "neighbors"])
+        batches = self.rows(uri, manifest, schema.NEIGHBORS, ["item", "neighbors"])
         return table_arrays.neighbor_rows(
             table_arrays.lists_of(batches),
             self.num_items,
@@ -194,14 +205,14 @@ class Loading:
     def membership(self, modality: str) -> SparseMatrix:
         """Read C^m."""
         uri, manifest = self.open(centers_name(self.experiment, modality))
-        read = partial(tables.stream_table, uri, manifest, schema.CENTERS, ["item", "center"])
+        read = partial(self.rows, uri, manifest, schema.CENTERS, ["item", "center"])
         num_centers = self.experiment.model.all_num_centers()[0]
         return table_arrays.member_rows(read, manifest.rows, num_centers, self.allocate)
 
     def features(self, modality: str) -> Tensor:
         """Read the vectors of all items [X, d_m]."""
         uri, manifest = self.open(features_name(modality))
-        batches = tables.stream_table(uri, manifest, schema.FEATURES, ["item", "vector"])
+        batches = self.rows(uri, manifest, schema.FEATURES, ["item", "vector"])
         width = int(manifest.counters["width"])
         return torch.from_numpy(table_arrays.vectors(batches, self.num_items, width, self.allocate))
 

@@ -78,11 +78,15 @@ def normalized_entries(
 
 
 def scored_rows(
-    batches: Batches, num_items: int, num_entries: int, term: Callable[[Weights], Floats]
+    batches: Batches,
+    num_items: int,
+    num_entries: int,
+    term: Callable[[Weights], Floats],
+    allocate: Allocate,
 ) -> SparseMatrix:
     """Return the entries (item, other, score) with `term` of each score as weight."""
-    starts = np.zeros(num_items + 1, np.int64)
-    columns, weights = np.empty(num_entries, np.int32), np.empty(num_entries, np.float32)
+    starts = allocate(num_items + 1, np.int64)
+    columns, weights = allocate(num_entries, np.int32), allocate(num_entries, np.float32)
     done = 0
     for batch in batches:
         items, others, scores = (column.to_numpy() for column in batch.columns)
@@ -110,6 +114,7 @@ def neighbor_rows(
     """
     starts = allocate(num_items + 1, np.int64)
     columns = allocate(num_items + num_lists * num_neighbors, np.int32)
+    weights = allocate(len(columns), np.float32)
     for first, last, part in _row_blocks(lists, num_items):
         place = part.items - first
         lengths = np.diff(part.ends, prepend=0)
@@ -123,9 +128,8 @@ def neighbor_rows(
         position = np.arange(len(part.values)) - np.repeat(part.ends - lengths, lengths)
         to = np.repeat(starts[part.items], lengths) + position
         columns[to[position < num_neighbors]] = part.values[position < num_neighbors]
-    weights = allocate(len(columns), np.float32)[: starts[-1]]
-    weights[:] = 1.0
-    return SparseMatrix(starts, columns[: starts[-1]], weights)
+        weights[starts[first] : starts[last]] = 1.0
+    return SparseMatrix(starts, columns[: starts[-1]], weights[: starts[-1]])
 
 
 def member_rows(

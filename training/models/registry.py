@@ -20,8 +20,13 @@ MODELS = {
 """Module and class of each `model.name`. Only the chosen one is imported."""
 
 
+def model_class(experiment: Experiment) -> type[Model]:
+    """Return the class of the model named `model.name`."""
+    name = experiment.model.name
+    found: type[Model] = class_named(MODELS.get(name, name))
+    return found
+
+
 def build_model(experiment: Experiment, tables: ItemTables) -> Model:
     """Build the model named `model.name`, with uninitialized weights."""
-    name = experiment.model.name
-    model: Model = class_named(MODELS.get(name, name))(experiment, tables)
-    return model
+    return model_class(experiment)(experiment, tables)

@@ -1,0 +1,97 @@
+"""The arrays of an export: weights, item tables and memory, written to the disk and from there.
+
+A process holds one batch of rows at a time, and a few numbers an item.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import torch
+
+from mdsrec import tables
+from mdsrec.config import Experiment
+from mdsrec.errors import InputError
+from mdsrec.run_paths import RunPaths
+from training.checkpoints.finite_weights import damaged_rows, refuse_damaged
+from training.checkpoints.stored_weights import StoredWeights
+from training.checkpoints.tensor_file import write_arrays
+from training.data.disk_arrays import DiskArrays
+from training.data.item_tables import PARTS, Loading
+from training.data.shared_arrays import Array
+from training.data.sparse import SparseMatrix
+from training.inference import check_dataset
+from training.memory import Memory
+from training.models.registry import model_class
+from training.trained_run import TrainedRun
+
+
+def write_weights(experiment: Experiment, trained: TrainedRun, stream: BinaryIO) -> None:
+    """Write the weights of the network, rows in the order of items.
+
+    InputError if a weight is not finite, or if the run was trained on meanwhile.
+    """
+    uri, disk = RunPaths.of(experiment).best_weights, DiskArrays()
+    try:
+        stored = StoredWeights(uri)
+        arrays = {name: _stored_rows(experiment, stored, name, disk) for name in stored.shapes}
+        is_same = StoredWeights(uri).fingerprint() == trained.weights_fingerprint
+    except FileNotFoundError:  # files with rows of items, whose names are new with each weights
+        is_same = False
+    if not is_same:
+        raise InputError(f"{uri}: the weights changed during the export: export again")
+    metadata = {"dataset": trained.dataset_fingerprint}
+    write_arrays(stream, arrays, metadata, disk.drop_pages)
+
+
+def _stored_rows(
+    experiment: Experiment, stored: StoredWeights, name: str, disk: DiskArrays
+) -> Array:
+    """Read a weight, block by block. InputError names the items of rows that are not finite."""
+    like = torch.empty(0, dtype=stored.dtype(name)).numpy()
+    weight = disk.zeros(stored.shapes[name], like.dtype)
+    damaged = [torch.empty(0, dtype=torch.int64)]
+    for numbers, rows in disk.dropping(stored.blocks(name)):
+        weight[numbers.numpy()] = rows.numpy()
+        damaged.append(numbers[damaged_rows(rows)])
+    found = torch.cat(damaged).sort().values
+    are_items = name in model_class(experiment).item_parameters
+    refuse_damaged(stored.uri, name, found, len(found), are_items)
+    return weight
+
+
+def write_item_tables(experiment: Experiment, trained: TrainedRun, stream: BinaryIO) -> None:
+    """Write the tables that the network reads. Products of them are made again by who loads."""
+    disk = DiskArrays()
+    item_tables = _DiskLoading(experiment, disk).item_tables()
+    check_dataset(experiment, trained.dataset_fingerprint, item_tables.fingerprint)
+    about = {"about": json.dumps(item_tables.about())}
+    write_arrays(stream, item_tables.arrays(), about, disk.drop_pages)
+
+
+class _DiskLoading(Loading):
+    """Tables that are read into arrays on the disk, without products of them."""
+
+    def __init__(self, experiment: Experiment, disk: DiskArrays) -> None:
+        super().__init__(experiment, disk.zeros)
+        self._disk = disk
+
+    def rows(self, *table: Any) -> Iterator[pa.RecordBatch]:
+        return self._disk.dropping(super().rows(*table))
+
+    def center_rows(self, members: SparseMatrix, graph: SparseMatrix) -> None:
+        return None
+
+
+def write_memory(experiment: Experiment, trained: TrainedRun, stream: BinaryIO) -> None:
+    """Write the terms of the memory of transitions."""
+    disk = DiskArrays()
+
+    def rows(*table: Any) -> Iterator[pa.RecordBatch]:
+        return disk.dropping(tables.stream_table(*table))
+
+    memory = Memory.load(experiment, disk.zeros, rows)
+    arrays = {part: getattr(memory.terms, part) for part in PARTS}
+    about = {"about": json.dumps({"fingerprint": memory.fingerprint})}
+    write_arrays(stream, arrays, about, disk.drop_pages)
