@@ -29,7 +29,7 @@ from training.length import check_trained
 from training.lifecycle.identity import check_identity
 from training.memory import Memory, seen_items
 from training.models.base import ItemVectors, Model
-from training.models.registry import build_model
+from training.models.registry import build_model, model_class
 
 ALL, NETWORK = "all", "network"  # names of sums of channels
 MEMORY, SEEN = "memory", "seen"  # names of channels beside the model's
@@ -188,6 +188,11 @@ def model_with(
     set_weights(model, weights, uri)
     check_finite(model, uri)
     return model
+
+
+def item_parameters(experiment: Experiment) -> tuple[str, ...]:
+    """Return the names of the model's parameters with a row for each item."""
+    return model_class(experiment).item_parameters
 
 
 def check_dataset(experiment: Experiment, trained_on: str | None, found: str) -> None:

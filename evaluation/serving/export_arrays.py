@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from mdsrec import tables
 from mdsrec.config import Experiment
@@ -21,9 +22,8 @@ from training.data.disk_arrays import DiskArrays
 from training.data.item_tables import PARTS, Loading
 from training.data.shared_arrays import Array
 from training.data.sparse import SparseMatrix
-from training.inference import check_dataset
+from training.inference import check_dataset, item_parameters
 from training.memory import Memory
-from training.models.registry import model_class
 from training.trained_run import TrainedRun
 
 
@@ -35,30 +35,28 @@ def write_weights(experiment: Experiment, trained: TrainedRun, stream: BinaryIO)
     uri, disk = RunPaths.of(experiment).best_weights, DiskArrays()
     try:
         stored = StoredWeights(uri)
-        arrays = {name: _stored_rows(experiment, stored, name, disk) for name in stored.shapes}
+        weights = {name: _stored_rows(stored, name, disk) for name in stored.shapes}
         is_same = StoredWeights(uri).fingerprint() == trained.weights_fingerprint
     except FileNotFoundError:  # files with rows of items, whose names are new with each weights
         is_same = False
     if not is_same:
         raise InputError(f"{uri}: the weights changed during the export: export again")
-    metadata = {"dataset": trained.dataset_fingerprint}
-    write_arrays(stream, arrays, metadata, disk.drop_pages)
+    of_items = item_parameters(experiment)
+    for name, (_, damaged) in weights.items():
+        refuse_damaged(uri, name, damaged, len(damaged), name in of_items)
+    arrays = {name: rows for name, (rows, _) in weights.items()}
+    write_arrays(stream, arrays, {"dataset": trained.dataset_fingerprint}, disk.drop_pages)
 
 
-def _stored_rows(
-    experiment: Experiment, stored: StoredWeights, name: str, disk: DiskArrays
-) -> Array:
-    """Read a weight, block by block. InputError names the items of rows that are not finite."""
+def _stored_rows(stored: StoredWeights, name: str, disk: DiskArrays) -> tuple[Array, Tensor]:
+    """Read a weight, block by block -> its rows, and the numbers of those that are not finite."""
     like = torch.empty(0, dtype=stored.dtype(name)).numpy()
     weight = disk.zeros(stored.shapes[name], like.dtype)
     damaged = [torch.empty(0, dtype=torch.int64)]
     for numbers, rows in disk.dropping(stored.blocks(name)):
         weight[numbers.numpy()] = rows.numpy()
         damaged.append(numbers[damaged_rows(rows)])
-    found = torch.cat(damaged).sort().values
-    are_items = name in model_class(experiment).item_parameters
-    refuse_damaged(stored.uri, name, found, len(found), are_items)
-    return weight
+    return weight, torch.cat(damaged).sort().values
 
 
 def write_item_tables(experiment: Experiment, trained: TrainedRun, stream: BinaryIO) -> None:
