@@ -19,6 +19,7 @@ from etl.catalogue.amazon import ASIN, TIME, USER, metadata_record, review_recor
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
+from mdsrec.table_names import places_name
 from training.data.batch import batch_of
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
@@ -71,6 +72,16 @@ def test_neighbors_are_other_items_of_the_modality_and_some_are_popular(count):
     assert np.array_equal(modality.neighbors(5, 9, count), lists[5:9])
 
 
+def test_made_places_put_the_nearest_neighbors_side_by_side():
+    modality = Modality(1000, stream=1)
+    places = modality.places(np.arange(1000))
+    assert sorted(places) == list(range(1000))
+    items = modality.items(np.arange(modality.size))
+    lists = modality.neighbors(0, modality.size, count=2)
+    distances = np.abs(places[lists] - places[items][:, None])
+    assert np.isin(distances, [1, modality.size - 1]).all()  # the line is a ring
+
+
 def made(root, **sections):
     sections = {"graph": {"max_neighbors": 10}, **sections}
     experiment = small_experiment(root, **sections)
@@ -80,6 +91,9 @@ def made(root, **sections):
 def test_made_tables_are_those_that_the_configuration_expects(tmp_path):
     experiment, maker = made(tmp_path)
     written = maker.write_all()
+    places = tables.read_table(maker._uri(places_name(experiment)), schema.PLACES)["place"]
+    assert sorted(places.to_pylist()) == list(range(ITEMS))
+    del written[places_name(experiment)]  # which only a sharded training reads
     assert check_item_tables(experiment) == {
         name: manifest.fingerprint for name, manifest in written.items()
     }
@@ -144,7 +158,7 @@ def test_tables_of_the_etl_are_not_replaced(tmp_path):
 def test_a_bounded_row_keeps_its_heaviest_entries(tmp_path):
     experiment, maker = made(tmp_path, graph={"max_neighbors": 10, "max_cooccurrences": 5})
     written = maker.write_all()
-    assert set(check_item_tables(experiment)) == set(written)
+    assert {*check_item_tables(experiment), places_name(experiment)} == set(written)
     matrix = load_item_tables(experiment).cooccurrence
     items, others, scores = maker.graph.rows(0, ITEMS)
     for item in range(ITEMS):

@@ -112,6 +112,12 @@ class Modality:
         """Return how many items below this one have the modality."""
         return item - len(range(self.lacking, item, WITHOUT))
 
+    def places(self, items: Counts) -> Counts:
+        """Return where the items are on the line; those without the modality are behind it."""
+        lacking_before = (items + WITHOUT - 1 - self.lacking) // WITHOUT
+        on_line = self.order.positions(items - lacking_before)
+        return np.where(items % WITHOUT == self.lacking, self.size + lacking_before, on_line)
+
     def clusters(self, indices: Counts, k: int) -> Counts:
         """Return in which of k equal parts of the line each item is."""
         return self.order.positions(indices) * k // self.size

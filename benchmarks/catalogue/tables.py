@@ -45,7 +45,7 @@ NumTrain = npt.NDArray[np.int32]
 
 MARK = "synthetic"  # the input of every table that this module writes
 NOT_READ = (  # by training
-    *("interactions", "metadata", "rejects", "propagated", "centroids", "places"),
+    *("interactions", "metadata", "rejects", "propagated", "centroids"),
 )
 PAIR_BYTES = 16  # of an entry of O
 
@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
 class TableMaker:
     """The tables of an experiment; `degree` others co-occur with an item on average.
 
-    Features, neighbors and co-occurrences are written only for the items in `rows`; None: all.
+    Features, neighbors and co-occurrences are written only for the items in `rows`; None: all. With
+    `rows`, whose owner has a range of items, there are no places.
     """
 
     def __init__(
@@ -106,7 +107,8 @@ class TableMaker:
 
         InputError if a table was made by the ETL, which is kept.
         """
-        names = [name for name in self.settings if name.split("/")[0] not in NOT_READ]
+        left_out = NOT_READ if self.rows == (0, self.catalogue.num_items) else (*NOT_READ, "places")
+        names = [name for name in self.settings if name.split("/")[0] not in left_out]
         if (whole := whole_cooccurrence_name(self.experiment)) != cooccurrence_name(
             self.experiment
         ):
@@ -140,6 +142,9 @@ class TableMaker:
                 return partial(self._write_neighbors, name, self.modalities[modality])
             case "centers":
                 return partial(self._write_centers, name, self.modalities[modality])
+            case "places":
+                first = self.modalities[self.experiment.neighbor_modalities[0]]
+                return partial(self._write_places, name, first)
         raise AssertionError(name)
 
     def _write_sequences(self, num_train: NumTrain) -> tables.Manifest:
@@ -234,6 +239,18 @@ class TableMaker:
 
         return write_parts(
             self._uri(name), self._recipe(name), part, modality.size, PART_BYTES // 8
+        )
+
+    def _write_places(self, name: str, modality: Modality) -> tables.Manifest:
+        """Write places in the order of the line on which neighbors of the modality are near."""
+
+        def part(first: int, last: int) -> pa.Table:
+            items = np.arange(first, last)
+            return _table(schema.PLACES, items, modality.places(items))
+
+        keys = PART_BYTES // 8
+        return write_parts(
+            self._uri(name), self._recipe(name), part, self.catalogue.num_items, keys
         )
 
     def _uri(self, name: str) -> str:
