@@ -21,7 +21,7 @@ from training.sharding.own_rows import OwnRows
 from training.sharding.owners import Owners
 from training.sharding.ownership import Shards
 from training.sharding.peers import Peers
-from training.sharding.sums import OwnColumns, add_summed, summed
+from training.sharding.sums import OwnColumns, add_product_gradient, sharded_product
 from training.sharding.table_exchange import to_owners
 
 W, D = 3, 2
@@ -85,9 +85,12 @@ def sums(world: World) -> Pairs:
     matrix, of_ranks = world.matrix(), world.items_of_ranks(distinct=False)
     gradients = [world.floats(len(items), D) for items in of_ranks]
     plan = world.sum_plan(matrix, of_ranks[world.rank])
-    found, gathered = summed(plan, world.E[world.own], world.peers), torch.zeros_like(world.E)
+    found, gathered = (
+        sharded_product(plan, world.E[world.own], world.peers),
+        torch.zeros_like(world.E),
+    )
     gathered = gathered[world.own]
-    add_summed(plan, gradients[world.rank], gathered, world.peers)
+    add_product_gradient(plan, gradients[world.rank], gathered, world.peers)
     expected = matrix[torch.cat(of_ranks)].T @ torch.cat(gradients)
     product = matrix[of_ranks[world.rank]] @ world.E
     return [(found, product), (gathered, expected[world.own])]

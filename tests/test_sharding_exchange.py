@@ -17,7 +17,7 @@ from sharded_worlds import FORMS, D, Pairs, W, World
 from training.sharding import ownership
 from training.sharding.exchange import add_rows, plan_rows, read_rows
 from training.sharding.ownership import Shards
-from training.sharding.sums import add_summed, summed
+from training.sharding.sums import add_product_gradient, sharded_product
 
 WORLDS = [(1, 1), (1, 8), (2, 1), (5, 2), (7, 1), (40, 4), (40, 16), (40, 64)]  # items, BLOCK
 
@@ -63,8 +63,10 @@ def bytes_of_a_tiny_plan() -> dict[str, int]:
     add_rows(plan, world.floats(len(ids), D), torch.zeros(1, D).double(), world.peers)
     items = torch.tensor([[1, 2], [], [0]][world.rank], dtype=torch.int64)
     sum_plan = world.sum_plan(torch.ones(3, 3).double(), items)
-    summed(sum_plan, world.E[world.own], world.peers)
-    add_summed(sum_plan, world.floats(len(items), D), torch.zeros(1, D).double(), world.peers)
+    sharded_product(sum_plan, world.E[world.own], world.peers)
+    add_product_gradient(
+        sum_plan, world.floats(len(items), D), torch.zeros(1, D).double(), world.peers
+    )
     world.peers.sum("centers", world.floats(5, D))
     return {**world.peers.bytes_sent, "asked": world.planner.bytes_sent["ids"]}
 

@@ -30,20 +30,20 @@ class OwnedRows:
         """Set the rows of the own items, flat, to those of a tensor of the checkpoint."""
         shards, size = self._owners.shards, self._stored.sizes[key]
         width = size // shards.num_items
-        rows_nF, is_placed = out.view(-1, width), self._stored.has_order(key)
-        if self._lie_together[is_placed]:
+        rows_nF, has_order = out.view(-1, width), self._stored.has_order(key)
+        if self._lie_together[has_order]:
             for first, last in _pieces(shards.first, shards.last):
                 found = self._stored.elements(key, first * width, last * width)
                 rows_nF[first - shards.first : last - shards.first] = found.view(-1, width)
             return
-        for rows, places in self._exchanged(key, width, is_placed):
+        for rows, places in self._exchanged(key, width, has_order):
             rows_nF[(places - shards.first).to(out.device)] = rows.to(out.device)
 
-    def _exchanged(self, key: str, width: int, is_placed: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    def _exchanged(self, key: str, width: int, has_order: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """Read this rank's part, and yield the rows for it from all ranks, with their places."""
         shards, planner = self._owners.shards, self._owners.planner
         first, last = part_bounds(shards.num_items, shards.rank, shards.world_size)
-        items = self._part_items if is_placed else np.arange(first, last)
+        items = self._part_items if has_order else np.arange(first, last)
         most = -(
             -shards.num_items // shards.world_size
         )  # of a rank, so all take part equally often
@@ -67,7 +67,7 @@ class OwnedRows:
 
     @cached_property
     def _lie_together(self) -> dict[bool, bool]:
-        """Return whether own items lie together on every rank, by whether rows are placed."""
+        """Return whether own items lie together on every rank, by whether rows have an order."""
         shards, own = self._owners.shards, self._owners.items
         found = {False: self._owners.order.place_of is None, True: False}
         if self._stored.has_items:

@@ -41,7 +41,7 @@ class StoredParts:
         return ITEMS in self._files[0].tensors
 
     def items_between(self, first: int, last: int) -> Ints:
-        """Return the items of placed rows first <= row < last."""
+        """Return the items of the rows first <= row < last, where rows have another order."""
         parts, start = [np.empty(0, np.int32)], 0
         for file in self._files:
             stop = start + self._length(file, ITEMS)

@@ -38,14 +38,14 @@ class ItemOrder:
         items = np.flatnonzero((self.place_of >= first) & (self.place_of < last))
         return items[np.argsort(self.place_of[items])].astype(np.int32)
 
-    def placed(self, batch: pa.RecordBatch, of_items: tuple[str, ...]) -> pa.RecordBatch:
+    def with_places(self, batch: pa.RecordBatch, of_items: tuple[str, ...]) -> pa.RecordBatch:
         """Return the rows with places instead of items in the columns `of_items`."""
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         for name in of_items:
-            columns[name] = self.placed_column(columns[name])
+            columns[name] = self.column_with_places(columns[name])
         return pa.record_batch(list(columns.values()), batch.schema)
 
-    def placed_column(self, column: pa.Array) -> pa.Array:
+    def column_with_places(self, column: pa.Array) -> pa.Array:
         """Return places instead of items, or lists of places instead of lists of items."""
         if not pa.types.is_list(column.type):
             return pa.array(self.places(column.to_numpy()), column.type)

@@ -121,7 +121,7 @@ class SequenceReader:
         rows = read_group(self._uri, group.stored, columns)
         if self._order.place_of is None or "items" not in columns:
             return rows
-        chunks = map(self._order.placed_column, rows.column("items").chunks)
+        chunks = map(self._order.column_with_places, rows.column("items").chunks)
         return rows.set_column(
             columns.index("items"),
             "items",

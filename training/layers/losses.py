@@ -6,7 +6,7 @@ The scores of a chunk are added to a running log-sum-exp and dropped; the backwa
 them again. So memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n x D
 vectors. Scores that fit into SAVED_BYTES are computed once, in one chunk.
 
-Where ranks own items, each scores its own items for the prefixes of all ranks (everyone.py).
+Where ranks own items, each scores its own items for the prefixes of all ranks (softmax_group.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from training.data.sparse import DeviceGraph, Entries
-from training.layers.everyone import Everyone
+from training.layers.softmax_group import SoftmaxGroup
 from training.sharding.owners import Owners
 
 SAVED_BYTES = 16 << 20  # scores of a channel up to this size are saved for the backward pass
@@ -56,13 +56,13 @@ def full_softmax_loss(
     """
     queries_CPD = queries_CPD.to(tables[0].dtype)
     num_items = len(tables[0]) if owners is None else owners.shards.num_own
-    everyone = Everyone(owners, queries_CPD.shape[1])
-    wider = max(everyone.num_prefixes, tables[0].shape[1])  # a chunk has scores and graph vectors
+    group = SoftmaxGroup(owners, queries_CPD.shape[1])
+    wider = max(group.num_prefixes, tables[0].shape[1])  # a chunk has scores and graph vectors
     bytes_per_item = queries_CPD.element_size() * wider
     in_one_chunk = bytes_per_item * num_items <= SAVED_BYTES
     chunk = max(1, num_items if in_one_chunk else CHUNK_BYTES // bytes_per_item)
     items = _Items(num_items, chunk, channels, unit)
-    losses: Tensor = _FullSoftmax.apply(items, everyone, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
+    losses: Tensor = _FullSoftmax.apply(items, group, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
     return losses
 
 
@@ -96,14 +96,14 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(
         ctx: Any,
         items: _Items,
-        everyone: Everyone,
+        group: SoftmaxGroup,
         q_CPD: Tensor,
         target_P: Tensor,
         *tables: Tensor,
     ) -> Any:
-        ctx.items, ctx.everyone, ctx.saved = items, everyone, {}
+        ctx.items, ctx.group, ctx.saved = items, group, {}
         ctx.dtype = dtype = _autocast_dtype(q_CPD)
-        q_CPD, target_P = everyone.gather(q_CPD, target_P)
+        q_CPD, target_P = group.all_gather(q_CPD, target_P)
         log_sums = q_CPD.new_full(q_CPD.shape[:2], -torch.inf)
         own = torch.zeros_like(log_sums)  # scores of the targets
         for c, channel in enumerate(items.channels):
@@ -117,17 +117,17 @@ class _FullSoftmax(torch.autograd.Function):
                 log_sums[c] = torch.logaddexp(log_sums[c], torch.logsumexp(scores, dim=1))
                 if items.chunk >= items.number:
                     ctx.saved[c] = vectors, lengths, entries, scores
-        log_sums, own = everyone.combine(log_sums, own)
+        log_sums, own = group.all_reduce(log_sums, own)
         ctx.save_for_backward(q_CPD, target_P, log_sums, *tables)
-        return (log_sums - own)[:, everyone.mine].sum(dim=1)
+        return (log_sums - own)[:, group.own].sum(dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         q_CPD, target_P, log_sums, *tables = ctx.saved_tensors
-        items, everyone = ctx.items, ctx.everyone
-        weighted = q_CPD * everyone.weights(gradients[0])[..., None]
+        items, group = ctx.items, ctx.group
+        weighted = q_CPD * group.loss_gradients(gradients[0])[..., None]
         of_queries = torch.zeros_like(q_CPD)
-        in_place = [everyone.adds_in_place(table) for table in tables]
+        in_place = [group.adds_in_place(table) for table in tables]
         of_tables = [
             table.grad if is_own else torch.zeros_like(table)
             for table, is_own in zip(tables, in_place, strict=True)
@@ -157,7 +157,7 @@ class _FullSoftmax(torch.autograd.Function):
                     of_table[first:last] += of_items
                 else:
                     entries.add_transposed(of_table, of_items, len(tables[0]))
-        of_queries = everyone.own_sums(of_queries) * gradients[0][:, None, None]
+        of_queries = group.reduce_scatter(of_queries) * gradients[0][:, None, None]
         returned = (None if is_own else g for g, is_own in zip(of_tables, in_place, strict=True))
         return None, None, of_queries, None, *returned
 

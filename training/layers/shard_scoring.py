@@ -87,21 +87,21 @@ def count_over_shards(
         seen = _own_pairs(seen, owners, targets.device)
         seen = seen[seen[:, 1] != local[seen[:, 0]]]
 
-    def combined(scores: Tensor) -> Tensor:
+    def all_reduced(scores: Tensor) -> Tensor:
         """Return the scores of the targets [S + C, B], each from its owner."""
         return peers.sum("ranking", torch.where(is_own, scores, torch.zeros_like(scores)))
 
     shape = len(sums) + queries.num_channels, len(targets)
     none = torch.zeros(shape, dtype=torch.int64, device=targets.device)
     own = queries.vectors.new_zeros(shape) if tiles is None else tiles.expected_scores(clamped)
-    own = combined(own)
+    own = all_reduced(own)
     while True:
 
         def count(own: Tensor = own) -> tuple[Tensor, ...]:
             return (own, none, none) if tiles is None else count_against(own, tiles, local, seen)
 
         in_tiles, *counts = _unless_damaged(count, owners)
-        in_tiles = combined(in_tiles)
+        in_tiles = all_reduced(in_tiles)
         if torch.equal(in_tiles, own):
             better, equal = peers.sum("ranking", torch.stack(counts))
             return better.T, equal.T - 1  # a target equals itself

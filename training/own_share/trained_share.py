@@ -85,6 +85,6 @@ class TrainedShare(TrainedModel):
         return Queries(self.user_vectors(histories), self.own.vectors, own)
 
     def _plan(self, items: Tensor) -> Plan:
-        """Ask the owners of the items, which ascend. Collective."""
+        """Plan the exchange of rows of the items, which ascend, with their owners. Collective."""
         plan = plan_rows(items, self.owners.shards, self.owners.planner)
         return plan._replace(wanted=plan.wanted.to(self.own.vectors.device))

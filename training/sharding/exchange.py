@@ -15,7 +15,7 @@ from training.sharding.peers import Peers
 
 
 def plan_rows(ids: Tensor, shards: Shards, planner: Peers) -> Plan:
-    """Ask the owners of the items, which ascend, for their rows. Collective."""
+    """Plan the gather of rows of the items, which ascend, from their owners. Collective."""
     received = shards.counts(ids)
     sent = planner.swap_counts(received)
     wanted = planner.swap("ids", ids, received, sent) - shards.first
@@ -23,12 +23,15 @@ def plan_rows(ids: Tensor, shards: Shards, planner: Peers) -> Plan:
 
 
 def read_rows(plan: Plan, own: Tensor, peers: Peers) -> Tensor:
-    """Return the rows of the plan's items [R, ...]; `own` are those of this rank. Collective."""
+    """Gather the rows of the plan's items [R, ...] from their owners. Collective.
+
+    `own` are the rows of this rank.
+    """
     return peers.swap("rows", own.index_select(0, plan.wanted), plan.sent, plan.received)
 
 
 def add_rows(plan: Plan, gradient: Tensor, out: Tensor, peers: Peers) -> None:
-    """Add the gradient of the rows [R, ...] to that of the owners, `out`. Collective.
+    """Scatter the gradient of the rows [R, ...] to their owners, and add it to `out`. Collective.
 
     The ranks' parts are added one by one, so that the sums have one order on a GPU too.
     """

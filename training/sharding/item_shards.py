@@ -23,7 +23,7 @@ from training.data.plans import Plan, SumPlan
 from training.sharding.adam import adam_of_rows, adam_of_whole, rows_in_cache
 from training.sharding.exchange import add_rows, read_rows
 from training.sharding.owners import Owners
-from training.sharding.sums import add_summed, summed
+from training.sharding.sums import add_product_gradient, sharded_product
 
 EMBEDDING = "item_embedding"  # the parameter that graphs are multiplied by
 
@@ -106,7 +106,9 @@ class ItemShards:
         rows_of = {**own, **self._constants}
         values = {name: read_rows(plan, rows, self._peers) for name, rows in rows_of.items()}
         embedding = own[EMBEDDING]
-        sums = {n: summed(found, embedding, self._peers) for n, found in batch.sums.items()}
+        sums = {
+            n: sharded_product(found, embedding, self._peers) for n, found in batch.sums.items()
+        }
         return ItemRows(plan.ids.to(embedding.device), values, {**products, **sums})
 
     def _own_items(self, batch: Batch) -> OwnItems | None:
@@ -164,7 +166,7 @@ class ItemShards:
         own = self._own(self._gradients[EMBEDDING])
         for rows, _, sums in read:
             for name, sum_plan in sums.items():
-                add_summed(sum_plan, _gradient(rows.products[name]), own, self._peers)
+                add_product_gradient(sum_plan, _gradient(rows.products[name]), own, self._peers)
             for name, of_centers in self._rows_of_step.items():
                 gradient = self._peers.sum("centers", _gradient(rows.products[name]))
                 of_centers.add_transposed(own, gradient, self.shards.num_items)

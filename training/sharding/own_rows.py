@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class OwnRows:
-    """The rows of own items of a matrix [X, X], which other ranks can ask for."""
+    """The rows of own items of a matrix [X, X], which other ranks gather."""
 
     def __init__(self, own: SparseMatrix, shards: Shards, planner: Peers) -> None:
         self.own, self.shards, self._planner = own, shards, planner
@@ -30,7 +30,7 @@ class OwnRows:
         return self._swap(plan).select(place, device)
 
     def _swap(self, plan: Plan) -> SparseMatrix:
-        """Send the rows that the others want, and return those that this rank wants."""
+        """Exchange the rows of the plan; return those that this rank reads."""
         swap, wanted = self._planner.swap, self.own.select(plan.wanted.numpy(), CPU)
         lengths = swap("graphs", wanted.starts.diff(), plan.sent, plan.received)
         sent = _sums(wanted.starts.diff(), plan.sent)

@@ -118,8 +118,8 @@ class OwnLoading:
         batches, order = self._read_range(name, table, columns), self.owners.order
         if order.place_of is None:
             return batches
-        placed = (order.placed(batch, of_items) for batch in batches)
-        return to_owners(placed, self.owner_of("item"), self.planner)
+        by_place = (order.with_places(batch, of_items) for batch in batches)
+        return to_owners(by_place, self.owner_of("item"), self.planner)
 
     def _read_sorted(
         self, name: str, table: pa.Schema, columns: list[str], of_items: tuple[str, ...] = ("item",)
@@ -158,8 +158,8 @@ class OwnLoading:
     def cooccurrence(self) -> SparseMatrix | RowSource:
         """Return the own columns of N(O); the rank that owns a row normalizes it."""
         places = self.owners.order.places
-        placed = ((places(items), places(others), w) for items, others, w in self.normalized())
-        rows, columns, weights = self._own_entries(placed)
+        by_place = ((places(items), places(others), w) for items, others, w in self.normalized())
+        rows, columns, weights = self._own_entries(by_place)
         order = np.lexsort((columns, rows))
         items, lengths = np.unique(rows, return_counts=True)
         starts = np.concatenate([[0], np.cumsum(lengths)])

@@ -1,4 +1,4 @@
-"""Everything that a rank needs to work with the owners of items."""
+"""The owners of items, and the collectives that exchange rows with them."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from training.sharding.peers import Peers
 
 @dataclass
 class Owners:
-    """The items of this rank, and how it talks to the others."""
+    """The items of this rank, and its collectives with the other ranks."""
 
     shards: Shards
     peers: Peers  # of the training

@@ -1,4 +1,4 @@
-"""Collectives of a rank with all others, whose bytes are counted.
+"""Collectives of all ranks, whose bytes are counted.
 
 W ranks. With one rank nothing is sent.
 """
@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup, ReduceOp
 
 
 class Peers:
-    """All ranks, as one of them talks to them. Its methods are collective, but for the counts."""
+    """All ranks of a process group. Methods are collective, but for `take_bytes_sent`."""
 
     def __init__(
         self, group: ProcessGroup | None = None, on_host: ProcessGroup | None = None
@@ -22,7 +22,7 @@ class Peers:
         self._group, self._on_host = group, on_host
 
     def swap(self, what: str, rows: Tensor, sent: Sequence[int], expected: Sequence[int]) -> Tensor:
-        """Send `sent[r]` of the rows to rank r, in order; return the rows of rank 0, 1, ...
+        """Send `sent[r]` of the rows to rank r; return those of rank 0, 1, ... (all-to-all).
 
         `expected[r]` is how many rank r sends.
         """
@@ -36,25 +36,25 @@ class Peers:
         return found
 
     def swap_counts(self, counts: Sequence[int]) -> list[int]:
-        """Tell each rank one number, and return those that they tell."""
+        """Exchange one number with each rank (all-to-all)."""
         if self.world_size == 1:
             return list(counts)
-        told = torch.tensor(counts)
-        found = torch.empty_like(told)
-        distributed.all_to_all_single(found, told, group=self._on_host)
+        sent = torch.tensor(counts)
+        found = torch.empty_like(sent)
+        distributed.all_to_all_single(found, sent, group=self._on_host)
         return found.tolist()
 
     def gather(self, what: str, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """Return the rows of all ranks, of which rank r has `counts[r]`."""
+        """Return the rows of all ranks (all-gather), of which rank r has `counts[r]`."""
         copies = rows.expand(self.world_size, *rows.shape).flatten(0, 1)
         return self.swap(what, copies, [len(rows)] * self.world_size, counts)
 
     def gather_counts(self, count: int) -> list[int]:
-        """Return a number of each rank."""
+        """Return a number of each rank (all-gather)."""
         return self.swap_counts([count] * self.world_size)
 
     def sum(self, what: str, tensor: Tensor) -> Tensor:
-        """Add up a tensor over the ranks, in place."""
+        """Add up a tensor over the ranks (all-reduce), in place."""
         return self._reduce(what, tensor, ReduceOp.SUM)
 
     def max(self, what: str, tensor: Tensor) -> Tensor:

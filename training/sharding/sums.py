@@ -53,7 +53,7 @@ class OwnColumns:
         return SumPlan(self._rows.select(rows, device), counts)
 
 
-def summed(plan: SumPlan, own: Tensor, peers: Peers) -> Tensor:
+def sharded_product(plan: SumPlan, own: Tensor, peers: Peers) -> Tensor:
     """Return the product of this rank's rows with E [n, D]; `own` are its own rows. Collective.
 
     The ranks' parts are added in order.
@@ -68,7 +68,7 @@ def summed(plan: SumPlan, own: Tensor, peers: Peers) -> Tensor:
     return total
 
 
-def add_summed(plan: SumPlan, gradient: Tensor, out: Tensor, peers: Peers) -> None:
+def add_product_gradient(plan: SumPlan, gradient: Tensor, out: Tensor, peers: Peers) -> None:
     """Add the gradient of a product [n, D] to that of the owners, `out`. Collective."""
     of_all = peers.gather("gradients of sums", gradient, plan.counts)
     plan.entries.add_transposed(out, of_all, len(out))

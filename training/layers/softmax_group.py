@@ -1,4 +1,4 @@
-"""The prefixes of all ranks in the full softmax, where each rank scores the items that it owns.
+"""Collectives of the full softmax, where each rank scores the items that it owns.
 
 Queries are gathered; every rank scores its own items for all of them. The log-sum-exps and the
 scores of the targets are then combined, as for the vocabulary of Megatron-LM (Shoeybi et al., arXiv
@@ -14,24 +14,24 @@ from torch import Tensor
 from training.sharding.owners import Owners
 
 
-class Everyone:
-    """The ranks that take part in a softmax. Its methods are collective if ranks own items."""
+class SoftmaxGroup:
+    """The ranks that share a softmax. Its methods are collective if ranks own items."""
 
     def __init__(self, owners: Owners | None, num_prefixes: int) -> None:
         """Take the number of this rank's prefixes. None means that every rank scores all items."""
         self._owners = owners
         self._counts = [num_prefixes]
-        self.mine = slice(0, num_prefixes)
+        self.own = slice(0, num_prefixes)
         if owners is not None:
             self._counts = owners.peers.gather_counts(num_prefixes)
             first = sum(self._counts[: owners.shards.rank])
-            self.mine = slice(first, first + num_prefixes)
+            self.own = slice(first, first + num_prefixes)
 
     @property
     def num_prefixes(self) -> int:
         return sum(self._counts)
 
-    def gather(self, queries_CPD: Tensor, targets_P: Tensor) -> tuple[Tensor, Tensor]:
+    def all_gather(self, queries_CPD: Tensor, targets_P: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries [C, N, D] of all ranks, and the targets [N] as own items."""
         if self._owners is None:
             return queries_CPD, targets_P
@@ -40,7 +40,7 @@ class Everyone:
         targets_N = gather("queries", targets_P, self._counts) - self._owners.shards.first
         return queries_NCD.transpose(0, 1).contiguous(), targets_N
 
-    def combine(self, log_sums: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def all_reduce(self, log_sums: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-sum-exp over the items of all ranks, and the targets' scores [C, N] each.
 
         `own` is 0 where another rank owns the target.
@@ -53,7 +53,7 @@ class Everyone:
         sums, own = peers.sum("log-sums", torch.stack([shifted, own]))
         return largest + sums.log(), own
 
-    def weights(self, of_losses_C: Tensor) -> Tensor:
+    def loss_gradients(self, of_losses_C: Tensor) -> Tensor:
         """Return the gradient of every prefix's losses [C, N]; this rank's have `of_losses_C`.
 
         It differs between ranks where a model weights the loss of a batch.
@@ -65,8 +65,8 @@ class Everyone:
         counts = torch.tensor(self._counts, device=ranks.device)
         return ranks.repeat_interleave(counts, dim=0, output_size=self.num_prefixes).T
 
-    def own_sums(self, of_queries: Tensor) -> Tensor:
-        """Return the gradient of this rank's queries [C, P, D], summed over the ranks' items."""
+    def reduce_scatter(self, of_queries: Tensor) -> Tensor:
+        """Return the gradient of this rank's queries [C, P, D], a sum over the ranks' items."""
         if self._owners is None:
             return of_queries
         peers, num_own = self._owners.peers, self._counts[self._owners.shards.rank]
