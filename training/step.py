@@ -21,7 +21,7 @@ from training.distributed.engine import gather_parameters
 from training.distributed.engine_protocol import Engine
 from training.models.base import Model
 from training.sharding.exchange import plan_rows
-from training.sharding.item_shards import EMBEDDING, ItemShards
+from training.sharding.item_shards import EMBEDDING
 from training.sharding.owners import rank_and_world_size
 
 HOST = torch.device("cpu")
@@ -84,7 +84,7 @@ def take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Te
         # batches and averages them over the ranks.
         loss = engine.module.channel_weights @ losses * world_size / share.num_prefixes
         engine.backward(loss, scale_wrt_gas=False)
-        if isinstance(by_rows, ItemShards) and number == len(share.batches):
+        if by_rows is not None and number == len(share.batches):
             by_rows.gather_gradients()
         engine.step()  # the optimizer's step comes only after the last batch
         total += losses.detach()
@@ -104,7 +104,7 @@ def with_plan(model: Model, batch: Batch) -> Batch:
 def _center_products(engine: Engine[Model]) -> dict[str, Tensor]:
     """Return the products of the model's `center_rows` with the item embedding. Collective."""
     by_rows, model = engine.item_parameters, engine.module
-    if isinstance(by_rows, ItemShards):
+    if by_rows is not None:
         return by_rows.center_products()
     if not model.center_rows:
         return {}

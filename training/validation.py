@@ -75,7 +75,7 @@ def _counter(
             return model.user_vectors(items_BT.to(device), lengths_B.to(device), item_vectors)
 
     def count(targets: list[Target]) -> tuple[Tensor, Tensor]:
-        vectors_BCD = user_vectors([t.history for t in targets], model, encode, items_CXD)
+        vectors_BCD = encode_in_groups([t.history for t in targets], model, encode, items_CXD)
         items_B = torch.tensor([t.target for t in targets], dtype=torch.int64, device=device)
         if ranking is not None:
             return ranking.count(vectors_BCD, items_B)
@@ -88,13 +88,14 @@ def _counter(
     return count
 
 
-def user_vectors(
+def encode_in_groups(
     histories: list[History], model: Model, encode: Encode, like_CXD: Tensor
 ) -> Tensor:
     """Return one vector per history and channel [B, C, D].
 
-    Histories of similar length are encoded together, in a fixed number of groups: where ranks hold
-    parts of the model, every rank must call it equally often.
+    Histories of similar length are encoded together. The number of groups is fixed, because where
+    ranks hold parts of the model, every rank must call `encode` equally often. So vectors can
+    differ in the last digit between batches, unlike those of `inference.encode_histories`.
     """
     num_channels, _, dim = like_CXD.shape
     vectors = like_CXD.new_empty(len(histories), num_channels, dim)

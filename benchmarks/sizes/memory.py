@@ -34,6 +34,19 @@ def _center_bytes(shape: Shape, graphs: Graphs) -> int:
     return 2 * entries + shape.modalities * WIDE * shape.own_items
 
 
+def of_all_items(shape: Shape) -> dict[str, int]:
+    """Return the bytes in host memory that a rank does not share: they grow with all items.
+
+    Places are held once a host, and only where the table `places` exists. Training events are read
+    if negatives are drawn by them (popularity, or in_batch, where a copy is ordered by place).
+    """
+    return {
+        "places": INDEX * shape.items,
+        "popularity": (WIDE + 3 * WIDE) * shape.items,  # num_train; its order, ends and widths
+        "in_batch": 2 * WIDE * shape.items,  # num_train, and by place
+    }
+
+
 def of_step(shape: Shape, counts: Counts) -> int:
     """Return the bytes of a step: rows read, with gradient, and lent, sums, and activations."""
     row = FLOAT * shape.dim

@@ -9,7 +9,7 @@ n own items, D width, P prefixes of all ranks.
 from typing import NamedTuple
 
 from benchmarks.sizes import flops, traffic
-from benchmarks.sizes.shape import Counts, Graphs, Shape, expected_graphs
+from benchmarks.sizes.shape import Counts, Graphs, Shape, expected_graphs, replicated_counts
 from mdsrec.errors import InputError
 
 GPUS_OF_HOST = 8
@@ -96,14 +96,8 @@ def sharded(shape: Shape, counts: Counts, use: Use) -> dict[str, Part]:
 
 def replicated(shape: Shape, counts: Counts, use: Use) -> dict[str, Part]:
     """Return the parts of one rank where every rank holds all items (ZeRO stage 1)."""
-    whole = shape._replace(workers=1)
-    table, graphs = FLOAT * shape.dim * shape.items, expected_graphs(whole)
-    stored = 8 * graphs.cooccurring + 4 * graphs.neighbors
-    near = counts.items * shape.cooccurring
-    own = counts._replace(prefixes_of_others=0, items_of_others=0, near_entries=near)
-    rows = (8 + FLOAT * shape.dim) * counts.rows * (shape.workers - 1)
-    all_rows = 2 * table if shape.workers > 1 else 0  # gradients added up, or new weights
-    sent = {"sampled": rows + all_rows / 2, "full": all_rows}
+    whole, own, graphs = replicated_counts(shape, counts)
+    table, stored = FLOAT * shape.dim * shape.items, 8 * graphs.cooccurring + 4 * graphs.neighbors
     targets = use.users / shape.workers
     vectors = (1 + shape.channels) * table + FLOAT * shape.dim * graphs.neighbors
     scores = 2 * targets * shape.items * shape.dim * shape.channels
@@ -112,7 +106,7 @@ def replicated(shape: Shape, counts: Counts, use: Use) -> dict[str, Part]:
         **{
             f"step, {name} loss": Part(
                 read=_read_by_step(whole, own, graphs, shape.own_items, full),
-                sent=sent[name],
+                sent=sum(traffic.of_replicated_step(shape, counts, full).values()),
                 flops=sum(flops.of_step(whole, own, graphs, full).values()),
             )
             for name, full in (("sampled", False), ("full", True))

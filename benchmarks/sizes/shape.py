@@ -117,6 +117,14 @@ def expected_counts(shape: Shape, sequences: int, length: int) -> Counts:
     )
 
 
+def replicated_counts(shape: Shape, counts: Counts) -> tuple[Shape, Counts, Graphs]:
+    """Return the shape, counts and graphs of a rank that holds all items and has its own batch."""
+    whole = shape._replace(workers=1, own=0)
+    near = counts.items * shape.cooccurring
+    own = counts._replace(prefixes_of_others=0, items_of_others=0, near_entries=near)
+    return whole, own, expected_graphs(whole)
+
+
 def expected_graphs(shape: Shape) -> Graphs:
     """Return the entries if every item has all neighbors, and no two entries share a row."""
     neighbors = shape.own_items * shape.modalities * shape.neighbors

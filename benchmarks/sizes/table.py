@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from benchmarks.sizes import flops, memory, seconds, traffic
 from benchmarks.sizes.replicated import Setting, bytes_an_item
 from benchmarks.sizes.seconds import Gpu, Use
-from benchmarks.sizes.shape import Counts, Shape, expected_graphs
+from benchmarks.sizes.shape import Counts, Shape, expected_graphs, replicated_counts
 from mdsrec.text import markdown_table
 
 GB = 1e9
@@ -13,7 +13,10 @@ LOSSES = {"sampled": False, "full": True}
 
 
 def memory_table(shape: Shape, counts: Counts) -> str:
-    """Return the GB of a rank by kind; the replicated form is that of ZeRO stage 1."""
+    """Return the GB of a rank by kind; the replicated form is that of ZeRO stage 1.
+
+    The last rows grow with all items, whatever the number of ranks.
+    """
     graphs = expected_graphs(shape)
     by_loss = {
         loss: memory.of_training(shape, graphs, counts, full) for loss, full in LOSSES.items()
@@ -28,6 +31,10 @@ def memory_table(shape: Shape, counts: Counts) -> str:
     rows += [[f"beside that, {kind}", _gb(size), _gb(size), "-"] for kind, size in working.items()]
     peaks = [memory.peak(shape, graphs, counts, full) for full in LOSSES.values()]
     rows.append(["peak", *map(_gb, peaks), _gb(_replicated(shape))])
+    of_all = {kind: _gb(size) for kind, size in memory.of_all_items(shape).items()}
+    rows.append(["host, all items: places", of_all["places"], of_all["places"], "-"])
+    for kind in ("popularity", "in_batch"):
+        rows.append([f"host, all items: negatives {kind}", of_all[kind], "-", of_all[kind]])
     return markdown_table(["GB of a rank", "sampled", "full", "replicated"], rows)
 
 
@@ -38,11 +45,15 @@ def _replicated(shape: Shape) -> float:
 
 
 def traffic_table(shape: Shape, counts: Counts, use: Use) -> str:
-    """Return the MB that a rank sends by kind."""
+    """Return the MB that a rank sends by kind, in a step of the replicated form too."""
     parts = {
         "load": traffic.of_load(shape),
         **{f"step, {loss}": traffic.of_step(shape, counts, full) for loss, full in LOSSES.items()},
         "ranking": traffic.of_ranking(shape, round(use.users / shape.workers)),
+        **{
+            f"replicated step, {loss}": traffic.of_replicated_step(shape, counts, full)
+            for loss, full in LOSSES.items()
+        },
     }
     kinds = list(dict.fromkeys(kind for sent in parts.values() for kind in sent))
     rows = [[kind, *(_mb(sent.get(kind, 0)) for sent in parts.values())] for kind in kinds]
@@ -51,14 +62,18 @@ def traffic_table(shape: Shape, counts: Counts, use: Use) -> str:
 
 
 def flops_table(shape: Shape, counts: Counts) -> str:
-    """Return the operations of a step by part, in 10^9."""
-    graphs = expected_graphs(shape)
-    by_loss = {loss: flops.of_step(shape, counts, graphs, full) for loss, full in LOSSES.items()}
+    """Return the operations of a step by part in both forms, in 10^9."""
+    sharded, whole = (shape, counts, expected_graphs(shape)), replicated_counts(shape, counts)
+    columns = {
+        name: flops.of_step(of_shape, of_counts, graphs, full)
+        for form, (of_shape, of_counts, graphs) in (("", sharded), ("replicated, ", whole))
+        for name, full in ((f"{form}{loss}", full) for loss, full in LOSSES.items())
+    }
     rows = [
-        [part, *(f"{found[part] / 1e9:,.1f}" for found in by_loss.values())]
-        for part in by_loss["full"]
+        [part, *(f"{found[part] / 1e9:,.1f}" for found in columns.values())]
+        for part in columns["full"]
     ]
-    return markdown_table(["GFLOP of a rank's step", *LOSSES], rows)
+    return markdown_table(["GFLOP of a rank's step", *columns], rows)
 
 
 def seconds_table(shape: Shape, counts: Counts, use: Use, gpu: Gpu) -> str:

@@ -57,6 +57,19 @@ def of_load(shape: Shape) -> Bytes:
     return {"tables": round(remote * entries * TABLE_ENTRY), "ids": round(remote * lists * ID)}
 
 
+def of_replicated_step(shape: Shape, counts: Counts, full: bool) -> Bytes:
+    """Return the bytes of a step where every rank holds all items, at ZeRO stage 1.
+
+    Under the sampled loss the gradient travels as rows to every rank; under the full one it is
+    reduced to the rank that steps it. New weights travel to all. A ring sends a tensor once.
+    """
+    table = FLOAT * shape.dim * shape.items
+    if shape.workers == 1:
+        return {}
+    rows = (ID + FLOAT * shape.dim) * counts.rows * (shape.workers - 1)
+    return {"gradients": table if full else rows, "new weights": table}
+
+
 def of_ranking(shape: Shape, targets: int, sums: int = 1) -> Bytes:
     """Return the bytes of ranking `targets` of each rank once by S sums and all channels.
 

@@ -17,7 +17,6 @@ from mdsrec import files
 from training.checkpoints.tensor_file import ITEMS, TensorFile, write_tensors
 from training.distributed.engine_protocol import Engine
 from training.distributed.zero_state import full_shapes, iterate_full_weights, own_items
-from training.sharding.item_shards import ItemShards
 
 BEST = "best.safetensors"
 PARTS = "parts"  # in the metadata: the files with rows of items, in order
@@ -63,7 +62,7 @@ def gather_weights(engine: Engine[nn.Module], metadata: dict[str, str], tag: str
     """
     items, world_size = engine.item_parameters, distributed.get_world_size()
     part, shapes = None, full_shapes(engine)
-    if isinstance(items, ItemShards):
+    if items is not None and items.shards is not None:
         names = [f"best-{tag}-{r:05d}-of-{world_size:05d}.safetensors" for r in range(world_size)]
         ids = own_items(engine)
         rows = items.weights if ids is None else {**items.weights, ITEMS: ids}

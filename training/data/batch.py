@@ -14,9 +14,9 @@ from training.data.windows import Step
 
 
 class OwnItems(NamedTuple):
-    """The items that this rank owns, where a batch scores all items."""
+    """The items that this rank owns, where a batch scores all items: these are read as all."""
 
-    items: Tensor  # int64 [n]
+    number: int  # n
     values: Mapping[str, Tensor]  # [n + h, ...], by the name of the parameter: own rows first
 
 

@@ -125,7 +125,7 @@ def _take_item_parameters(
             model.register_buffer(name, own, persistent=False)
         return shards
     if experiment.steps_by_rows:
-        return ItemParameters(model.detach_item_parameters(), experiment)
+        return ItemParameters(model.detach_item_parameters(), model.center_rows, experiment)
     return None
 
 

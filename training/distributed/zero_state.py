@@ -17,8 +17,6 @@ from training.distributed.deepspeed_internals import (
 )
 from training.distributed.engine_protocol import Engine
 from training.distributed.schedule import schedule_after
-from training.sharding.item_parameters import ItemParameters
-from training.sharding.item_shards import ItemShards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, by their names in torch
 KINDS = ("weight", *MOMENTS)
@@ -34,8 +32,9 @@ def iterate_full_weights(engine: AnyEngine) -> Iterator[tuple[str, Tensor]]:
     """
     import deepspeed
 
-    if isinstance(engine.item_parameters, ItemParameters):
-        yield from engine.item_parameters.weights.items()
+    by_rows = engine.item_parameters
+    if by_rows is not None and by_rows.shards is None:
+        yield from by_rows.weights.items()
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=_stage(engine) == 3):
             yield name, parameter.detach()
@@ -79,9 +78,10 @@ def own_range(engine: AnyEngine, name: str, size: int) -> tuple[int, int] | None
     None if every rank can read all of it.
     """
     by_rows = engine.item_parameters
-    if not isinstance(by_rows, ItemShards) or name not in by_rows.weights:
+    if by_rows is None or by_rows.shards is None or name not in by_rows.weights:
         return None
-    width, shards = size // by_rows.shards.num_items, by_rows.shards
+    shards = by_rows.shards
+    width = size // shards.num_items
     return shards.first * width, shards.last * width
 
 
@@ -90,8 +90,7 @@ def own_items(engine: AnyEngine) -> Tensor | None:
 
     None if they are a range of items, or if every rank holds all rows.
     """
-    by_rows = engine.item_parameters
-    return by_rows.items if isinstance(by_rows, ItemShards) else None
+    return None if engine.item_parameters is None else engine.item_parameters.items
 
 
 def held_state(engine: AnyEngine, name: str, kind: str) -> Tensor:

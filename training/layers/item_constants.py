@@ -21,12 +21,10 @@ class ItemConstants(nn.Module):
         self.read: ItemRows | None = None  # by the owners' plan; set while a step reads
 
     def forward(self, items: Tensor | None) -> Tensor:
-        """Return the rows of the items (None: all) -> [n, F]."""
-        if self.read is not None:
-            own = self.read.own
-            is_own = own is not None and items is own.items
-            return self.rows if is_own or items is None else self.read.at(self.name, items)
-        return self.rows if items is None else self.rows[items]
+        """Return the rows of the items (None: all that this rank holds) -> [n, F]."""
+        if items is None:
+            return self.rows
+        return self.rows[items] if self.read is None else self.read.at(self.name, items)
 
 
 def constants_of(model: nn.Module) -> dict[str, ItemConstants]:

@@ -132,14 +132,16 @@ class Model(nn.Module):
                 of_items.read = None
 
     def rows_of(self, name: str, items: Tensor | None) -> Tensor:
-        """Return the items' rows of one of `item_parameters` (None: all) -> [n, ...]."""
+        """Return the items' rows of one of `item_parameters` -> [n, ...].
+
+        None means all items, or the own ones where ranks own items.
+        """
         if self._rows is not None:
-            own = self._rows.own
-            if own is not None and items is own.items:
-                rows = own.values[name]
-                return rows if len(rows) == len(items) else rows[: len(items)]
-            assert items is not None, "a step that reads rows does not read all of them"
-            return self._rows.at(name, items)
+            if items is not None:
+                return self._rows.at(name, items)
+            assert self._rows.own is not None, "a step that reads rows does not read all of them"
+            num_own, rows = self._rows.own.number, self._rows.own.values[name]
+            return rows if len(rows) == num_own else rows[:num_own]
         parameter: Tensor = getattr(self, name)
         if items is None:
             return parameter
@@ -168,10 +170,9 @@ class Model(nn.Module):
         return batch
 
     @property
-    def scored_items(self) -> Tensor | None:
-        """Return the items that the full softmax scores on this rank; None means all."""
-        own = None if self._rows is None else self._rows.own
-        return None if own is None else own.items
+    def own_items(self) -> OwnItems | None:
+        """Return the items that are read as all on this rank; None where it holds all items."""
+        return None if self._rows is None else self._rows.own
 
     def with_row_ids(self, batch: Batch) -> Batch:
         """Return the batch with the items whose rows of `item_parameters` it reads."""
@@ -211,11 +212,11 @@ class Model(nn.Module):
         """Return the `ItemVectors` of the model, without gradient."""
         raise NotImplementedError
 
-    def own_rows(self) -> tuple[ItemRows, Tensor]:
+    def own_rows(self) -> tuple[ItemRows, Tensor | None]:
         """Return the rows of the items that this process owns, for `reading`, and these items.
 
-        Fewer than ROWS are repeated, because a product of fewer rows may sum in another order than
-        that of all items. Without any there is a row of zeros.
+        None means all that are read. Fewer than ROWS are repeated, because a product of fewer rows
+        may sum in another order than that of all items. Without any there is a row of zeros.
         """
         assert self.owners is not None
         shards, device = self.owners.shards, self.channel_weights.device
@@ -224,7 +225,7 @@ class Model(nn.Module):
         rows_of = {name: own for name, own in parameters.items() if own is not None}
         fewest = min(ROWS, shards.num_items)
         if len(items) >= fewest:
-            return ItemRows(items[:0], {}, own=OwnItems(items, rows_of)), items
+            return ItemRows(items[:0], {}, own=OwnItems(len(items), rows_of)), None
         rows_of |= self.item_constants
         if not len(items):
             items = items.new_zeros(1)

@@ -81,7 +81,7 @@ class NextItem(Model):
         """Return the cross-entropy, summed over the prefixes -> [1]."""
         queries_CPD = self.scale(queries_PD)[None]
         if scored is None:
-            tables, channels = [self.vectors(self.scored_items)], [Channel(0, None)]
+            tables, channels = [self.vectors(None)], [Channel(0, None)]
             return full_softmax_loss(
                 queries_CPD, targets_P, channels, tables, self.unit, self.owners
             )
@@ -91,9 +91,9 @@ class NextItem(Model):
 
     @torch.no_grad()
     def item_vectors(self) -> NextItemVectors:
-        vectors = self.vectors(self.scored_items)
+        vectors = self.vectors(None)
         unit = F.normalize(vectors, dim=-1) if self.unit else vectors
-        tokens = self.tokens(None) if self.scored_items is None else ()
+        tokens = self.tokens(None) if self.own_items is None else ()
         return NextItemVectors(unit[None], tokens)
 
     def item_tokens(self, batch: Batch) -> NextItemVectors:

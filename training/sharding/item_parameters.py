@@ -8,20 +8,35 @@ for these, and sends the result.
 X items, R rows of a step, D width.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, distributed
 
 from mdsrec.config import Experiment
 from training.data.batch import Batch, ItemRows
+from training.data.long_rows import LongRows
 from training.sharding.adam import adam_of_all, adam_of_rows, rows_in_cache
+from training.sharding.item_shards import EMBEDDING
+from training.sharding.ownership import Shards
 from training.sharding.rows import gather_rows, sum_rows
 
 
 class ItemParameters:
     """The weights of all items on this rank, and Adam's moments of this rank's own items."""
 
-    def __init__(self, weights: dict[str, Tensor], experiment: Experiment) -> None:
-        self.weights = weights  # [X, ...] by name
+    shards: Shards | None = None  # every rank has the rows of all items
+    items: Tensor | None = None
+
+    def __init__(
+        self,
+        weights: dict[str, Tensor],
+        center_rows: Mapping[str, LongRows],
+        experiment: Experiment,
+    ) -> None:
+        """Take the weights [X, ...] by name, and C Ahat by product."""
+        self.weights = weights
+        self._center_rows = center_rows
         self.steps_taken = 0
         num_items = len(next(iter(weights.values())))
         self._is_lazy = experiment.optim.lazy_adam
@@ -33,6 +48,7 @@ class ItemParameters:
             for name, whole in weights.items()
         }
         self._read: list[ItemRows] = []  # of the batches of this step
+        self._gradients: dict[str, tuple[Tensor, Tensor]] = {}  # items and rows, by name
 
     def read(self, batch: Batch) -> ItemRows:
         """Return the rows that the batch reads, whose gradients the next step takes."""
@@ -44,14 +60,27 @@ class ItemParameters:
         return rows
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Take Adam's step on the mean of the ranks' gradients. Collective."""
+    def center_products(self) -> dict[str, Tensor]:
+        """Return C Ahat E by product [K, D]."""
+        return {
+            name: rows.times(self.weights[EMBEDDING]) for name, rows in self._center_rows.items()
+        }
+
+    @torch.no_grad()
+    def gather_gradients(self) -> None:
+        """Take the mean of the ranks' gradients of the step. Collective."""
         read, self._read = self._read, []
+        for name in self.weights:
+            gradients = [_gradient(rows.values[name]) for rows in read]
+            summed = sum_rows([rows.ids for rows in read], gradients)
+            self._gradients[name] = _sum_over_ranks(*summed)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Take Adam's step on the gathered gradients. Collective."""
         self.steps_taken += 1
         for name, whole in self.weights.items():
-            gradients = [_gradient(rows.values[name]) for rows in read]
-            ids, gradient = sum_rows([rows.ids for rows in read], gradients)
-            ids, gradient = _sum_over_ranks(ids, gradient)
+            ids, gradient = self._gradients.pop(name)
             start, stop = torch.searchsorted(ids, ids.new_tensor([self._own.start, self._own.stop]))
             ids, gradient = ids[start:stop] - self._own.start, gradient[start:stop]
             state = whole[self._own], *self._moments[name]

@@ -26,6 +26,7 @@ from training.sharding.owners import Owners
 from training.sharding.sums import add_product_gradient, sharded_product
 
 EMBEDDING = "item_embedding"  # the parameter that graphs are multiplied by
+NO_IDS = torch.empty(0, dtype=torch.int64)
 
 
 class _Read(NamedTuple):
@@ -79,8 +80,6 @@ class ItemShards:
         }
         self._read: list[_Read] = []  # of the batches of this step
         self._changed: Tensor | None = None  # own rows that the step changes; None: all
-        first, last = self.shards.first, self.shards.last
-        self._numbers = torch.arange(first, last, device=self._tables[EMBEDDING].device)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -125,7 +124,7 @@ class ItemShards:
         for name, table in self._tables.items():
             leaves[name] = table.detach().requires_grad_()
             leaves[name].grad = self._gradients[name]
-        return OwnItems(self._numbers, leaves)
+        return OwnItems(self.shards.num_own, leaves)
 
     @torch.no_grad()
     def look_up_own(self) -> ItemRows:
@@ -139,7 +138,7 @@ class ItemShards:
                 values[EMBEDDING] = table
             else:
                 values[EMBEDDING] = torch.cat([values[EMBEDDING], halo])
-        return ItemRows(self._numbers[:0], {}, own=OwnItems(self._numbers, values))
+        return ItemRows(NO_IDS, {}, own=OwnItems(self.shards.num_own, values))
 
     @torch.no_grad()
     def center_products(self) -> dict[str, Tensor]:

@@ -218,17 +218,20 @@ class ItemRepresentations(nn.Module):
         return lengths
 
     @torch.no_grad()
-    def own_vectors(self, table_nD: Tensor, items: Tensor) -> MDSRecItemVectors:
+    def own_vectors(self, table_nD: Tensor, num_own: int) -> MDSRecItemVectors:
         """Return the vectors of the items that this rank owns, for ranking [C, n, D].
 
         `table_nD` holds their rows of E^id, and those of the halo behind.
         """
-        vectors_CnD = self.unscaled_vectors(table_nD, len(items), items)
+        vectors_CnD = self.unscaled_vectors(table_nD, num_own, None)
         self.divide_by_lengths(vectors_CnD)
         return MDSRecItemVectors(vectors_CnD, None, vectors_CnD[0, :0], [])
 
-    def unscaled_vectors(self, table_nD: Tensor, num_own: int, items: Tensor) -> Tensor:
-        """Return the vectors of the own items [C, n, D], of any length; `items` may be more."""
+    def unscaled_vectors(self, table_nD: Tensor, num_own: int, items: Tensor | None) -> Tensor:
+        """Return the vectors of the own items [C, n, D], of any length.
+
+        `items` (None: the own ones) may be more.
+        """
         channels, tables = self.channels(table_nD, self.mapped_features(items))
         vectors_CnD = table_nD.new_empty(len(channels), num_own, table_nD.shape[1])
         for vectors_nD, channel in zip(vectors_CnD, channels, strict=True):

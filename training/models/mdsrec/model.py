@@ -82,7 +82,7 @@ class MDSRec(Model):
         """Return the loss of each channel, summed over its prefixes -> [C] (Eq. 23-24)."""
         batch = self.with_sparse_rows(batch) if batch.entries is None else batch
         assert batch.entries is not None
-        mapped = self.items.mapped_features(self.scored_items) if batch.scored is None else {}
+        mapped = self.items.mapped_features(None) if batch.scored is None else {}
         embedding_XD, tokens, centers = self._sequence_inputs(batch, mapped)
         prefixes = Prefixes(batch.items, batch.item_index, None, batch.prefixes)
         queries_BTCD = self.queries(tokens, centers, prefixes, batch.noise)
@@ -110,7 +110,7 @@ class MDSRec(Model):
 
     def _scored_table(self, embedding_XD: Tensor) -> Tensor:
         """Return E^id of the items that the full softmax scores on this rank, and of the halo."""
-        own = None if self._rows is None else self._rows.own
+        own = self.own_items
         return embedding_XD if own is None else own.values["item_embedding"]
 
     @property
@@ -152,9 +152,9 @@ class MDSRec(Model):
         return self.items.kept_centers
 
     def item_vectors(self) -> MDSRecItemVectors:
-        if self.scored_items is not None:
-            table_nD = self._scored_table(self.item_embedding)
-            return self.items.own_vectors(table_nD, self.scored_items)
+        if self.own_items is not None:
+            table_nD = self.own_items.values["item_embedding"]
+            return self.items.own_vectors(table_nD, self.own_items.number)
         return self.items.item_vectors(self.item_embedding)
 
     def own_item_vectors(self, blocks: Iterable[Tensor]) -> OwnItemVectors:

@@ -20,14 +20,14 @@ from training.sharding.owners import Owners
 def own_item_vectors(
     representations: ItemRepresentations,
     embedding_nD: Tensor,
-    items: Tensor,
+    items: Tensor | None,
     owners: Owners,
     blocks: Iterable[Tensor],
 ) -> OwnItemVectors:
     """Return vectors and tokens of the own items, with the bits that they have among all items.
 
-    `embedding_nD` are their rows of E^id, and `blocks` those of all items. `items` are the own ones
-    and maybe more. Collective.
+    `embedding_nD` are their rows of E^id, and `blocks` those of all items. `items` (None: the own
+    ones) may be more. Collective.
     """
     num_own = owners.shards.num_own
     table_nD = _with_halo(embedding_nD, owners)
