@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from training.data.prefetch import DEPTH, prefetch
+from training.data.prefetch import DEPTH, Prefetch
 
 
 def test_items_and_an_exception_come_in_the_order_of_the_source() -> None:
@@ -15,11 +15,11 @@ def test_items_and_an_exception_come_in_the_order_of_the_source() -> None:
         yield 2
         raise OSError("away")
 
-    items = prefetch(failing())
+    items = iter(Prefetch(failing()))
     assert [next(items), next(items)] == [1, 2]
     with pytest.raises(OSError, match="away"):
         next(items)
-    assert list(prefetch(iter([]))) == [] and list(prefetch(iter([None, 3]))) == [None, 3]
+    assert list(Prefetch(iter([]))) == [] and list(Prefetch(iter([None, 3]))) == [None, 3]
 
 
 def test_the_next_items_are_prepared_while_one_is_used() -> None:
@@ -30,14 +30,14 @@ def test_the_next_items_are_prepared_while_one_is_used() -> None:
             prepared.append(number)
             yield number
 
-    items = prefetch(counted())
+    items = iter(Prefetch(counted()))
     assert next(items) == 0
     deadline = time.monotonic() + 10
     while len(prepared) < 1 + DEPTH and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
     assert prepared == list(range(1 + DEPTH))
-    items.close()
+    items.close()  # type: ignore[attr-defined]
 
 
 def test_closing_early_does_not_wait_for_items_in_progress() -> None:
@@ -48,8 +48,25 @@ def test_closing_early_does_not_wait_for_items_in_progress() -> None:
         released.wait(30)
         yield 1
 
-    items, began = prefetch(stuck()), time.monotonic()
+    items, began = iter(Prefetch(stuck())), time.monotonic()
     assert next(items) == 0
-    items.close()
+    items.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 5
     released.set()
+
+
+def test_after_a_join_everything_that_was_begun_is_done() -> None:
+    prepared: list[int] = []
+
+    def slow() -> Iterator[int]:
+        for number in range(10):
+            time.sleep(0.1)
+            prepared.append(number)
+            yield number
+
+    items = Prefetch(slow())
+    assert next(iter(items)) == 0
+    items.join()
+    assert prepared == list(range(1 + DEPTH))
+    time.sleep(0.3)
+    assert prepared == list(range(1 + DEPTH))

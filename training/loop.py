@@ -18,7 +18,7 @@ from training.building import build_engine
 from training.checkpoints.format import load_checkpoint
 from training.checkpoints.saver import Saver
 from training.checkpoints.weights import gather_weights
-from training.data.prefetch import prefetch
+from training.data.prefetch import Prefetch
 from training.data.sequences import EpochPosition, SequenceReader
 from training.device import memory_used, origin
 from training.distributed.control import CollectiveInputError, ControlGroup
@@ -124,7 +124,8 @@ class TrainingLoop:
         epoch, before = self.progress.next_epoch, self.progress.totals
         sums = LossSums(before, len(self.engine.module.channels), self.device)
         self.engine.train()
-        for share, position in prefetch(self._shares(epoch, before.position)):
+        shares = Prefetch(self._shares(epoch, before.position))
+        for share, position in shares:
             exchange = self._start_exchange()  # it overlaps with the step
             losses = take_step(self.engine, self.experiment, share)
             sums.add(losses, share.num_prefixes, position)
@@ -137,6 +138,7 @@ class TrainingLoop:
                 if signals.save or signals.end:
                     self._save()
                 if signals.end:
+                    shares.join()
                     return signals
         self.progress.totals = self._checked_totals(sums)
         return Signals()

@@ -21,7 +21,7 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from training.checkpoints.format import load_checkpoint, save_checkpoint
 from training.data.item_order import ItemOrder
-from training.data.prefetch import prefetch
+from training.data.prefetch import Prefetch
 from training.data.sequences import SequenceReader
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
@@ -90,7 +90,7 @@ def _take_steps(engine: Engine[Model], experiment: Experiment, number: int) -> d
     """Take steps as a worker does, and return what they counted."""
     engine.train()
     counts = []
-    for share in prefetch(islice(_shares(engine, experiment), number)):
+    for share in Prefetch(islice(_shares(engine, experiment), number)):
         take_step(engine, experiment, share)
         counts.append(counts_of(share, engine.module, experiment)._asdict())
     return {"counts": counts}

@@ -3,26 +3,41 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 DEPTH = 2  # items prepared in advance
+END = object()
 
 
-def prefetch(source: Iterator[Item]) -> Iterator[Item]:
-    """Yield the items of `source`, which a background thread computes `DEPTH` items in advance.
+class Prefetch(Generic[Item]):
+    """The items of `source`, which a background thread computes `DEPTH` items in advance.
 
     An exception of `source` is raised when its item is due.
     """
-    end = object()
-    thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-    try:
-        pending = deque(thread.submit(next, source, end) for _ in range(DEPTH))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(thread.submit(next, source, end))
-            yield item  # type: ignore[misc]
-    finally:
-        # A consumer that stops early does not wait. What was begun is finished, because an item can
-        # need a collective, in which the other ranks would wait for this one.
-        thread.shutdown(wait=False)
+
+    def __init__(self, source: Iterator[Item]) -> None:
+        self._source = source
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._pending = deque(self._thread.submit(next, source, END) for _ in range(DEPTH))
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the items. A consumer that stops early does not wait.
+
+        What was begun is finished, because an item can need a collective, in which the other ranks
+        would wait for this one.
+        """
+        try:
+            while (item := self._pending.popleft().result()) is not END:
+                self._pending.append(self._thread.submit(next, self._source, END))
+                yield item  # type: ignore[misc]
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def join(self) -> None:
+        """Wait for what was begun. Needed before process groups end, as it can need collectives.
+
+        Every rank must have taken equally many items.
+        """
+        self._thread.shutdown()
