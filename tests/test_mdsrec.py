@@ -98,7 +98,7 @@ def test_validation_calls_the_model_equally_often_for_any_number_of_users(
     histories = [np.arange(1 + n, dtype=np.int32) % X for n in range(count)]
     with torch.no_grad():
         encode_all = partial(model.user_vectors, item_vectors=items)
-        vectors = validation.user_vectors(histories, model, encode_all, items.vectors)
+        vectors = validation.encode_in_groups(histories, model, encode_all, items.vectors)
     assert len(calls) == validation.GROUPS
     expected = user_vectors(model, histories, items)
     torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)

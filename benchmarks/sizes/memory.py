@@ -6,7 +6,7 @@ n own items, h of the halo, D width, M modalities, H neighbors, K centers, X ite
 from benchmarks.sizes.shape import Counts, Graphs, Shape
 
 FLOAT, INDEX, WIDE = 4, 4, 8
-SORTED_ENTRY = 56  # bytes of an entry that arrives: row, column and weight, and copies to sort them
+SORTED_ENTRY = 20  # bytes of an entry that arrives: row, column and weight, then sorted
 PIECE = 1 << 16  # rows that a restore copies at a time
 SAVED = 6  # tensors as large as the centers of all prefixes, in a layer
 GRAPHS = ("Ahat", "N(O)", "C Ahat")

@@ -10,7 +10,8 @@ from mdsrec.table_names import memory_name
 from training.data.sparse import SparseMatrix
 from training.data.table_checks import check_memory_table
 from training.memory import Memory, memory_fingerprint, terms_of
-from training.sharding.own_tables import Parts, entries_of_owners
+from training.sharding.entry_rows import Parts
+from training.sharding.own_tables import entries_of_owners
 from training.sharding.owners import Owners
 
 

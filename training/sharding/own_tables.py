@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import coo_array
 
 from mdsrec import schema, tables
-from mdsrec.arrays import Floats, Ints
+from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.table_names import (
     centers_name,
@@ -35,6 +35,7 @@ from training.data.table_arrays import (
     row_sums,
     vectors,
 )
+from training.sharding.entry_rows import Parts, rows_of_entries
 from training.sharding.exchange import plan_rows
 from training.sharding.own_rows import OwnRows
 from training.sharding.owners import Owners
@@ -44,8 +45,6 @@ from training.sharding.table_exchange import OwnerOf, to_owners
 
 ENTRIES = pa.schema({"row": pa.int32(), "column": pa.int32(), "weight": pa.float64()})
 NAMES = ENTRIES.names
-
-Parts = tuple[Ints, Ints, Floats]  # row, column and weight of entries
 
 
 def load_own_tables(experiment: Experiment, owners: Owners) -> ItemTables:
@@ -159,14 +158,9 @@ class OwnLoading:
         """Return the own columns of N(O); the rank that owns a row normalizes it."""
         places = self.owners.order.places
         by_place = ((places(items), places(others), w) for items, others, w in self.normalized())
-        rows, columns, weights = self._own_entries(by_place)
-        order = np.lexsort((columns, rows))
-        items, lengths = np.unique(rows, return_counts=True)
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        own = SparseMatrix(
-            starts, columns[order].astype(np.int32), weights[order].astype(np.float32)
-        )
-        return OwnColumns(items, own, self.planner)
+        found = entries_to_owners(by_place, self.owner_of("column"), self.planner)
+        own = ((rows, columns - self.shards.first, weights) for rows, columns, weights in found)
+        return OwnColumns(*rows_of_entries(own), self.planner)
 
     def _features(self, modality: str) -> torch.Tensor:
         """Read the vectors of the own items [n, d_m]."""
@@ -216,8 +210,17 @@ def entries_of_owners(entries: Iterator[Parts], owner_of: OwnerOf, planner: Peer
 
     Returns those for this rank. Collective.
     """
-    batches = (pa.record_batch([pa.array(part) for part in parts], NAMES) for parts in entries)
-    cast = (batch.cast(ENTRIES) for batch in batches)
-    found = pa.Table.from_batches(to_owners(cast, owner_of, planner), ENTRIES)
-    rows, columns, weights = (column.to_numpy() for column in found.columns)
+    parts = entries_to_owners(entries, owner_of, planner)
+    none = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)
+    rows, columns, weights = map(np.concatenate, zip(none, *parts, strict=True))
     return rows, columns, weights
+
+
+def entries_to_owners(
+    entries: Iterator[Parts], owner_of: OwnerOf, planner: Peers
+) -> Iterator[Parts]:
+    """Send entries as `entries_of_owners` does, and yield those for this rank. Collective."""
+    batches = (pa.record_batch([pa.array(part) for part in parts], NAMES) for parts in entries)
+    for batch in to_owners((batch.cast(ENTRIES) for batch in batches), owner_of, planner):
+        rows, columns, weights = (column.to_numpy() for column in batch.columns)
+        yield rows, columns, weights

@@ -30,12 +30,15 @@ def load_ranking_tables(experiment: Experiment, owners: Owners) -> ItemTables:
 class _RankingLoading(OwnLoading):
     def cooccurrence(self) -> SparseMatrix:
         """Return the own rows of N(O) [n, X]."""
-        parts = list(self.normalized())
-        none = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0)
-        rows, columns, weights = map(np.concatenate, zip(none, *parts, strict=True))
-        lengths = np.bincount(rows - self.shards.first, minlength=self.shards.num_own)
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        return SparseMatrix(starts, columns.astype(np.int32), weights.astype(np.float32))
+        starts = np.zeros(self.shards.num_own + 1, np.int64)
+        columns, weights = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+        for rows, of_rows, scores in self.normalized():  # whole rows, in order
+            first = rows[0] - self.shards.first
+            lengths = np.bincount(rows - rows[0])
+            starts[1 + first : 1 + first + len(lengths)] = lengths
+            columns.append(of_rows.astype(np.int32))
+            weights.append(scores.astype(np.float32))
+        return SparseMatrix(np.cumsum(starts), np.concatenate(columns), np.concatenate(weights))
 
     def centers(self, members: SparseMatrix, graph: SparseMatrix) -> SparseMatrix:
         """Return the rows of C Ahat of this process's centers [k, X].
