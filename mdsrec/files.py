@@ -18,9 +18,8 @@ import pyarrow as pa
 from pyarrow import fs
 from pydantic import TypeAdapter, ValidationError
 
-from mdsrec.credentials import refuse_credentials
 from mdsrec.digests.json_text import REMEDY, checked_json, with_digest
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, refuse_credentials
 
 T = TypeVar("T")
 

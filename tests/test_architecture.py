@@ -32,11 +32,11 @@ TRIALS = {"tuning.trials", "tuning.plan", "tuning.space"}
 
 ROOMS: dict[str, set[str]] = {
     # the kernel
-    "mdsrec.errors": set(),
-    "mdsrec.credentials": {"mdsrec.errors"},
+    "mdsrec.credentials": set(),
+    "mdsrec.errors": {"mdsrec.credentials"},
     "mdsrec.digests": {"mdsrec.errors"},
-    "mdsrec.files": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.digests"},
-    "mdsrec.jobs": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.files", "mdsrec.digests"},
+    "mdsrec.files": {"mdsrec.errors", "mdsrec.digests"},
+    "mdsrec.jobs": {"mdsrec.errors", "mdsrec.files", "mdsrec.digests"},
     "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.digests"},
     "mdsrec": BASE,
     "mdsrec.command": BASE,

@@ -2,10 +2,11 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import bits
+from benchmarks.faults import bits, secrets, servers
 from benchmarks.faults.__main__ import main
 from benchmarks.faults.stored_kinds import Kind
 from benchmarks.faults.tries import Answer, Try, answered, report
@@ -61,3 +62,41 @@ def test_a_flipped_bit_is_in_a_copy_and_only_a_checked_reader_answers_in_a_line(
     assert Answer.SILENT in answers(lambda folder, file: (folder / file).read_bytes())
     assert answers(lambda folder, file: len((folder / file).read_bytes())) == {Answer.SAME}
     assert (world / "root" / "history.json").read_bytes() == written
+
+
+def test_there_are_as_many_tries_as_the_table_says():
+    assert len(secrets.PLACES) >= 40
+    assert len(list(servers.faults(Path("unused")))) >= 40
+
+
+def test_a_secret_in_an_error_or_in_a_file_left_behind_is_found(tmp_path, monkeypatch):
+    place = secrets.Place("addresses", ("root=s3://AKIA:{S}@bucket",))
+    answers = []
+    for number, output in enumerate(["etl: root: refused", "etl: root: 12345678"]):
+        monkeypatch.setattr(secrets, "run_watched", lambda *_, said=output: (2, said, set()))
+        answers.append(secrets._try(tmp_path / str(number), place, "12345678").answer)
+    assert answers == [Answer.LINE, Answer.SECRET]
+
+    def leaves_a_file(command, folder, variables):
+        (folder / "kept").write_text("12345678")
+        return 0, "done", set()
+
+    monkeypatch.setattr(secrets, "run_watched", leaves_a_file)
+    assert secrets._try(tmp_path / "2", place, "12345678").answer == Answer.SECRET
+
+
+def test_secrets_are_drawn_from_the_seed():
+    first, again, other = (secrets.new_secret(random.Random(seed)) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_server_that_holds_a_download_beyond_its_deadline_is_a_fault(monkeypatch):
+    monkeypatch.setattr(servers, "SLACK", -1.0)
+    answer, said = servers._download_from(servers.SERVERS["the right image"])
+    assert answer == Answer.SILENT and said.startswith("held for")
+
+
+def test_an_image_that_takes_more_memory_than_allowed_is_a_fault(monkeypatch):
+    monkeypatch.setattr(servers, "MAX_MEMORY", 1 << 10)
+    answer, said = servers._decode(lambda: servers._plain(1000, "RGBA", "PNG"))
+    assert answer == Answer.SILENT and said.startswith("took")

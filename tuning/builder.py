@@ -53,12 +53,13 @@ class Built(NamedTuple):
 class TableBuilder:
     """Ray actor that builds tables, one request at a time.
 
-    Relative paths in the configuration start at `folder`. All trials of the sweep at `uri` have the
-    same tables, also when it is resumed: the file `dataset.json` in it has their fingerprints.
+    Relative paths in the configuration start at `folder`. `overrides` are those of all requests.
+    All trials of the sweep at `uri` have the same tables, also when it is resumed: the file
+    `dataset.json` in it has their fingerprints.
     """
 
-    def __init__(self, folder: str, uri: str) -> None:
-        self._folder, self._uri = folder, uri
+    def __init__(self, folder: str, uri: str, overrides: Sequence[str] = ()) -> None:
+        self._folder, self._uri, self._overrides = folder, uri, list(overrides)
         self._claimed: dict[str, str] = files.read_json(f"{uri}/dataset.json")  # by name
 
     def build(self, config: str, overrides: Sequence[str], experiment: Experiment) -> Built:
@@ -70,7 +71,8 @@ class TableBuilder:
         needed = varying_tables(experiment)
         before = _fingerprints(experiment)
         if not (needed <= before.keys() and before.items() <= self._claimed.items()):
-            RunSpec("tables", config, list(overrides)).run_stage("etl", folder=self._folder)
+            run = RunSpec("tables", config, [*self._overrides, *overrides])
+            run.run_stage("etl", folder=self._folder)
         after = _fingerprints(experiment)
         self._claim(after)
         found = {tables.table_uri(experiment.root, name): after[name] for name in after}
@@ -89,11 +91,11 @@ class TableBuilder:
             files.write_json(f"{self._uri}/dataset.json", self._claimed)
 
 
-def start_table_builder(sweep: str) -> Any:
+def start_table_builder(sweep: str, overrides: Sequence[str] = ()) -> Any:
     """Start the actor of a sweep on the driver's node, where the configuration file is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(TableBuilder).options(num_cpus=0, scheduling_strategy=here)
-    return actor.remote(str(Path.cwd()), sweep)
+    return actor.remote(str(Path.cwd()), sweep, list(overrides))
 
 
 def _fingerprints(experiment: Experiment) -> dict[str, str]:

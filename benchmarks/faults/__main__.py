@@ -18,6 +18,8 @@ MODULES: dict[str, str] = {
     "disk": "benchmarks.faults.disk",
     "bits": "benchmarks.faults.bits",
     "checks": "benchmarks.faults.checks",
+    "secrets": "benchmarks.faults.secrets",
+    "servers": "benchmarks.faults.servers",
 }
 
 

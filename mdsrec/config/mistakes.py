@@ -14,7 +14,7 @@ from mdsrec.config.nearest_key import nearest_key
 from mdsrec.config.own_model import OWN, own_section
 from mdsrec.config.section import Section, listed
 from mdsrec.config.tune import Domain
-from mdsrec.credentials import without_secret
+from mdsrec.credentials import HIDDEN, without_secret
 
 LONGEST_VALUE = 200  # characters of a value that a message repeats
 
@@ -39,6 +39,7 @@ EXPECTED = {  # messages by pydantic's error type, with the values of its contex
     "string_pattern_mismatch": "expected text of the form {pattern}",
 }
 
+SECTION_TYPES = ("dict_type", "model_type", "model_attributes_type")
 MODELS = sections()
 
 
@@ -48,7 +49,7 @@ def explanation(error: ValidationError, content: Mapping[str, Any]) -> str:
     if first["type"] == OWN:
         return first["msg"]
     location, section = location_of(error), _section_at(first["loc"], content)
-    dotted = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in location)[1:]
+    dotted = dotted_key(location)
     if first["type"] == "union_tag_invalid":
         name = first["ctx"]["tag"]
         return (
@@ -69,17 +70,31 @@ def explanation(error: ValidationError, content: Mapping[str, Any]) -> str:
     message = expectation(first)
     if first["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    found = _shown(first["input"])
-    return f"{without_secret(f'{dotted} = {found}')}: {message}"
+    return f"{without_secret(f'{dotted} = {_shown(first)}')}: {message}"
 
 
-def _shown(value: Any) -> str:
-    """Return a value as JSON, or its beginning if it is long."""
+def _shown(mistake: ErrorDetails) -> str:
+    """Return the value that was found, or its beginning; of a list or a section only its brackets.
+
+    A text or whole number where a section belongs is hidden: it may be a password of that section.
+    """
+    found = mistake["input"]
+    if isinstance(found, Mapping):
+        return "{...}"
+    if isinstance(found, list | tuple):
+        return "[...]"
+    if isinstance(found, str | int) and mistake["type"] in SECTION_TYPES:
+        return json.dumps(HIDDEN)
     try:
-        text = json.dumps(value, default=str, ensure_ascii=False)
-    except (ValueError, RecursionError):  # a number of more digits than Python prints
+        text = json.dumps(found, default=str, ensure_ascii=False)
+    except ValueError:  # a number of more digits than Python prints
         return "..."
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def dotted_key(location: Sequence[str | int]) -> str:
+    """Return the keys to a value as `input.reviews[0]`."""
+    return "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in location)[1:]
 
 
 def location_of(error: ValidationError) -> tuple[str | int, ...]:
