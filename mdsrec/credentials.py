@@ -144,7 +144,7 @@ def remember_secrets(content: Mapping[str, Any]) -> None:
     secret parts of URIs.
     """
     for keys, value in _leaves(content, ()):
-        text = str(value)
+        text = _text(value)
         is_property = keys[:2] in SECRET_PROPERTIES and isinstance(value, str)
         if is_secret_name(keys[-1]):
             found = [text]
@@ -154,6 +154,13 @@ def remember_secrets(content: Mapping[str, Any]) -> None:
         _remembered.update(
             part for part in found if len(part) >= SHORTEST and not _is_local_path(part)
         )
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # a number of more digits than Python prints
+        return ""
 
 
 def _is_local_path(text: str) -> bool:
