@@ -70,7 +70,7 @@ def test_the_heaviest_entries_of_a_row_are_kept(
     (tmp_path / "none.parquet").write_bytes(b"")
     space = Workspace(bounded, spark)
     caplog.set_level(logging.INFO, "etl")
-    manifests = _build_outdated(space, _shared_tables(space))
+    manifests = _build_outdated(space, space.recipes, _shared_tables(space))
     ids = tables.read_table(space.uri("items"), schema.ITEMS)["item_id"].to_pylist()
 
     def entries(table):

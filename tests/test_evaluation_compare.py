@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluated_runs import (
-    RANKS,
     ROWS,
     ParsedPage,
     cases_by_rank,
@@ -226,7 +225,7 @@ def test_the_page_shows_the_top_items_of_each_run_for_the_same_users(runs):
 
 def test_cases_of_other_ranks_are_not_shown(runs):
     cases = Path(runs[1], "cases.json")
-    cases.write_text(cases.read_text().replace(RANKS, "s" * 16))
+    files.write_json(str(cases), {**files.read_json(str(cases)), "ranks": "s" * 16})
     _, with_other_ranks = compare(runs)
     cases.unlink()
     _, without_cases = compare(runs)

@@ -242,5 +242,7 @@ def test_a_damaged_file_of_ranks_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[-200:-8] = bytes(192)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"ranks: unreadable \(.*\): run `mdsrec evaluate"):
+    with pytest.raises(
+        InputError, match=r"\.parquet: damaged \(bytes 0 to .*\): delete the folder"
+    ):
         list(rank_parts.rank_parts(uri))

@@ -300,6 +300,6 @@ def test_a_run_with_missing_or_damaged_metrics_is_named(tmp_path):
     with pytest.raises(InputError, match=r"a/metrics.json: no such file: run `mdsrec evaluat"):
         compare_runs([str(tmp_path / "a")])
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "metrics.json").write_text("{}")
+    (tmp_path / "a" / "metrics.json").write_text('{"ranks": 1}')
     with pytest.raises(InputError, match=r"a/metrics.json: damaged"):
         compare_runs([str(tmp_path / "a")])

@@ -81,11 +81,11 @@ def write_tables(
     """Write all tables of a run, as an actor whose group has a process group already."""
     column_blocks.COLUMNS = columns
     for name, (actor, options) in TABLES.items():
-        worker = actor(experiment, weight_of, options, member)
+        worker = actor(experiment, weight_of, options, member=member)
         Path(folder, name).mkdir(parents=True, exist_ok=True)
         for shard in shards_of(actor.total(experiment), experiment.eval.user_batch):
             worker.write_part(shard, f"{folder}/{name}")
-    top = TopWorker(experiment, weight_of, [*range(0, 40, 3)], member).answer()
+    top = TopWorker(experiment, weight_of, [*range(0, 40, 3)], member=member).answer()
     if member.rank == 0:
         Path(folder, "top.json").write_text(json.dumps(top.items))
 

@@ -20,7 +20,7 @@ from evaluation.compare import compare_runs
 from evaluation.metrics.run_metrics import RunMetrics
 from evaluation.run import evaluate, rank_all, ranks_recipe
 from evaluation.workers import RankWorker
-from mdsrec import schema, tables
+from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from, load_experiment
 from mdsrec.errors import InputError
@@ -77,8 +77,8 @@ def test_figures_of_other_ranks_than_those_beside_them_are_not_compared(tmp_path
     """As an evaluation with other settings leaves them that is stopped before its metrics."""
     first, other = (write_run(tmp_path, name) for name in ("a", "b"))
     compare_runs([first, other])
-    metrics = Path(RunPaths(other).metrics)
-    metrics.write_text(metrics.read_text().replace(RANKS, "0123456789abcdef"))
+    metrics = RunPaths(other).metrics
+    files.write_json(metrics, {**files.read_json(metrics), "ranks": "0123456789abcdef"})
     line = rf"{other}/ranks: holds ranks {RANKS[:8]}, but metrics.json .* from ranks 01234567: an "
     with pytest.raises(InputError, match=line):
         compare_runs([first, other])
@@ -172,10 +172,9 @@ def test_an_etl_holds_what_it_writes_and_refuses_what_another_one_replaced(tmp_p
     lease = Path(f"{space.uri('items')}.writer")
     with only_writer(space) as leased:
         assert leased == {"items"} and lease.exists()
-        manifest = Path(space.uri("sequences"), tables.MANIFEST)
-        content = json.loads(manifest.read_text())
+        manifest = f"{space.uri('sequences')}/{tables.MANIFEST}"
         other = Recipe({"k_core": 9}, {}).fingerprint
-        manifest.write_text(json.dumps({**content, "fingerprint": other}))
+        files.write_json(manifest, {**files.read_json(manifest), "fingerprint": other})
         line = f"{space.uri('sequences')}: replaced by another job .* it is now {other[-8:]}"
         with pytest.raises(InputError, match=line):
             space.manifest("sequences")

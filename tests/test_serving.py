@@ -155,12 +155,12 @@ def test_an_export_names_no_place_of_the_tables_no_cluster_and_no_sweep(root, tm
 def test_an_export_of_another_version_is_refused_as_such(root, tmp_path, change):
     export(run_of(trained_experiment(root, "sasrec")), str(tmp_path))
     manifest = tmp_path / "export.json"
-    manifest.write_text(json.dumps(files.read_json(str(manifest)) | change))
+    files.write_json(str(manifest), files.read_json(str(manifest)) | change)
     with pytest.raises(InputError, match="exported as version 2, this program reads 1: export the"):
         Recommender.load(tmp_path)
     for damaged in ("{", "[1]", "{}", '{"version": 1, "more": 2}'):
         manifest.write_text(damaged)
-        with pytest.raises(InputError, match=r"export\.json: damaged \(.+\): export again"):
+        with pytest.raises(InputError, match=r"export\.json: damaged \(.+\): export the run again"):
             Recommender.load(tmp_path)
 
 
@@ -179,7 +179,7 @@ def test_only_the_weights_chosen_for_the_model_are_used(tmp_path):
     trained, uri = load_trained(experiment), RunPaths.of(experiment).weights
     chosen = dict.fromkeys(trained.channels, 0.25)
     fingerprint = rivals_recipe(experiment, trained).fingerprint
-    files.write_json(uri, {"rivals": fingerprint, "weights": chosen})
+    files.write_json(uri, {"rivals": fingerprint, "targets": 0, "weights": chosen, "ndcg": {}})
     assert with_stored_weights(experiment, trained).weight_of == chosen
     write_weights(experiment, seed=2)
     with pytest.raises(InputError, match="no weights of the channels for this model: run `"):

@@ -52,7 +52,10 @@ def checkpoint(tmp_path: Path) -> Path:
         (lambda file: file.write_bytes(b"1" * 100), "has the checksum"),
         (lambda file: file.unlink(), "is missing"),
         (lambda file: (file.parents[1] / "manifest-1.json").unlink(), "was never complete"),
-        (lambda file: (file.parents[1] / "manifest-1.json").write_text("{"), "is not a manifest"),
+        (
+            lambda file: (file.parents[1] / "manifest-1.json").write_text("{"),
+            "manifest-1.json: damaged (",
+        ),
     ],
 )
 def test_the_damage_of_a_checkpoint_is_named(

@@ -77,7 +77,7 @@ def train_all(runs: list[tuple[dict[str, Any], Any]]) -> list[int]:
 def content(experiment: Experiment) -> dict[str, Any]:
     """Return what a training leaves, without measured times and sizes."""
     paths = RunPaths.of(experiment)
-    history = json.loads(Path(paths.history).read_text())
+    history = files.read_json(paths.history)
     checkpoints = sorted(Path(paths.checkpoints).iterdir())
     found = {
         "history": without_measures(history),
