@@ -12,6 +12,7 @@ import aiohttp
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from mdsrec.credentials import redacted
 from mdsrec.errors import InputError
 
 RECONNECT_AFTER = 60  # seconds without output
@@ -36,7 +37,8 @@ CAUSE = re.compile(
 
 
 def job_commands(job: str, address: str) -> str:
-    """Return the commands that follow and stop the job from another shell."""
+    """Return the commands that follow and stop the job from another shell, without secrets."""
+    address = redacted(address)
     return (
         f"follow      ray job logs {job} --follow --address {address}\n"
         f"stop        ray job stop {job} --address {address}"

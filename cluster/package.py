@@ -1,17 +1,21 @@
 """Working directory of a job: our packages and its configuration, nothing else of this folder."""
 
+import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from packaging.requirements import Requirement
 
-from mdsrec.config.loading import experiment_from, read_content, toml_value
+from mdsrec.config.loading import experiment_from, read_content
 from mdsrec.config.own_model import is_own
 from mdsrec.errors import InputError
-from mdsrec.packages import copy_packages
+from mdsrec.packages import copy_modules, copy_packages
+
+log = logging.getLogger("cluster")
 
 CONSTRAINTS = "constraints.txt"
 EXTRAS = ("", "cpu", "gpu", "demo")  # a job gets those of their packages that are installed here
@@ -19,25 +23,26 @@ WORKING_DIR = "${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"  # Ray replaces it on the 
 
 
 def write_job_folder(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
-    """Fill `folder` and return the arguments CONFIG KEY=VALUE ... of a command that runs in it.
+    """Fill `folder` and return the arguments, CONFIG, of a command that runs in it.
 
-    Relative paths of the configuration become absolute, so they mean the same there as here.
-    InputError if the configuration is not valid.
+    The overrides become a part of the file, because a dashboard shows the command of a job.
+    Relative paths become absolute, so they mean the same there as here. InputError if the
+    configuration is not valid.
     """
     content = read_content(config, overrides)
     experiment = experiment_from(content, source=config)
     copy_packages(folder)
     _copy_own_model(folder, experiment.model.name)
     name = Path(config).name
-    shutil.copy(config, folder / name)
+    content = _with_absolute_paths(content, experiment.model_dump(mode="json"))
+    (folder / name).write_text(tomli_w.dumps(content), encoding="utf-8")
     if Path(CONSTRAINTS).exists():
         shutil.copy(CONSTRAINTS, folder)
-    paths = _absolute_paths(content, experiment.model_dump(mode="json"))
-    return [name, *overrides, *paths]
+    return [name]
 
 
 def _copy_own_model(folder: Path, name: str) -> None:
-    """Copy the module or package of a model of the user's own, if it is in the current folder.
+    """Copy the module or the modules of a package of the user's own model from this folder.
 
     One that is installed is expected on the nodes too.
     """
@@ -46,19 +51,22 @@ def _copy_own_model(folder: Path, name: str) -> None:
     top = name.partition(":")[0].partition(".")[0]
     for source in (Path(f"{top}.py"), Path(top)):
         if source.is_dir():
-            shutil.copytree(source, folder / top, ignore=shutil.ignore_patterns("__pycache__"))
+            if left_out := copy_modules(source, folder / top):
+                log.info("the job gets the modules of %s, not its %d other files", top, left_out)
         elif source.exists():
             shutil.copy(source, folder)
 
 
-def _absolute_paths(content: Mapping[str, Any], resolved: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an override for each text or list that loading changed: these are relative paths."""
+def _with_absolute_paths(content: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content with each text or list that loading changed: these are relative paths."""
+    changed = dict(content)
     for key, written in content.items():
         value = resolved.get(key, written)
         if isinstance(written, dict) and isinstance(value, dict):
-            yield from (f"{key}.{inner}" for inner in _absolute_paths(written, value))
-        elif isinstance(written, str | list) and type(value) is type(written) and value != written:
-            yield f"{key}={toml_value(value)}"
+            changed[key] = _with_absolute_paths(written, value)
+        elif isinstance(written, str | list) and type(value) is type(written):
+            changed[key] = value
+    return changed
 
 
 def requirements() -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,20 +11,20 @@ from typing import Any
 
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobSubmissionClient
 
+from cluster.connection import ADDRESS_HINT, connect, within
 from cluster.follow import follow, job_commands
 from cluster.package import requirements, write_job_folder
 from mdsrec.command.heartbeat import heartbeat
+from mdsrec.credentials import remember_secrets
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
 from training.distributed.ray_internals import SUBMISSION_LOGGERS
 from training.distributed.ray_session import TOKEN_HINT
 
+SUBMIT_SECONDS = 300.0  # to send the package to a head that has answered
+NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 STOP_WAIT_SECONDS = "600"  # for a stopped job to save and end; then Ray kills it
-ADDRESS_HINT = (
-    "give the head's dashboard, started with --dashboard-host=0.0.0.0 or reached by a tunnel"
-)
 
 
 def submit(
@@ -45,14 +46,16 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="mdsrec-") as folder:
         arguments = write_job_folder(Path(folder), config, overrides)
         environment_of_job = runtime_env(folder, install, environment or {})
+        line = entrypoint(arguments, stages)
         try:
-            client = JobSubmissionClient(address)
-            job = client.submit_job(
-                entrypoint=entrypoint(arguments, stages), runtime_env=environment_of_job
+            client = connect(address)
+            job = within(
+                SUBMIT_SECONDS,
+                lambda: client.submit_job(entrypoint=line, runtime_env=environment_of_job),
             )
         except AuthenticationError as error:
             raise InputError(f"{address}: {first_line(error)}: {TOKEN_HINT}") from None
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             raise InputError(f"{address}: no answer: {ADDRESS_HINT}") from None
         except (OSError, RuntimeError, ValueError, requests.RequestException) as error:
             raise InputError(f"{address}: {first_line(error)}") from None
@@ -88,7 +91,9 @@ def parse_variable(text: str) -> tuple[str, str]:
     """Return the name and value of NAME=VALUE, or of NAME as set here; InputError if it is not."""
     name, equals, value = text.partition("=")
     if equals:
+        remember_secrets({name: value})
         return name, value
     if name not in os.environ:
-        raise InputError(f"--env {name}: not set here; set it, or write {name}=VALUE")
+        shown = name if NAME.fullmatch(name) else "..."  # else it may be the value itself
+        raise InputError(f"--env {shown}: not set here; set it, or write {shown}=VALUE")
     return name, os.environ[name]

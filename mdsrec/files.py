@@ -18,8 +18,7 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyarrow import fs
 
-from mdsrec.credentials import refuse_credentials
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, refuse_credentials
 
 STORAGE_ERRORS = (OSError, pa.ArrowException, InputError)
 """Raised when storage cannot be reached; it may be back at the next try."""

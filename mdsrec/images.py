@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
-MAX_PIXELS = 64 << 20
+MAX_PIXELS = 16 << 20  # that are decoded: 320 MiB at most while transparent ones are laid on white
+MAX_JPEG_PIXELS = 64 << 20  # of a file whose decoder can reduce them while it reads
+LARGE_PIXELS = 4 << 20  # of images that a process decodes one at a time
+JPEG_SCALES = (1, 2, 4, 8)
 
 
 class ImageError(Exception):
@@ -23,7 +26,8 @@ class ImageError(Exception):
 def open_image(content: bytes) -> "Image.Image":
     """Return the image in a file's bytes, its pixels not decoded yet.
 
-    Raises ImageError if the format is unknown or the image has more than MAX_PIXELS.
+    A JPEG of more than MAX_PIXELS is reduced by 2, 4 or 8 as it is decoded. Raises ImageError if
+    the format is unknown or if more than MAX_PIXELS would be decoded.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -35,9 +39,24 @@ def open_image(content: bytes) -> "Image.Image":
         raise ImageError("too many pixels") from None
     except Exception:  # decoders raise many kinds
         raise ImageError("broken image") from None
+    _reduce(image)
     if image.width * image.height > MAX_PIXELS:
         raise ImageError("too many pixels")
     return image
+
+
+def _reduce(image: "Image.Image") -> None:
+    """Let a large JPEG be decoded at a smaller scale.
+
+    The decoder of a progressive one holds all of it, so it keeps its size.
+    """
+    width, height = image.size
+    if image.format != "JPEG" or image.info.get("progressive"):
+        return
+    if MAX_PIXELS < width * height <= MAX_JPEG_PIXELS:
+        fits = (s for s in JPEG_SCALES if -(-width // s) * -(-height // s) <= MAX_PIXELS)
+        scale = next(fits, JPEG_SCALES[-1])
+        image.draft(None, (max(1, width // scale), max(1, height // scale)))
 
 
 def flatten(image: "Image.Image") -> "Image.Image":

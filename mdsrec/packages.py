@@ -15,6 +15,7 @@ from pathlib import Path
 
 PACKAGES = ("mdsrec", "etl", "training", "evaluation", "tuning", "cluster")
 ETL_PACKAGES = ("etl", "mdsrec")
+DATA_FILES = ("evaluation/report/style.css",)  # that the stages read
 SOURCE = Path(__file__).absolute().parent.parent
 SITE_PACKAGES = ("site-packages", "dist-packages")  # Python finds packages there by itself
 
@@ -54,10 +55,32 @@ def search_path(python_path: str) -> list[str]:
 
 
 def copy_packages(folder: Path, names: Sequence[str] = PACKAGES) -> None:
-    """Copy packages into `folder`, without bytecode."""
+    """Copy the modules and DATA_FILES of packages into `folder`, nothing else that lies there."""
     for name in names:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(SOURCE / name, folder / name, ignore=ignored)
+        copy_modules(SOURCE / name, folder / name)
+    for file in map(Path, DATA_FILES):
+        if file.parts[0] in names:
+            shutil.copy(SOURCE / file, folder / file)
+
+
+def copy_modules(package: Path, target: Path) -> int:
+    """Copy the modules of a package and of those below it; return how many files are left out.
+
+    A module is a file NAME.py that Python can import.
+    """
+    left_out = 0
+    target.mkdir(parents=True)
+    for entry in sorted(package.iterdir()):
+        if entry.is_dir():
+            if (entry / "__init__.py").exists():
+                left_out += copy_modules(entry, target / entry.name)
+            elif entry.name != "__pycache__":
+                left_out += sum(file.is_file() for file in entry.rglob("*"))
+        elif entry.suffix == ".py" and entry.stem.isidentifier():
+            shutil.copy(entry, target)
+        else:
+            left_out += 1
+    return left_out
 
 
 def zip_packages(archive: Path, names: Sequence[str] = ETL_PACKAGES) -> Path:

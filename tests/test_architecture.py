@@ -29,8 +29,8 @@ TRIALS = {"tuning.trials", "tuning.plan", "tuning.space"}
 
 ROOMS: dict[str, set[str]] = {
     # the kernel
-    "mdsrec.errors": set(),
-    "mdsrec.credentials": {"mdsrec.errors"},
+    "mdsrec.credentials": set(),
+    "mdsrec.errors": {"mdsrec.credentials"},
     "mdsrec.files": {"mdsrec.errors", "mdsrec.credentials"},
     "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials"},
     "mdsrec": BASE,

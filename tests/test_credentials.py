@@ -8,8 +8,8 @@ import pytest
 from mdsrec import files
 from mdsrec.command import command_line
 from mdsrec.config.loading import load_experiment
-from mdsrec.credentials import refuse_credentials, without_secret
-from mdsrec.errors import InputError
+from mdsrec.credentials import without_secret
+from mdsrec.errors import InputError, refuse_credentials
 from training.__main__ import main as training
 
 TOML = 'name = "a"\nroot = "ROOT"\n[input]\nedition = "2018"\nreviews = ["reviews.json"]\n'

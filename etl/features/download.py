@@ -1,4 +1,4 @@
-"""HTTP(S) download of an image with a timeout, a size limit, a rate limit and retries."""
+"""HTTP(S) download of an image with a deadline, a size limit, a rate limit and retries."""
 
 import http.client
 import threading
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from etl.features.attempt import Attempt
 from mdsrec.images import ImageError
 
 MAX_BYTES = 32 << 20
@@ -63,7 +64,8 @@ class HostLimiters:
 def fetch(address: str, timeout: float, retries: int, limiters: HostLimiters) -> bytes:
     """Return the content at an address; ImageError with the reason if there is none.
 
-    Network failures and the statuses 429 and 5xx are retried up to `retries` times.
+    An attempt takes `timeout` seconds at most, all in all. Network failures and the statuses 429
+    and 5xx are retried up to `retries` times.
     """
     if not is_http(address):
         raise ImageError(NOT_HTTP)
@@ -83,8 +85,8 @@ def _fetch_once(address: str, timeout: float) -> bytes:
         request = urllib.request.Request(
             quote(address, safe=UNQUOTED), headers={"User-Agent": USER_AGENT}
         )
-        with _http_opener().open(request, timeout=timeout) as response:
-            return _read_body(response, time.monotonic() + timeout)
+        with Attempt(timeout, MAX_BYTES).opener().open(request, timeout=timeout) as response:
+            return _read_body(response)
     except urllib.error.HTTPError as error:
         error.close()
         retriable = error.code == TOO_MANY_REQUESTS or error.code >= 500
@@ -94,25 +96,19 @@ def _fetch_once(address: str, timeout: float) -> bytes:
     except urllib.error.URLError as error:
         slow = isinstance(error.reason, TimeoutError)
         raise _RetriableError("timeout" if slow else "no connection") from None
-    except (http.client.InvalidURL, ValueError):
+    except (http.client.InvalidURL, ValueError, OverflowError):  # the last of a port
         raise ImageError(NOT_HTTP) from None
     except (http.client.HTTPException, OSError):
         raise _RetriableError("no connection") from None
 
 
-def _read_body(response: Any, deadline: float) -> bytes:
-    """Return the whole body.
-
-    The socket's timeout starts again with every read, so a server that sends a few bytes at a time
-    is stopped by `deadline`.
-    """
+def _read_body(response: Any) -> bytes:
+    """Return the whole body; ImageError if it is too large."""
     body = bytearray()
     while part := response.read1(1 << 16):
         body += part
         if len(body) > MAX_BYTES:
             raise ImageError(f"above {MAX_BYTES >> 20} MiB")
-        if time.monotonic() > deadline:
-            raise TimeoutError
     if response.length:  # bytes of Content-Length that did not arrive
         raise http.client.IncompleteRead(bytes(body))
     return bytes(body)
@@ -123,19 +119,3 @@ def is_http(address: str) -> bool:
         return urlsplit(address).scheme in ("http", "https")
     except ValueError:
         return False
-
-
-def _http_opener() -> urllib.request.OpenerDirector:
-    """Return an opener for http and https only, so a redirect cannot lead to a file or to ftp."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +21,7 @@ from etl.spark.progress import step_progress
 from etl.spark.session import materialize, num_partitions
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, join, read_bytes
-from mdsrec.images import SUFFIXES, ImageError, flatten, open_image
+from mdsrec.images import LARGE_PIXELS, SUFFIXES, ImageError, flatten, open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +30,7 @@ MIN_SIDE = 2  # pixels of the longer side; an image of one pixel is a spacer
 MAX_ASPECT = 100  # longer side to shorter: a thin image grows when its shorter side is scaled up
 FILES_PER_BATCH = 10_000
 HASH_THREADS = 16
+_large_image = threading.Lock()
 WITH_KEYS = "item int, content string, key binary, missed string"
 
 
@@ -173,14 +176,19 @@ def read_file(uri: str) -> bytes:
 
 
 def decode_image(content: bytes) -> "Image.Image":
-    """Return the image upright in RGB, transparent parts white; ImageError if it is not usable."""
+    """Return the image upright in RGB, transparent parts white; ImageError if it is not usable.
+
+    Threads decode large images one at a time, which bounds their memory.
+    """
     image = open_image(content)
     if max(image.size) < MIN_SIDE:
         raise ImageError("a single pixel")
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError("too narrow")
+    is_large = image.width * image.height > LARGE_PIXELS
     try:
-        return flatten(image)
+        with _large_image if is_large else nullcontext():
+            return flatten(image)
     except Exception:  # decoders raise many kinds
         raise ImageError("broken image") from None
 

@@ -12,9 +12,17 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mdsrec.credentials import redacted, remember_secrets
 from mdsrec.errors import InputError
 
 FORMAT_KEY = "MDSREC_LOG_FORMAT"
+
+
+class TextLines(logging.Formatter):
+    """A formatter of lines of text without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -33,11 +41,11 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             **self._context,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
             **getattr(record, "figures", {}),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = redacted(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
 
 
@@ -51,7 +59,11 @@ class LineHandler(logging.StreamHandler[Any]):
 
 
 def configure_logging(run: str = "", rank: int | None = None) -> None:
-    """Set the format of this process's log lines; they carry `run` and `rank` from now on."""
+    """Set the format of this process's log lines; they carry `run` and `rank` from now on.
+
+    Secrets of the environment are hidden from now on.
+    """
+    remember_secrets(os.environ)
     wanted = os.environ.get(FORMAT_KEY, "text")
     if wanted not in ("text", "json"):
         raise InputError(f"{FORMAT_KEY} = {wanted}: unknown log format; set it to text or json")
@@ -59,9 +71,7 @@ def configure_logging(run: str = "", rank: int | None = None) -> None:
         key: value for key, value in (("run", run), ("rank", rank)) if value not in ("", None)
     }
     head = "%(asctime)s %(name)s" if rank is None else f"{run}, rank {rank}"
-    formatter = (
-        logging.Formatter(f"{head}: %(message)s") if wanted == "text" else JsonLines(context)
-    )
+    formatter = TextLines(f"{head}: %(message)s") if wanted == "text" else JsonLines(context)
     logging.basicConfig(level=os.environ.get("MDSREC_LOG", "INFO"), handlers=[LineHandler()])
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):  # leaves Ray's log files as they are

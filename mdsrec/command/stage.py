@@ -19,7 +19,7 @@ from mdsrec.command.names import spelled
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.section import absolute, distinct, listed
-from mdsrec.credentials import without_secret
+from mdsrec.credentials import redacted, without_secret
 from mdsrec.errors import InputError
 from mdsrec.packages import use_own_packages
 
@@ -80,7 +80,7 @@ def command_line(stage: str, arguments: argparse.Namespace, *more: str) -> str:
     `more` are overrides behind those of the command line.
     """
     overrides = map(without_secret, last_of_each_key([*arguments.overrides, *more]))
-    return shlex.join([*spelled(stage), arguments.config, *overrides])
+    return shlex.join([*spelled(stage), redacted(arguments.config), *overrides])
 
 
 def last_of_each_key(overrides: Sequence[str]) -> list[str]:

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from mdsrec.config.section import Distinct, PathOrUri, Section, absolute
-from mdsrec.credentials import refuse_credentials
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, refuse_credentials
 
 TEXT_COLUMNS = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 AMAZON_KEYS = ("edition", "reviews", "metadata")

@@ -11,15 +11,14 @@ from pydantic import ValidationError
 
 from mdsrec.config import Experiment
 from mdsrec.config.input import properties
-from mdsrec.config.mistakes import explanation, location_of
-from mdsrec.credentials import without_secret
+from mdsrec.config.mistakes import dotted_key, explanation, location_of
+from mdsrec.config.stored import find_credentials
+from mdsrec.credentials import HIDDEN, SECRET_PROPERTIES, remember_secrets, without_secret
 from mdsrec.errors import InputError, near_file
 
 COMMAND_LINE = "command line"
 TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 TOML_HEADER = re.compile(r"^\s*\[+([^\[\]]+)\]+\s*(?:#.*)?$", re.MULTILINE)
-
-SECRET_PROPERTIES = (("spark", "settings"), ("input", "options"))
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -30,10 +29,15 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     """
     content = read_content(path, overrides)
     try:
-        return Experiment.model_validate(content)
+        experiment = Experiment.model_validate(content)
     except ValidationError as error:
         source = _source_of(location_of(error), [str(path), *overrides])
         raise InputError(f"{source}: {explanation(error, content)}") from None
+    if found := find_credentials(experiment.resolved()):
+        keys, problem = found
+        source = _source_of(keys, [str(path), *overrides])
+        raise InputError(f"{source}: {dotted_key(keys)}: {problem}")
+    return experiment
 
 
 def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -47,6 +51,7 @@ def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
             _merge(content, _read_file(override))
         else:
             _lay_over(content, override)
+    remember_secrets(content)
     return content
 
 
@@ -99,7 +104,10 @@ def _read_file(path: str | Path) -> dict[str, Any]:
 
 
 def _line_of(error: tomllib.TOMLDecodeError, text: str) -> str:
-    """Return `: ` and the line of a syntax error, without the value of a property."""
+    """Return `: ` and the line of a syntax error, without the value of a property.
+
+    A line without a key, which continues a value, is not repeated.
+    """
     if not (found := TOML_LINE.search(str(error))):
         return ""
     lines = text.splitlines()
@@ -107,7 +115,9 @@ def _line_of(error: tomllib.TOMLDecodeError, text: str) -> str:
     line = "".join(lines[number - 1 : number]).strip()
     headers = TOML_HEADER.findall("\n".join(lines[: number - 1]))
     section = re.sub(r"[\s\"']", "", headers[-1]) + "." if headers else ""
-    return f": {without_secret(section + line).removeprefix(section)}" if line else ""
+    if "=" not in line and not line.startswith("["):
+        return ""
+    return f": {without_secret(section + line).removeprefix(section)}"
 
 
 def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -156,12 +166,12 @@ def toml_value(value: Any) -> str:
 
 
 def _lay_over(content: dict[str, Any], override: str) -> None:
-    _, equals, text = override.partition("=")
+    head, equals, text = override.partition("=")
     keys = _keys_of(override)
     if not equals or not all(keys):
-        raise InputError(
-            f"override {without_secret(override)!r}: expected key=value, as in optim.lr=3e-4"
-        )
+        key, colon, _ = head.partition(":")
+        shown = without_secret(f"{key}:{HIDDEN}" if colon else override)
+        raise InputError(f"override {shown!r}: expected key=value, as in optim.lr=3e-4")
     section = content
     for key in keys[:-1]:
         section = section.setdefault(key, {})

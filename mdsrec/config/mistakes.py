@@ -14,7 +14,7 @@ from mdsrec.config.nearest_key import nearest_key
 from mdsrec.config.own_model import OWN, own_section
 from mdsrec.config.section import Section, listed
 from mdsrec.config.tune import Domain
-from mdsrec.credentials import without_secret
+from mdsrec.credentials import HIDDEN, without_secret
 
 EXPECTED = {  # messages by pydantic's error type, with the values of its context
     "dict_type": "expected a section of keys",
@@ -37,6 +37,7 @@ EXPECTED = {  # messages by pydantic's error type, with the values of its contex
     "string_pattern_mismatch": "expected text of the form {pattern}",
 }
 
+SECTION_TYPES = ("dict_type", "model_type", "model_attributes_type")
 MODELS = sections()
 
 
@@ -46,7 +47,7 @@ def explanation(error: ValidationError, content: Mapping[str, Any]) -> str:
     if first["type"] == OWN:
         return first["msg"]
     location, section = location_of(error), _section_at(first["loc"], content)
-    dotted = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in location)[1:]
+    dotted = dotted_key(location)
     if first["type"] == "union_tag_invalid":
         name = first["ctx"]["tag"]
         return (
@@ -67,8 +68,27 @@ def explanation(error: ValidationError, content: Mapping[str, Any]) -> str:
     message = expectation(first)
     if first["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    found = json.dumps(first["input"], default=str, ensure_ascii=False)
-    return f"{without_secret(f'{dotted} = {found}')}: {message}"
+    return f"{without_secret(f'{dotted} = {_shown(first)}')}: {message}"
+
+
+def _shown(mistake: ErrorDetails) -> str:
+    """Return the value that was found, of a list or a section only its brackets.
+
+    Text where a section belongs is hidden: it may be a part of it, such as an option.
+    """
+    found = mistake["input"]
+    if isinstance(found, Mapping):
+        return "{...}"
+    if isinstance(found, list | tuple):
+        return "[...]"
+    if isinstance(found, str) and mistake["type"] in SECTION_TYPES:
+        return json.dumps(HIDDEN)
+    return json.dumps(found, default=str, ensure_ascii=False)
+
+
+def dotted_key(location: Sequence[str | int]) -> str:
+    """Return the keys to a value as `input.reviews[0]`."""
+    return "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in location)[1:]
 
 
 def location_of(error: ValidationError) -> tuple[str | int, ...]:

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from mdsrec.credentials import refuse_credentials
-from mdsrec.errors import InputError
+from mdsrec.errors import InputError, refuse_credentials
 
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
