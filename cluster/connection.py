@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 import requests
 from ray.job_submission import JobSubmissionClient
+from urllib3.exceptions import HTTPError
 
 from mdsrec.errors import InputError
 
-CONNECT_SECONDS = 12.0  # for all answers of a head until it takes a job
+CONNECT_SECONDS = 10.0  # for all answers of a head until it takes a job
 LONGEST_VERSION = 64 << 10  # bytes of the answer that names the version
 ADDRESS_HINT = (
     "give the head's dashboard, started with --dashboard-host=0.0.0.0 or reached by a tunnel"
@@ -43,15 +44,18 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def check_head(address: str) -> None:
-    """Raise InputError if the answer at `address` is not that of Ray's dashboard.
+    """Raise InputError if it is not Ray's dashboard that answers; ConnectionError if nothing does.
 
-    Ray's client reads answers of any length. It explains one that refuses our token.
+    Ray's client would read an answer of any length. It explains one that refuses our token.
     """
     url = f"{address.rstrip('/')}/api/version"
-    with requests.get(url, stream=True, timeout=CONNECT_SECONDS) as response:
-        if response.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
-            return
-        content = response.raw.read(LONGEST_VERSION, decode_content=True)
+    try:
+        with requests.get(url, stream=True, timeout=CONNECT_SECONDS) as response:
+            if response.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
+                return
+            content = response.raw.read(LONGEST_VERSION, decode_content=True)
+    except (requests.RequestException, HTTPError):
+        raise ConnectionError from None
     try:
         is_ray = response.ok and isinstance(json.loads(content)["ray_version"], str)
     except (ValueError, KeyError, TypeError, RecursionError):

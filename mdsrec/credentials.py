@@ -39,8 +39,8 @@ PROPERTIES = re.compile(
 ENVIRONMENT = re.compile(r"^(\s*(?:export\s+)?[A-Z][A-Z0-9_]{2,}\s*=).*", re.DOTALL)
 
 USERINFO = re.compile(r"""(:/{1,2})[^\s"'<>/@]*(?::|%3[Aa])[^\s"'<>]*@""")
-TOKEN_AS_USER = re.compile(r"""(\bhttps?://)[^\s"'<>/@]+@""", re.IGNORECASE)
-USER_WITHOUT_SCHEME = re.compile(r"""(?<![\w.%+/-])[\w.%+-]+:[^\s"'@<>]+@(?=[\w\[/])""")
+TOKEN_AS_USER = re.compile(r"""(\bhttps?://)[^\s"'<>@]+@""", re.IGNORECASE)
+USER_WITHOUT_SCHEME = re.compile(r"""(?<![\w.%+/-])[\w.%+-]+:(?!//)[^\s"'@<>]+@(?=[\w\[/])""")
 ADDRESS = re.compile(r"""([A-Za-z][\w+.-]*:/{1,2}[^\s"'<>?#;]*)([?#;][^\s"'<>]*)""")
 QUERY_ITEM = re.compile(r"([?&;#])([^=&;#]*)(=?)([^&;#]*)")
 ASSIGNMENT = re.compile(
@@ -48,7 +48,7 @@ ASSIGNMENT = re.compile(
     r"""(\\*"(?:[^"\\]|\\.)*"?|\\*'(?:[^'\\]|\\.)*'?|[\[{(].*|[^\s"']\S*)"""
 )
 WRITTEN = re.compile(r"""([A-Za-z][\w.-]*)\s*\\*["']?\]?\s*[=:](?!//)""")
-OPTION = re.compile(r"(?<!\S)(--[\w-]+)\s+([^\s-]\S*)")
+OPTION = re.compile(r"(?<!\S)(--[\w-]+)\s+(?!--)\S+")
 KNOWN_FORMS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_\w{16,}|\bgithub_pat_\w{16,}|\bhf_[A-Za-z0-9]{16,}"

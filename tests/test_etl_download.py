@@ -6,6 +6,8 @@ import time
 import pytest
 from image_server import image_server, random_image
 
+from benchmarks.faults import servers
+from benchmarks.faults.tries import Answer
 from etl.features import download
 from etl.features.download import HostLimiters, RateLimiter, fetch
 from mdsrec.images import ImageError
@@ -93,3 +95,31 @@ def test_every_host_has_a_limit_of_its_own():
     assert wait_for(HostLimiters(0.1), hosts) < 40 * 0.1 / 2  # one after another they take 40
     same = ["http://a.com/1.jpg", "https://A.com/2.jpg", "http://a.com/3.jpg"]
     assert wait_for(HostLimiters(0.1), same) >= 3 * 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in servers.SERVERS if "drip" in name])
+def test_a_server_that_drips_is_a_miss_when_its_deadline_is_over(monkeypatch, name):
+    monkeypatch.setattr(servers, "TIMEOUT", 0.2)
+    assert servers._download_from(servers.SERVERS[name])[0] == Answer.LINE
+
+
+def test_the_body_of_a_redirect_is_bounded_as_that_of_an_image_is(monkeypatch):
+    monkeypatch.setattr(download, "MAX_BYTES", 1 << 20)
+    flood = servers.SERVERS["floods the body of a redirect"]
+    assert servers._download_from(flood) == (Answer.LINE, "above 1 MiB")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999/", "http://a..b/", "http://a\n.b/"])
+def test_an_impossible_address_is_a_miss(address):
+    with pytest.raises(ImageError):
+        fetch(address, 1.0, 0, HostLimiters(0.0))
+
+
+def test_a_resolver_that_does_not_answer_is_a_timeout(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: ended.wait(10))
+    start = time.monotonic()
+    with pytest.raises(ImageError, match="timeout"):
+        fetch("http://slow.invalid/1.png", 0.2, 0, HostLimiters(0.0))
+    ended.set()
+    assert time.monotonic() - start < 5

@@ -11,7 +11,10 @@ from benchmarks import commands
 from mdsrec.command import run_command
 
 PROG = "benchmarks.faults"
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "secrets": "benchmarks.faults.secrets",
+    "servers": "benchmarks.faults.servers",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from etl.spark.java import java_home
+from etl.spark.launch import start_java
 from etl.spark.log import write_log_rules
 from etl.spark.sizing import (
     DRIVER_MEMORY,
@@ -91,6 +92,8 @@ def _start(master: str, settings: dict[str, str]) -> SparkSession:
         builder = builder.config(key, value)
     try:
         with heartbeat.within("starting Spark"):
+            if not is_submitted():
+                start_java({"spark.master": master, **settings}, _new_folder() / "spark.conf")
             spark = builder.getOrCreate()
         _end_at_sigint_as_at_sigterm()
         return spark

@@ -117,7 +117,8 @@ def _line_of(error: tomllib.TOMLDecodeError, text: str) -> str:
     section = re.sub(r"[\s\"']", "", headers[-1]) + "." if headers else ""
     if "=" not in line and not line.startswith("["):
         return ""
-    return f": {without_secret(section + line).removeprefix(section)}"
+    shown = without_secret(section + without_secret(line))
+    return f": {shown.removeprefix(section)}"
 
 
 def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:

@@ -74,14 +74,14 @@ def explanation(error: ValidationError, content: Mapping[str, Any]) -> str:
 def _shown(mistake: ErrorDetails) -> str:
     """Return the value that was found, of a list or a section only its brackets.
 
-    Text where a section belongs is hidden: it may be a part of it, such as an option.
+    A text or whole number where a section belongs is hidden: it may be a password of that section.
     """
     found = mistake["input"]
     if isinstance(found, Mapping):
         return "{...}"
     if isinstance(found, list | tuple):
         return "[...]"
-    if isinstance(found, str) and mistake["type"] in SECTION_TYPES:
+    if isinstance(found, str | int) and mistake["type"] in SECTION_TYPES:
         return json.dumps(HIDDEN)
     return json.dumps(found, default=str, ensure_ascii=False)
 
