@@ -1,9 +1,12 @@
 """`python -m benchmarks.faults`: what counts as an answer."""
 
 import json
+import random
+from pathlib import Path
 
 import pytest
 
+from benchmarks.faults import secrets, servers
 from benchmarks.faults.tries import Answer, Try, answered, report
 
 
@@ -30,3 +33,41 @@ def test_a_report_counts_by_kind_and_fails_where_a_try_failed(tmp_path, capsys):
         report(tmp_path, "bits", [*good, Try("names", "a NUL", Answer.TRACEBACK)])
     assert "| names | 1 | 0 | 0 | 0 | 1 | 0 |" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "bits.json").read_text())) == 3
+
+
+def test_there_are_as_many_tries_as_the_table_says():
+    assert len(secrets.PLACES) >= 40
+    assert len(list(servers.faults(Path("unused")))) >= 40
+
+
+def test_a_secret_in_an_error_or_in_a_file_left_behind_is_found(tmp_path, monkeypatch):
+    place = secrets.Place("addresses", ("root=s3://AKIA:{S}@bucket",))
+    answers = []
+    for number, output in enumerate(["etl: root: refused", "etl: root: 12345678"]):
+        monkeypatch.setattr(secrets, "run_watched", lambda *_, said=output: (2, said, set()))
+        answers.append(secrets._try(tmp_path / str(number), place, "12345678").answer)
+    assert answers == [Answer.LINE, Answer.SECRET]
+
+    def leaves_a_file(command, folder, variables):
+        (folder / "kept").write_text("12345678")
+        return 0, "done", set()
+
+    monkeypatch.setattr(secrets, "run_watched", leaves_a_file)
+    assert secrets._try(tmp_path / "2", place, "12345678").answer == Answer.SECRET
+
+
+def test_secrets_are_drawn_from_the_seed():
+    first, again, other = (secrets.new_secret(random.Random(seed)) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_server_that_holds_a_download_beyond_its_deadline_is_a_fault(monkeypatch):
+    monkeypatch.setattr(servers, "SLACK", -1.0)
+    answer, said = servers._download_from(servers.SERVERS["the right image"])
+    assert answer == Answer.SILENT and said.startswith("held for")
+
+
+def test_an_image_that_takes_more_memory_than_allowed_is_a_fault(monkeypatch):
+    monkeypatch.setattr(servers, "MAX_MEMORY", 1 << 10)
+    answer, said = servers._decode(lambda: servers._plain(1000, "RGBA", "PNG"))
+    assert answer == Answer.SILENT and said.startswith("took")

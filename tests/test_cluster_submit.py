@@ -1,18 +1,22 @@
 """The files of a submitted job, its log and its exit code."""
 
 import asyncio
+import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.faults.servers import HEADS, server
 from cluster.__main__ import main
-from cluster.follow import JobLog, find_cause, follow
+from cluster.follow import JobLog, find_cause, follow, job_commands
 from cluster.package import requirements, write_job_folder
 from cluster.submit import entrypoint, parse_variable, runtime_env
+from mdsrec import packages
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
-from mdsrec.packages import PACKAGES
+from mdsrec.packages import PACKAGES, copy_packages
 
 TOML = """
 name = "a"
@@ -44,6 +48,46 @@ def test_a_job_contains_only_packages_and_its_configuration(config, tmp_path):
     write_job_folder(folder, config, [])
     assert {path.name for path in folder.iterdir()} == {*PACKAGES, "a.toml"}
     assert not list(folder.rglob("__pycache__"))
+
+
+PLANTED = (
+    *(
+        "etl/.env",
+        "etl/key.pem",
+        "mdsrec/rows.parquet",
+        "mdsrec/config/mine.toml",
+        "cluster/id_rsa",
+    ),
+    *("training/.git/config", "training/notes.ipynb", "training/secrets/a.py", "etl/.hidden.py"),
+    *("tuning/my-notes.py", "evaluation/report/style.css.orig", "evaluation/__pycache__/a.pyc"),
+)
+
+
+def test_a_job_holds_our_modules_and_nothing_else_that_lies_in_our_folders(tmp_path, monkeypatch):
+    for name in PACKAGES:
+        shutil.copytree(packages.SOURCE / name, tmp_path / "source" / name)
+    monkeypatch.setattr(packages, "SOURCE", tmp_path / "source")
+    for name in PLANTED:
+        planted = tmp_path / "source" / name
+        planted.parent.mkdir(exist_ok=True)
+        planted.write_text("hunter2")
+    copy_packages(tmp_path / "job")
+    files = [path for path in (tmp_path / "job").rglob("*") if path.is_file()]
+    assert not [path for path in files if "hunter2" in path.read_text()]
+    assert {path.suffix for path in files} == {".py", ".css"}
+    modules = {path.relative_to(tmp_path / "job") for path in files}
+    assert Path("evaluation/report/style.css") in modules
+    assert Path("training/models/mdsrec/model.py") in modules
+
+
+def test_the_command_of_a_job_repeats_no_override(config, tmp_path):
+    """Ray's dashboard shows the command."""
+    (tmp_path / "job").mkdir()
+    words = ["spark.settings.a.secret=hunter2", "optim.lr=1e-3"]
+    arguments = write_job_folder(tmp_path / "job", config, words)
+    assert entrypoint(arguments, ["etl"]) == ("python -m cluster run a.toml --stages preflight etl")
+    job = load_experiment(tmp_path / "job" / "a.toml")
+    assert job.spark.settings["a.secret"] == "hunter2" and job.optim.lr == 1e-3
 
 
 def test_a_job_contains_the_constraints_for_its_installation(config, tmp_path):
@@ -113,6 +157,51 @@ def test_a_mistake_in_the_configuration_is_found_before_anything_is_sent(config)
 def test_a_head_that_does_not_answer_is_a_one_line_error(config):
     with pytest.raises(InputError, match=r"^http://127\.0\.0\.1:9: no answer: give the head"):
         main(["submit", config, "--address", "http://127.0.0.1:9"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("accepts and is silent", "no answer: give the head"),
+        ("drips headers", "no answer: give the head"),
+        ("drips a body", "no answer: give the head"),
+        ("a page", "what answers is not Ray: give the head"),
+        ("another JSON", "what answers is not Ray"),
+        ("a loop of redirects", "no answer"),
+    ],
+)
+def test_a_head_that_is_not_ray_ends_in_a_line_within_its_deadline(
+    config, monkeypatch, name, message
+):
+    monkeypatch.setattr("cluster.connection.CONNECT_SECONDS", 0.5)
+    start = time.monotonic()
+    with server(HEADS[name]) as address, pytest.raises(InputError, match=message):
+        main(["submit", config, "--address", f"http://{address}"])
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://h:1", "ray://h:1", "os://h:1", "h:8265", "http://", "x"]
+)
+def test_an_address_of_another_scheme_is_refused(config, address):
+    with pytest.raises(InputError, match=f"^--address {address}: not an address: write http://"):
+        main(["submit", config, "--address", address])
+
+
+def test_neither_an_address_nor_a_variable_repeats_a_secret(config, monkeypatch, capsys):
+    for address in (
+        "http://user:hunter2@127.0.0.1:9",
+        "user:hunter2@h:9",
+        "http://h:x?key=hunter2",
+    ):
+        with pytest.raises(InputError) as refused:
+            main(["submit", config, "--address", address])
+        assert "hunter2" not in str(refused.value)
+    for variable in ("TOKEN:hunter2", "hunter2"):
+        with pytest.raises(InputError, match=r"--env \.\.\.: not set here") as refused:
+            parse_variable(variable)
+        assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in job_commands("job", "http://user:hunter2@h:8265")
 
 
 def test_the_stages_by_default_and_an_unknown_one(config, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from image_server import image_server, random_image
 from PIL import Image
 from vectors_by_item import vectors_by_item
 
+from benchmarks.faults.servers import IMAGES
 from etl.catalogue.content_hashes import ContentHashes
 from etl.features import images, vision
 from etl.features.encoding import encode_items
@@ -251,6 +252,52 @@ def test_the_same_image_has_the_same_vector_in_any_batch(tmp_path):
 )
 def test_an_unusable_image_is_refused_with_a_reason(content, reason):
     with pytest.raises(ImageError, match=f"^{reason}$"):
+        decode_image(content)
+
+
+def plain_image(kind, side, **options):
+    stream = BytesIO()
+    Image.new("RGB", (side, side), "teal").save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_a_large_jpeg_is_decoded_at_a_scale_within_the_bound(monkeypatch):
+    content = plain_image("JPEG", 400)
+    monkeypatch.setattr("mdsrec.images.MAX_PIXELS", 120 * 120)
+    image = decode_image(content)
+    assert image.size == (100, 100)
+    assert image.getpixel((50, 50)) == Image.open(BytesIO(content)).getpixel((200, 200))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        plain_image("PNG", 400),
+        plain_image("WEBP", 400),
+        plain_image("GIF", 400),
+        plain_image("JPEG", 400, progressive=True),  # its decoder holds all of it
+    ],
+)
+def test_an_image_that_cannot_be_reduced_while_it_is_read_is_held_to_the_bound(
+    monkeypatch, content
+):
+    assert decode_image(content).size == (400, 400)
+    monkeypatch.setattr("mdsrec.images.MAX_PIXELS", 400 * 400 - 1)
+    with pytest.raises(ImageError, match=r"^too many pixels$"):
+        decode_image(content)
+
+
+def test_a_jpeg_beyond_the_bound_of_files_is_refused(monkeypatch):
+    monkeypatch.setattr("mdsrec.images.MAX_PIXELS", 100 * 100)
+    monkeypatch.setattr("mdsrec.images.MAX_JPEG_PIXELS", 400 * 400 - 1)
+    with pytest.raises(ImageError, match=r"^too many pixels$"):
+        decode_image(plain_image("JPEG", 400))
+
+
+def test_a_small_file_of_many_pixels_is_a_miss():
+    content = IMAGES["a PNG of 8192 x 8191 in 8 kB"]()
+    assert len(content) < 10_000
+    with pytest.raises(ImageError, match=r"^too many pixels$"):
         decode_image(content)
 
 

@@ -110,7 +110,7 @@ class FeatureConfig(Section):
     that each item has in the metadata, or the address or path in `input.columns.image`.
     """
     timeout: NotIdentity[PositiveFloat] = 10.0
-    """Seconds to wait for one image download."""
+    """Seconds of one attempt to download an image, redirects and body included."""
     retries: NotIdentity[Count] = 2
     """Further attempts of a failed download."""
     requests_per_second: NotIdentity[PositiveFloat] = 20.0
