@@ -15,14 +15,14 @@ SECRET_PROPERTIES = (("spark", "settings"), ("input", "options"))
 """Sections that may hold credentials. They are hidden whole and never stored."""
 
 SHORTEST, SHORTEST_PROPERTY = 4, 8  # characters of a value that is looked for in every text
-NOT_SECRET = ("item_key", "num_key")  # keys of ours
+NOT_SECRET = ("item_key",)  # a key of ours
 HARMLESS_QUERY = (  # options that pyarrow reads from a URI
     *("region", "scheme", "endpoint_override", "allow_bucket_creation", "allow_bucket_deletion"),
     *("user", "replication", "buffer_size", "default_block_size", "retry_limit_seconds"),
 )
 
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-SECRET_WORDS = frozenset(["key", "sas", "sig", "signature", "pwd", "pat", "jwt", "authorization"])
+SECRET_WORDS = frozenset(["key", "sas", "sig", "signature", "pwd", "jwt", "authorization"])
 SECRET_PARTS = re.compile(
     r"passw|passphrase|passcode|secret|credential|token(?!s\b|s_|iz)"
     r"|(?:api|access|account|private|shared)[._-]?key",
@@ -180,7 +180,8 @@ def _secret_parts(text: str) -> Iterator[str]:
     """Yield the passwords and the values of secret options in a URI."""
     _, found, rest = text.partition("://")
     if found and uri_holds_credentials(text):
-        yield rest.rpartition("@")[0].partition(":")[2]
+        user, colon, password = rest.rpartition("@")[0].partition(":")
+        yield password if colon else user
     for name, value in re.findall(r"(?:^|[?&;#\s])([\w.%-]+)=([^&;#\s]*)", text):
         if is_secret_name(name):
             yield value

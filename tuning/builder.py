@@ -44,11 +44,11 @@ def varying_tables(experiment: Experiment) -> set[str]:
 class TableBuilder:
     """Ray actor that builds tables, one request at a time.
 
-    Relative paths in the configuration start at `folder`.
+    Relative paths in the configuration start at `folder`. `overrides` are those of all requests.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: str, overrides: Sequence[str] = ()) -> None:
+        self._folder, self._overrides = folder, list(overrides)
         self._complete: set[str] = set()
 
     def build(self, config: str, overrides: Sequence[str], experiment: Experiment) -> list[str]:
@@ -60,17 +60,18 @@ class TableBuilder:
         if needed <= self._complete:
             return []
         before = _fingerprints(experiment.root, needed)
-        RunSpec("tables", config, list(overrides)).run_stage("etl", folder=self._folder)
+        run = RunSpec("tables", config, [*self._overrides, *overrides])
+        run.run_stage("etl", folder=self._folder)
         self._complete |= needed
         after = _fingerprints(experiment.root, needed)
         return sorted(name for name in needed if after[name] != before[name])
 
 
-def start_table_builder() -> Any:
+def start_table_builder(overrides: Sequence[str] = ()) -> Any:
     """Start the actor on the driver's node, where the configuration file is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(TableBuilder).options(num_cpus=0, scheduling_strategy=here)
-    return actor.remote(str(Path.cwd()))
+    return actor.remote(str(Path.cwd()), list(overrides))
 
 
 def _fingerprints(root: str, names: set[str]) -> Mapping[str, str | None]:

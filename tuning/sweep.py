@@ -52,7 +52,7 @@ class Sweep:
 
     def overrides_for(self, values: Values, **more: Any) -> list[str]:
         """Return the overrides that give the experiment these values, with `more` laid over."""
-        return [*self.overrides, *to_overrides(values), *to_overrides(more)]
+        return [*self.overrides, *overrides_of(values, **more)]
 
     def experiments_of(self, trial: Trial) -> list[Experiment]:
         """Return the experiment of each seed of a trial."""
@@ -132,7 +132,7 @@ def run_sweep(sweep: Sweep, resume: bool) -> None:
             f"{sweep.experiment.name}: {sweep.plan.num_trials} trials of {size}, "
             f"{parallel} in parallel"
         )
-        builder = start_table_builder()
+        builder = start_table_builder(sweep.overrides)
         build_listed_tables(sweep, builder)
         track_sweep(sweep)
         _run_trials(sweep, builder, parallel)
@@ -149,6 +149,11 @@ def track_sweep(sweep: Sweep) -> None:
         tracking.close()
 
 
+def overrides_of(values: Values, **more: Any) -> list[str]:
+    """Return the overrides of the values of a trial, with `more` laid over."""
+    return [*to_overrides(values), *to_overrides(more)]
+
+
 def build_listed_tables(sweep: Sweep, builder: Any) -> None:
     """Build the tables of every mu and k that the space lists."""
     listed = {
@@ -159,15 +164,13 @@ def build_listed_tables(sweep: Sweep, builder: Any) -> None:
     )
     ks = sorted(set(listed.get("model.num_centers", ())))
     graph = sweep.experiment.graph
-    overrides = [
-        *sweep.overrides,
+    more = [
         f"graph.mu={sorted({*graph.mu, *mus})}",
         f"graph.num_centers={sorted({*graph.num_centers, *ks})}",
     ]
     log.info("building the tables of the trials")
-    built = ray.get(
-        builder.build.remote(sweep.config, overrides, load_experiment(sweep.config, overrides))
-    )
+    experiment = load_experiment(sweep.config, [*sweep.overrides, *more])
+    built = ray.get(builder.build.remote(sweep.config, more, experiment))
     log.info(f"built {', '.join(built)}" if built else "all tables were already built")
 
 
@@ -218,7 +221,10 @@ def _trial_name(trial: Any) -> str:
 
 
 def trial_config(sweep: Sweep, builder: Any, trial: Trial) -> dict[str, Any]:
-    """Return the argument of `run_trial`. In the tracker its runs become children of the sweep."""
+    """Return the argument of `run_trial`. In the tracker its runs become children of the sweep.
+
+    Tune stores it, so it has no overrides of the command line, which may hold credentials.
+    """
     experiments, client = sweep.experiments_of(trial), sweep.experiment.train.tracking
     for experiment in experiments if client else ():
         adopt(RunPaths.of(experiment).uri, sweep.uri, sweep.experiment.name, str(client))
@@ -228,7 +234,7 @@ def trial_config(sweep: Sweep, builder: Any, trial: Trial) -> dict[str, Any]:
         "experiments": [experiment.resolved() for experiment in experiments],
         "builder": builder,
         "file": str(Path(sweep.config).absolute()),
-        "overrides": sweep.overrides_for(trial.values, **sweep.run_keys(trial, 0)),
+        "overrides": overrides_of(trial.values, **sweep.run_keys(trial, 0)),
     }
 
 
