@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--tries", type=int, help="default: each fault once")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="a kind: servers, addresses, images or heads")
+    parser.add_argument("--only", choices=("servers", "addresses", "images", "heads"))
 
 
 def run(arguments: argparse.Namespace) -> None:
