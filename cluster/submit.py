@@ -53,6 +53,8 @@ def submit(
                 SUBMIT_SECONDS,
                 lambda: client.submit_job(entrypoint=line, runtime_env=environment_of_job),
             )
+        except InputError:
+            raise
         except AuthenticationError as error:
             raise InputError(f"{address}: {first_line(error)}: {TOKEN_HINT}") from None
         except (ConnectionError, TimeoutError):
