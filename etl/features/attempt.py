@@ -21,7 +21,7 @@ HEAD_BYTES = 1 << 20  # of all headers of an attempt, and what its redirects and
 
 
 class Attempt:
-    """What is left of an attempt's seconds and bytes."""
+    """Seconds and bytes that an attempt has left."""
 
     def __init__(self, seconds: float, max_bytes: int) -> None:
         self._deadline = time.monotonic() + seconds
