@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyspark.errors import PySparkRuntimeError
 
-from etl.spark import gpu
+from etl.spark import gpu, launch
 from etl.spark.java import java_home
 from etl.spark.progress import task_progress
 from etl.spark.session import materialize, open_session, unwrap_worker_errors
@@ -334,3 +334,21 @@ def test_a_task_uses_the_gpu_that_spark_assigned_to_it(monkeypatch, address, exp
     gpu._first_partition_of_process.cache_clear()
     assert gpu.gpu_of_task(4) == expected
     gpu._first_partition_of_process.cache_clear()
+
+
+def test_settings_reach_java_in_a_file_and_not_on_its_command_line(tmp_path, monkeypatch):
+    """PySpark starts Java with the words of PYSPARK_SUBMIT_ARGS."""
+    started = []
+
+    def start():
+        words = os.environ[launch.ARGUMENTS].split()
+        file = Path(words[words.index(launch.FILE_OPTION) + 1])
+        started.append((words[2:], file.stat().st_mode & 0o777, file.read_text()))
+
+    monkeypatch.setattr(launch.SparkContext, "_gateway", None)
+    monkeypatch.setattr(launch.SparkContext, "_ensure_initialized", start)
+    monkeypatch.delenv(launch.ARGUMENTS, raising=False)
+    launch.start_java({"spark.a": "b\\c: =é", "spark.x y": "two\nlines"}, tmp_path / "spark.conf")
+    written = "spark.a=b\\\\c: =é\nspark.x\\ y=two\\nlines\n"
+    assert started == [(["--load-spark-defaults", "pyspark-shell"], 0o600, written)]
+    assert not list(tmp_path.iterdir()) and launch.ARGUMENTS not in os.environ
