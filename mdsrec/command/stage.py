@@ -216,10 +216,10 @@ def _failed(stage: str, error: Exception) -> int:
     """Print a failure, and return its exit code: 2, or 1 if it is a mistake of this program."""
     line = outside_cause(error)
     if line is None:
-        traceback.print_exception(error)
+        print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         print(f"{stage}: {own_mistake()}", file=sys.stderr)
         return 1
     if not isinstance(error, InputError):
         log.debug("%s failed", stage, exc_info=error)
-    print(f"{stage}: {' '.join(line.splitlines())}", file=sys.stderr)
+    print(f"{stage}: {redacted(' '.join(line.splitlines()))}", file=sys.stderr)
     return 2
