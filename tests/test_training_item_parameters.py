@@ -35,7 +35,7 @@ from training.distributed.zero_state import (
 )
 from training.models.base import Model
 from training.models.registry import build_model
-from training.sharding.adam import adam_of_all, adam_of_rows
+from training.sharding.adam import adam_of_all, adam_of_rows, zero_block
 from training.sharding.rows import gather_rows, sum_rows
 from training.step import share_of, take_step
 
@@ -347,10 +347,16 @@ def rows_of(step: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("is_lazy", [False, True])
 def test_adam_by_rows_is_that_of_torch(is_lazy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.sharding.adam.working_set", lambda _: 16)
+    monkeypatch.setattr("training.sharding.adam.BLOCK_BYTES", 16)
     weight = torch.linspace(-1, 1, 300).view(100, 3).clone()
-    state = weight, torch.zeros(100, 3), torch.zeros(100, 3)
+    state, zeros = (weight, torch.zeros(100, 3), torch.zeros(100, 3)), zero_block(weight)
+    assert len(zeros) == 64  # so there are two blocks
     for step in range(5):
-        (adam_of_rows if is_lazy else adam_of_all)(state, *rows_of(step), 0.05, step + 1)
+        if is_lazy:
+            adam_of_rows(state, *rows_of(step), 0.05, step + 1)
+        else:
+            adam_of_all(state, *rows_of(step), zeros, 0.05, step + 1)
+            assert not zeros.any()
     if is_lazy:
         expected = adam_of_torch(torch.optim.SparseAdam, True)
     else:

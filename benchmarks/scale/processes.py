@@ -24,8 +24,8 @@ class Process:
     """A process, and its highest resident memory so far in the stage."""
 
     pid: int
-    kind: str
-    command: str
+    kind: str = OTHER
+    command: str = ""
     peak: int = 0
 
 
@@ -89,11 +89,10 @@ class Sampler:
             if peak is None:
                 self._known.discard(pid)
                 continue
-            if pid not in stage:
-                command = command_of(pid)
-                kind = DRIVER if pid == self.root else kind_of(command)
-                stage[pid] = Process(pid, kind, command)
-            stage[pid].peak = max(stage[pid].peak, peak)
+            process = stage.setdefault(pid, Process(pid))
+            process.command = command_of(pid) or process.command  # another one begins with exec
+            process.kind = DRIVER if pid == self.root else kind_of(process.command)
+            process.peak = max(process.peak, peak)
             cpu = cpu_seconds_of(pid)
             self.cpu_seconds[self._stage] += max(0.0, cpu - self._cpu_of.get(pid, 0.0))
             self._cpu_of[pid] = cpu

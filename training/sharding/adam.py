@@ -13,26 +13,35 @@ from torch.optim.adam import adam
 from training.device import working_set
 
 LANES = 64
+BLOCK_BYTES = 16 << 20  # of weights that are stepped at once: a call costs 100 microseconds besides
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # the defaults of torch.optim.Adam, which the engine uses
 
 State = tuple[Tensor, Tensor, Tensor]  # weights [n, ...] and Adam's moments of them
 
 
-def adam_of_all(state: State, ids: Tensor, gradient: Tensor, rate: float, steps: int) -> None:
+def zero_block(weights: Tensor) -> Tensor:
+    """Return the zeros [b, ...] that `adam_of_all` needs for weights [n, ...]."""
+    size = max(BLOCK_BYTES, working_set(weights))
+    return torch.zeros_like(weights[: _rows_of(size, weights)])
+
+
+def adam_of_all(
+    state: State, ids: Tensor, gradient: Tensor, zeros: Tensor, rate: float, steps: int
+) -> None:
     """Take Adam's step number `steps` for all rows. Those not in `ids` have the gradient 0.
 
-    `ids` [R] ascend. The rows are stepped in blocks, so the zeros are never as large as the table.
+    `ids` [R] ascend. The rows are stepped in blocks of as many as `zeros` has. It holds a block's
+    gradient meanwhile, and zeros again at the end.
     """
-    size = rows_in_cache(state[0])
+    size = max(len(zeros), 1)
     starts = range(0, len(state[0]), size)
     edges = torch.searchsorted(ids, ids.new_tensor([*starts, len(state[0])])).tolist()
-    block = torch.zeros_like(state[0][:size])
     for first, start, stop in zip(starts, edges, edges[1:], strict=False):
         rows = ids[start:stop] - first
-        block.index_copy_(0, rows, gradient[start:stop])
+        zeros.index_copy_(0, rows, gradient[start:stop])
         part = [tensor[first : first + size] for tensor in state]
-        _adam(part, block[: len(part[0])], rate, steps)
-        block.index_fill_(0, rows, 0.0)
+        _adam(part, zeros[: len(part[0])], rate, steps)
+        zeros.index_fill_(0, rows, 0.0)
 
 
 def adam_of_whole(state: State, gradient: Tensor, rate: float, steps: int) -> None:
@@ -73,10 +82,14 @@ def _adam(state: Sequence[Tensor], gradient: Tensor, rate: float, steps: int) ->
 
 
 def rows_in_cache(rows: Tensor) -> int:
-    """Return how many rows make a block that stays in the cache while Adam steps it.
+    """Return how many rows make a block that stays in the cache."""
+    return _rows_of(working_set(rows), rows)
 
-    It is a multiple of LANES, so that no vector of the processor is cut, which would round another
-    way.
+
+def _rows_of(size: int, rows: Tensor) -> int:
+    """Return how many rows have `size` bytes, in whole LANES.
+
+    So no vector of the processor is cut, which would round another way.
     """
-    rows_in_cache = working_set(rows) // (rows.element_size() * math.prod(rows.shape[1:]))
-    return max(LANES, rows_in_cache // LANES * LANES)
+    fit = size // (rows.element_size() * math.prod(rows.shape[1:]))
+    return max(LANES, fit // LANES * LANES)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from mdsrec.config import Experiment
 from training.data.batch import Batch, ItemRows
 from training.data.long_rows import LongRows
-from training.sharding.adam import adam_of_all, adam_of_rows, rows_in_cache
+from training.sharding.adam import adam_of_all, adam_of_rows, rows_in_cache, zero_block
 from training.sharding.item_shards import EMBEDDING
 from training.sharding.ownership import Shards
 from training.sharding.rows import gather_rows, sum_rows
@@ -47,6 +47,8 @@ class ItemParameters:
             name: (torch.zeros_like(whole[self._own]), torch.zeros_like(whole[self._own]))
             for name, whole in weights.items()
         }
+        stepped = {} if self._is_lazy else weights  # as a whole
+        self._zeros = {name: zero_block(whole[self._own]) for name, whole in stepped.items()}
         self._read: list[ItemRows] = []  # of the batches of this step
         self._gradients: dict[str, tuple[Tensor, Tensor]] = {}  # items and rows, by name
 
@@ -87,7 +89,7 @@ class ItemParameters:
             if self._is_lazy:
                 ids = adam_of_rows(state, ids, gradient, rate, self.steps_taken)
             else:
-                adam_of_all(state, ids, gradient, rate, self.steps_taken)
+                adam_of_all(state, ids, gradient, self._zeros[name], rate, self.steps_taken)
             if len(self._ranges) > 1:
                 self._send(whole, ids if self._is_lazy else None)
 
