@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_step_sends_as_many_bytes_of_each_kind_as_the_formula_says(folder, world_size):
     for found in on_ranks(world_size, bytes_of_steps, str(folder)):
         assert len(found) == 2 * len(SIZES)

@@ -3,11 +3,12 @@
 import argparse
 import json
 import logging
+import re
 import string
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from mdsrec import credentials, files
@@ -239,6 +240,7 @@ OVERRIDES = [
 def test_a_wrong_override_never_repeats_its_secret(
     config: Path, override: str, secret: str
 ) -> None:
+    assume(not re.match(r"\d+/", secret))  # `user:80/` is a host and its port
     with pytest.raises(InputError) as refused:
         load_experiment(config, [override.format(secret)])
     assert secret not in str(refused.value)

@@ -118,6 +118,7 @@ def leave_one_out(times):
 
 @few
 @given(event_lists, st.integers(2, 3))
+@pytest.mark.slow
 def test_k_core_equals_plain_python(spark, rows, k):
     found = run_on_partitionings(
         spark, rows, lambda events: only_k_core(events, k).select("user_id", "item_id", "line")
@@ -166,6 +167,7 @@ def test_a_split_in_time_equals_plain_python(spark, rows, percents):
 
 @few
 @given(event_lists, st.sampled_from([0.0, 0.3, 0.6]), st.none() | st.integers(1, 6))
+@pytest.mark.slow
 def test_cold_items_are_neither_training_nor_validation_events(spark, rows, share, test_from):
     cut = None if test_from is None else TimeCut(test_from - 1, test_from)
     items = plain_ids(item for _, item, *_ in rows)

@@ -270,6 +270,7 @@ def test_vectors_belong_to_the_items_of_their_ids_for_any_partitioning(spark, tm
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_a_vector_that_many_items_share_is_a_counted_miss_for_any_partitioning(spark, tmp_path):
     rows = {"B0": [1, 2], "B1": [3, 4], "B2": [1, 2], "B3": [3, 4], "B4": [1, 2], "B5": [5, 6]}
     unknown = {"U0": [3, 4], "U1": [3, 4]}  # of no item, so they do not count

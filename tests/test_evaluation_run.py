@@ -201,6 +201,7 @@ def test_ranks_are_not_committed_if_a_node_wrote_to_another_place(experiment, mo
     assert tables.read_manifest(f"{run_of(experiment)}/ranks") is None
 
 
+@pytest.mark.slow
 def test_a_pool_with_more_workers_than_the_cluster_holds_completes(experiment, tmp_path):
     tmp_path.joinpath("version").mkdir()
     shards = shards_of(NUM_USERS, 1)
@@ -223,6 +224,7 @@ def test_a_folder_of_pictures_that_is_missing_is_an_error_before_any_ranking(exp
     assert not Path(run_of(experiment), "ranks").exists()
 
 
+@pytest.mark.slow
 def test_runs_on_the_same_data_are_compared(evaluated):
     other = evaluated.model_copy(update={"name": "other"})
     write_weights(other, seed=2)

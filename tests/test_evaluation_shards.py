@@ -50,11 +50,8 @@ TABLES: dict[str, tuple[type[ShardWorker], Any]] = {
 }
 WITH_MEMORY = "mdsrec", {"memory": True, "temperature": 0.12}
 FEW = [  # models, each with the sizes of the groups that are compared with one actor
-    (WITH_MEMORY, (2, 3, 4)),
-    (("mdsrec", {"temperature": 0.0}), (4,)),
-    (("sasrec", {}), (4,)),
-    (("bert4rec", {}), (3,)),
-    (("sasrecf", {"temperature": 0.1}), (4,)),
+    (WITH_MEMORY, (3,)),
+    (("bert4rec", {}), (4,)),
 ]
 MANY = [
     ((name, {"temperature": temperature}), (2, 3, 4, 5))

@@ -107,6 +107,7 @@ def metrics_of(experiment):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_weights_stand_in_the_run_and_in_its_report(evaluated):
     stored = json.loads(Path(RunPaths.of(evaluated).weights).read_text())
     assert list(stored["weights"]) == ["fused", "text", "image", "memory", "seen"]
@@ -118,6 +119,7 @@ def test_the_weights_stand_in_the_run_and_in_its_report(evaluated):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ndcg_of_the_chosen_weights_is_that_of_the_exact_ranks(evaluated):
     """There are fewer items than rivals of a channel, so the search saw every item."""
     stored = json.loads(Path(RunPaths.of(evaluated).weights).read_text())
@@ -128,6 +130,7 @@ def test_ndcg_of_the_chosen_weights_is_that_of_the_exact_ranks(evaluated):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_network_is_ranked_as_in_a_run_without_memory(evaluated, tmp_path):
     plain = small_experiment(tmp_path, eval=TWO_USERS)
     write_dataset(plain)
@@ -140,6 +143,7 @@ def test_the_network_is_ranked_as_in_a_run_without_memory(evaluated, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_whole_score_is_the_weighted_sum_of_all_channels(evaluated):
     trained, reader = load_weighted(evaluated), SequenceReader(evaluated)
     ranks = ranks_of(evaluated)
@@ -166,6 +170,7 @@ def test_weights_and_ranks_have_the_same_bits_for_any_number_of_workers(evaluate
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_exported_tables_give_the_recommendations(evaluated):
     exported = VectorTables.read(run_of(evaluated))
     rows = tables.read_table(RunPaths.of(evaluated).recommendations, schema.RECOMMENDATIONS)
@@ -178,6 +183,7 @@ def test_the_exported_tables_give_the_recommendations(evaluated):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_benchmark_prints_every_channel_and_what_its_parts_are_worth(evaluated, capsys):
     channels.main([run_of(evaluated)])
     test, validation = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))

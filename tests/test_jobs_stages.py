@@ -93,6 +93,7 @@ def trained(tmp_path: Path) -> Experiment:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_evaluation_writes_no_figures_of_ranks_that_another_job_made(
     trained: Experiment, shared_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ Cases = dict[str, dict[str, Any]]
 """Sections that override those of `experiment_of`, by a name. `name` is that of the model."""
 
 SAMPLED = {"loss": "sampled", "num_negatives": 7}
+FEW_STEPS = 8  # of the default tests; the slow ones take 20
 LOSSES: Cases = {"full": {}, "sampled": SAMPLED}
 COSINES = {"temperature": 0.1}
 NO_CENTERS, KEPT = {"interest_centers": False}, {"center_refresh": 2}
@@ -125,8 +126,9 @@ def outcomes(world_size: int, jobs: dict[str, Job]) -> dict[str, list[Outcome]]:
 
 
 def few_jobs(root: Path, sharded: bool) -> dict[str, Job]:
-    precise = {name: job_of(root, FEW[name], sharded=sharded) for name in FEW}
-    keys = {"sharded": sharded, "precise": False}
+    keys = {"sharded": sharded, "num_steps": FEW_STEPS}
+    precise = {name: job_of(root, FEW[name], **keys) for name in FEW}
+    keys["precise"] = False
     return precise | {name: job_of(root, STAGE_2[name], **keys) for name in STAGE_2}
 
 
@@ -167,7 +169,7 @@ def test_three_ranks_that_own_items_train_as_one_that_holds_all(
     one_rank: dict[str, list[Outcome]], three_ranks: dict[str, list[Outcome]], name: str
 ) -> None:
     [expected] = one_rank[name]
-    assert len(expected["losses"]) == 20
+    assert len(expected["losses"]) == FEW_STEPS
     assert not torch.equal(*(rank["losses"] for rank in three_ranks[name][:2]))  # other samples
     assert_same(three_ranks[name], [expected], 1e-9)
 

@@ -146,7 +146,7 @@ def test_noise_differs_between_steps_and_repeats_for_the_same_step(root: Path) -
     assert torch.equal(noise[0], noise[3])
 
 
-@pytest.mark.parametrize("stage", [0, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("stage", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_two_workers_with_different_data_take_the_same_steps_as_one(
     root: Path, losses_of_one_worker: Tensor, stage: int
 ) -> None:

@@ -337,6 +337,7 @@ def error_of_lease_lost_in_validation(resolved: dict[str, Any]) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run_whose_lease_is_lost_during_validation_is_not_written_after_it(root: Path) -> None:
     resolved = resolved_run(root, "taken-over-late")
     for error in on_ranks(2, error_of_lease_lost_in_validation, resolved):

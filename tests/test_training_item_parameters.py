@@ -257,6 +257,7 @@ def test_a_checkpoint_of_one_rank_goes_on_with_three(root: Path, tmp_path: Path)
             torch.testing.assert_close(value, whole, atol=2e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_kept_centers_are_part_of_a_checkpoint(root: Path, tmp_path: Path) -> None:
     """c^0 of step 3 is that of step 2, which a run resumed at step 3 did not compute."""
     model = {"center_refresh": 2}

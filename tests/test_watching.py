@@ -122,6 +122,7 @@ def reported(resolved: dict[str, Any]) -> tuple[list[dict[str, float]], list[flo
     return recorder.progress, [epoch["loss"] for epoch in recorder.epochs]
 
 
+@pytest.mark.slow
 def test_an_unfinished_epoch_reports_its_loss_so_far_and_its_throughput(tmp_path: Path) -> None:
     experiment = small_experiment(tmp_path, train={"max_epochs": 2})
     write_dataset(experiment)
