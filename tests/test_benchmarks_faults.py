@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import bits, secrets, servers
+from benchmarks.faults import bits, hostile_images, secrets, servers
 from benchmarks.faults.__main__ import main
 from benchmarks.faults.stored_kinds import Kind
 from benchmarks.faults.tries import Answer, Try, answered, report
@@ -50,7 +50,7 @@ def test_two_jobs_on_one_root_leave_the_tables_of_one_of_them(tmp_path, capsys):
 def test_a_flipped_bit_is_in_a_copy_and_only_a_checked_reader_answers_in_a_line(tmp_path):
     world = tmp_path / "world"
     (world / "root").mkdir(parents=True)
-    (world / "small.toml").touch()
+    (world / "world.toml").touch()
     files.write_json(str(world / "root" / "history.json"), {"best_epoch": 3})
     written = (world / "root" / "history.json").read_bytes()
 
@@ -98,5 +98,5 @@ def test_a_server_that_holds_a_download_beyond_its_deadline_is_a_fault(monkeypat
 
 def test_an_image_that_takes_more_memory_than_allowed_is_a_fault(monkeypatch):
     monkeypatch.setattr(servers, "MAX_MEMORY", 1 << 10)
-    answer, said = servers._decode(lambda: servers._plain(1000, "RGBA", "PNG"))
+    answer, said = servers._decode(lambda: hostile_images.plain_image(1000, "RGBA", "PNG"))
     assert answer == Answer.SILENT and said.startswith("took")

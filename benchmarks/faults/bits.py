@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.faults.small_root import make_root
 from benchmarks.faults.stored_kinds import KINDS, RUN, Kind, is_remade
 from benchmarks.faults.tries import Answer, Try, report
+from benchmarks.faults.world import NAME, whole_world
 from etl.features.vector_cache import write_cache_file
 from mdsrec.command import path
 from mdsrec.errors import InputError
@@ -35,11 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.folder)
-    make_root(folder)
-    world = folder / "world"
+    made, world = whole_world(folder / "made").parent, folder / "world"
     shutil.rmtree(folder / "copy", ignore_errors=True)
     if not world.exists():
-        _link(folder, world)
+        _link(made, world)
         _add_remade_files(world)
     numbers = random.Random(arguments.seed)
     each = -(-arguments.tries // len(KINDS))
@@ -114,4 +113,4 @@ def _link(folder: Path, copy: Path) -> None:
     for name in ("root", "raw", "export", "unfinished", "cache"):
         if (folder / name).exists():
             shutil.copytree(folder / name, copy / name, copy_function=os.link)
-    shutil.copy(folder / "small.toml", copy / "small.toml")
+    shutil.copy(folder / f"{NAME}.toml", copy / f"{NAME}.toml")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.faults.hostile_files import INPUTS, JSON_DAMAGE, ROOTS, TOML_FILES
 from benchmarks.faults.tries import Answer, Try, answered, report
-from benchmarks.faults.world import Ended, catalogue, command, world
+from benchmarks.faults.world import NAME, Ended, catalogue, command, world
 
 VALUES = (  # of overrides, whatever the key wants
     *("1e400", "-1e400", "nan", "-1", "0", "1" + "0" * 30, "9" * 5000, "0x" + "f" * 5000),
@@ -167,7 +167,7 @@ def _json_files(config: Path, work: Path, rng: random.Random) -> Iterator[Fault]
 
     Edited means that every number is a text, or that a key is another one: that must be noticed.
     """
-    run = config.parent / "root" / "runs" / "world"
+    run = config.parent / "root" / "runs" / NAME
     for name in ("history.json", "metrics.json", "cases.json", "config.json"):
         content = (run / name).read_bytes()
         for damage, edit in JSON_DAMAGE.items():

@@ -5,21 +5,17 @@ stage writes. Spark's and Ray's own temporary files are elsewhere.
 """
 
 import argparse
-import hashlib
-import json
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
-
+from benchmarks.faults.results import Results, evaluation_results, run_results, table_results
 from benchmarks.faults.tries import Answer, Try, answered, report
-from benchmarks.faults.world import STAGES, command, world
-from mdsrec import tables
+from benchmarks.faults.world import NAME, STAGES, command, world
 from mdsrec.errors import InputError
 
 DISK_BYTES = 64 << 20
@@ -30,11 +26,15 @@ READS = {  # what each stage finds on the disk, of the world's root
 }
 WRITES = {
     "etl": ["dataset"],
-    "training": ["runs/world/best.safetensors", "runs/world/checkpoints"],
-    "evaluation": ["runs/world/ranks", "runs/world/rivals", "runs/world/report.html"],
+    "training": [f"runs/{NAME}/best.safetensors", f"runs/{NAME}/checkpoints"],
+    "evaluation": [f"runs/{NAME}/ranks", f"runs/{NAME}/rivals", f"runs/{NAME}/report.html"],
 }
 EVALUATED = ("ranks", "rivals", "metrics.json", "weights.json", "cases.json", "report.html")
-WITHOUT_TIMES = ("seconds", "prefixes_per_second", "memory", "date", "rss", "gib")
+RESULTS: dict[str, Callable[[Path], Results]] = {
+    "etl": table_results,
+    "training": partial(run_results, name=NAME),
+    "evaluation": partial(evaluation_results, name=NAME),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,21 +81,21 @@ def _try(stage: str, config: Path, disk: Path, share: float) -> list[Try]:
     for name in READS[stage]:
         shutil.copytree(made / name, root / name)
     if stage == "evaluation":
-        _forget(root / "runs" / "world")
+        _forget(root / "runs" / NAME)
     room = int(share * sum(_size(made / name) for name in WRITES[stage]))
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - room)))
     words = [stage, str(config), f"root={root}"]
     ended = command(words, disk.parent)
-    result = _result(root, stage) if ended.code == 0 else ""
-    expected = _result(made, stage)
+    expected = RESULTS[stage](made)
+    right = ended.code == 0 and RESULTS[stage](root) == expected
     what = f"{room >> 10:,} KiB left"
-    first = answered(f"{stage}, full", what, ended.code, ended.output, result == expected)
+    first = answered(f"{stage}, full", what, ended.code, ended.output, right)
     if first.answer == Answer.LINE and ended.code != 2:
         first = Try(first.kind, what, Answer.TRACEBACK, f"exit code {ended.code}: {first.said}")
     ballast.unlink()
     again = command(words, disk.parent)
-    same = again.code == 0 and _result(root, stage) == expected
+    same = again.code == 0 and RESULTS[stage](root) == expected
     said = again.output.strip().splitlines()[-1:]
     after = Answer.SAME if same else Answer.SILENT
     return [first, Try(f"{stage}, after room is made", what, after, "".join(said))]
@@ -114,34 +114,3 @@ def _forget(run: Path) -> None:
 def _size(path: Path) -> int:
     found = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in found if file.is_file())
-
-
-def _result(root: Path, stage: str) -> str:
-    """Return a digest of what a stage made, without its times."""
-    run, digest = root / "runs" / "world", hashlib.sha256()
-    if stage == "training":
-        digest.update((run / "best.safetensors").read_bytes())
-        history = json.loads((run / "history.json").read_text())
-        digest.update(json.dumps(_timeless(history["epochs"])).encode())
-    elif stage == "evaluation":
-        digest.update((run / "metrics.json").read_bytes())
-        _add_tables(digest, run, ["ranks"])
-    else:
-        _add_tables(digest, root / "dataset", None)
-    return digest.hexdigest()
-
-
-def _add_tables(digest: Any, folder: Path, names: list[str] | None) -> None:
-    found = sorted(path.parent for path in folder.rglob(tables.MANIFEST))
-    for table in found if names is None else [folder / name for name in names]:
-        manifest = tables.open_table(str(table))
-        digest.update(f"{table.relative_to(folder)} {manifest.fingerprint}".encode())
-        for file in tables.data_files(str(table), manifest):
-            digest.update(repr(pq.read_table(file).to_pylist()).encode())
-
-
-def _timeless(epochs: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [
-        {key: epoch[key] for key in epoch if not any(word in key for word in WITHOUT_TIMES)}
-        for epoch in epochs
-    ]

@@ -2,8 +2,8 @@
 
 A paused job keeps its leases, so the other one waits for it. A suspended one (SIGSTOP, as when a
 laptop sleeps or a node hangs) loses them: the other one takes over and finishes, and the first must
-end without a write when it goes on. Afterwards the tables must be those of one of the two, built
-alone.
+end without a write when it goes on. Afterwards the tables must be those of one of the two, as
+it builds them undisturbed.
 """
 
 import argparse
@@ -19,29 +19,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.faults.experiment import write_experiment
 from benchmarks.faults.results import Results, table_results
 from benchmarks.faults.tries import Answer, Try, answered, report
 from etl.synthetic.catalogue import write_catalogue
 from mdsrec.command import positive_int
 
-CONFIG = """
-name = "jobs"
-root = "{root}"
-[input]
-edition = "2018"
-reviews = ["{raw}/reviews.json.gz"]
-metadata = ["{raw}/metadata.json.gz"]
-[sequences]
-k_core = {k_core}
-[features.image]
-vectors = "{raw}/image.parquet"
-[graph]
-max_neighbors = 12
-[model]
-memory = false
-num_centers = 4
-num_neighbors = 10
-"""
+SECTIONS = {
+    "graph": {"max_neighbors": 12},
+    "model": {"memory": False, "num_centers": 4, "num_neighbors": 10},
+}
 K_CORES = (3, 4)  # the settings of the first job and of the second
 POINTS = ("start", "commit")
 WAITING_SECONDS = 1.0  # that the second job has to come to a paused one
@@ -66,20 +53,20 @@ def run(arguments: argparse.Namespace) -> None:
     write_catalogue(raw, num_users=80, num_items=50, seed=1)
     words = ["plain"] if arguments.plain else []
     with EtlJob(folder, *words) as first, EtlJob(folder, *words) as second:
-        alone = []
+        undisturbed = []
         for job, k_core in zip((first, second), K_CORES, strict=True):
             shutil.rmtree(root, ignore_errors=True)
             job.start(config(folder, k_core))
             code, said = job.wait()
             assert code == 0, said
-            alone.append(table_results(root))
-        places = list(product(("paused", "suspended"), alone[0], POINTS))
+            undisturbed.append(table_results(root))
+        places = list(product(("paused", "suspended"), undisturbed[0], POINTS))
         random.Random(arguments.seed).shuffle(places)
         tries = []
         for number in range(arguments.tries):
             kind, table, point = places[number % len(places)]
             shutil.rmtree(root, ignore_errors=True)
-            tries.append(interleave(first, second, folder, kind, (table, point), alone))
+            tries.append(interleave(first, second, folder, kind, (table, point), undisturbed))
             print(f"{number + 1}/{arguments.tries} {tries[-1]}", file=sys.stderr)
     report(folder, "jobs", tries)
 
@@ -90,7 +77,7 @@ def interleave(
     folder: Path,
     kind: str,
     place: tuple[str, str],
-    alone: list[Results],
+    undisturbed: list[Results],
 ) -> Try:
     """Pause or suspend the first job at a place while the second one starts."""
     first.start(config(folder, K_CORES[0]), *place)
@@ -108,7 +95,7 @@ def interleave(
         first.go_on()
         own = first.wait()
         others = second.wait()
-    right = table_results(folder / "root") in alone
+    right = table_results(folder / "root") in undisturbed
     found = [
         answered(f"{kind} job", f"{place[1]} of {place[0]}", *end, right) for end in (own, others)
     ]
@@ -121,9 +108,9 @@ def interleave(
 
 def config(folder: Path, k_core: int) -> str:
     """Write the configuration of a job -> its path."""
+    sections = {**SECTIONS, "sequences": {"k_core": k_core}}
     path = folder / f"k_core-{k_core}.toml"
-    path.write_text(CONFIG.format(root=folder / "root", raw=folder / "raw", k_core=k_core))
-    return str(path)
+    return write_experiment(path, folder / "root", folder / "raw", sections)
 
 
 class EtlJob:

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
+from benchmarks.faults.experiment import write_experiment
 from benchmarks.faults.results import (
     Results,
     evaluation_results,
@@ -33,40 +34,18 @@ from mdsrec.command import positive_int
 from mdsrec.packages import child_environment
 
 NAME = "kills"
-CONFIG = """
-name = "{name}"
-root = "{root}"
-[input]
-edition = "2018"
-reviews = ["{raw}/reviews.json.gz"]
-metadata = ["{raw}/metadata.json.gz"]
-[sequences]
-k_core = 3
-[features.image]
-vectors = "{raw}/image.parquet"
-[graph]
-max_neighbors = 12
-[spark]
-master = "local[2]"
-driver_memory = "1g"
-partitions = 2
-[model]
-memory = false
-dim = 8
-inner_dim = 8
-num_centers = 4
-num_neighbors = 5
-[train]
-batch_size = 16
-max_epochs = 3
-checkpoint_minutes = 0.01
-[eval]
-user_batch = 2
-[tune]
-searcher = "grid"
-scheduler = "none"
-space.optim.lr.grid = [1e-3, 3e-3]
-"""
+SECTIONS: dict[str, dict[str, Any]] = {
+    "sequences": {"k_core": 3},
+    "graph": {"max_neighbors": 12},
+    "model": {"memory": False, "dim": 8, "inner_dim": 8, "num_centers": 4, "num_neighbors": 5},
+    "train": {"batch_size": 16, "max_epochs": 3, "checkpoint_minutes": 0.01},
+    "eval": {"user_batch": 2},
+    "tune": {
+        "searcher": "grid",
+        "scheduler": "none",
+        "space": {"optim": {"lr": {"grid": [1e-3, 3e-3]}}},
+    },
+}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PATIENCE = 900.0  # seconds in which a stage ends
 CLEANUP_SECONDS = 60.0  # in which a stage ends after a signal
@@ -183,10 +162,9 @@ def _run(module: str, folder: Path, root: Path, *words: str) -> tuple[int, str]:
 
 
 def _start(module: str, folder: Path, root: Path, *words: str) -> subprocess.Popen[str]:
-    config = folder / "kills.toml"
-    config.write_text(CONFIG.format(name=NAME, root=root, raw=folder / "raw"))
+    config = write_experiment(folder / f"{NAME}.toml", root, folder / "raw", SECTIONS)
     return subprocess.Popen(
-        [sys.executable, "-m", module, str(config), *words],
+        [sys.executable, "-m", module, config, *words],
         env=child_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

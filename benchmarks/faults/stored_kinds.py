@@ -1,6 +1,6 @@
 """The kinds of files below a root, and the functions by which the commands read each.
 
-A reader gets the folder of `small_root` and the path of a file in it. It returns a value that is
+A reader gets the folder of a world and the path of a file in it. It returns a value that is
 equal for equal files, and raises InputError where a command would.
 """
 
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.world import NAME
 from etl.catalogue.content_hashes import ContentHashes
 from etl.catalogue.raw import raw_files
 from etl.features.vector_cache import CacheFiles
@@ -30,7 +31,7 @@ from tuning.sweep import Sweep
 from tuning.trials import TrialStore
 
 Reader = Callable[[Path, Path], Any]
-RUN = "root/runs/small"
+RUN, SWEEP = f"root/runs/{NAME}", f"root/sweeps/{NAME}"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _checkpoint(folder: Path, path: Path) -> Any:
 
 
 def _sweep(folder: Path, path: Path) -> Any:
-    sweep = Sweep(str(folder / "small.toml"), [f"root={folder}/root"])
+    sweep = Sweep(str(folder / f"{NAME}.toml"), [f"root={folder}/root"])
     sweep.claim_name(resume=True)
     return files.read_json(str(folder / path))
 
@@ -141,12 +142,12 @@ def _export(folder: Path, path: Path) -> Any:
     return weights, catalogue.item_ids.to_pylist(), catalogue.titles.to_pylist()
 
 
-TABLE = r"root/(dataset|runs/small)/.+/"
+TABLE = rf"root/(dataset|runs/{NAME})/.+/"
 KINDS = (
     Kind("tables", TABLE + r"[0-9a-f]{12}/part-.*\.parquet", _table),
     Kind("tables read by Spark", r"root/dataset/.+/part-.*\.parquet", _table_for_spark),
     Kind("manifests of tables", TABLE + "_manifest.json", _table),
-    Kind("ranks", r"root/runs/small/ranks/.+\.parquet", _ranks),
+    Kind("ranks", rf"{RUN}/ranks/.+\.parquet", _ranks),
     Kind("parts of an unfinished evaluation", r"unfinished/.+\.parquet", _unfinished_parts, True),
     Kind("cached vectors", r"cache/.+\.parquet", _cached_vectors, True),
     Kind("hashes of inputs", r"root/dataset/_content_hashes\.json", _hashes),
@@ -155,9 +156,9 @@ KINDS = (
     Kind("checkpoints", rf"{RUN}/checkpoints/.+", _checkpoint),
     Kind("history, metrics, cases", rf"{RUN}/(history|metrics|cases)\.json", _evaluated),
     Kind("identity of a run", rf"{RUN}/(config|dataset)\.json", _claimed),
-    Kind("sweep", r"root/sweeps/small/sweep\.json", _sweep),
-    Kind("trials", r"root/sweeps/small/trials/.+\.json", _trials),
-    Kind("best.toml", r"root/sweeps/small/best\.toml", _best),
+    Kind("sweep", rf"{SWEEP}/sweep\.json", _sweep),
+    Kind("trials", rf"{SWEEP}/trials/.+\.json", _trials),
+    Kind("best.toml", rf"{SWEEP}/best\.toml", _best),
     Kind("exported folder", r"export/(?!README).+", _export),
 )
 

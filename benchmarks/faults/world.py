@@ -7,49 +7,31 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks.faults.experiment import write_experiment
+from etl.synthetic.catalogue import write_catalogue
 from mdsrec.packages import child_environment
 
-CONFIG = """
-name = "world"
-root = "{folder}/root"
-
-[input]
-edition = "2018"
-reviews = ["{folder}/raw/reviews.json.gz"]
-metadata = ["{folder}/raw/metadata.json.gz"]
-
-[sequences]
-k_core = 2
-
-[features.image]
-vectors = "{folder}/raw/image.parquet"
-
-[spark]
-master = "local[2]"
-driver_memory = "1g"
-partitions = 2
-
-[model]
-dim = 16
-inner_dim = 16
-max_length = 10
-num_centers = 4
-num_neighbors = 5
-
-[train]
-max_epochs = 2
-
-[eval]
-num_workers = 1
-
-[tune]
-trials = 2
-concurrent = 1
-
-[tune.space]
-optim.lr = {{ choice = [1e-3, 3e-3] }}
-"""
+SECTIONS: dict[str, dict[str, Any]] = {
+    "sequences": {"k_core": 2},
+    "model": {
+        "dim": 16,
+        "inner_dim": 16,
+        "max_length": 10,
+        "num_centers": 4,
+        "num_neighbors": 5,
+    },
+    "train": {"max_epochs": 2},
+    "eval": {"num_workers": 1},
+    "tune": {
+        "trials": 2,
+        "concurrent": 1,
+        "scheduler": "none",
+        "space": {"optim": {"lr": {"choice": [1e-3, 3e-3]}}},
+    },
+}
+NAME = "world"
 STAGES = ("etl", "training", "evaluation")
 LONGEST, SLOWEST = 600.0, 3600.0  # seconds of a command, and of one without a fault
 
@@ -64,22 +46,32 @@ class Ended:
 
 def catalogue(folder: Path) -> Path:
     """Return the configuration of the world in `folder`; its raw files are made once."""
-    config = folder / "world.toml"
+    folder = folder.absolute()
+    config = folder / f"{NAME}.toml"
     if not config.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        size = ["--users", "200", "--items", "120"]
-        _demand(command(["etl.synthetic", str(folder / "raw"), *size], folder))
-        config.write_text(CONFIG.format(folder=folder.absolute()))
+        write_catalogue(folder / "raw", num_users=200, num_items=120, seed=0)
+        write_experiment(config, folder / "root", folder / "raw", SECTIONS)
     return config
 
 
 def world(folder: Path) -> Path:
     """Return the configuration of the world in `folder`; its tables and run are made once."""
     config = catalogue(folder)
-    if not (folder / "root" / "runs" / "world" / "report.html").exists():
+    if not (config.parent / "root" / "runs" / NAME / "report.html").exists():
         for stage in STAGES:
-            print(f"making the world: {stage}", flush=True)
-            _demand(command([stage, str(config)], folder, seconds=SLOWEST))
+            _make([stage, str(config)], folder)
+    return config
+
+
+def whole_world(folder: Path) -> Path:
+    """Return the configuration of a world that has a sweep, and an export in `export`, besides."""
+    config = world(folder)
+    root, exported = config.parent / "root", config.parent / "export"
+    if not (exported / "export.json").exists():
+        _make(["evaluation", "recommend", str(config)], folder)
+        _make(["tuning", str(config)], folder)
+        _make(["evaluation", "export", f"{root}/runs/{NAME}", str(exported)], folder)
     return config
 
 
@@ -116,6 +108,8 @@ def command(
     return Ended(process.returncode, output)
 
 
-def _demand(ended: Ended) -> None:
+def _make(words: Sequence[str], folder: Path) -> None:
+    print(f"making the world: {' '.join(words[:-1])}", flush=True)
+    ended = command(words, folder, seconds=SLOWEST)
     if ended.code:
         raise SystemExit(ended.output)
