@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mdsrec import files
+from mdsrec import credentials, files
 from mdsrec.command import going_on, run_command
 from mdsrec.command.failures import REMEDIES, causes, outside_cause
 from mdsrec.config.loading import load_experiment
@@ -128,6 +128,22 @@ def test_a_mistake_of_ours_has_a_traceback_and_says_what_to_send(capsys):
     assert code == 1
     assert text.startswith("Traceback (most recent call last):\n") and "KeyError: 'weights'" in text
     assert "this is a mistake of mdsrec, not yours: please report it" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("cannot reach hdfs://user:hunter22@host/x"),
+        OSError(errno.EACCES, "denied", "hdfs://user:hunter22@host/x"),
+        RuntimeError("a task failed:\nmdsrec.errors.InputError: hunter22 is refused\n"),
+    ],
+)
+def test_neither_a_traceback_nor_a_line_repeats_a_secret(error, capsys, monkeypatch):
+    """A worker of Spark does not know the secrets of the driver, which it may name."""
+    monkeypatch.setattr(credentials, "_remembered", set())
+    credentials.remember_secrets({"password": "hunter22"})
+    _, output = ended(error, capsys)
+    assert output.startswith(("etl: ", "Traceback")) and "hunter22" not in output
 
 
 def test_an_error_that_was_handled_before_a_mistake_of_ours_does_not_hide_it(capsys):
