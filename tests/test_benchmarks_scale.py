@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -78,6 +80,19 @@ def test_a_stage_does_not_inherit_the_peak_of_the_one_before():
 )
 def test_processes_have_kinds(command, kind):
     assert kind_of(command) == kind
+
+
+def test_a_process_has_the_kind_of_what_it_runs_in_the_end(tmp_path):
+    """Spark's Java begins as a shell script of the same process."""
+    java = tmp_path / "java"
+    java.symlink_to(shutil.which("sleep"))
+    script = f"sh -c 'sleep 0.4; exec {java} 5' & wait"
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True) as parent:
+        with Sampler(parent.pid) as sampler:
+            time.sleep(1.2)
+        os.killpg(parent.pid, signal.SIGKILL)
+    [found] = [one for one in sampler.peaks["start"].values() if one.command.startswith(str(java))]
+    assert found.kind == JVM
 
 
 def test_stages_are_those_of_the_log():
