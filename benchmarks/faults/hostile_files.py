@@ -96,8 +96,6 @@ INPUTS: dict[str, Callable[[Path], str]] = {
     "a name that is too long": lambda folder: f"{folder}/{'n' * 300}.json",
     "an unknown scheme": lambda folder: "nosuch://x/y.json",
     "NUL": lambda folder: f"{folder}/a\\u0000b.json",
-}
-SPARK_INPUTS: dict[str, Callable[[Path], str]] = {  # found by the tasks that read them
     "gzip, cut off": _written("cut.json.gz", gzip.compress(LINES)[:-20]),
     "bzip2, cut off": _written("cut.json.bz2", bz2.compress(LINES)[:-20]),
     "zstd, cut off": _written("cut.json.zst", pa.compress(LINES, "zstd", asbytes=True)[:-20]),
