@@ -23,6 +23,7 @@ def of_training(shape: Shape, graphs: Graphs, counts: Counts, full: bool) -> dic
         "Ahat": shape.modalities * WIDE * n + graphs.neighbors * (2 * INDEX + FLOAT),
         "N(O)": 2 * WIDE * graphs.cooccurring_rows + graphs.cooccurring * (INDEX + FLOAT),
         "C Ahat": _center_bytes(shape, graphs),
+        "plan of the halo": (INDEX + WIDE) * counts.halo_read + WIDE * counts.halo_lent,
     }
     return held | ({"halo and its gradient": 2 * counts.halo_read * row} if full else {})
 
@@ -79,10 +80,11 @@ def by_phase(shape: Shape, graphs: Graphs, counts: Counts, full: bool) -> dict[s
     held = of_training(shape, graphs, counts, full)
     in_all, of_graphs = sum(held.values()), sum(held[name] for name in GRAPHS)
     members = WIDE * shape.modalities * shape.own_items  # C, until the engine is built
+    planned = held["plan of the halo"] + WIDE * counts.halo_lent  # ids as they arrive, and as rows
     row = FLOAT * shape.dim
     of_halo = row * (counts.halo_lent + counts.halo_read) if full else 0
     return {
-        "load": max(SORTED_ENTRY * graphs.cooccurring, members + of_graphs),
+        "load": max(SORTED_ENTRY * graphs.cooccurring, members + of_graphs + planned),
         "build": in_all + members,
         "steps": in_all + of_step(shape, counts) + of_halo,
         "save": in_all,
