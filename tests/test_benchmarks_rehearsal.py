@@ -9,8 +9,10 @@ import pytest
 import torch
 from gloo import on_ranks
 
+from benchmarks.rehearsal.machine import Machine, this_machine
 from benchmarks.rehearsal.stub import StubPeers
 from benchmarks.rehearsal.world import World, write_tables
+from benchmarks.sizes.seconds import Part
 from training.sharding import ownership
 from training.sharding.exchange import plan_rows, read_rows
 from training.sharding.own_tables import ENTRIES
@@ -32,7 +34,7 @@ def rehearsed(folder: str, loss: str) -> dict[str, Any]:
     write_tables(world)
     phases = rehearse(world, num_steps=2)
     formula = report.expected_traffic(world, phases)
-    tables = report.text(world, phases)
+    tables = report.text(world, phases, Machine(10, 100))
     sent = phases.found["steps"].bytes_sent
     return {"phases": list(phases.found), "sent": sent, "formula": formula, "tables": tables}
 
@@ -46,7 +48,16 @@ def test_a_rank_trains_saves_restores_and_validates_beside_invented_peers(tmp_pa
     assert sent.pop("graphs") == pytest.approx(formula.pop("graphs"), rel=0.2)
     assert sent == formula
     assert found["tables"].count("| validation |") == 1
+    assert "memory at 10 GB/s and products at 100 GFLOPS" in found["tables"]
     assert not list(tmp_path.glob("**/*.safetensors"))
+
+
+def test_a_part_takes_the_time_of_its_slower_resource():
+    machine = Machine(gigabytes_per_second=10, gigaflops=100)
+    assert machine.seconds(Part(read=20e9, flops=100e9)) == 2
+    assert machine.seconds(Part(read=20e9, flops=300e9)) == 3
+    assert machine.seconds(Part(sent=1e15)) == 0
+    assert all(0.1 < speed < 1e5 for speed in this_machine())
 
 
 def test_peers_want_as_many_own_rows_as_this_rank_wants_of_theirs():

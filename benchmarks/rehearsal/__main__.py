@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.rehearsal import report
+from benchmarks.rehearsal.machine import this_machine
 from benchmarks.rehearsal.one_rank import process_group, rehearse
 from benchmarks.rehearsal.world import World
 from mdsrec.command import positive_int, run_command, stage_parser
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with process_group():
             phases = rehearse(world, arguments.steps)
+            machine = this_machine()
     finally:
         if not arguments.keep:
             shutil.rmtree(world.folder / "dataset", ignore_errors=True)
@@ -51,9 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "world": {**world._asdict(), "folder": str(world.folder)},
         **phases.as_json(),
         "expected_peaks": report.expected_peaks(world, phases),
+        "machine": machine._asdict(),
+        "expected_seconds": report.expected_seconds(world, phases, machine),
     }
     (world.folder / RESULT.format(loss=world.loss)).write_text(json.dumps(content, indent=2) + "\n")
-    print(report.text(world, phases))
+    print(report.text(world, phases, machine))
 
 
 def _world(arguments: argparse.Namespace) -> World:

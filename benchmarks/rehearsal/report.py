@@ -3,17 +3,26 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from benchmarks.rehearsal.machine import Machine
 from benchmarks.rehearsal.phases import STEPS, Phases
 from benchmarks.rehearsal.world import MOST_COOCCURRENCES, VALIDATED_OF_RANK, World
 from benchmarks.sizes import memory, traffic
+from benchmarks.sizes.seconds import sharded_step
 from benchmarks.sizes.shape import Counts, Shape
 from benchmarks.sizes.table import beside
 from mdsrec.text import markdown_table
 
 
-def text(world: World, phases: Phases) -> str:
-    """Return the tables of memory and seconds, and of bytes sent."""
-    return "\n\n".join([_phases_table(world, phases), *_traffic_tables(world, phases)])
+def text(world: World, phases: Phases, machine: Machine) -> str:
+    """Return the tables of memory and seconds, and of bytes sent, and the seconds of a step."""
+    steps = phases.found[STEPS]
+    expected = expected_seconds(world, phases, machine)
+    pace = (
+        f"seconds of a step: {steps.seconds / steps.times:,.2f}, "
+        f"{expected / steps.times:,.2f} by formula, which takes memory at "
+        f"{machine.gigabytes_per_second:,.0f} GB/s and products at {machine.gigaflops:,.0f} GFLOPS"
+    )
+    return "\n\n".join([_phases_table(world, phases), *_traffic_tables(world, phases), pace])
 
 
 def expected_peaks(world: World, phases: Phases) -> dict[str, int]:
@@ -29,6 +38,14 @@ def expected_traffic(world: World, phases: Phases) -> dict[str, int]:
     for counts in _counts(phases):
         total.update(traffic.of_step(_shape(world), counts, world.loss == "full"))
     return dict(total)
+
+
+def expected_seconds(world: World, phases: Phases, machine: Machine) -> float:
+    """Return the seconds of all steps by formula, without the exchange."""
+    assert phases.graphs is not None
+    shape, graphs, full = _shape(world), phases.graphs, world.loss == "full"
+    parts = (sharded_step(shape, counts, graphs, full) for counts in _counts(phases))
+    return sum(map(machine.seconds, parts))
 
 
 def _shape(world: World) -> Shape:

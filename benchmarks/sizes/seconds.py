@@ -81,17 +81,22 @@ def sharded(shape: Shape, counts: Counts, use: Use) -> dict[str, Part]:
     return {
         "load": Part(stored=stored, sent=sum(traffic.of_load(shape).values())),
         **{
-            f"step, {name} loss": Part(
-                read=_read_by_step(shape, counts, graphs, shape.own_items, full),
-                sent=sum(traffic.of_step(shape, counts, full).values()),
-                flops=sum(flops.of_step(shape, counts, graphs, full).values()),
-            )
+            f"step, {name} loss": sharded_step(shape, counts, graphs, full)
             for name, full in (("sampled", False), ("full", True))
         },
         "save": Part(stored=3 * table),
         "restore": Part(stored=3 * table),
         **_uses(shape, use, Part(vectors, halo + sent_ranking, table, scores), shape.own_items),
     }
+
+
+def sharded_step(shape: Shape, counts: Counts, graphs: Graphs, full: bool) -> Part:
+    """Return what one rank moves and computes in a step where each rank owns items."""
+    return Part(
+        read=_read_by_step(shape, counts, graphs, shape.own_items, full),
+        sent=sum(traffic.of_step(shape, counts, full).values()),
+        flops=sum(flops.of_step(shape, counts, graphs, full).values()),
+    )
 
 
 def replicated(shape: Shape, counts: Counts, use: Use) -> dict[str, Part]:
