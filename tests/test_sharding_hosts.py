@@ -19,6 +19,7 @@ from training.checkpoints.weights import BEST, PARTS
 pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts, pytest.mark.timeout(1500)]
 
 MORE = """dropout = 0.0
+item_mask = 0.0
 [sequences]
 k_core = 1
 [train]
