@@ -1,5 +1,7 @@
 """The peak memory of a rank grows with its share of the items, and not with all of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from gloo import on_ranks
 from ring_dataset import ring_experiment, write_ring
 from torch import distributed
 
+from benchmarks.memory import process_bytes, trim_memory
+from benchmarks.scale.processes import RESET_PEAK
 from mdsrec.config.loading import experiment_from
 from training.building import build_engine
 from training.checkpoints.format import load_checkpoint, save_checkpoint
@@ -30,31 +34,35 @@ FLOAT = 4  # bytes
 CPU = torch.device("cpu")
 
 
-def peak_bytes() -> int:
-    """Return the largest memory that this process has had so far (VmHWM)."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+@contextmanager
+def peak_of(phase: str, found: dict[str, int]) -> Iterator[None]:
+    """Put the largest memory that this process has in a phase (VmHWM) into `found`."""
+    trim_memory()
+    Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+    yield
+    found[phase] = process_bytes("VmHWM")
 
 
 def peaks(resolved: dict[str, Any], folder: str) -> dict[str, int]:
-    """Load, take steps, save, restore, validate -> peak bytes after each; own items and graphs."""
-    experiment = experiment_from(resolved, source="test")
-    engine, _ = build_engine(experiment, CPU, ControlGroup(5))
-    model, found = engine.module, {"load": peak_bytes()}
+    """Load, take steps, save, restore, validate -> peak bytes of each; own items and graphs."""
+    experiment, found = experiment_from(resolved, source="test"), dict[str, int]()
+    with peak_of("load", found):
+        engine, _ = build_engine(experiment, CPU, ControlGroup(5))
+    model = engine.module
     assert isinstance(model, MDSRec) and model.owners is not None
     engine.train()
     reader = SequenceReader(experiment)
-    for number, step in zip(range(3), reader.steps(0), strict=False):
-        take_step(engine, experiment, share_of(model, experiment, step, (0, number), CPU))
-    found["steps"] = peak_bytes()
-    save_checkpoint(engine, Path(folder), {})
+    with peak_of("steps", found):
+        for number, step in zip(range(3), reader.steps(0), strict=False):
+            take_step(engine, experiment, share_of(model, experiment, step, (0, number), CPU))
+    with peak_of("save", found):
+        save_checkpoint(engine, Path(folder), {})
     distributed.barrier()
-    found["save"] = peak_bytes()
-    load_checkpoint(engine, folder)
-    found["restore"] = peak_bytes()
+    with peak_of("restore", found):
+        load_checkpoint(engine, folder)
     reader.num_users = 64
-    validate(engine, experiment, reader, CPU)
-    found["validation"] = peak_bytes()
+    with peak_of("validation", found):
+        validate(engine, experiment, reader, CPU)
     return {**found, "own": model.owners.shards.num_own, "graphs": graph_bytes(model)}
 
 
