@@ -78,7 +78,7 @@ def _recommend(experiment: Experiment, options: Options) -> str:
     served = "every user" if users is None else f"{len(users):,} users"
     return "\n".join(
         [
-            f"{experiment.name}: the top {options.top} items{_of(options)} for {served}",
+            f"{experiment.name}: the top {options.top} items{_category(options)} of {served}",
             *list_metrics_text(lists),
             "",
             f"recommendations  {paths.recommendations}",
@@ -105,8 +105,8 @@ def _recommend_histories(experiment: Experiment, path: str, options: Options) ->
     if tables.find_table(uri, recipe) is None:
         weight_of = trained.weight_of
         write_table_in_shards(experiment, weight_of, HistoryWorker, uri, recipe, "served", options)
-    items = f"{experiment.name}: the top {options.top} items{_of(options)}"
-    served = f"{items} for {histories.rows:,} users of {path}"
+    items = f"{experiment.name}: the top {options.top} items{_category(options)}"
+    served = f"{items} of {histories.rows:,} users of {path}"
     return "\n".join([served, *left_out, "", f"recommendations  {uri}"])
 
 
@@ -116,8 +116,8 @@ def _settings(options: Options) -> dict[str, object]:
     return {key: value for key, value in found.items() if (key, value) != ("category", None)}
 
 
-def _of(options: Options) -> str:
-    return "" if options.category is None else f" of {options.category}"
+def _category(options: Options) -> str:
+    return "" if options.category is None else f" in {options.category}"
 
 
 def _recipe(
