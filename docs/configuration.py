@@ -46,6 +46,7 @@ value of the key invalidates:
 - nothing: the key can change between two starts of the same run.
 """
 
+ARTS = {"Arts": {"reviews": ["ROOT/raw.json"]}}
 NEW_VALUES: dict[str, Any] = {
     "name": "other",
     "root": "ROOT/elsewhere",
@@ -56,6 +57,8 @@ NEW_VALUES: dict[str, Any] = {
     "input.source": "orc",
     "input.interactions": ["ROOT/more.csv"],
     "input.items": ["ROOT/more.csv"],
+    "input.categories": ARTS,
+    "input.only": "Arts",
     "input.time_unit": "seconds",
     "input.separator": ";",
     "input.options": {"url": "jdbc:other"},
@@ -98,6 +101,7 @@ NEW_VALUES: dict[str, Any] = {
 """New values for keys whose type does not suggest one."""
 
 COMPANIONS: dict[str, dict[str, Any]] = {
+    "input.categories": {"input.reviews": None},
     "sequences.split": {"sequences.cut": None},
     "optim.decay": {"optim.decay_steps": 10},
     "optim.decay_epochs": {"optim.decay": "linear"},
@@ -260,9 +264,11 @@ def effect(base: Mapping[str, Any], dotted: str, value: Any) -> str:
     """Return what a new value of a key invalidates."""
     if dotted in TABLES:
         base = of_tables(base, dotted)
+    if dotted == "input.only":
+        base = changed(base, "input", {"edition": "2018", "categories": _below(ARTS, base["root"])})
     other = of_tables(base, dotted) if dotted == "input.format" else base
     for key, companion in COMPANIONS.get(dotted, {}).items():
-        other = changed(other, key, companion)
+        other = changed(other, key, _below(companion, base["root"]))
     before = experiment_from(base, "base")
     after = experiment_from(changed(other, dotted, value), dotted)
     old, new = tables_of(before), tables_of(after)
@@ -316,6 +322,8 @@ def keys_of(section: type[Section], prefix: str, base: Mapping[str, Any]) -> lis
 
 
 def _below(value: Any, root: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _below(part, root) for key, part in value.items()}
     if isinstance(value, str):
         return value.replace("ROOT", root)
     return [_below(v, root) for v in value] if isinstance(value, list) else value

@@ -3,12 +3,15 @@
 `etl inspect FILE ...`: show the columns of the user's own files.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from mdsrec.command import (
+    add_each,
     command_line,
     dispatch,
+    each_of,
     experiment_of,
     experiment_parser,
     run_command,
@@ -35,7 +38,12 @@ def build(words: Sequence[str]) -> None:
     parser = experiment_parser("etl", BUILD, COMMANDS)
     demo = " ".join(spelled("etl.synthetic"))
     parser.epilog = f"`{demo}` writes a small raw catalogue to try things out."
-    arguments = parser.parse_intermixed_args(words)
+    add_each(parser)
+    for arguments in each_of(parser.parse_intermixed_args(words)):
+        _build(arguments)
+
+
+def _build(arguments: argparse.Namespace) -> None:
     experiment = experiment_of(arguments)
     from etl.run import build_tables
     from etl.status import build_report, rejects_report, undescribed_items

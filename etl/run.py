@@ -24,6 +24,7 @@ from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.jobs.promises import check, identity
 from mdsrec.table_names import (
+    CATEGORIES,
     centers_name,
     centroids_name,
     cooccurrence_name,
@@ -80,8 +81,10 @@ def _shared_tables(space: Workspace) -> dict[str, BuildFunction]:
         "rejects": builder.build_rejects,
         "sequences": builder.build_sequences,
         "items": builder.build_items,
-        whole_cooccurrence_name(space.experiment): builder.build_cooccurrence,
     }
+    if space.experiment.input.categories:
+        found[CATEGORIES] = builder.build_categories
+    found[whole_cooccurrence_name(space.experiment)] = builder.build_cooccurrence
     if space.experiment.graph.max_cooccurrences is not None:
         found[cooccurrence_name(space.experiment)] = builder.build_heaviest
     return found

@@ -170,10 +170,10 @@ def undescribed_items(experiment: Experiment, manifest: Manifest) -> list[str]:
     Without a table of items there is nothing to say.
     """
     missing = manifest.counters["items_without_metadata"]
-    if not missing or not (experiment.input.items or experiment.input.metadata):
+    if not missing or not (experiment.input.names("items") or experiment.input.names("metadata")):
         return []
     ordered = manifest.counters["items_interacted"]
-    table = "table of items" if experiment.input.items else "metadata"
+    table = "table of items" if experiment.input.names("items") else "metadata"
     return [
         f"{missing:,} of {ordered:,} ordered items are not in the {table}: they have no title, "
         "text or image"

@@ -2,14 +2,17 @@
 `compare`.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
 
 from mdsrec.command import (
     DistinctValues,
+    add_each,
     command_line,
     dispatch,
+    each_of,
     experiment_of,
     experiment_parser,
     path,
@@ -35,7 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 def rank(words: Sequence[str]) -> None:
     """Rank the held-out events of an experiment and write its report."""
     parser = experiment_parser("evaluation", RANK, COMMANDS)
-    arguments = parser.parse_intermixed_args(words)
+    add_each(parser)
+    for arguments in each_of(parser.parse_intermixed_args(words)):
+        _rank(arguments)
+
+
+def _rank(arguments: argparse.Namespace) -> None:
     experiment = experiment_of(arguments)
     check_has_weights(experiment)
     from evaluation.run import evaluate
@@ -51,6 +59,9 @@ def recommend(words: Sequence[str]) -> None:
     parser.add_argument("--top", type=positive_int, default=10, help="items per user (default: 10)")
     parser.add_argument(
         "--exclude-seen", action="store_true", help="leave out items that the user already had"
+    )
+    parser.add_argument(
+        "--category", metavar="NAME", help="recommend only items of this category of the input"
     )
     parser.add_argument(
         "--users",
@@ -72,17 +83,19 @@ def recommend(words: Sequence[str]) -> None:
     check_has_weights(experiment)
     from evaluation.recommend import Options, read_user_file, recommend_histories
     from evaluation.recommend import recommend as write_recommendations
+    from evaluation.stored.categories import check_category
     from mdsrec.jobs.promises import promised
     from mdsrec.table_settings import stored_fingerprints
 
+    if arguments.category:
+        check_category(experiment.root, arguments.category)
+    options = Options(arguments.top, arguments.exclude_seen, category=arguments.category)
     if arguments.histories:
-        options = Options(arguments.top, arguments.exclude_seen)
         print(recommend_histories(experiment, arguments.histories, options))
         return
     with promised(stored_fingerprints(experiment)):  # users are numbered in `sequences`
         users = read_user_file(experiment, arguments.users) if arguments.users else None
-        options = Options(arguments.top, arguments.exclude_seen, users)
-        print(write_recommendations(experiment, options))
+        print(write_recommendations(experiment, options._replace(users=users)))
 
 
 def export(words: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from mdsrec.config import Experiment, FeatureConfig
 from mdsrec.jobs.promises import identity
 from mdsrec.table_names import (
+    CATEGORIES,
     COUNTING_KEYS,
     SPREADING_KEYS,
     centers_name,
@@ -31,6 +32,7 @@ SPLIT_RULES = {
     "global_time": "events before the first cut train, before the second validate, later ones test",
 }
 PLACE_RULE = "leaves of a balanced tree by 2-means of the vectors that neighbors are searched in"
+CATEGORY_RULE = "the file of the first metadata, or else of the first interaction, decides"
 COLD_RULE = "an item is cold where CRC-32 of its id (UTF-8) is below cold_share * 2^32"
 
 
@@ -60,6 +62,7 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         "rejects": _input_settings(experiment, EVENT_COLUMNS | ITEM_COLUMNS),
         "sequences": _sequence_settings(experiment),
         "items": {"text": list(text_fields(experiment))},
+        **({CATEGORIES: {"rule": CATEGORY_RULE}} if experiment.input.categories else {}),
         whole_cooccurrence_name(experiment): pairs,
     }
     if graph.max_cooccurrences is not None:  # otherwise tables built before that key stay valid

@@ -43,7 +43,8 @@ ROOMS: dict[str, set[str]] = {
     "mdsrec.__main__": KERNEL,
     # raw files -> tables
     "etl.spark": KERNEL,
-    "etl.catalogue": {*KERNEL, "etl.spark"},
+    "etl.catalogue": {*KERNEL, "etl.spark", "etl.catalogue.pages"},
+    "etl.catalogue.pages": set(),
     "etl.graph": {*KERNEL, "etl.spark"},
     "etl.places": {*KERNEL, "etl.spark", "etl.graph"},
     "etl.features": {*KERNEL, "etl.spark", "etl.catalogue", "etl.tabular"},

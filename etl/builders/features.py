@@ -72,8 +72,8 @@ class FeatureBuilder:
         key = items.item_columns(space.spark).item
         if config.source is None:
             return ColumnVectors(tuple(items.item_files), key, column)
-        folders = [f"{space.scratch(self.table)}/{n}" for n in range(len(config.items))]
-        for name, folder in zip(config.items, folders, strict=True):
+        folders = [f"{space.scratch(self.table)}/{n}" for n in range(len(config.names("items")))]
+        for name, folder in zip(config.names("items"), folders, strict=True):
             copy_columns(space.spark, config, name, [key, column], table_io.spark_uri(folder))
         files = [open_table(file, None) for file in raw_files(folders, (".parquet",))]
         return ColumnVectors(tuple(files), key, column)

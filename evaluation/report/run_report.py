@@ -52,8 +52,8 @@ def report_page(data: ReportData) -> str:
                 "By target and user",
                 slices_table(data.metrics),
                 f"recall@{data.metrics.cutoffs[0]} on test events, by whether the target has a "
-                "modality, how often it occurs in training, and how many training events its user "
-                f"has. {BOUND}",
+                "modality, its category, how often it occurs in training, and how many training "
+                f"events its user has. {BOUND}",
             ),
             html.section("Recommendation lists", list_tiles(data.metrics)),
             html.section("Case study", case_section(data), case_note(data)),

@@ -83,6 +83,35 @@ def experiment_of(arguments: argparse.Namespace) -> Experiment:
     return experiment
 
 
+def add_each(parser: argparse.ArgumentParser) -> None:
+    """Add --each, for a stage that can take the categories of the input one after the other."""
+    parser.add_argument(
+        "--each",
+        action="store_true",
+        help="take each of input.categories by itself, one after the other, below ROOT/CATEGORY",
+    )
+
+
+def each_of(arguments: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """Yield the command line once, or with --each once for each category.
+
+    InputError if there are no categories.
+    """
+    if not arguments.each:
+        yield arguments
+        return
+    names = load_experiment(arguments.config, arguments.overrides).input.categories
+    if not names:
+        raise InputError(
+            "--each needs [input.categories.NAME], and without input.only: list the files of each "
+            "category there"
+        )
+    for name in names:
+        log.info("category %s", name)
+        overrides = [*arguments.overrides, f"input.only={name}"]
+        yield argparse.Namespace(**vars(arguments) | {"overrides": overrides})
+
+
 def command_line(stage: str, arguments: argparse.Namespace, *more: str) -> str:
     """Return the shell line that runs `stage` on the same experiment, without secret values.
 

@@ -100,7 +100,7 @@ class Experiment(Section):
         """Raise ValueError if a feature needs the other format of the input."""
         is_table = self.input.format == "table"
         for name, config in self.features.items():
-            if config.column is not None and not self.input.items:
+            if config.column is not None and not self.input.names("items"):
                 raise ValueError(
                     f'features.{name}.column needs input.format = "table" and input.items'
                 )
@@ -109,7 +109,7 @@ class Experiment(Section):
                     f"features.{name}.fields names fields of the Amazon metadata: list the columns "
                     "of your table in input.columns.text"
                 )
-            if is_table and config.images == "url" and not self.input.items:
+            if is_table and config.images == "url" and not self.input.names("items"):
                 raise ValueError(f'features.{name}.images = "url" needs input.items')
 
     def _check_space(self) -> None:
@@ -169,6 +169,11 @@ class Experiment(Section):
     def all_num_centers(self) -> tuple[int, ...]:
         """Return every k that items are clustered for, the model's first."""
         return tuple(dict.fromkeys([*self.model.all_num_centers(), *self.graph.num_centers]))
+
+    def of_category(self, name: str) -> Self:
+        """Return the experiment on one category only, below a root of its own."""
+        update = {"root": f"{self.root}/{name}", "input": self.input.of_category(name)}
+        return self.model_copy(update=update)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides a run: without training, that is how transitions are counted."""
