@@ -6,6 +6,7 @@ from typing import Any, Self
 from pyarrow import fs
 
 from mdsrec.config import Experiment
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from mdsrec.files import damaged_json, exists, file_system, read_json
 from mdsrec.jobs.promises import identity
@@ -21,6 +22,9 @@ class RunPaths:
         self.dataset = f"{uri}/dataset.json"  # fingerprints of the tables it was trained on
         self.history = f"{uri}/history.json"  # metrics of every epoch
         self.best_weights = f"{uri}/best.safetensors"  # of the epoch with the best validation
+        self.appended_weights = f"{uri}/appended.safetensors"  # with rows of items that came later
+        self.initial = f"{uri}/initial.json"  # what the training started from, if from a run
+        self.initial_weights = f"{uri}/initial.safetensors"  # deleted when the run is finished
         self.checkpoints = f"{uri}/checkpoints"  # folder; the newest two
         self.events = f"{uri}/events"  # folder; learning curves for TensorBoard
         self.stop = f"{uri}/stop"  # this file asks the training to save and stop
@@ -49,6 +53,17 @@ class RunPaths:
         if not _is_history(found) and (found or exists(self.history)):
             raise damaged_json(self.history, "not the epochs of a run")
         return found
+
+
+def stored_experiment(folder: str) -> Experiment | None:
+    """Return the configuration of the run in a folder ROOT/runs/NAME, with this root and name.
+
+    None if it is not the folder of a run. Root and run may have been moved together.
+    """
+    root, _, name = folder.rpartition("/runs/")
+    uri = RunPaths(folder).config
+    config = read_json(uri) if root else {}
+    return experiment_from({**config, "root": root, "name": name}, uri) if config else None
 
 
 def _is_history(found: Mapping[str, Any]) -> bool:

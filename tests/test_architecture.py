@@ -62,7 +62,8 @@ ROOMS: dict[str, set[str]] = {
     "training.lifecycle": KERNEL,
     "training.distributed": {*KERNEL, "training.device", "training.lifecycle", *MODELS},
     "training.checkpoints": {*KERNEL, "training.distributed", *MODELS},
-    "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
+    "training.warm": {*KERNEL, *DATA, *MODELS, "training.distributed", "training.checkpoints"},
+    "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints", "training.warm"},
     "training.own_share": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
     # weights -> ranks
     "evaluation.stored": KERNEL,
