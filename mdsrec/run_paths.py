@@ -12,6 +12,8 @@ from mdsrec.files import damaged_json, exists, file_system, read_json
 from mdsrec.jobs.promises import identity
 from mdsrec.table_settings import stored_fingerprints
 
+STARTED_FROM = "started_from"  # in history.json: the record of `train.init_from`
+
 
 class RunPaths:
     """URIs of everything that a run reads and writes; `uri` is the folder of the run."""
@@ -45,7 +47,12 @@ class RunPaths:
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
         """Return the paths of the experiment's own run."""
-        return cls(f"{experiment.root}/runs/{experiment.name}")
+        return cls.named(experiment, experiment.name)
+
+    @classmethod
+    def named(cls, experiment: Experiment, name: str) -> Self:
+        """Return the paths of the run of this name below the experiment's root."""
+        return cls(f"{experiment.root}/runs/{name}")
 
     def read_history(self) -> dict[str, Any]:
         """Return history.json, {} if there is none. InputError if it was torn or edited."""
@@ -81,9 +88,10 @@ def _is_history(found: Mapping[str, Any]) -> bool:
 
 def run_fingerprints(experiment: Experiment) -> dict[str, str]:
     """Return the fingerprints of the experiment's tables and of the weights of its run, by URI."""
-    weights = RunPaths.of(experiment).best_weights
-    found = identity(weights)
-    return stored_fingerprints(experiment) | ({} if found is None else {weights: found})
+    paths = RunPaths.of(experiment)
+    weights = {uri: identity(uri) for uri in (paths.best_weights, paths.appended_weights)}
+    found = {uri: each for uri, each in weights.items() if each is not None}
+    return stored_fingerprints(experiment) | found
 
 
 def check_has_weights(experiment: Experiment) -> None:

@@ -69,6 +69,7 @@ class Experiment(Section):
                 "items.text"
             )
         self._check_features()
+        self._check_start()
         self.model.check(tuple(self.features), self.graph)
         self._check_space()
         if self.optim.lazy_adam and not self.steps_by_rows:
@@ -111,6 +112,20 @@ class Experiment(Section):
                 )
             if is_table and config.images == "url" and not self.input.items:
                 raise ValueError(f'features.{name}.images = "url" needs input.items')
+
+    def _check_start(self) -> None:
+        """Raise ValueError if the training cannot start from `train.init_from`."""
+        source = self.train.init_from
+        if source is None:
+            return
+        if not self.model.is_trained:
+            raise ValueError(
+                f'train.init_from needs a model with weights; model.name is "{self.model.name}"'
+            )
+        if source in (self.name, f"{self.root}/runs/{self.name}"):
+            raise ValueError(
+                f"train.init_from {source} is this run itself: choose another name for it"
+            )
 
     def _check_space(self) -> None:
         """Raise ValueError if a sweep searches keys that its trials are not compared by."""

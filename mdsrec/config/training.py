@@ -15,6 +15,7 @@ from mdsrec.config.section import (
     PathOrUri,
     Positive,
     PositiveFloat,
+    RunReference,
     Section,
 )
 from mdsrec.errors import InputError
@@ -80,6 +81,11 @@ class TrainConfig(Section):
     patience: NotIdentity[Positive] = 10
     """Epochs without a better validation ndcg@10 after which training ends. A finished run goes on
     if it is raised.
+    """
+    init_from: Later[RunReference | None] = None
+    """Trained run that the weights start from: a name below the same root, or the folder of a run.
+    Rows of items follow their ids, other weights their names. An item that the run never trained
+    starts as the mean of its nearest trained neighbors. Unset means random weights.
     """
     shuffle_window: Positive = 200_000
     """Users that are held in memory, sorted by length and cut into batches together."""
