@@ -1,5 +1,5 @@
-"""`python -m evaluation CONFIG`: rank and report a run. Sub-commands: `recommend`, `export`,
-`compare`.
+"""`python -m evaluation CONFIG`: rank and report a run. Sub-commands: `append`, `recommend`,
+`export`, `compare`.
 """
 
 import sys
@@ -21,6 +21,7 @@ from mdsrec.run_paths import check_has_weights
 
 RANK = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
 COMMANDS = {
+    "append": "give rows to items that a finished run was not trained on",
     "recommend": "write every user's best items, and all vectors",
     "export": "write a folder that recommends by itself, without Ray and Spark",
     "compare": "compare runs on the same data",
@@ -29,7 +30,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a sub-command or, without one, the evaluation of a run."""
-    dispatch(argv, {"compare": compare, "export": export, "recommend": recommend}, rank)
+    commands = {"append": append, "compare": compare, "export": export, "recommend": recommend}
+    dispatch(argv, commands, rank)
 
 
 def rank(words: Sequence[str]) -> None:
@@ -41,6 +43,28 @@ def rank(words: Sequence[str]) -> None:
     from evaluation.run import evaluate
 
     print(evaluate(experiment, partial(command_line, "cluster run", arguments)))
+
+
+def append(words: Sequence[str]) -> None:
+    """Append rows of items to a finished run."""
+    parser = experiment_parser(
+        "evaluation append",
+        "Give rows to items that a finished run was not trained on: each is the mean of its "
+        "nearest trained neighbors. All other rows stay. The run is then evaluated, served and "
+        "exported with them, on the tables as they are now.",
+    )
+    parser.add_argument("--undo", action="store_true", help="delete the appended rows")
+    arguments = parser.parse_intermixed_args(words)
+    experiment = experiment_of(arguments)
+    check_has_weights(experiment)
+    from evaluation.serving.append import append as append_rows
+    from evaluation.serving.append import undo
+
+    if arguments.undo:
+        print(undo(experiment))
+    else:
+        print(append_rows(experiment))
+        print(f"next        {command_line('evaluation', arguments)}")
 
 
 def recommend(words: Sequence[str]) -> None:

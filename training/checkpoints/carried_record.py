@@ -13,7 +13,7 @@ DATASET = "dataset"
 
 @dataclass(frozen=True)
 class CarriedRecord:
-    """Where the weights are from, the tables that they fit, and what became of each row."""
+    """The source of the weights, the tables that they fit, and what became of each row."""
 
     source: str  # URI of a run
     source_weights: str  # fingerprint, as reports show it
