@@ -19,6 +19,7 @@ from mdsrec.command import (
 )
 from mdsrec.run_paths import check_has_weights
 
+WORSE = 3  # exit code of a gate that a run does not pass
 RANK = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
 COMMANDS = {
     "append": "give rows to items that a finished run was not trained on",
@@ -143,10 +144,26 @@ def compare(words: Sequence[str]) -> None:
         type=path,
         help="page to write (default: comparison.html in the first run)",
     )
+    parser.add_argument(
+        "--no-worse-than",
+        metavar="RUN",
+        type=path,
+        help="gate: end with exit code 3 if the first run is clearly worse than this one",
+    )
+    parser.add_argument("--metric", metavar="NAME@N", help="metric of the gate (default: ndcg@10)")
     arguments = parser.parse_intermixed_args(words)
-    from evaluation.compare import compare_runs
+    if arguments.metric and not arguments.no_worse_than:
+        parser.error("--metric is that of a gate: give --no-worse-than RUN too")
+    from evaluation.compare import GATE_METRIC, compare_runs, compare_with_gate
 
-    print(compare_runs(arguments.runs, arguments.out))
+    if not arguments.no_worse_than:
+        print(compare_runs(arguments.runs, arguments.out))
+        return
+    metric = arguments.metric or GATE_METRIC
+    gated = compare_with_gate(arguments.runs, arguments.no_worse_than, metric, arguments.out)
+    print(gated.screen)
+    if gated.is_worse:
+        sys.exit(WORSE)
 
 
 if __name__ == "__main__":
