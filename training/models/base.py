@@ -69,11 +69,14 @@ class Model(nn.Module):
     reads_rows = False  # whether a step reads rows of `item_parameters`, not all of them
     channels: tuple[str, ...]
     channel_weights: Tensor  # [C], weights of the channels in the whole score and in the objective
+    excluded: Tensor | None  # bool [X] or own ones, items that leave the full softmax
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__()
         self.config: NetworkConfig = experiment.network
         self.sampler: Sampler | None = build_sampler(experiment.train, tables)
+        excluded = tables.untrained if experiment.train.excludes_untrained else None
+        self.register_buffer("excluded", excluded, persistent=False)
         self._rows: ItemRows | None = None
 
     def set_channels(self, weights: dict[str, float]) -> None:
