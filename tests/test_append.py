@@ -171,6 +171,7 @@ def test_tables_that_change_again_need_another_append(grown: Path) -> None:
     assert describe_trained(experiment).num_items == 7
 
 
+@pytest.mark.slow
 def test_ranks_of_before_are_recognized_as_stale(grown: Path, shared_ray: None) -> None:
     experiment = bert4rec(grown)
     write_run(experiment)

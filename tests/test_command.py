@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = ("etl", "etl.synthetic", "training", "evaluation", "tuning", "cluster")
 SUB_COMMANDS = {
     "etl": ["status", "inspect"],
-    "evaluation": ["recommend", "export", "compare"],
+    "evaluation": ["append", "recommend", "export", "compare"],
     "tuning": ["study"],
     "cluster": ["run", "submit", "preflight"],
 }

@@ -191,8 +191,10 @@ def trained(cases: list[Case]) -> list[dict[str, Tensor]]:
     return found
 
 
-def test_ranks_that_own_items_leave_out_the_same_items(root: Path) -> None:
-    names = ("full", "in_batch", "uniform")
+@pytest.mark.parametrize(
+    "names", [["full"], pytest.param(["in_batch", "uniform"], marks=pytest.mark.slow)]
+)
+def test_ranks_that_own_items_leave_out_the_same_items(names: list[str], root: Path) -> None:
     of_losses = [experiment_on(root, "mdsrec", **LOSSES[name]).resolved() for name in names]
     forms: list[dict[str, Any]] = [{}, {"placed": True}, {"sharded": False}]
     alone = on_ranks(1, trained, [(resolved, {"sharded": False}) for resolved in of_losses])

@@ -214,7 +214,8 @@ def test_without_tables_of_neighbors_new_items_are_initial_and_a_line_says_why(
     write_run(source)
     record, _ = carried(source, target, tmp_path)
     assert (record.items_from_neighbors, record.items_initial) == (0, 4)
-    assert "does not exist, so no item gets a row" in caplog.text
+    assert "new items get no rows over the modality text" in caplog.text
+    assert "no such table" in caplog.text
     assert len(graphs.open_graphs(experiment_on(roots[1], "sasrec"))) == 2
 
 

@@ -1,7 +1,6 @@
 """A trained run as its files describe it: all that a driver needs, without tables and weights."""
 
 import hashlib
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,8 +18,6 @@ from training.inference import ALL, MEMORY, NETWORK, SEEN, check_dataset, load_t
 from training.length import check_trained
 from training.lifecycle.identity import check_identity
 from training.memory import memory_fingerprint
-
-log = logging.getLogger("training")
 
 
 class Trained(Protocol):
@@ -96,8 +93,7 @@ def describe_trained(experiment: Experiment) -> TrainedRun:
         check_dataset(experiment, stored.metadata.get("dataset"), dataset)
         weights = stored.fingerprint()
         promises.check_file(stored.uri)
-        if appended := appended_text(stored):
-            log.info("%s: %s", experiment.name, appended)
+        appended = appended_text(stored)
         named = experiment.network.channel_weights(experiment.modalities)
         weight_of = {name: float(np.float32(weight)) for name, weight in named.items()}
     memory = None

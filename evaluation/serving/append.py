@@ -5,8 +5,6 @@ the run only saw as negatives. All other rows and weights stay bit for bit. From
 evaluated, served and exported with them, on the tables as they are now.
 """
 
-import logging
-
 from evaluation.stored.held_run import held_run
 from mdsrec import files, schema, tables
 from mdsrec.command.heartbeat import heartbeat
@@ -19,8 +17,6 @@ from training.data.table_checks import check_item_tables
 from training.inference import check_can_load, item_parameters
 from training.warm.carry import write_carried
 from training.warm.source import ItemIds, SourceRun
-
-log = logging.getLogger("evaluation")
 
 
 def append(experiment: Experiment) -> str:

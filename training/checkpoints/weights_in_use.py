@@ -4,11 +4,16 @@ They are the best ones of the training, or these with rows of items that came la
 (`appended.safetensors`, by `mdsrec append`).
 """
 
+import logging
+from functools import cache
+
 from mdsrec import files
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.checkpoints.carried_record import CARRIED, CarriedRecord
 from training.checkpoints.stored_weights import StoredWeights
+
+log = logging.getLogger("training")
 
 
 def weights_in_use(paths: RunPaths) -> StoredWeights:
@@ -25,7 +30,14 @@ def weights_in_use(paths: RunPaths) -> StoredWeights:
             f"{appended.uri}: rows of items for other weights, as the run was trained again since: "
             "run `mdsrec append CONFIG` again, or with --undo"
         )
+    _say_once(appended.uri, appended_text(appended) or "")
     return appended
+
+
+@cache
+def _say_once(uri: str, text: str) -> None:
+    """Log once in a process which weights are in use."""
+    log.info("%s: in use: %s", uri, text)
 
 
 def appended_text(stored: StoredWeights) -> str | None:

@@ -9,7 +9,7 @@ The rows are collected in files of the temporary folder, so the process holds so
 X items of the target, Y of the source.
 """
 
-import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
@@ -38,8 +38,6 @@ from training.warm.source import ItemIds, SourceRun
 
 ROWS = 1 << 16  # initial rows that are drawn at a time
 
-log = logging.getLogger("training")
-
 
 class ItemRows(NamedTuple):
     """The rows of all items, and where they are from."""
@@ -55,39 +53,36 @@ def write_carried(source: SourceRun, experiment: Experiment, uri: str) -> Carrie
 
     InputError if a weight does not fit, or if the source is trained again meanwhile.
     """
-    stored = source.weights.uri
+    fingerprints, target = check_item_tables(experiment), ItemIds.of_root(experiment.root)
+    initial, stored = InitialWeights(experiment, target.manifest.rows), source.weights.uri
+    check_fits(source, initial)
+    size = 4 * sum(map(math.prod, initial.shapes.values()))
+    files.check_room(uri.rpartition("/")[0], size, "the carried weights")
     with promises.promised({stored: promises.identity(stored) or ""}):
         promises.check_file(stored)
-        record, weights = _carried(source, experiment)
+        found = map_items(target, source.items)
+        rows = collect_rows(source.weights, found, initial, DiskArrays())
+        dense, num_carried = _dense(source.weights, initial)
+        record = CarriedRecord(
+            source=source.uri,
+            source_weights=source.weights.fingerprint(),
+            source_mark=source.weights.mark(),
+            dataset=tables.fingerprint(fingerprints),
+            tables=fingerprints,
+            items_carried=rows.num_carried,
+            items_from_neighbors=rows.num_near,
+            items_initial=rows.num_initial,
+            items_dropped=found.num_dropped,
+            weights_carried=num_carried,
+            weights_initial=sorted(initial.shapes.keys() - source.weights.shapes.keys()),
+            weights_dropped=sorted(source.weights.shapes.keys() - initial.shapes.keys()),
+        )
         promises.check_file(stored)
-    _write(uri, weights, record)
-    return record
-
-
-def _carried(source: SourceRun, experiment: Experiment) -> tuple[CarriedRecord, dict[str, Tensor]]:
-    """Return the weights by name; those with rows of items are in files."""
-    fingerprints, target = check_item_tables(experiment), ItemIds.of_root(experiment.root)
-    initial = InitialWeights(experiment, target.manifest.rows)
-    check_fits(source, initial)
-    found = map_items(target, source.items)
-    rows = collect_rows(source.weights, found, initial, DiskArrays())
-    dense, num_carried = _dense(source.weights, initial)
-    record = CarriedRecord(
-        source=source.uri,
-        source_weights=source.weights.fingerprint(),
-        source_mark=source.weights.mark(),
-        dataset=tables.fingerprint(fingerprints),
-        tables=fingerprints,
-        items_carried=rows.num_carried,
-        items_from_neighbors=rows.num_near,
-        items_initial=rows.num_initial,
-        items_dropped=found.num_dropped,
-        weights_carried=num_carried,
-        weights_initial=sorted(initial.shapes.keys() - source.weights.shapes.keys()),
-        weights_dropped=sorted(source.weights.shapes.keys() - initial.shapes.keys()),
-    )
     of_items = {name: torch.from_numpy(array) for name, array in rows.weights.items()}
-    return record, {**of_items, **dense}
+    weights, metadata = {**of_items, **dense}, record.metadata()
+    check_leases()
+    files.write_stream(uri, partial(write_checked, tensors=weights, metadata=metadata))
+    return record
 
 
 def collect_rows(
@@ -147,10 +142,3 @@ def _dense(weights: StoredWeights, initial: InitialWeights) -> tuple[dict[str, T
     stored = {name: weights.tensor(name).float() for name in names if name in weights.shapes}
     others = {name: initial.dense(name) for name in names if name not in stored}
     return {**stored, **others}, len(stored)
-
-
-def _write(uri: str, weights: Mapping[str, Tensor], record: CarriedRecord) -> None:
-    size = sum(tensor.nbytes for tensor in weights.values())
-    files.check_room(uri.rpartition("/")[0], size, "the carried weights")
-    check_leases()
-    files.write_stream(uri, partial(write_checked, tensors=weights, metadata=record.metadata()))

@@ -6,6 +6,7 @@ from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.models import MDSRecConfig
+from mdsrec.errors import InputError
 from mdsrec.table_names import features_name, neighbors_name
 from training.data.table_checks import checked_manifest
 from training.warm.near_rows import Graph
@@ -28,23 +29,26 @@ def graph_experiment(experiment: Experiment) -> Experiment:
 
 
 def open_graphs(experiment: Experiment) -> list[Graph]:
-    """Open the tables `neighbors` of all modalities; one that does not exist is named in the log.
+    """Open the tables `neighbors` of all modalities.
 
-    InputError if one was made with other settings, or from other tables.
+    A table that is missing or outdated is named in the log and left out: the ETL of a model that
+    has no neighbors does not build them.
     """
     owner, found = graph_experiment(experiment), []
-    inputs = {"items": tables.open_table(tables.table_uri(experiment.root, "items"))}
+    items = tables.open_table(tables.table_uri(experiment.root, "items"))
     for modality in owner.neighbor_modalities:
-        name = neighbors_name(owner, modality)
-        uri = tables.table_uri(owner.root, name)
-        if tables.read_manifest(uri) is None:
+        features, name = features_name(modality), neighbors_name(owner, modality)
+        inputs = {"items": items}
+        try:
+            inputs[features] = checked_manifest(owner, features, inputs)
+            manifest = checked_manifest(owner, name, inputs)
+        except InputError as error:
             log.warning(
-                "%s does not exist, so no item gets a row over this modality: an ETL with "
-                'model.name = "mdsrec" builds it',
-                uri,
+                "new items get no rows over the modality %s (%s); the ETL of a configuration with "
+                'model.name = "mdsrec" builds its table neighbors',
+                modality,
+                error,
             )
             continue
-        features = features_name(modality)
-        inputs[features] = checked_manifest(owner, features, inputs)
-        found.append(Graph(uri, checked_manifest(owner, name, inputs)))
+        found.append(Graph(tables.table_uri(owner.root, name), manifest))
     return found

@@ -1,7 +1,7 @@
 """The items that two catalogues share, by item id.
 
 Both tables `items` ascend by id, so they are merged as they stream: memory holds a batch of each,
-and five bytes an item.
+and about ten bytes an item.
 
 X items of the target, Y of the source.
 """
