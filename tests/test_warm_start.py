@@ -10,10 +10,12 @@ import pytest
 import torch
 from catalogues import write_run
 from gloo import on_ranks
+from random_runs import FIGURES
 from sharded_steps import Job, engine_of, joined, state_of, take_steps
 from small_dataset import small_experiment, write_dataset
 from small_models import experiment_of
 
+from evaluation.report.head import start_facts
 from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
@@ -25,7 +27,7 @@ from training.checkpoints.weights import gather_weights
 from training.distributed.control import CollectiveInputError, ControlGroup
 from training.loop import train
 from training.reporting import Reporter
-from training.run import fit
+from training.run import FitResult, fit
 from training.warm.start import load_start, prepare_start
 
 CPU = torch.device("cpu")
@@ -213,6 +215,8 @@ def test_a_source_that_was_trained_again_is_refused_only_if_it_is_needed(
 def test_a_source_is_named_or_given_by_its_folder(source: Experiment) -> None:
     by_name, by_folder = warm(source), warm(source, f"{source.root}/runs/before/")
     assert by_folder.train.init_from == f"{source.root}/runs/before"
+    assert warm(source, "runs/other").train.init_from == str(Path("runs/other").absolute())
+    assert warm(source, "s3://bucket/runs/other").train.init_from == "s3://bucket/runs/other"
     prepare_start(by_name)
     content = files.read_bytes(RunPaths.of(by_name).initial_weights)
     files.delete_folder(RunPaths.of(by_name).uri)
@@ -234,6 +238,22 @@ def test_a_model_without_weights_and_a_run_itself_are_refused(source: Experiment
         warm(source, "small")
 
 
+def test_the_summary_and_the_report_say_what_a_training_started_from(source: Experiment) -> None:
+    experiment = warm(source)
+    prepare_start(experiment)
+    record = files.read_json(RunPaths.of(experiment).initial)
+    history = {"started_from": record, "epochs": [FIGURES], "best_epoch": 0, "num_parameters": 9}
+    lines = FitResult(experiment, history).summary().splitlines()
+    assert lines[1] == f"started     from {RunPaths.of(source).uri}"
+    assert lines[2].strip() == "40 items carried, 0 from neighbors, 0 initial, 0 dropped"
+    assert lines[3].strip().endswith("other weights carried, 0 initial, 0 dropped")
+    facts = start_facts(history, None)
+    assert facts.keys() == {"started from"}
+    assert facts["started from"].startswith(f"{record['source']}, weights ")
+    assert start_facts({}, "2 items") == {"appended": "2 items"}
+
+
+@pytest.mark.slow
 def test_a_warm_fit_on_ray_says_what_was_carried(source: Experiment, shared_ray: None) -> None:
     experiment = warm(source, train={"max_epochs": 1, "num_workers": 1, "cpus_per_worker": 0.5})
     summary = fit(experiment).summary()
