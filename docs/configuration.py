@@ -91,6 +91,7 @@ NEW_VALUES: dict[str, Any] = {
     "eval.cutoffs": [5],
     "eval.pictures": "ROOT",
     "optim.decay": "linear",
+    "train.init_from": "before",
     "train.loss": "sampled",
     "train.tracking": "mlflow",
     "tune.space": {"optim.lr": {"choice": [1e-3]}},

@@ -1,5 +1,5 @@
-"""`python -m evaluation CONFIG`: rank and report a run. Sub-commands: `recommend`, `export`,
-`compare`.
+"""`python -m evaluation CONFIG`: rank and report a run. Sub-commands: `append`, `recommend`,
+`export`, `compare`.
 """
 
 import argparse
@@ -22,8 +22,10 @@ from mdsrec.command import (
 )
 from mdsrec.run_paths import check_has_weights
 
+WORSE = 3  # exit code of a gate that a run does not pass
 RANK = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
 COMMANDS = {
+    "append": "give rows to items that a finished run was not trained on",
     "recommend": "write every user's best items, and all vectors",
     "export": "write a folder that recommends by itself, without Ray and Spark",
     "compare": "compare runs on the same data",
@@ -32,7 +34,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a sub-command or, without one, the evaluation of a run."""
-    dispatch(argv, {"compare": compare, "export": export, "recommend": recommend}, rank)
+    commands = {"append": append, "compare": compare, "export": export, "recommend": recommend}
+    dispatch(argv, commands, rank)
 
 
 def rank(words: Sequence[str]) -> None:
@@ -49,6 +52,28 @@ def _rank(arguments: argparse.Namespace) -> None:
     from evaluation.run import evaluate
 
     print(evaluate(experiment, partial(command_line, "cluster run", arguments)))
+
+
+def append(words: Sequence[str]) -> None:
+    """Append rows of items to a finished run."""
+    parser = experiment_parser(
+        "evaluation append",
+        "Give rows to items that a finished run was not trained on: each is the mean of its "
+        "nearest trained neighbors. All other rows stay. The run is then evaluated, served and "
+        "exported with them, on the tables as they are now.",
+    )
+    parser.add_argument("--undo", action="store_true", help="delete the appended rows")
+    arguments = parser.parse_intermixed_args(words)
+    experiment = experiment_of(arguments)
+    check_has_weights(experiment)
+    from evaluation.serving.append import append as append_rows
+    from evaluation.serving.append import undo
+
+    if arguments.undo:
+        print(undo(experiment))
+    else:
+        print(append_rows(experiment))
+        print(f"next        {command_line('evaluation', arguments)}")
 
 
 def recommend(words: Sequence[str]) -> None:
@@ -132,10 +157,26 @@ def compare(words: Sequence[str]) -> None:
         type=path,
         help="page to write (default: comparison.html in the first run)",
     )
+    parser.add_argument(
+        "--no-worse-than",
+        metavar="RUN",
+        type=path,
+        help="gate: end with exit code 3 if the first run is clearly worse than this one",
+    )
+    parser.add_argument("--metric", metavar="NAME@N", help="metric of the gate (default: ndcg@10)")
     arguments = parser.parse_intermixed_args(words)
-    from evaluation.compare import compare_runs
+    if arguments.metric and not arguments.no_worse_than:
+        parser.error("--metric is that of a gate: give --no-worse-than RUN too")
+    from evaluation.compare import GATE_METRIC, compare_runs, compare_with_gate
 
-    print(compare_runs(arguments.runs, arguments.out))
+    if not arguments.no_worse_than:
+        print(compare_runs(arguments.runs, arguments.out))
+        return
+    metric = arguments.metric or GATE_METRIC
+    gated = compare_with_gate(arguments.runs, arguments.no_worse_than, metric, arguments.out)
+    print(gated.screen)
+    if gated.is_worse:
+        sys.exit(WORSE)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ def _evaluate(experiment: Experiment, command_with: Callable[..., str]) -> str:
         next_steps=next_steps(experiment, command_with),
         cases=cases,
         pictures=load_thumbnails(cases.pictures, sorted(ids)),
+        appended=trained.appended,
     )
     files.write_bytes(paths.report, report_page(data).encode())
     return _screen(metrics, paths.report, data.next_steps)

@@ -6,10 +6,13 @@ from typing import Any, Self
 from pyarrow import fs
 
 from mdsrec.config import Experiment
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from mdsrec.files import damaged_json, exists, file_system, read_json
 from mdsrec.jobs.promises import identity
 from mdsrec.table_settings import stored_fingerprints
+
+STARTED_FROM = "started_from"  # in history.json: the record of `train.init_from`
 
 
 class RunPaths:
@@ -21,6 +24,9 @@ class RunPaths:
         self.dataset = f"{uri}/dataset.json"  # fingerprints of the tables it was trained on
         self.history = f"{uri}/history.json"  # metrics of every epoch
         self.best_weights = f"{uri}/best.safetensors"  # of the epoch with the best validation
+        self.appended_weights = f"{uri}/appended.safetensors"  # with rows of items that came later
+        self.initial = f"{uri}/initial.json"  # what the training started from, if from a run
+        self.initial_weights = f"{uri}/initial.safetensors"  # deleted when the run is finished
         self.checkpoints = f"{uri}/checkpoints"  # folder; the newest two
         self.events = f"{uri}/events"  # folder; learning curves for TensorBoard
         self.stop = f"{uri}/stop"  # this file asks the training to save and stop
@@ -41,7 +47,12 @@ class RunPaths:
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
         """Return the paths of the experiment's own run."""
-        return cls(f"{experiment.root}/runs/{experiment.name}")
+        return cls.named(experiment, experiment.name)
+
+    @classmethod
+    def named(cls, experiment: Experiment, name: str) -> Self:
+        """Return the paths of the run of this name below the experiment's root."""
+        return cls(f"{experiment.root}/runs/{name}")
 
     def read_history(self) -> dict[str, Any]:
         """Return history.json, {} if there is none. InputError if it was torn or edited."""
@@ -49,6 +60,17 @@ class RunPaths:
         if not _is_history(found) and (found or exists(self.history)):
             raise damaged_json(self.history, "not the epochs of a run")
         return found
+
+
+def stored_experiment(folder: str) -> Experiment | None:
+    """Return the configuration of the run in a folder ROOT/runs/NAME, with this root and name.
+
+    None if it is not the folder of a run. Root and run may have been moved together.
+    """
+    root, _, name = folder.rpartition("/runs/")
+    uri = RunPaths(folder).config
+    config = read_json(uri) if root else {}
+    return experiment_from({**config, "root": root, "name": name}, uri) if config else None
 
 
 def _is_history(found: Mapping[str, Any]) -> bool:
@@ -66,9 +88,10 @@ def _is_history(found: Mapping[str, Any]) -> bool:
 
 def run_fingerprints(experiment: Experiment) -> dict[str, str]:
     """Return the fingerprints of the experiment's tables and of the weights of its run, by URI."""
-    weights = RunPaths.of(experiment).best_weights
-    found = identity(weights)
-    return stored_fingerprints(experiment) | ({} if found is None else {weights: found})
+    paths = RunPaths.of(experiment)
+    weights = {uri: identity(uri) for uri in (paths.best_weights, paths.appended_weights)}
+    found = {uri: each for uri, each in weights.items() if each is not None}
+    return stored_fingerprints(experiment) | found
 
 
 def check_has_weights(experiment: Experiment) -> None:

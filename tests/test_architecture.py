@@ -63,7 +63,8 @@ ROOMS: dict[str, set[str]] = {
     "training.lifecycle": KERNEL,
     "training.distributed": {*KERNEL, "training.device", "training.lifecycle", *MODELS},
     "training.checkpoints": {*KERNEL, "training.distributed", *MODELS},
-    "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
+    "training.warm": {*KERNEL, *DATA, *MODELS, "training.distributed", "training.checkpoints"},
+    "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints", "training.warm"},
     "training.own_share": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
     # weights -> ranks
     "evaluation.stored": KERNEL,
@@ -81,7 +82,8 @@ ROOMS: dict[str, set[str]] = {
         *KERNEL,
         *TRAINING,
         *RANKING,
-        *("evaluation.stored_weights", "training.checkpoints"),
+        *("evaluation.stored_weights", "evaluation.stored"),
+        *("training.checkpoints", "training.warm"),
     },
     "evaluation.actors": {*KERNEL, *TRAINING, "training.own_share"},
     "evaluation": {
@@ -257,7 +259,8 @@ except SystemExit as ended:
     [
         *STAGES,
         *("cluster run", "cluster submit", "cluster preflight", "etl status"),
-        *("evaluation compare", "evaluation recommend", "evaluation export", "tuning study"),
+        *("evaluation compare", "evaluation recommend", "evaluation export", "evaluation append"),
+        "tuning study",
     ],
 )
 def test_a_help_text_loads_nothing_heavy(command):
@@ -276,7 +279,7 @@ except InputError as error:
 """
 
 
-@pytest.mark.parametrize("words", [[], ["recommend"]])
+@pytest.mark.parametrize("words", [[], ["recommend"], ["append"]])
 def test_a_run_without_weights_is_refused_before_anything_heavy_is_loaded(words, tmp_path):
     given = [*words, str(ROOT / "configs/demo.toml"), f"root={tmp_path}"]
     assert loaded_by(UNTRAINED.format(words=given)) == set()

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 STAGES = ("etl", "etl.synthetic", "training", "evaluation", "tuning", "cluster")
 SUB_COMMANDS = {
     "etl": ["status", "inspect"],
-    "evaluation": ["recommend", "export", "compare"],
+    "evaluation": ["append", "recommend", "export", "compare"],
     "tuning": ["study"],
     "cluster": ["run", "submit", "preflight"],
 }
@@ -77,7 +77,10 @@ def test_a_help_lists_each_sub_command_on_its_own_line(stage, capsys):
         ("etl staus a.toml", "unknown sub-command staus; did you mean status?"),
         ("tuning studies a.toml", "unknown sub-command studies; did you mean study?"),
         ("cluster submitt a.toml", "unknown sub-command submitt; did you mean submit?"),
-        ("evaluation xyz", r"unknown sub-command xyz; choose from \[compare, export, recommend\]"),
+        (
+            "evaluation xyz",
+            r"unknown sub-command xyz; choose from \[append, compare, export, recommend\]",
+        ),
     ],
 )
 def test_an_unknown_sub_command_is_named_with_the_nearest_one(line, message):

@@ -22,6 +22,7 @@ SUB_COMMANDS = {  # in the order of a user's work
     "status": SubCommand("etl status", "show which tables are up to date"),
     "train": SubCommand("training", "train a model on the tables"),
     "evaluate": SubCommand("evaluation", "rank the held-out events and write a report"),
+    "append": SubCommand("evaluation append", "give rows to items that a run was not trained on"),
     "run": SubCommand("cluster run", "etl, train and evaluate in turn"),
     "compare": SubCommand("evaluation compare", "compare evaluated runs"),
     "recommend": SubCommand("evaluation recommend", "write every user's best items, and vectors"),

@@ -69,6 +69,7 @@ class Experiment(Section):
                 "items.text"
             )
         self._check_features()
+        self._check_training()
         self.model.check(tuple(self.features), self.graph)
         self._check_space()
         if self.optim.lazy_adam and not self.steps_by_rows:
@@ -111,6 +112,20 @@ class Experiment(Section):
                 )
             if is_table and config.images == "url" and not self.input.names("items"):
                 raise ValueError(f'features.{name}.images = "url" needs input.items')
+
+    def _check_training(self) -> None:
+        """Raise ValueError if keys of the training do not suit the model, or its start the run."""
+        source = self.train.init_from
+        needs_weights = {"init_from": source, "untrained_items": self.train.excludes_untrained}
+        given = [key for key, value in needs_weights.items() if value]
+        if given and not self.model.is_trained:
+            raise ValueError(
+                f'train.{given[0]} needs a model with weights; model.name is "{self.model.name}"'
+            )
+        if source in (self.name, f"{self.root}/runs/{self.name}"):
+            raise ValueError(
+                f"train.init_from {source} is this run itself: choose another name for it"
+            )
 
     def _check_space(self) -> None:
         """Raise ValueError if a sweep searches keys that its trials are not compared by."""
