@@ -1,0 +1,56 @@
+"""Parquet tables below one root URI (local, s3://, gs://, hdfs://), committed atomically.
+
+A table is a folder of Parquet files with a `_manifest.json` that lists them. A writer puts its
+files into a new version folder and replaces the manifest last, in one step. Therefore a table
+without a manifest does not exist, a killed writer leaves the old table intact, and readers open
+only listed files.
+"""
+
+from mdsrec.tables.manifest import (
+    MANIFEST,
+    READ_ERRORS,
+    DataFile,
+    Manifest,
+    OtherVersionError,
+    Recipe,
+    fingerprint,
+    read_manifest,
+    table_uri,
+)
+from mdsrec.tables.reading import (
+    ETL_FIRST,
+    data_files,
+    find_table,
+    open_table,
+    read_table,
+    stored_groups,
+    stream_table,
+)
+from mdsrec.tables.versions import ABANDONED_AFTER, VERSION, discard_uncommitted, new_version
+from mdsrec.tables.writing import FileDigests, commit, write_table
+
+__all__ = [
+    "ABANDONED_AFTER",
+    "ETL_FIRST",
+    "MANIFEST",
+    "READ_ERRORS",
+    "VERSION",
+    "DataFile",
+    "FileDigests",
+    "Manifest",
+    "OtherVersionError",
+    "Recipe",
+    "commit",
+    "data_files",
+    "discard_uncommitted",
+    "find_table",
+    "fingerprint",
+    "new_version",
+    "open_table",
+    "read_manifest",
+    "read_table",
+    "stored_groups",
+    "stream_table",
+    "table_uri",
+    "write_table",
+]
