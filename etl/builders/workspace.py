@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -24,6 +24,13 @@ from mdsrec.table_names import features_name, propagated_name
 from mdsrec.tables import Manifest, Recipe
 
 
+class FileCounts(NamedTuple):
+    """Numbers of raw files that a build parsed, and of those whose parsed lines were stored."""
+
+    parsed: int
+    kept: int
+
+
 class Workspace:
     """The tables of one experiment under its root."""
 
@@ -33,6 +40,7 @@ class Workspace:
         self.inputs: RawInputs = raw_inputs(experiment)
         self.recipes: dict[str, Recipe] = recipes(experiment, self.inputs)
         self.hashes = ContentHashes(experiment.root)
+        self.file_counts: dict[str, FileCounts] = {}  # by kind, of what this build has read
         self._given_spark = spark
         self._checkpoints = self.uri(f"{CHECKPOINTS}{uuid.uuid4().hex}")
 
@@ -86,6 +94,10 @@ class Workspace:
     def outdated(self) -> frozenset[str]:
         """Return the tables that are missing, damaged or not up to date."""
         return frozenset(name for name in self.recipes if self.find_table(name) is None)
+
+    def contents(self, name: str) -> list[str]:
+        """Return the hashes of the files that a table is made from, in the order of the input."""
+        return list(self.recipes[name].inputs.values())
 
     def manifest(self, name: str) -> Manifest:
         return tables.open_table(self.uri(name))

@@ -26,7 +26,14 @@ from mdsrec.tables.reading import (
     stored_groups,
     stream_table,
 )
-from mdsrec.tables.versions import ABANDONED_AFTER, VERSION, discard_uncommitted, new_version
+from mdsrec.tables.versions import (
+    ABANDONED_AFTER,
+    VERSION,
+    delete_table,
+    discard_uncommitted,
+    folders_of,
+    new_version,
+)
 from mdsrec.tables.writing import FileDigests, commit, write_table
 
 __all__ = [
@@ -42,9 +49,11 @@ __all__ = [
     "Recipe",
     "commit",
     "data_files",
+    "delete_table",
     "discard_uncommitted",
     "find_table",
     "fingerprint",
+    "folders_of",
     "new_version",
     "open_table",
     "read_manifest",

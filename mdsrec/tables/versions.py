@@ -9,7 +9,7 @@ from contextlib import suppress
 import pyarrow as pa
 from pyarrow import fs
 
-from mdsrec.files import delete_folder, file_system, read_json
+from mdsrec.files import delete_file, delete_folder, file_system, read_json
 from mdsrec.tables.manifest import MANIFEST, READ_ERRORS
 
 VERSION = re.compile("[0-9a-f]{12}")
@@ -55,9 +55,21 @@ def listed_versions(uri: str) -> set[str]:
 
 
 def versions(uri: str) -> set[str]:
+    """Return the version folders of a table, listed or not."""
+    return {name for name in folders_of(uri) if VERSION.fullmatch(name)}
+
+
+def folders_of(uri: str) -> list[str]:
+    """Return the sorted names of the folders in a folder; none if it does not exist."""
     filesystem, path = file_system(uri)
-    found = {info.base_name for info in filesystem.get_file_info(fs.FileSelector(path))}
-    return {name for name in found if VERSION.fullmatch(name)}
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+
+def delete_table(uri: str) -> None:
+    """Delete a table: its manifest first, so that a kill leaves no table without its files."""
+    delete_file(f"{uri}/{MANIFEST}")
+    delete_folder(uri)
 
 
 def is_abandoned(uri: str) -> bool:
