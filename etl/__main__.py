@@ -37,11 +37,12 @@ def build(words: Sequence[str]) -> None:
     parser.epilog = f"`{demo}` writes a small raw catalogue to try things out."
     arguments = parser.parse_intermixed_args(words)
     experiment = experiment_of(arguments)
-    from etl.run import build_tables
+    from etl.run import build_with_reasons
     from etl.status import build_report, rejects_report, undescribed_items
 
-    manifests = build_tables(experiment)
-    print(build_report(experiment, manifests))
+    built = build_with_reasons(experiment)
+    manifests = built.manifests
+    print(build_report(experiment, built))
     left_out = undescribed_items(experiment, manifests["items"])
     for line in [*left_out, *rejects_report(experiment, manifests["rejects"])]:
         print(line)

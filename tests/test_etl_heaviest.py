@@ -7,7 +7,7 @@ import pytest
 from etl.builders.workspace import Workspace
 from etl.graph import heaviest
 from etl.recipes import RawInputs, recipes
-from etl.status import build_report
+from etl.status import Build, build_report
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.table_names import cooccurrence_name, propagated_name, whole_cooccurrence_name
@@ -87,7 +87,7 @@ def test_the_heaviest_entries_of_a_row_are_kept(
     share = f"leaves out {100 * weight / 11:.3g}% of the weight of O, in {rows_cut} rows"
     assert f"graph.max_cooccurrences = {most} {share}" in caplog.text
     assert f"rows cut {rows_cut}, lost weight {weight:g}, lost share" in build_report(
-        bounded, manifests
+        bounded, Build(manifests)
     )
 
 

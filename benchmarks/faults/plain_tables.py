@@ -11,6 +11,7 @@ import pyarrow as pa
 from etl.builders.workspace import Workspace
 from etl.leases import only_writer
 from etl.run import _build_outdated
+from etl.status import Build
 from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.tables import Manifest, fingerprint
@@ -23,7 +24,7 @@ def build_plain_tables(experiment: Experiment) -> None:
     space = Workspace(experiment)
     with only_writer(space) as leased:
         for name in space.recipes:
-            _build_outdated(space, leased, {name: partial(_write, space, name)})
+            _build_outdated(space, leased, Build(), {name: partial(_write, space, name)})
 
 
 def _write(space: Workspace, name: str) -> Manifest:

@@ -15,6 +15,7 @@ from mdsrec.tables.manifest import (
     Recipe,
     fingerprint,
     read_manifest,
+    stored_manifest,
     table_uri,
 )
 from mdsrec.tables.reading import (
@@ -59,6 +60,7 @@ __all__ = [
     "read_manifest",
     "read_table",
     "stored_groups",
+    "stored_manifest",
     "stream_table",
     "table_uri",
     "write_table",

@@ -79,18 +79,25 @@ def read_manifest(uri: str) -> Manifest | None:
 
     ReplacedError if it is not the table that this job was promised (`mdsrec.jobs.promises`).
     """
-    fields = read_json(f"{uri}/{MANIFEST}", "rebuild it")
+    manifest = stored_manifest(uri)
+    if manifest is not None:
+        promises.check(uri, manifest.fingerprint)
+    return manifest
+
+
+def stored_manifest(uri: str, name: str = MANIFEST) -> Manifest | None:
+    """Return the manifest in the file `name` of a table, whatever was promised; None without it."""
+    fields = read_json(f"{uri}/{name}", "rebuild it")
     if not fields:
         return None
     try:
         fields["files"] = tuple(DataFile.of(file) for file in fields["files"])
         manifest = Manifest(**fields)
     except READ_ERRORS as error:
-        raise InputError(f"{uri}/{MANIFEST}: damaged ({first_line(error)}): rebuild it") from None
+        raise InputError(f"{uri}/{name}: damaged ({first_line(error)}): rebuild it") from None
     if manifest.schema_version != schema.VERSION:
         raise OtherVersionError(
             f"{uri}: schema version {manifest.schema_version}, "
             f"this program reads {schema.VERSION}: rebuild it"
         )
-    promises.check(uri, manifest.fingerprint)
     return manifest
