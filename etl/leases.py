@@ -20,7 +20,7 @@ def only_writer(space: Workspace) -> Iterator[frozenset[str]]:
     experiment.
     """
     recipes = space.recipes.items()
-    with promised({space.uri(name): recipe.fingerprint for name, recipe in recipes}):
+    with promised({space.uri(name): recipe.fingerprint for name, recipe in recipes}, True):
         while True:
             outdated = space.outdated()
             if not outdated:

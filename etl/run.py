@@ -139,7 +139,11 @@ def _build_outdated(
             log.info("%s: building", name)
             heartbeat.begin(f"table {name}")
             with task_progress(name, lambda: space.spark_if_started):
-                manifest = build()
+                manifest = space.restore(name)
+                if manifest is None:
+                    manifest = build()
+                else:
+                    built.found.add(name)
             seconds = time.monotonic() - started
             figures = {"table": name, "rows": manifest.rows, "seconds": round(seconds, 1)}
             text = "%s: built, %d rows, %.1f s"

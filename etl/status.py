@@ -68,6 +68,7 @@ class Build:
 
     manifests: dict[str, Manifest] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    found: set[str] = field(default_factory=set)  # of these: a kept former version is current again
     files: dict[str, FileCounts] = field(default_factory=dict)
 
 
@@ -121,12 +122,14 @@ def status_report(experiment: Experiment, statuses: Sequence[TableStatus]) -> st
 def build_report(experiment: Experiment, build: Build) -> str:
     """Return a line for each table: was it kept or built, and why; its rows and counters.
 
-    The lines at the end say what was parsed and encoded.
+    It was found if a former version that the same recipe built is current again. The lines at the
+    end say what was parsed and encoded.
     """
     rows, details = [], []
     for name, manifest in build.manifests.items():
         reason, counters = build.reasons.get(name), counters_text(manifest.counters)
-        rows.append([name, "kept" if reason is None else "built", f"{manifest.rows:,}"])
+        state = "kept" if reason is None else "found" if name in build.found else "built"
+        rows.append([name, state, f"{manifest.rows:,}"])
         details.append("; ".join(filter(None, [reason, counters])))
     table = text_table(["table", "state", "rows"], rows, num_left=2)
     return "\n".join([_report(experiment, table, details), *_work_done(build)])
@@ -137,7 +140,7 @@ def _work_done(build: Build) -> list[str]:
     files = [f"{kind} {n.parsed} parsed, {n.kept} kept" for kind, n in build.files.items()]
     vectors = [
         f"{name} {counters['encoded']:,} encoded, {counters['cached']:,} from the cache"
-        for name in build.reasons
+        for name in build.reasons.keys() - build.found
         if "encoded" in (counters := build.manifests[name].counters)
     ]
     done = {"files": files, "vectors": vectors}

@@ -34,6 +34,7 @@ PLACE_RULE = "leaves of a balanced tree by 2-means of the vectors that neighbors
 COLD_RULE = "an item is cold where CRC-32 of its id (UTF-8) is below cold_share * 2^32"
 
 
+ONLY_ETL = {"interactions", "metadata", "rejects", "propagated"}  # tables that no run reads
 EVENT_COLUMNS = {"user", "item", "time"}
 ITEM_COLUMNS = {"item", "item_key", "title", "text", "image"}
 
@@ -96,6 +97,12 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         found[transitions_name(experiment)] = counting
         found[memory_name(experiment)] = counting | spreading
     return found
+
+
+def run_tables(experiment: Experiment) -> list[str]:
+    """Return the tables that a training or an evaluation of the experiment may read."""
+    names = [name for name in table_settings(experiment) if name.split("/")[0] not in ONLY_ETL]
+    return list(dict.fromkeys([*names, *map(features_name, experiment.features)]))
 
 
 def stored_fingerprints(experiment: Experiment) -> dict[str, str]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pyarrow import fs
 
 from mdsrec import tables
-from mdsrec.errors import InputError
 from mdsrec.files import delete_folder, file_system
 from mdsrec.text import file_size
 
@@ -55,9 +54,8 @@ def _leftovers(root: str, dataset: str, infos: list[fs.FileInfo]) -> Iterator[st
 
 
 def _is_listed(version: str, uri: str) -> bool:
-    """Return whether the table may need a version: also where its manifest cannot be read."""
+    """Return whether the table may need a version: also where a manifest cannot be read."""
     try:
-        manifest = tables.read_manifest(uri)
-    except InputError:
+        return version in tables.listed_versions(uri)
+    except tables.READ_ERRORS:
         return True
-    return manifest is not None and any(f.path.startswith(f"{version}/") for f in manifest.files)

@@ -16,7 +16,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.spark.file_checks import check_table, digests_by_tasks
 from mdsrec import tables
-from mdsrec.tables import Manifest, Recipe
+from mdsrec.tables import Manifest, Needed, Recipe, needed_by_none
 
 GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 
@@ -62,15 +62,16 @@ def write_table(
     order: Sequence[str],
     layout: FileLayout,
     counters: Mapping[str, Any],
+    needed: Needed = needed_by_none,
 ) -> Manifest:
-    """Write `frame` as Parquet files and commit them as the table at `uri`.
+    """Write `frame` as Parquet files and commit them as the table at `uri`, as `commit` does.
 
     Rows are sorted by the columns `order`; file numbers must ascend in the same order.
     """
     version = tables.new_version(uri)
     rows = write_files(frame, version, schema, order, layout)
     digest_files = digests_by_tasks(frame.sparkSession, uri)
-    return tables.commit(uri, version, recipe, rows, counters, digest_files)
+    return tables.commit(uri, version, recipe, rows, counters, digest_files, needed)
 
 
 def write_unordered(frame: DataFrame, uri: str, schema: pa.Schema, recipe: Recipe) -> Manifest:

@@ -77,9 +77,20 @@ def table_uri(root: str, name: str) -> str:
 def read_manifest(uri: str) -> Manifest | None:
     """Return the manifest of the table at `uri`, or None if no table was ever committed.
 
-    ReplacedError if it is not the table that this job was promised (`mdsrec.jobs.promises`).
+    If this job was promised another version (`mdsrec.jobs.promises`), it is that of the version, if
+    it was kept, and otherwise ReplacedError.
     """
-    manifest = stored_manifest(uri)
+    problem: InputError | None = None
+    try:
+        manifest = stored_manifest(uri)
+    except InputError as error:
+        manifest, problem = None, error
+    wanted = promises.promised_former(uri, manifest.fingerprint if manifest else None)
+    if wanted is not None and (former := stored_manifest(uri, wanted)) is not None:
+        promises.note_opened(uri)
+        return former
+    if problem is not None:
+        raise problem
     if manifest is not None:
         promises.check(uri, manifest.fingerprint)
     return manifest

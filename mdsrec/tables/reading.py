@@ -10,6 +10,7 @@ from pyarrow import fs
 from mdsrec import parquet_groups
 from mdsrec.errors import InputError
 from mdsrec.files import file_system, first_line
+from mdsrec.jobs import promises
 from mdsrec.parquet_groups import RowGroup, StoredGroup
 from mdsrec.tables.manifest import (
     READ_ERRORS,
@@ -18,6 +19,7 @@ from mdsrec.tables.manifest import (
     OtherVersionError,
     Recipe,
     read_manifest,
+    stored_manifest,
 )
 
 ETL_FIRST = "run `mdsrec etl CONFIG` first"
@@ -28,7 +30,7 @@ log = logging.getLogger("mdsrec")
 def find_table(uri: str, recipe: Recipe) -> Manifest | None:
     """Return the manifest of a complete table that was built by `recipe`, or None."""
     try:
-        manifest = read_manifest(uri)
+        manifest = stored_manifest(uri)
     except OtherVersionError:
         return None
     except InputError as error:
@@ -36,7 +38,8 @@ def find_table(uri: str, recipe: Recipe) -> Manifest | None:
         return None
     if manifest is None or manifest.fingerprint != recipe.fingerprint:
         return None
-    return manifest if _damage(uri, manifest) is None else None
+    promises.check(uri, manifest.fingerprint)
+    return manifest if damage(uri, manifest) is None else None
 
 
 def open_table(uri: str, remedy: str = ETL_FIRST) -> Manifest:
@@ -44,9 +47,8 @@ def open_table(uri: str, remedy: str = ETL_FIRST) -> Manifest:
     manifest = read_manifest(uri)
     if manifest is None:
         raise InputError(f"{uri}: no such table: {remedy}")
-    damage = _damage(uri, manifest)
-    if damage:
-        raise InputError(f"{damage}: {remedy}")
+    if problem := damage(uri, manifest):
+        raise InputError(f"{problem}: {remedy}")
     if any(file.digests is None for file in manifest.files):
         _say_unchecked(uri)
     return manifest
@@ -135,7 +137,7 @@ def _read_file(uri: str, path: str, file: DataFile, wanted: pa.Schema) -> pa.Tab
         return opened.read(wanted.names)
 
 
-def _damage(uri: str, manifest: Manifest) -> str | None:
+def damage(uri: str, manifest: Manifest) -> str | None:
     """Return a message about the first missing or truncated file, or None.
 
     Folders are listed, because storage answers that faster than a request for every file.

@@ -9,8 +9,8 @@ from contextlib import suppress
 import pyarrow as pa
 from pyarrow import fs
 
-from mdsrec.files import delete_file, delete_folder, file_system, read_json
-from mdsrec.tables.manifest import MANIFEST, READ_ERRORS
+from mdsrec.files import delete_file, delete_folder, file_system
+from mdsrec.tables.manifest import MANIFEST
 
 VERSION = re.compile("[0-9a-f]{12}")
 ABANDONED_AFTER = 86_400  # seconds
@@ -43,15 +43,6 @@ def discard_uncommitted() -> None:
 def mark_committed(version: str) -> None:
     """Note that a version folder is that of a table now."""
     _uncommitted.versions.discard(version)
-
-
-def listed_versions(uri: str) -> set[str]:
-    """Return the version folders in the current manifest; none if it is damaged."""
-    try:
-        listed = read_json(f"{uri}/{MANIFEST}").get("files", [])
-        return {file["path"].split("/", 1)[0] for file in listed}
-    except READ_ERRORS:
-        return set()
 
 
 def versions(uri: str) -> set[str]:

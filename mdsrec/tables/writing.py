@@ -1,7 +1,7 @@
 """The commit of a table: its new files take the place of the old ones in one step."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,17 +10,12 @@ from pyarrow import fs
 
 from mdsrec import parquet_groups
 from mdsrec.errors import InputError
-from mdsrec.files import delete_folder, file_system, write_json
+from mdsrec.files import file_system
 from mdsrec.jobs import promises
 from mdsrec.jobs.lease import check_leases
-from mdsrec.tables.manifest import MANIFEST, DataFile, Manifest, Recipe
-from mdsrec.tables.versions import (
-    is_abandoned,
-    listed_versions,
-    mark_committed,
-    new_version,
-    versions,
-)
+from mdsrec.tables.former import Needed, needed_by_none, replace_manifest
+from mdsrec.tables.manifest import DataFile, Manifest, Recipe
+from mdsrec.tables.versions import new_version
 
 FileDigests = Callable[[Sequence[str], fs.FileSystem], list[str]]
 """Returns the digests of the blocks of each file, from their paths and file system."""
@@ -33,12 +28,14 @@ def commit(
     expected_rows: int,
     counters: Mapping[str, Any] | None = None,
     digest_files: FileDigests = parquet_groups.digest_files,
+    needed: Needed = needed_by_none,
 ) -> Manifest:
-    """Make the Parquet files in the folder `version` the table at `uri`, and delete the old files.
+    """Make the Parquet files in the folder `version` the table at `uri`.
 
-    `digest_files` reads the files for the digests of their blocks. InputError if they do not have
-    `expected_rows` rows, as when nodes do not share the root, if a table that this job reads was
-    replaced, or if another job took over its lease.
+    The old files are deleted, unless a run needs them. `digest_files` reads the files for the
+    digests of their blocks. InputError if they do not have `expected_rows` rows, as when nodes do
+    not share the root, if a table that this job reads was replaced, or if another job took over its
+    lease.
     """
     filesystem, path = file_system(uri)
     found = filesystem.get_file_info(fs.FileSelector(file_system(version)[1], recursive=True))
@@ -66,12 +63,7 @@ def commit(
     )
     check_leases()
     promises.check_opened()
-    former = listed_versions(uri)
-    write_json(f"{uri}/{MANIFEST}", asdict(manifest))
-    mark_committed(version)
-    for name in versions(uri) - {version.rsplit("/", 1)[1]}:
-        if name in former or is_abandoned(f"{uri}/{name}"):
-            delete_folder(f"{uri}/{name}")
+    replace_manifest(uri, manifest, needed)
     return manifest
 
 
