@@ -73,13 +73,13 @@ def recommend(words: Sequence[str]) -> None:
     from evaluation.recommend import Options, read_user_file, recommend_histories
     from evaluation.recommend import recommend as write_recommendations
     from mdsrec.jobs.promises import promised
-    from mdsrec.table_settings import stored_fingerprints
+    from mdsrec.run_paths import run_fingerprints
 
     if arguments.histories:
         options = Options(arguments.top, arguments.exclude_seen)
         print(recommend_histories(experiment, arguments.histories, options))
         return
-    with promised(stored_fingerprints(experiment)):  # users are numbered in `sequences`
+    with promised(run_fingerprints(experiment)):  # users are numbered in `sequences`
         users = read_user_file(experiment, arguments.users) if arguments.users else None
         options = Options(arguments.top, arguments.exclude_seen, users)
         print(write_recommendations(experiment, options))

@@ -1,6 +1,8 @@
 """The files of a run, under `<root>/runs/NAME/`."""
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Self
 
 from pyarrow import fs
@@ -8,8 +10,11 @@ from pyarrow import fs
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import damaged_json, exists, file_system, read_json
-from mdsrec.jobs.promises import identity
-from mdsrec.table_settings import stored_fingerprints
+from mdsrec.jobs.promises import former_manifest, identity
+from mdsrec.table_settings import run_tables, stored_fingerprints
+from mdsrec.tables import table_uri
+
+log = logging.getLogger("mdsrec")
 
 
 class RunPaths:
@@ -18,7 +23,7 @@ class RunPaths:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.config = f"{uri}/config.json"  # the resolved configuration
-        self.dataset = f"{uri}/dataset.json"  # fingerprints of the tables it was trained on
+        self.dataset = f"{uri}/dataset.json"  # fingerprints of the tables it reads, by name
         self.history = f"{uri}/history.json"  # metrics of every epoch
         self.best_weights = f"{uri}/best.safetensors"  # of the epoch with the best validation
         self.checkpoints = f"{uri}/checkpoints"  # folder; the newest two
@@ -65,10 +70,42 @@ def _is_history(found: Mapping[str, Any]) -> bool:
 
 
 def run_fingerprints(experiment: Experiment) -> dict[str, str]:
-    """Return the fingerprints of the experiment's tables and of the weights of its run, by URI."""
-    weights = RunPaths.of(experiment).best_weights
-    found = identity(weights)
-    return stored_fingerprints(experiment) | ({} if found is None else {weights: found})
+    """Return the fingerprints of the tables and the weights that the run reads, by URI.
+
+    A table that was replaced since the training, and kept, has that of the training.
+    """
+    paths, found = RunPaths.of(experiment), stored_fingerprints(experiment)
+    names = {name for name in run_tables(experiment) if table_uri(experiment.root, name) in found}
+    if _listed(paths.uri).keys() >= names:  # runs of older versions list only some
+        found |= former_tables(paths.uri)
+    weights = identity(paths.best_weights)
+    return found if weights is None else {**found, paths.best_weights: weights}
+
+
+def former_tables(uri: str) -> dict[str, str]:
+    """Return the fingerprints of the tables of a run that were replaced since its training, by URI.
+
+    {} if one of them was not kept: the others are of no use without it.
+    """
+    root = uri.rsplit("/", 2)[0]
+    listed = {table_uri(root, name): text for name, text in _listed(uri).items()}
+    former = {table: text for table, text in listed.items() if identity(table) != text}
+    if not all(exists(former_manifest(table, text)) for table, text in former.items()):
+        return {}
+    if former:
+        _say_former(uri)
+    return former
+
+
+@cache
+def _say_former(uri: str) -> None:
+    """Log once in a process that a run does not read the current tables."""
+    log.info("run %s: its tables were replaced since; it reads those it was trained on", uri)
+
+
+def _listed(uri: str) -> dict[str, str]:
+    """Return the fingerprints of the tables that a run was trained on, by name."""
+    return read_json(RunPaths(uri).dataset)
 
 
 def check_has_weights(experiment: Experiment) -> None:

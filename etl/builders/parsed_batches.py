@@ -73,6 +73,12 @@ def parsed_rows(space: Workspace, parser: LineParser, contents: Sequence[str]) -
     return _joined(space, found, with_outcome(parser.schema), contents)
 
 
+def stored_batches(root: str) -> list[str]:
+    """Return the folders of all batches below a root, also of damaged ones."""
+    kinds = [f"{tables.table_uri(root, FOLDER)}/{kind}" for kind in ("interactions", "items")]
+    return [f"{kind}/{key}" for kind in kinds for key in tables.folders_of(kind)]
+
+
 def _stored_batches(
     space: Workspace, folder: str, parser: LineParser, contents: Sequence[str]
 ) -> list[Batch]:

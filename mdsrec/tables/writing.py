@@ -73,6 +73,7 @@ def write_table(
     table_schema: pa.Schema,
     recipe: Recipe,
     counters: Mapping[str, Any] | None = None,
+    needed: Needed = needed_by_none,
 ) -> Manifest:
     """Stream `batches` into one zstd Parquet file and commit it as the table at `uri`."""
     version = new_version(uri)
@@ -85,4 +86,4 @@ def write_table(
         for batch in batches:
             writer.write_batch(batch)
             rows += batch.num_rows
-    return commit(uri, version, recipe, rows, counters)
+    return commit(uri, version, recipe, rows, counters, needed=needed)
