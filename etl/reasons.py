@@ -22,7 +22,13 @@ def reason_to_build(uri: str, recipe: Recipe) -> str:
         return DAMAGED
     if manifest is None:
         return NEW
-    return "; ".join(recipe_changes(manifest, recipe)) or DAMAGED
+    return "; ".join(recipe_changes(manifest, recipe) + kept_version(uri, recipe)) or DAMAGED
+
+
+def kept_version(uri: str, recipe: Recipe) -> list[str]:
+    """Return whether the table is found again instead of built, as a list of a text or none."""
+    is_kept = recipe.fingerprint in tables.former_fingerprints(uri)
+    return ["a former version of this recipe is kept"] if is_kept else []
 
 
 def recipe_changes(manifest: Manifest, recipe: Recipe) -> list[str]:

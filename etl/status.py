@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from etl.builders.workspace import FileCounts
-from etl.reasons import recipe_changes
+from etl.reasons import kept_version, recipe_changes
 from etl.recipes import raw_inputs, recipes
 from mdsrec import tables
 from mdsrec.config import Experiment
@@ -92,6 +92,7 @@ def _table_status(name: str, uri: str, recipe: Recipe) -> TableStatus:
     except InputError as error:
         return TableStatus(name, TableState.DAMAGED, str(error).removeprefix(f"{uri}/"))
     changes = recipe_changes(manifest, recipe)
+    changes += kept_version(uri, recipe) if changes else []
     state = TableState.OUTDATED if changes else TableState.UP_TO_DATE
     return TableStatus(name, state, "; ".join(changes), manifest, _age(uri))
 

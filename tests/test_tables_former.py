@@ -10,15 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from random_runs import TWO_USERS, write_weights
+from raw_catalogue import small_toml, write_raw
 from small_dataset import small_experiment, write_dataset
 
+from benchmarks.faults.plain_tables import build_plain_tables
 from etl.builders.leftovers import clean_leftovers
+from etl.status import build_report, table_statuses
 from evaluation.channel_weights import describe_weighted
 from evaluation.run import dataset_manifests, evaluate
 from evaluation.serving.loading import Served
 from evaluation.workers import RankWorker
 from mdsrec import files, schema, tables
 from mdsrec.config import Experiment
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.jobs import promises
 from mdsrec.jobs.promises import ReplacedError, promised
@@ -121,6 +125,25 @@ def test_a_former_version_is_made_current_again_instead_of_built(
     write(uri, 2, TWO, root)  # built again: the damaged one is of no use to anybody
     assert (read(uri), num_versions(uri)) == (2, 2)
     assert tables.former_fingerprints(uri) == [ONE.fingerprint]
+
+
+def test_an_etl_of_the_input_before_finds_the_tables_of_a_run_again(tmp_path: Path) -> None:
+    write_raw(tmp_path, users=20, items=10)
+    before = load_experiment(small_toml(tmp_path, ""))
+    after = load_experiment(small_toml(tmp_path, ""), ["sequences.k_core=4"])
+    first = build_plain_tables(before)
+    listed = {name: first.manifests[name].fingerprint for name in ("items", "sequences")}
+    files.write_json(RunPaths(f"{before.root}/runs/first").dataset, listed)
+    second = build_plain_tables(after)
+    assert second.reasons["sequences"] == "k_core changed from 5 to 4" and not second.found
+    [status] = [each for each in table_statuses(before) if each.name == "sequences"]
+    assert status.reason == "k_core changed from 4 to 5; a former version of this recipe is kept"
+    again = build_plain_tables(before)
+    for name in again.found:
+        assert again.manifests[name] == first.manifests[name]
+    assert again.found == {"items", "sequences"}
+    assert {"interactions", "metadata"}.isdisjoint(again.reasons)
+    assert "found" in build_report(before, again)
 
 
 def test_what_a_killed_build_left_is_not_what_a_run_needs(root: str, uri: str) -> None:
