@@ -68,8 +68,8 @@ class Build:
 
     manifests: dict[str, Manifest] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    found: set[str] = field(default_factory=set)  # of these: a kept former version is current again
     files: dict[str, FileCounts] = field(default_factory=dict)
+    found: set[str] = field(default_factory=set)  # a former version is current again
 
 
 def table_statuses(experiment: Experiment) -> list[TableStatus]:
@@ -141,8 +141,8 @@ def _work_done(build: Build) -> list[str]:
     files = [f"{kind} {n.parsed} parsed, {n.kept} kept" for kind, n in build.files.items()]
     vectors = [
         f"{name} {counters['encoded']:,} encoded, {counters['cached']:,} from the cache"
-        for name in build.reasons.keys() - build.found
-        if "encoded" in (counters := build.manifests[name].counters)
+        for name in build.reasons
+        if name not in build.found and "encoded" in (counters := build.manifests[name].counters)
     ]
     done = {"files": files, "vectors": vectors}
     return [f"  {kind:8} {'; '.join(parts)}" for kind, parts in done.items() if parts]

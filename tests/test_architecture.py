@@ -261,7 +261,7 @@ except SystemExit as ended:
     "command",
     [
         *STAGES,
-        *("cluster run", "cluster submit", "cluster preflight", "etl status"),
+        *("cluster run", "cluster submit", "cluster preflight", "etl status", "etl clean"),
         *("evaluation compare", "evaluation recommend", "evaluation export", "tuning study"),
     ],
 )
