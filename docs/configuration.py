@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from etl.recipes import raw_inputs, recipes
-from mdsrec.config import ColumnsConfig, Experiment, FeatureConfig
+from mdsrec.config import ColumnsConfig, Experiment, FeatureConfig, FeaturesConfig
 from mdsrec.config.input import TABLE_KEYS
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.model_base import NetworkConfig
@@ -344,6 +344,8 @@ def page() -> str:
             if name == "model":
                 parts += model_parts(base)
                 continue
+            if name == "features":
+                parts += ["## `[features]`", str(FeaturesConfig.__doc__)]
             known: dict[str, Any] = {"features": FeatureConfig, "input.columns": ColumnsConfig}
             section = known.get(name) or Experiment.model_fields[name].annotation
             title = "features.NAME" if name == "features" else name

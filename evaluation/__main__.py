@@ -110,7 +110,7 @@ def recommend(words: Sequence[str]) -> None:
     from evaluation.recommend import recommend as write_recommendations
     from evaluation.stored.categories import check_category
     from mdsrec.jobs.promises import promised
-    from mdsrec.table_settings import stored_fingerprints
+    from mdsrec.run_paths import run_fingerprints
 
     if arguments.category:
         check_category(experiment.root, arguments.category)
@@ -118,7 +118,7 @@ def recommend(words: Sequence[str]) -> None:
     if arguments.histories:
         print(recommend_histories(experiment, arguments.histories, options))
         return
-    with promised(stored_fingerprints(experiment)):  # users are numbered in `sequences`
+    with promised(run_fingerprints(experiment)):  # users are numbered in `sequences`
         users = read_user_file(experiment, arguments.users) if arguments.users else None
         print(write_recommendations(experiment, options._replace(users=users)))
 

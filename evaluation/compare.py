@@ -27,7 +27,8 @@ from evaluation.report.run_report import candidates_text, headline_metrics
 from mdsrec import files, tables
 from mdsrec.config.section import absolute, listed
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
+from mdsrec.jobs.promises import promised
+from mdsrec.run_paths import RunPaths, former_tables
 from mdsrec.text import text_table
 
 # Fields of metrics.json that must be equal, and their names in error texts.
@@ -154,13 +155,15 @@ def _slicings(runs: Sequence[EvaluatedRun]) -> dict[str, Slicing]:
     for run in runs:
         root = run.uri.rsplit("/", 2)[0]
         try:
-            sequences = tables.read_manifest(tables.table_uri(root, "sequences"))
-            if sequences is None or sequences.fingerprint != run.metrics.dataset:
-                continue
-            known = dict.fromkeys([*run.config.get("features", {}), *run.metrics.slices["test"]])
-            names = [name for name in known if name not in (TRAINING_EVENTS, USER_HISTORY)]
-            modalities = modalities_of_data(root, names)
-            read = read_slicings(root, modalities, run.metrics.num_items)
+            with promised(former_tables(run.uri)):
+                sequences = tables.read_manifest(tables.table_uri(root, "sequences"))
+                if sequences is None or sequences.fingerprint != run.metrics.dataset:
+                    continue
+                features = [*run.config.get("features", {}), *run.metrics.slices["test"]]
+                known = dict.fromkeys(features)
+                names = [name for name in known if name not in (TRAINING_EVENTS, USER_HISTORY)]
+                modalities = modalities_of_data(root, names)
+                read = read_slicings(root, modalities, run.metrics.num_items)
         except InputError as error:
             log.warning("%s: its slices cannot be read: %s", run.uri, error)
             continue

@@ -18,7 +18,7 @@ MOST_MODULES = 16  # in one room
 
 BASE = {
     *("mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"),
-    *("mdsrec.jobs", "mdsrec.digests"),
+    *("mdsrec.jobs", "mdsrec.digests", "mdsrec.schema", "mdsrec.parquet_groups", "mdsrec.tables"),
 }
 KERNEL = {*BASE, "mdsrec.command"}
 ETL_STEPS = {
@@ -38,6 +38,12 @@ ROOMS: dict[str, set[str]] = {
     "mdsrec.files": {"mdsrec.errors", "mdsrec.digests"},
     "mdsrec.jobs": {"mdsrec.errors", "mdsrec.files", "mdsrec.digests"},
     "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.digests"},
+    "mdsrec.schema": set(),
+    "mdsrec.parquet_groups": {"mdsrec.errors", "mdsrec.digests", "mdsrec.files"},
+    "mdsrec.tables": {
+        *("mdsrec.errors", "mdsrec.files", "mdsrec.jobs"),
+        *("mdsrec.schema", "mdsrec.parquet_groups"),
+    },
     "mdsrec": BASE,
     "mdsrec.command": BASE,
     "mdsrec.__main__": KERNEL,
@@ -258,7 +264,7 @@ except SystemExit as ended:
     "command",
     [
         *STAGES,
-        *("cluster run", "cluster submit", "cluster preflight", "etl status"),
+        *("cluster run", "cluster submit", "cluster preflight", "etl status", "etl clean"),
         *("evaluation compare", "evaluation recommend", "evaluation export", "evaluation append"),
         "tuning study",
     ],

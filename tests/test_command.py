@@ -28,7 +28,7 @@ from mdsrec.errors import InputError
 ROOT = Path(__file__).parent.parent
 STAGES = ("etl", "etl.synthetic", "training", "evaluation", "tuning", "cluster")
 SUB_COMMANDS = {
-    "etl": ["status", "inspect"],
+    "etl": ["status", "clean", "inspect"],
     "evaluation": ["append", "recommend", "export", "compare"],
     "tuning": ["study"],
     "cluster": ["run", "submit", "preflight"],

@@ -60,7 +60,9 @@ class FeatureBuilder:
                 source = self.open_column(self.config.column)
                 return vectors.locate_column(spark, self.config, source, catalogue, num_tasks)
             return vectors.locate_vectors(spark, self.config, catalogue, num_tasks)
-        folder = self.space.uri(encoding.cache_name(self.config, self.space.hashes))
+        name = encoding.cache_name(self.config, self.space.hashes)
+        shared = self.space.experiment.features.cache
+        folder = self.space.uri(name) if shared is None else f"{shared}/{name}"
         return encoding.encode_items(
             items, self.config, folder, self.space.num_tasks, self.table, self._image_folder()
         )

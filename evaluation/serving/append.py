@@ -10,6 +10,7 @@ from mdsrec import files, schema, tables
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.run_paths import RunPaths
+from mdsrec.table_settings import run_table_fingerprints
 from training.checkpoints.carried_record import CarriedRecord
 from training.checkpoints.stored_weights import StoredWeights
 from training.checkpoints.weights_in_use import appended_text
@@ -24,7 +25,7 @@ def append(experiment: Experiment) -> str:
 
     InputError if the run was never trained, or has another configuration.
     """
-    with held_run(experiment):
+    with held_run(experiment, on_current_tables=True):
         check_can_load(experiment)
         if not experiment.model.is_trained:
             return f"{experiment.name} has no weights: its model reads the tables as they are"
@@ -34,11 +35,12 @@ def append(experiment: Experiment) -> str:
 def undo(experiment: Experiment) -> str:
     """Delete the appended weights, so that the run has those of its training again."""
     with held_run(experiment):
-        uri = RunPaths.of(experiment).appended_weights
-        if not files.exists(uri):
+        paths = RunPaths.of(experiment)
+        if not files.exists(paths.appended_weights):
             return f"{experiment.name}: nothing was appended"
-        files.delete_file(uri)
-        return f"deleted     {uri}"
+        files.delete_file(paths.appended_weights)
+        files.delete_file(paths.appended)
+        return f"deleted     {paths.appended_weights}"
 
 
 def _append(experiment: Experiment) -> str:
@@ -48,6 +50,7 @@ def _append(experiment: Experiment) -> str:
     if reason := _nothing_to_append(experiment, source):
         return f"{experiment.name}: {reason}"
     heartbeat.begin("writing rows of items")
+    files.write_json(paths.appended, run_table_fingerprints(experiment))
     record = write_carried(source, experiment, paths.appended_weights)
     return "\n".join(
         [

@@ -20,6 +20,7 @@ SUB_COMMANDS = {  # in the order of a user's work
     "inspect": SubCommand("etl inspect", "show your own files, and propose a section [input]"),
     "etl": SubCommand("etl", "build tables from raw files"),
     "status": SubCommand("etl status", "show which tables are up to date"),
+    "clean": SubCommand("etl clean", "delete former versions of tables that no run needs"),
     "train": SubCommand("training", "train a model on the tables"),
     "evaluate": SubCommand("evaluation", "rank the held-out events and write a report"),
     "append": SubCommand("evaluation append", "give rows to items that a run was not trained on"),

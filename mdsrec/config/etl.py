@@ -1,11 +1,19 @@
 """Sections of the ETL: [sequences], [features.NAME], [graph] and [spark]."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 from mdsrec.config.input import Properties, properties
 from mdsrec.config.section import (
@@ -159,6 +167,47 @@ class FeatureConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "encoder": self.encoder_name}
+
+
+class FeaturesConfig(dict[str, FeatureConfig]):
+    """The modalities by name. `cache`, a key beside their sections, is the folder or URI of the
+    encoded vectors: roots and jobs that name the same one encode a content once. Unset means a
+    folder below the root. It is no part of a run or a table, and may change at any time.
+    """
+
+    cache: str | None = None
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        modalities = handler(dict[str, FeatureConfig])
+        written = core_schema.wrap_serializer_function_ser_schema(cls._joined, schema=modalities)
+        return core_schema.no_info_wrap_validator_function(
+            cls._split, modalities, serialization=written
+        )
+
+    @classmethod
+    def _split(cls, value: Any, validate: Callable[[Any], dict[str, FeatureConfig]]) -> Self:
+        """Take `cache` out of the modalities. ValueError if it is no folder."""
+        content = dict(value) if isinstance(value, Mapping) else value
+        cache = value.cache if isinstance(value, cls) else None
+        if isinstance(content, dict) and "cache" in content:
+            cache = content.pop("cache")
+            if not isinstance(cache, str):
+                raise ValueError(
+                    "`cache` is the folder or URI of the encoded vectors, in quotes: a modality "
+                    "needs another name"
+                )
+            cache = absolute(cache).rstrip("/") or "/"
+        found = cls(validate(content))
+        found.cache = cache
+        return found
+
+    @staticmethod
+    def _joined(value: Any, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        cache = value.cache
+        return write(value) if cache is None else {**write(value), "cache": cache}
 
 
 class GraphConfig(Section):

@@ -8,7 +8,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mdsrec.config.etl import FeatureConfig, GraphConfig, SequencesConfig, SparkConfig
+from mdsrec.config.etl import (
+    FeatureConfig,
+    FeaturesConfig,
+    GraphConfig,
+    SequencesConfig,
+    SparkConfig,
+)
 from mdsrec.config.input import InputConfig
 from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.models import AnyModel, MDSRecConfig
@@ -33,7 +39,7 @@ class Experiment(Section):
     """Seed of the initial weights and of all random numbers of training."""
     input: NotIdentity[InputConfig]
     sequences: SequencesConfig = SequencesConfig()
-    features: dict[str, FeatureConfig] = Field(default={})
+    features: FeaturesConfig = FeaturesConfig()
     graph: GraphConfig = GraphConfig()
     transitions: NotIdentity[TransitionsConfig] = TransitionsConfig()
     spark: NotIdentity[SparkConfig] = SparkConfig()
@@ -52,7 +58,7 @@ class Experiment(Section):
 
     @field_validator("features")
     @classmethod
-    def _names(cls, features: dict[str, FeatureConfig]) -> dict[str, FeatureConfig]:
+    def _names(cls, features: FeaturesConfig) -> FeaturesConfig:
         for name in features:
             if name in RESERVED_MODALITIES or not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
                 raise ValueError(

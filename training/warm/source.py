@@ -48,11 +48,12 @@ class SourceRun:
 
 
 def items_of_run(uri: str, root: str, trained_on: str | None) -> ItemIds:
-    """Open the table `items` that a run was trained on, by its fingerprint."""
-    found = ItemIds.of_root(root)
-    if found.manifest.fingerprint != trained_on:
+    """Open the table `items` that a run was trained on, current or former, by its fingerprint."""
+    table = tables.table_uri(root, "items")
+    found = tables.version_of(table, trained_on) if trained_on else None
+    if found is None:
         raise InputError(
-            f"{uri}: trained on the table items {trained_on}, but {found.uri} is "
-            f"{found.manifest.fingerprint}: its rows cannot be told by item: train it again"
+            f"{uri}: trained on the table items {trained_on}; {table} is another now, and that one "
+            "was not kept: its rows cannot be told by item: train it again"
         )
-    return found
+    return ItemIds(table, found)
