@@ -18,6 +18,7 @@ from etl.builders.leftovers import clean_leftovers
 from etl.status import build_report, table_statuses
 from evaluation.channel_weights import describe_weighted
 from evaluation.run import dataset_manifests, evaluate
+from evaluation.serving.append import append, undo
 from evaluation.serving.loading import Served
 from evaluation.workers import RankWorker
 from mdsrec import files, schema, tables
@@ -28,6 +29,7 @@ from mdsrec.jobs import promises
 from mdsrec.jobs.promises import ReplacedError, promised
 from mdsrec.run_paths import RunPaths, _say_former, former_tables, run_fingerprints
 from mdsrec.run_tables import is_needed
+from mdsrec.table_settings import stored_fingerprints
 from mdsrec.tables import Recipe, former
 from training.data.table_checks import check_item_tables
 from training.lifecycle.identity import check_claim, claim
@@ -238,7 +240,8 @@ def test_a_finished_run_reads_the_tables_it_was_trained_on(
     assert run_fingerprints(trained) == fingerprints
     assert run_fingerprints(trained) == fingerprints
     said = [line for line in caplog.messages if "were replaced since" in line]
-    assert said == [f"run {run}: its tables were replaced since; it reads those it was trained on"]
+    reads = "it reads those that its weights are for"
+    assert said == [f"run {run}: its tables were replaced since; {reads}"]
     served = Served.load(run)
     assert served.catalogue.num_train.tolist() == catalogue.num_train.tolist()
     with promised(fingerprints):
@@ -248,6 +251,21 @@ def test_a_finished_run_reads_the_tables_it_was_trained_on(
     with promised({}):  # as in another process
         worker = RankWorker(trained, weight_of, None, claimed)
         assert worker.trained.dataset_fingerprint == served.trained.dataset_fingerprint
+
+
+def test_appended_items_are_read_with_the_tables_that_they_were_appended_for(
+    trained: Experiment,
+) -> None:
+    before = run_fingerprints(trained)
+    write_dataset(trained, seed=1)
+    append(trained)
+    second = stored_fingerprints(trained)
+    assert second.items() <= run_fingerprints(trained).items()
+    write_dataset(trained, seed=2)
+    assert stored_fingerprints(trained) != second
+    assert second.items() <= run_fingerprints(trained).items()
+    undo(trained)
+    assert run_fingerprints(trained) == before
 
 
 def test_a_training_of_the_replaced_tables_is_refused_by_their_names(trained: Experiment) -> None:
