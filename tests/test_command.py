@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -201,3 +202,23 @@ def test_the_next_commands_of_a_run_name_the_other_run_once():
     name = f"name=shop-2-{suffix}"
     assert shlex.split(train)[3:] == ["run", "a.toml", "optim.lr=1", name, override]
     assert compare.endswith(f"compare /r/runs/shop-2 /r/runs/shop-2-{suffix}")
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_an_import_turns_into_an_error_is_no_mistake_of_ours(signum, code):
+    script = f"""
+import os
+from mdsrec.command import run_command
+
+def body(words):
+    try:
+        os.kill(os.getpid(), {int(signum)})
+    except BaseException:
+        raise ImportError("cannot load module more than once per process") from None
+
+raise SystemExit(run_command("etl", body))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == code
+    assert "run the same command again to go on" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -33,6 +33,7 @@ Command = Callable[[Sequence[str]], None]
 
 SAME_COMMAND = "what is finished is kept: run the same command again to go on"
 WITHOUT_FRESH = "what is finished is kept: run the same command without --fresh to go on"
+_received: list[int] = []  # signals that this process was ended by
 SIGNAL_CODES = {128 + signum: signum for signum in (signal.SIGINT, signal.SIGTERM)}
 OVERRIDES_HELP = "dotted keys that override the file, as in optim.lr=3e-4, or a file laid over it"
 
@@ -185,7 +186,13 @@ def dispatch(argv: Sequence[str] | None, commands: Mapping[str, Command], defaul
 
 
 def _end(signum: int, _frame: object) -> NoReturn:
+    _received.append(signum)
     raise SystemExit(128 + signum)
+
+
+def _interrupt(signum: int, _frame: object) -> NoReturn:
+    _received.append(signum)
+    raise KeyboardInterrupt
 
 
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:
@@ -197,6 +204,8 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by `&`
+            signal.signal(signal.SIGINT, _interrupt)
     try:
         use_own_packages()
         configure_logging()
@@ -210,6 +219,8 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     except BrokenPipeError:  # the reader of our output, as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
+        if _received:  # in the middle of an import, a signal becomes an error of the package
+            return _after_signal(stage, signal.Signals(_received[-1]), error)
         return _failed(stage, error)
     return 0
 
