@@ -269,6 +269,8 @@ def test_a_mistake_is_named_in_one_line(path, overrides, message):
         ("model.rho=0.5", "model.rho = 0.5: expected a section of keys"),
         ("eval.cutoffs=10", "eval.cutoffs = 10: expected a list"),
         ("root=", "root: the path is empty"),
+        ("spark.master=bad", "spark.master: not a Spark master: write local"),
+        ("spark.master=local[", "spark.master: not a Spark master: write local"),
         ('input.reviews=["a", "./a"]', f"input.reviews: {Path.cwd()}/a is listed twice"),
         ("eval.cutoffs=[20, 10, 10]", "eval.cutoffs: 10 is listed twice: remove one"),
         ('features.text.fields=["title", "title"]', "features.text.fields: title is listed twice"),

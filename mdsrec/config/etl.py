@@ -1,5 +1,6 @@
 """Sections of the ETL: [sequences], [features.NAME], [graph] and [spark]."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -30,6 +31,8 @@ from mdsrec.config.section import (
     Section,
     absolute,
 )
+
+MASTER = re.compile(r"yarn|local(-cluster)?(\[[^\[\]]+\])?|[a-z][a-z0-9+-]*://\S+")
 
 
 def _share_or_date(value: Any) -> float | str:
@@ -242,10 +245,19 @@ class GraphConfig(Section):
     """More values of k to cluster for, in addition to `model.num_centers`; for sweeps."""
 
 
+def known_master(master: str) -> str:
+    """Return the master. ValueError if no cluster manager of Spark has such a name."""
+    if not MASTER.fullmatch(master):
+        raise ValueError(
+            "not a Spark master: write local[*], local[4], yarn, spark://HOST:7077 or k8s://URL"
+        )
+    return master
+
+
 class SparkConfig(Section):
     """The Spark session. The same rows come out of any session."""
 
-    master: str = "local[*]"
+    master: Annotated[str, AfterValidator(known_master)] = "local[*]"
     """Spark master, e.g. local[*], spark://HOST:7077 or yarn."""
     driver_memory: str | None = None
     """Memory of the driver, e.g. 4g. Unset means by the size of the input and of the machine."""
