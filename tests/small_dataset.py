@@ -187,3 +187,16 @@ def _write(
         {"width": WIDTH} if table_schema is schema.FEATURES else {},
         needed=partial(is_needed, experiment.root, name),
     )
+
+
+def write_categories(root: str) -> None:
+    """Write the table `categories` for the items of a root: Arts and Music in turns."""
+    items = tables.open_table(tables.table_uri(root, "items"))
+    numbers = np.arange(items.rows, dtype=np.int32)
+    rows = pa.record_batch(
+        [numbers, np.array(["Arts", "Music"])[numbers % 2]], schema=schema.CATEGORIES
+    )
+    recipe = tables.Recipe({}, {"items": items.fingerprint})
+    counters = {"Arts": -(-items.rows // 2), "Music": items.rows // 2, "Food": 0}
+    uri = tables.table_uri(root, table_names.CATEGORIES)
+    tables.write_table(uri, [rows], schema.CATEGORIES, recipe, counters)

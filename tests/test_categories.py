@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from small_dataset import small_experiment, write_dataset
+from small_dataset import small_experiment, write_categories, write_dataset
 
 from etl.synthetic.catalogue import write_catalogue
 from evaluation.metrics.slices import CATEGORY, read_slicings
@@ -175,18 +174,6 @@ def categorized(tmp_path_factory):
     write_dataset(experiment)
     write_categories(experiment.root)
     return experiment
-
-
-def write_categories(root: str) -> None:
-    items = tables.open_table(tables.table_uri(root, "items"))
-    numbers = np.arange(items.rows, dtype=np.int32)
-    rows = pa.record_batch(
-        [numbers, np.array(["Arts", "Music"])[numbers % 2]], schema=schema.CATEGORIES
-    )
-    recipe = Recipe({}, {"items": items.fingerprint})
-    counters = {"Arts": items.rows, "Music": items.rows // 2, "Food": 0}
-    uri = tables.table_uri(root, CATEGORIES)
-    tables.write_table(uri, [rows], schema.CATEGORIES, recipe, counters)
 
 
 def test_targets_are_sliced_by_the_category_of_their_item(categorized):
