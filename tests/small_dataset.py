@@ -190,13 +190,14 @@ def _write(
 
 
 def write_categories(root: str) -> None:
-    """Write the table `categories` for the items of a root: Arts and Music in turns."""
+    """Write the table `categories` for the items of a root: every third is of Arts, the others of Music."""
     items = tables.open_table(tables.table_uri(root, "items"))
     numbers = np.arange(items.rows, dtype=np.int32)
     rows = pa.record_batch(
-        [numbers, np.array(["Arts", "Music"])[numbers % 2]], schema=schema.CATEGORIES
+        [numbers, np.array(["Arts", "Music", "Music"])[numbers % 3]], schema=schema.CATEGORIES
     )
     recipe = tables.Recipe({}, {"items": items.fingerprint})
-    counters = {"Arts": -(-items.rows // 2), "Music": items.rows // 2, "Food": 0}
+    of_arts = -(-items.rows // 3)
+    counters = {"Arts": of_arts, "Music": items.rows - of_arts, "Food": 0}
     uri = tables.table_uri(root, table_names.CATEGORIES)
     tables.write_table(uri, [rows], schema.CATEGORIES, recipe, counters)
