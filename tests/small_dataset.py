@@ -190,7 +190,7 @@ def _write(
 
 
 def write_categories(root: str) -> None:
-    """Write the table `categories` for the items of a root: every third is of Arts, the others of Music."""
+    """Write the table `categories` of a root: every third item is of Arts, the others of Music."""
     items = tables.open_table(tables.table_uri(root, "items"))
     numbers = np.arange(items.rows, dtype=np.int32)
     rows = pa.record_batch(

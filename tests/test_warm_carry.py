@@ -161,7 +161,7 @@ def test_the_file_names_its_tables_and_its_source(roots: tuple[Path, Path], tmp_
     [
         ("sasrec", {"dim": 16}, {}, r"encoder.+ has shape \(16,\).*model.dim is 16 there and 8"),
         ("sasrec", {}, {"max_length": 9}, "position_embedding .*model.max_length is 6 there and 9"),
-        ("gru4rec", {"hidden_dim": 7}, {}, "model.hidden_dim is 7 there and 5 here"),
+        ("gru4rec", {"hidden_dim": 7}, {}, "model.hidden_dim is 7 there and 6 here"),
         ("mmmlp", {"modalities": ["text"]}, {}, r"model.modalities is \['text'\] there and None"),
         ("unisrec", {"modalities": ["image"]}, {}, "numbers its weights by them"),
     ],
