@@ -239,7 +239,10 @@ def test_an_override_replaces_the_value_in_the_file(path, override, value):
         ([TIME, "sequences.cut=[0.9, 0.8]"], "cut 0.9, 0.8: the second must be later"),
         ([TIME, 'sequences.cut=["2018-01-01", "2018-01-01"]'], "the second must be later"),
         ([TIME, 'sequences.cut=[0.8, "2018-01-01"]'], "cut mixes a share and a date"),
-        ([TIME, "sequences.cut=[0.8, 1.0]"], "not a share between 0 and 1 and not a date"),
+        ([TIME, "sequences.cut=[0.8, 1.0]"], "not a share between 0 and 1, not a date and not as"),
+        ([TIME, 'sequences.cut=["7 days", "9 days"]'], "cut 7 days, 9 days: the second must be la"),
+        ([TIME, 'sequences.cut=["2018-01-01", "7 days"]'], "mixes a date and a number of days"),
+        ([TIME, 'sequences.cut=["7 days", "0 days"]'], "Invalid isoformat string: '0 days'"),
         (
             ["model.name=sasrek"],
             r'model.name = "sasrek": unknown model; choose from \[mdsrec, sasr',

@@ -144,6 +144,16 @@ def test_a_date_means_midnight_utc_in_the_unit_of_the_times(spark, ticks):
     assert cut_counters(cut, ticks)["valid_from"] == "2017-01-01T00:00:00Z"
 
 
+@pytest.mark.parametrize("ticks", [1, 1000])
+def test_days_are_counted_back_from_the_midnight_after_the_last_event(spark, ticks):
+    """So the second number is that of the whole days that test, the last one included."""
+    config = SequencesConfig(split="global_time", cut=("3 days", "1 day"))
+    midnight = 1_483_228_800 * ticks  # 2017-01-01
+    for last in (midnight, midnight + 86_400 * ticks - 1):
+        cut = time_cut(frame(spark, [("u", "a", 0), ("u", "b", last)]), config, ticks)
+        assert cut == TimeCut(midnight - 2 * 86_400 * ticks, midnight)
+
+
 def test_the_time_of_a_rank_is_exact_in_milliseconds(spark):
     times = [1_500_000_000_000 + 7_919**2 * n % 10**11 for n in range(500)]
     events = frame(spark, [("u", "a", time) for time in times])

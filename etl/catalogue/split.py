@@ -16,9 +16,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from mdsrec.config import SequencesConfig
+from mdsrec.config.etl import days_of_cut
 from mdsrec.errors import InputError
 
 BUCKET_BITS = 12  # each pass over the events collects a histogram of 2^12 counts
+DAY = 86_400  # seconds
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -60,17 +62,23 @@ def _num_before(events: str, time: int) -> Column:
 def time_cut(events: DataFrame, config: SequencesConfig, ticks: int) -> TimeCut | None:
     """Return the moments of `sequences.cut`; None for leave-one-out.
 
-    A date means its midnight in UTC. A share means the time of the event with that rank.
+    A date means its midnight in UTC. A share means the time of the event with that rank. Days are
+    counted back from the midnight after the last event.
     """
     if config.cut is None:
         return None
-    first, second = config.cut
-    if isinstance(first, str) and isinstance(second, str):
-        return TimeCut(_midnight(first, ticks), _midnight(second, ticks))
-    assert isinstance(first, float) and isinstance(second, float)
     times = time_range(events)
-    ranks = (rank_of_share(share, times.num_events) for share in (first, second))
-    return TimeCut(*(time_of_rank(events, rank, times) for rank in ranks))
+    return TimeCut(*(_moment(cut, events, times, ticks) for cut in config.cut))
+
+
+def _moment(cut: float | str, events: DataFrame, times: TimeRange, ticks: int) -> int:
+    """Return the moment of a share, a date or days, in the unit of the times."""
+    if isinstance(cut, float):
+        return time_of_rank(events, rank_of_share(cut, times.num_events), times)
+    day = DAY * ticks
+    if days := days_of_cut(cut):
+        return (times.last // day + 1 - days) * day
+    return (date.fromisoformat(cut) - EPOCH.date()).days * day
 
 
 def rank_of_share(share: float, num_events: int) -> int:
@@ -150,7 +158,3 @@ def iso_time(time: int, ticks: int) -> str:
     """Return a time in UTC, as 2017-01-01T00:00:00Z."""
     moment = EPOCH + timedelta(milliseconds=time * 1000 // ticks)
     return moment.isoformat().replace("+00:00", "Z")
-
-
-def _midnight(day: str, ticks: int) -> int:
-    return (date.fromisoformat(day) - EPOCH.date()).days * 86_400 * ticks

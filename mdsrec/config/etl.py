@@ -32,21 +32,36 @@ from mdsrec.config.section import (
     absolute,
 )
 
+DAYS = re.compile(r"([1-9][0-9]{0,4}) days?")
 MASTER = re.compile(r"yarn|local(-cluster)?(\[[^\[\]]+\])?|[a-z][a-z0-9+-]*://\S+")
 
 
-def _share_or_date(value: Any) -> float | str:
-    """Check a cut: a share of all events in (0, 1), or a date; returned in ISO 8601."""
+def days_of_cut(cut: float | str) -> int | None:
+    """Return n of a cut at the last n days, written as "14 days"; None for a share or a date."""
+    found = DAYS.fullmatch(cut) if isinstance(cut, str) else None
+    return int(found[1]) if found else None
+
+
+def _share_date_or_days(value: Any) -> float | str:
+    """Check a cut: a share of all events in (0, 1), a date (returned in ISO 8601), or days."""
     if isinstance(value, date):  # TOML has dates of its own
         value = value.isoformat()
     if isinstance(value, float) and 0 < value < 1:
         return value
     if isinstance(value, str):
-        return date.fromisoformat(value).isoformat()
-    raise ValueError(f"{value!r} is not a share between 0 and 1 and not a date")
+        return value if days_of_cut(value) else date.fromisoformat(value).isoformat()
+    raise ValueError(f"{value!r} is not a share between 0 and 1, not a date and not as '14 days'")
 
 
-Cut = Annotated[float | str, BeforeValidator(_share_or_date)]
+def _kind_and_order(cut: float | str) -> tuple[str, float]:
+    """Return the kind of a cut, and a number that is larger for a later cut of this kind."""
+    if isinstance(cut, float):
+        return "share", cut
+    days = days_of_cut(cut)
+    return ("number of days", -days) if days else ("date", date.fromisoformat(cut).toordinal())
+
+
+Cut = Annotated[float | str, BeforeValidator(_share_date_or_days)]
 
 
 class SequencesConfig(Section):
@@ -64,7 +79,8 @@ class SequencesConfig(Section):
     """
     cut: tuple[Cut, Cut] | None = None
     """Start of validation and of test under global_time: shares of all events in time order
-    ([0.8, 0.9]) or dates (["2017-01-01", "2018-01-01"], UTC).
+    ([0.8, 0.9]), dates (["2017-01-01", "2018-01-01"], UTC), or the last days (["28 days",
+    "14 days"]: the last 14 days up to the day of the last event test, the 14 before validate).
     """
     cold_share: Fraction = 0.0
     """Share of the items, chosen by a hash of the item id, that no training sees. Only their test
@@ -80,13 +96,10 @@ class SequencesConfig(Section):
         if self.cut is None:
             raise ValueError("split global_time needs cut, as in [0.8, 0.9]")
         first, second = self.cut
-        if isinstance(first, str) and isinstance(second, str):
-            ascends = date.fromisoformat(first) < date.fromisoformat(second)
-        elif isinstance(first, float) and isinstance(second, float):
-            ascends = first < second
-        else:
-            raise ValueError("cut mixes a share and a date: give two shares or two dates")
-        if not ascends:
+        (kind, start), (other, end) = _kind_and_order(first), _kind_and_order(second)
+        if kind != other:
+            raise ValueError(f"cut mixes a {kind} and a {other}: give two of one kind")
+        if start >= end:
             raise ValueError(f"cut {first}, {second}: the second must be later than the first")
         return self
 
