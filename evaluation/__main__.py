@@ -13,7 +13,7 @@ from mdsrec.command import (
     command_line,
     dispatch,
     each_of,
-    experiment_of,
+    experiment_or_run_of,
     experiment_parser,
     path,
     positive_int,
@@ -24,6 +24,9 @@ from mdsrec.run_paths import check_has_weights
 
 WORSE = 3  # exit code of a gate that a run does not pass
 RANK = "Rank every held-out event against all items; write ranks, metrics.json and report.html."
+OR_RUN = (
+    "CONFIG may be the folder of a run, ROOT/runs/NAME, for the configuration it was trained with."
+)
 COMMANDS = {
     "append": "give rows to items that a finished run was not trained on",
     "recommend": "write every user's best items, and all vectors",
@@ -40,14 +43,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def rank(words: Sequence[str]) -> None:
     """Rank the held-out events of an experiment and write its report."""
-    parser = experiment_parser("evaluation", RANK, COMMANDS)
+    parser = experiment_parser("evaluation", f"{RANK} {OR_RUN}", COMMANDS)
     add_each(parser)
     for arguments in each_of(parser.parse_intermixed_args(words)):
         _rank(arguments)
 
 
 def _rank(arguments: argparse.Namespace) -> None:
-    experiment = experiment_of(arguments)
+    experiment = experiment_or_run_of(arguments)
     check_has_weights(experiment)
     from evaluation.run import evaluate
 
@@ -60,11 +63,11 @@ def append(words: Sequence[str]) -> None:
         "evaluation append",
         "Give rows to items that a finished run was not trained on: each is the mean of its "
         "nearest trained neighbors. All other rows stay. The run is then evaluated, served and "
-        "exported with them, on the tables as they are now.",
+        f"exported with them, on the tables as they are now. {OR_RUN}",
     )
     parser.add_argument("--undo", action="store_true", help="delete the appended rows")
     arguments = parser.parse_intermixed_args(words)
-    experiment = experiment_of(arguments)
+    experiment = experiment_or_run_of(arguments)
     check_has_weights(experiment)
     from evaluation.serving.append import append as append_rows
     from evaluation.serving.append import undo
@@ -79,7 +82,8 @@ def append(words: Sequence[str]) -> None:
 def recommend(words: Sequence[str]) -> None:
     """Write recommendations and vectors."""
     parser = experiment_parser(
-        "evaluation recommend", "Write every user's best items, and all vectors, as Parquet."
+        "evaluation recommend",
+        f"Write every user's best items, and all vectors, as Parquet. {OR_RUN}",
     )
     parser.add_argument("--top", type=positive_int, default=10, help="items per user (default: 10)")
     parser.add_argument(
@@ -104,7 +108,7 @@ def recommend(words: Sequence[str]) -> None:
     arguments = parser.parse_intermixed_args(words)
     if arguments.users and arguments.histories:
         parser.error("--users and --histories exclude each other")
-    experiment = experiment_of(arguments)
+    experiment = experiment_or_run_of(arguments)
     check_has_weights(experiment)
     from evaluation.recommend import Options, read_user_file, recommend_histories
     from evaluation.recommend import recommend as write_recommendations

@@ -16,7 +16,6 @@ from evaluation.baselines import Baseline, read_baselines
 from evaluation.ranking import rank_targets
 from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.lists import BestItems, best_items
-from evaluation.stored.categories import in_category
 from evaluation.stored.table_rows import TableRows
 from mdsrec import schema, tables
 from mdsrec.arrays import Floats, fixed_lists
@@ -67,7 +66,7 @@ class RecommendWorker(ShardWorker):
         category = self.options.category
         if category is None:
             return None
-        return torch.from_numpy(in_category(self.experiment.root, category))
+        return torch.from_numpy(self.catalogue.in_category(category))
 
     def rows(self, shard: Shard) -> pa.Table:
         parts = [schema.RECOMMENDATIONS.empty_table()]

@@ -1,14 +1,14 @@
 """The files of a run, under `<root>/runs/NAME/`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Self
 
 from pyarrow import fs
 
 from mdsrec.config import Experiment
-from mdsrec.config.loading import experiment_from
+from mdsrec.config.loading import experiment_from, lay_over
 from mdsrec.errors import InputError
 from mdsrec.files import damaged_json, exists, file_system, read_json
 from mdsrec.jobs.promises import former_manifest, identity
@@ -68,7 +68,7 @@ class RunPaths:
         return found
 
 
-def stored_experiment(folder: str) -> Experiment | None:
+def stored_experiment(folder: str, overrides: Sequence[str] = ()) -> Experiment | None:
     """Return the configuration of the run in a folder ROOT/runs/NAME, with this root and name.
 
     None if it is not the folder of a run. Root and run may have been moved together.
@@ -76,7 +76,11 @@ def stored_experiment(folder: str) -> Experiment | None:
     root, _, name = folder.rpartition("/runs/")
     uri = RunPaths(folder).config
     config = read_json(uri) if root else {}
-    return experiment_from({**config, "root": root, "name": name}, uri) if config else None
+    if not config:
+        return None
+    content = {**config, "root": root, "name": name}
+    lay_over(content, overrides)
+    return experiment_from(content, uri)
 
 
 def _is_history(found: Mapping[str, Any]) -> bool:

@@ -1,13 +1,11 @@
 """Items that a run was not trained on get rows, and are ranked, recommended and exported."""
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from catalogues import experiment_on, write_catalogue, write_run
+from half_written import run_until_killed
 from small_dataset import toml_of
 from torch import Tensor
 
@@ -20,11 +18,13 @@ from mdsrec import files, tables
 from mdsrec.__main__ import main
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
+from mdsrec.jobs.promises import promised
+from mdsrec.run_paths import RunPaths, run_fingerprints
+from mdsrec.table_settings import run_table_fingerprints
 from training.checkpoints.stored_weights import StoredWeights
 from training.inference import load_trained
 from training.models.registry import MODELS
-from training.trained_run import describe_trained
+from training.trained_run import TrainedRun, describe_trained
 from training.warm import source
 from training.warm.source import ItemIds
 
@@ -193,34 +193,56 @@ def test_ranks_of_before_are_recognized_as_stale(grown: Path, shared_ray: None) 
     assert files.read_json(paths.metrics)["num_items"] == 7
 
 
-HALF_WRITTEN = """
-import os, signal, sys
+APPEND = """
 from evaluation.__main__ import main
-from training.warm import carry
-
-def write(stream, tensors, metadata):
-    stream.write(b"x" * 1000)
-    stream.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-carry.write_checked = write
 main(["append", sys.argv[1]])
 """
 
 
-def test_an_append_that_is_killed_leaves_the_run_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_append_that_is_killed_leaves_the_run_as_it_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first one, and one that would replace the rows of a former one."""
+    root = tmp_path / "root"
+    write_first(root)
+    experiment = bert4rec(root)
+    write_run(experiment)
+    config, paths = toml_of(experiment, tmp_path), RunPaths.of(experiment)
+    files.write_json(paths.dataset, run_table_fingerprints(experiment))
+    trained = described(experiment)
+    for write_tables, num_items in ((write_first, 5), (write_later, 7)):
+        write_tables(root)
+        run_until_killed(APPEND, config)
+        assert not files.exists(paths.appended_weights)
+        assert described(experiment) == trained
+        main(["append", config])  # its lease is free
+        assert f"written     {paths.appended_weights}" in capsys.readouterr().out
+        assert described(experiment).num_items == num_items
+    main(["append", config, "--undo"])
+    assert described(experiment) == trained
+
+
+def described(experiment: Experiment) -> TrainedRun:
+    """Describe a run on the tables that its weights are for."""
+    with promised(run_fingerprints(experiment)):
+        return describe_trained(experiment)
+
+
+def test_a_run_is_given_by_its_folder_whatever_its_file_says_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_first(tmp_path)
     experiment = bert4rec(tmp_path)
     write_run(experiment)
-    config, paths = toml_of(experiment, tmp_path), RunPaths.of(experiment)
-    before = describe_trained(experiment)
-    ended = subprocess.run([sys.executable, "-c", HALF_WRITTEN, config], check=False)
-    assert ended.returncode == -signal.SIGKILL
-    assert not files.exists(paths.appended_weights)
-    assert describe_trained(experiment) == before
-    main(["append", config])  # its lease is free
-    assert f"written     {paths.appended_weights}" in capsys.readouterr().out
-    main(["append", config, "--undo"])
-    assert describe_trained(experiment) == before
+    run = RunPaths.of(experiment).uri
+    changed = toml_of(experiment.model_copy(update={"seed": 5}), tmp_path)
+    with pytest.raises(InputError, match=r"run bert4rec has another configuration .seed changed"):
+        main(["append", changed])
+    main(["append", f"{run}/", "eval.num_workers=2"])
+    said = capsys.readouterr().out
+    assert "1 items got their rows after the training" in said
+    assert said.splitlines()[-1].endswith(f"{run}/ eval.num_workers=2")
+    with pytest.raises(InputError, match=r"runs/gone: no such configuration"):
+        main(["append", f"{tmp_path}/runs/gone"])
+    with pytest.raises(InputError, match=r"config.json: unknown key model.dims"):
+        main(["append", run, "model.dims=8"])

@@ -13,7 +13,8 @@ from small_dataset import small_experiment, write_categories, write_dataset
 from etl.synthetic.catalogue import write_catalogue
 from evaluation.metrics.slices import CATEGORY, read_slicings
 from evaluation.report.slices import slice_name
-from evaluation.stored.categories import check_category, in_category
+from evaluation.serving.catalogue import Catalogue
+from evaluation.stored.categories import check_category
 from mdsrec import schema, tables
 from mdsrec.command import each_of
 from mdsrec.config.loading import load_experiment
@@ -196,7 +197,9 @@ def test_categories_of_other_items_are_not_used(categorized, tmp_path):
 
 def test_only_items_of_a_category_are_recommended(categorized):
     check_category(categorized.root, "Music")
-    assert in_category(categorized.root, "Music")[:4].tolist() == [False, True, True, False]
+    catalogue = Catalogue.read(categorized)
+    assert catalogue.in_category("Music")[:4].tolist() == [False, True, True, False]
+    assert not catalogue.in_category("Food").any()
     with pytest.raises(InputError, match="--category Toys: choose from Arts, Music, Food"):
         check_category(categorized.root, "Toys")
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file, save
 from safetensors.torch import save_file
 from shared_items import NUM_ITEMS, shared_experiment, write_shared_dataset, write_shared_run
+from small_dataset import write_categories
 
 from evaluation.serving import catalogue, export_arrays
 from evaluation.serving.catalogue import COLUMNS, Catalogue
@@ -153,11 +154,17 @@ def test_arrays_are_written_as_safetensors_writes_them():
     assert stream.getvalue() == save(arrays, about)
 
 
-def test_a_catalogue_of_several_row_groups_is_that_of_a_plain_write(tmp_path, monkeypatch):
+@pytest.mark.parametrize("categories", [False, True])
+def test_a_catalogue_of_several_row_groups_is_that_of_a_plain_write(
+    tmp_path, monkeypatch, categories
+):
     experiment = shared_run(tmp_path, "transitions", {})
+    if categories:
+        write_categories(experiment.root)
     monkeypatch.setattr(catalogue, "ROW_GROUP", 1000)
     found = exported(experiment, tmp_path / "exported")["items.parquet"]
     rows = pq.read_table(io.BytesIO(found))
+    assert rows.column_names == COLUMNS + ["category"] * categories
     plain = io.BytesIO()
     pq.write_table(rows, plain, compression="zstd", row_group_size=1000)
     assert found == plain.getvalue()

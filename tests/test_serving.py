@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from random_runs import run_of, write_weights
-from small_dataset import small_experiment, write_dataset
+from small_dataset import NUM_ITEMS, small_experiment, write_categories, write_dataset
 from small_models import experiment_of
 
 from evaluation import Recommender
@@ -141,6 +141,27 @@ def test_an_export_of_every_model_recommends_as_its_run_does(root, tmp_path, nam
         lambda model: model.item_vectors(),
     ):
         pd.testing.assert_frame_equal(call(of_export), call(of_run), check_exact=True)
+
+
+def test_a_run_and_its_export_recommend_the_items_of_one_category(tmp_path):
+    write_dataset(small_experiment(tmp_path))
+    experiment = trained_experiment(tmp_path, "sasrec")
+    write_categories(experiment.root)  # every third item is of Arts, the others of Music
+    run, folder = run_of(experiment), str(tmp_path / "exported")
+    export(run, folder)
+    history = ["B0004", "B0017"]
+    for model in (Recommender.load(run), Recommender.load(folder)):
+        assert model.categories == ["Arts", "Music"]
+        listed = model.recommend(history, top=NUM_ITEMS)
+        is_of_arts = listed["item_id"].str[1:].astype(int) % 3 == 0
+        of_arts = model.recommend([history, history], top=5, category="Arts")
+        expected = listed[is_of_arts].head(5).reset_index(drop=True)
+        for _, rows in of_arts.groupby("history"):
+            rows = rows.drop(columns="history").reset_index(drop=True)
+            pd.testing.assert_frame_equal(rows, expected, check_exact=True)
+        assert len(model.recommend(history, NUM_ITEMS, category="Arts")) == is_of_arts.sum()
+        with pytest.raises(InputError, match="category 'Food': choose from Arts, Music"):
+            model.recommend(history, category="Food")
 
 
 def test_an_export_names_no_place_of_the_tables_no_cluster_and_no_sweep(root, tmp_path):

@@ -1,8 +1,5 @@
 """A training that starts from the weights of another run: `train.init_from`."""
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +7,7 @@ import pytest
 import torch
 from catalogues import write_run
 from gloo import on_ranks
+from half_written import run_until_killed
 from random_runs import FIGURES
 from sharded_steps import Job, engine_of, joined, state_of, take_steps
 from small_dataset import small_experiment, write_dataset
@@ -99,19 +97,10 @@ def test_every_form_starts_with_the_carried_weights_and_takes_the_same_steps(
             torch.testing.assert_close(end[name], after[name], atol=1e-4, rtol=1e-5)
 
 
-HALF_WRITTEN = """
-import os, signal, sys
+START = """
 from mdsrec.config.loading import experiment_from
 from mdsrec.files import read_json
-from training.warm import carry
 from training.warm.start import prepare_start
-
-def write(stream, tensors, metadata):
-    stream.write(b"x" * 1000)
-    stream.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-carry.write_checked = write
 prepare_start(experiment_from(read_json(sys.argv[1]), source="test"))
 """
 
@@ -122,8 +111,7 @@ def test_a_driver_that_is_killed_as_it_writes_leaves_no_weights(
     experiment = warm(source)
     paths, config = RunPaths.of(experiment), str(tmp_path / "warm.json")
     files.write_json(config, experiment.resolved())
-    ended = subprocess.run([sys.executable, "-c", HALF_WRITTEN, config], check=False)
-    assert ended.returncode == -signal.SIGKILL
+    run_until_killed(START, config)
     assert not files.exists(paths.initial_weights)
     assert not files.exists(paths.initial)
     prepare_start(experiment)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from evaluation.stored.of_items import table_of_items
 from evaluation.stored.table_rows import TableRows
 from mdsrec import schema, table_names, tables
 from mdsrec.arrays import Counts, Floats, Ints
@@ -130,16 +131,7 @@ def modalities_of_data(root: str, names: Iterable[str]) -> tuple[str, ...]:
 
     Slices belong to the data, so they include modalities that a model does not use.
     """
-    return tuple(name for name in names if _of_items(root, table_names.features_name(name)))
-
-
-def _of_items(root: str, name: str) -> tables.Manifest | None:
-    """Return the manifest of a table; None if it does not exist or was made for other items."""
-    items = tables.read_manifest(tables.table_uri(root, "items"))
-    found = tables.read_manifest(tables.table_uri(root, name))
-    if items is None or found is None:
-        return None
-    return found if found.inputs.get("items", items.fingerprint) == items.fingerprint else None
+    return tuple(name for name in names if table_of_items(root, table_names.features_name(name)))
 
 
 def read_slicings(root: str, modalities: tuple[str, ...], num_items: int) -> dict[str, Slicing]:
@@ -148,7 +140,7 @@ def read_slicings(root: str, modalities: tuple[str, ...], num_items: int) -> dic
     for modality in modalities:
         uri = tables.table_uri(root, table_names.features_name(modality))
         slicings[modality] = by_presence(_numbers(uri, schema.FEATURES, "item"), num_items)
-    if manifest := _of_items(root, table_names.CATEGORIES):
+    if manifest := table_of_items(root, table_names.CATEGORIES):
         uri = tables.table_uri(root, table_names.CATEGORIES)
         column = _column(uri, schema.CATEGORIES, "category")
         slicings[CATEGORY] = by_category(column, tuple(manifest.counters))

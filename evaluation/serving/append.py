@@ -50,6 +50,7 @@ def _append(experiment: Experiment) -> str:
     if reason := _nothing_to_append(experiment, source):
         return f"{experiment.name}: {reason}"
     heartbeat.begin("writing rows of items")
+    files.delete_file(paths.appended_weights)  # a kill leaves the run as it was trained
     files.write_json(paths.appended, run_table_fingerprints(experiment))
     record = write_carried(source, experiment, paths.appended_weights)
     return "\n".join(

@@ -23,6 +23,7 @@ from evaluation.serving.histories import (
 from evaluation.serving.lists import best_items, flat
 from evaluation.serving.loading import Served
 from evaluation.serving.one_thread import one_thread
+from evaluation.stored.categories import check_is_one_of
 from mdsrec.config.section import absolute, listed
 from mdsrec.errors import InputError
 from training.inference import ALL, MEMORY, SEEN
@@ -62,20 +63,32 @@ class Recommender:
         return tuple(name for name in self._trained.channels if name != SEEN)
 
     @property
+    def categories(self) -> list[str]:
+        """Return the categories that `recommend` accepts; none if the input has none."""
+        return self._catalogue.category_names
+
+    @property
     def item_ids(self) -> list[str]:
         """Return the ids of all items, in the order of `item_vectors`."""
         return list(self._catalogue.item_of_id)
 
-    def recommend(self, histories: Any, top: int = 10, exclude_seen: bool = False) -> pd.DataFrame:
+    def recommend(
+        self,
+        histories: Any,
+        top: int = 10,
+        exclude_seen: bool = False,
+        category: str | None = None,
+    ) -> pd.DataFrame:
         """Return the items with the highest scores after a history, best first.
 
         A history is a list of item ids, oldest first. Several are a list of lists, or a mapping of
         keys to lists; the column `history` then holds the position or the key. Columns: item_id,
         title, score, channel (the one that contributed most). Among several histories, those
         without a known item get no rows and are listed in `frame.attrs["empty_histories"]`; a
-        single one is an InputError.
+        single one is an InputError. With a `category` of the input, only its items are listed.
         """
         self._check_top(top)
+        wanted = None if category is None else self._in_category(category)
         known = known_histories(histories, self._catalogue)
         settings = self._served.experiment.eval
         size = settings.user_batch
@@ -87,6 +100,7 @@ class Recommender:
                     top,
                     exclude_seen,
                     settings.item_block,
+                    wanted,
                 )
                 for first in range(0, len(known.items), size)
             ]
@@ -160,6 +174,14 @@ class Recommender:
             raise InputError(f"top = {top!r}: expected a whole number, as in top=10")
         if not 1 <= top <= len(self._catalogue):
             raise InputError(f"top = {top}: choose 1 to {len(self._catalogue):,}, all items")
+
+    def _in_category(self, category: str) -> Tensor:
+        """Return which items are of the category -> bool [X]."""
+        given = f"category {category!r}"
+        if not self.categories:
+            raise InputError(f"{given}: the items of {self.name} have no categories")
+        check_is_one_of(given, category, self.categories)
+        return torch.from_numpy(self._catalogue.in_category(category))
 
     def _named(self, items: Any, scores: Any) -> pd.DataFrame:
         columns = {

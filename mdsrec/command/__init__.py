@@ -1,18 +1,21 @@
 """Commands: what all stages share, and the console script `mdsrec`."""
 
+from mdsrec.command.experiment import (
+    add_each,
+    add_experiment,
+    command_line,
+    each_of,
+    experiment_of,
+    experiment_or_run_of,
+    experiment_parser,
+)
 from mdsrec.command.names import spelled
 from mdsrec.command.stage import (
     SAME_COMMAND,
     WITHOUT_FRESH,
     Command,
     DistinctValues,
-    add_each,
-    add_experiment,
-    command_line,
     dispatch,
-    each_of,
-    experiment_of,
-    experiment_parser,
     going_on,
     minutes,
     path,
@@ -32,6 +35,7 @@ __all__ = [
     "dispatch",
     "each_of",
     "experiment_of",
+    "experiment_or_run_of",
     "experiment_parser",
     "going_on",
     "minutes",

@@ -5,7 +5,6 @@ import difflib
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
 import threading
@@ -20,8 +19,6 @@ from mdsrec.command.failures import outside_cause, own_mistake
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.command.logs import configure_logging
 from mdsrec.command.names import spelled
-from mdsrec.config import Experiment
-from mdsrec.config.loading import load_experiment
 from mdsrec.config.section import LONGEST_MINUTES, absolute, distinct, listed
 from mdsrec.credentials import redacted, without_secret
 from mdsrec.errors import InputError
@@ -35,7 +32,6 @@ SAME_COMMAND = "what is finished is kept: run the same command again to go on"
 WITHOUT_FRESH = "what is finished is kept: run the same command without --fresh to go on"
 _received: list[int] = []  # signals that this process was ended by
 SIGNAL_CODES = {128 + signum: signum for signum in (signal.SIGINT, signal.SIGTERM)}
-OVERRIDES_HELP = "dotted keys that override the file, as in optim.lr=3e-4, or a file laid over it"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,76 +52,6 @@ def stage_parser(
         lines = [f"{name:<10}  {does}" for name, does in commands.items()]
         parser.add_argument_group("sub-commands, each with its own --help", "\n".join(lines))
     return parser
-
-
-def experiment_parser(
-    stage: str, summary: str, commands: Mapping[str, str] | None = None
-) -> argparse.ArgumentParser:
-    """Return a parser of CONFIG and overrides; a stage adds its own options."""
-    parser = stage_parser(stage, summary, commands)
-    add_experiment(parser)
-    return parser
-
-
-def add_experiment(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG and the overrides."""
-    parser.add_argument(
-        "config", metavar="CONFIG", type=os.path.expanduser, help="the experiment's TOML file"
-    )
-    parser.add_argument(
-        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help=OVERRIDES_HELP
-    )
-
-
-def experiment_of(arguments: argparse.Namespace) -> Experiment:
-    """Load the experiment of the command line, and put its name into every later log line."""
-    experiment = load_experiment(arguments.config, arguments.overrides)
-    configure_logging(experiment.name)
-    return experiment
-
-
-def add_each(parser: argparse.ArgumentParser) -> None:
-    """Add --each, for a stage that can take the categories of the input one after the other."""
-    parser.add_argument(
-        "--each",
-        action="store_true",
-        help="take each of input.categories by itself, one after the other, below ROOT/CATEGORY",
-    )
-
-
-def each_of(arguments: argparse.Namespace) -> Iterator[argparse.Namespace]:
-    """Yield the command line once, or with --each once for each category.
-
-    InputError if there are no categories.
-    """
-    if not arguments.each:
-        yield arguments
-        return
-    names = load_experiment(arguments.config, arguments.overrides).input.categories
-    if not names:
-        raise InputError(
-            "--each needs [input.categories.NAME], and without input.only: list the files of each "
-            "category there"
-        )
-    for name in names:
-        log.info("category %s", name)
-        overrides = [*arguments.overrides, f"input.only={name}"]
-        yield argparse.Namespace(**vars(arguments) | {"overrides": overrides})
-
-
-def command_line(stage: str, arguments: argparse.Namespace, *more: str) -> str:
-    """Return the shell line that runs `stage` on the same experiment, without secret values.
-
-    `more` are overrides behind those of the command line.
-    """
-    overrides = map(without_secret, last_of_each_key([*arguments.overrides, *more]))
-    return shlex.join([*spelled(stage), redacted(arguments.config), *overrides])
-
-
-def last_of_each_key(overrides: Sequence[str]) -> list[str]:
-    """Return overrides without those whose key a later one sets again."""
-    last = {override.partition("=")[0].strip(): n for n, override in enumerate(overrides)}
-    return [overrides[n] for n in sorted(last.values())]
 
 
 def path(text: str) -> str:

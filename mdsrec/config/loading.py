@@ -48,13 +48,18 @@ def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     An override is `key=value`, or the path of another TOML file whose keys replace those before.
     """
     content = _read_file(path)
+    lay_over(content, overrides)
+    remember_secrets(content)
+    return content
+
+
+def lay_over(content: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Change the content of a configuration by `key=value` overrides and by TOML files."""
     for override in overrides:
         if _is_file(override):
             _merge(content, _read_file(override))
         else:
-            _lay_over(content, override)
-    remember_secrets(content)
-    return content
+            _set_key(content, override)
 
 
 def _is_file(override: str) -> bool:
@@ -178,7 +183,7 @@ def toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _lay_over(content: dict[str, Any], override: str) -> None:
+def _set_key(content: dict[str, Any], override: str) -> None:
     head, equals, text = override.partition("=")
     keys = _keys_of(override)
     if not equals or not all(keys):
