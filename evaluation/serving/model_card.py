@@ -12,7 +12,7 @@ FILES = """| file | content |
 |---|---|
 | `export.json` | version, weights of the channels, SHA-256 of the files below |
 | `config.json` | configuration of the run |
-| `items.parquet` | id, title and number of training events of every item; its category, if it has one |
+| `items.parquet` | id, title, training events and, if it has one, category of every item |
 | `item_tables.safetensors` | graphs, centers and features that the network reads |
 | `weights.safetensors` | weights of the network, if the model has one |
 | `memory.safetensors` | scores of what follows an item, if the model counts it |"""
