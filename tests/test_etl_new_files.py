@@ -31,6 +31,7 @@ FIELDS = {  # user, item, time and its factor, by edition
 }
 FORMATS = [*FIELDS, "csv", "jsonl", "parquet"]
 KINDS = ("interactions", "items")
+FILES_OF_2018 = {"reviews": "reviews", "metadata": "items"}
 
 
 def month(number, num_items=4):
@@ -103,9 +104,25 @@ def experiment_on(root, folder, months, **sections):
     return experiment_from({**content, "input": section}, "test")
 
 
+def experiment_on_categories(root, folder, names, **sections):
+    """Return the experiment on categories of edition 2018, each with the files of one month."""
+    files = {
+        name: {key: [f"{folder}/{kind}{m}.json"] for key, kind in FILES_OF_2018.items()}
+        for m, name in enumerate(("Arts", "Music"))
+    }
+    content = {"name": "x", "root": str(root), "model": {"name": "sasrec"}} | sections
+    categories = {name: files[name] for name in names}
+    section = {"edition": "2018", "categories": categories}
+    return experiment_from({**content, "input": section}, "test")
+
+
 def parse(spark, root, folder, months):
     """Return how many files were parsed and kept by kind, and everything that was read."""
-    space = Workspace(experiment_on(root, folder, months), spark)
+    return parse_input(spark, experiment_on(root, folder, months))
+
+
+def parse_input(spark, experiment):
+    space = Workspace(experiment, spark)
     raw = open_input(space)
     found = []
     for parsed in (raw.interactions, raw.records):
@@ -126,6 +143,19 @@ def test_a_new_file_is_the_only_one_that_is_parsed(spark, raw, tmp_path, kind):
     counts, found = parse(spark, tmp_path / "grown", raw / kind, [1, 0])  # in another order
     assert counts == dict.fromkeys(KINDS, FileCounts(0, 2))
     assert found == parse(spark, tmp_path / "turned", raw / kind, [1, 0])[1]
+
+
+def test_a_new_category_is_the_only_one_that_is_parsed(spark, raw, tmp_path):
+    first, both, turned = (
+        experiment_on_categories(tmp_path / "grown", raw / "2018", names)
+        for names in (["Arts"], ["Arts", "Music"], ["Music", "Arts"])
+    )
+    parse(spark, tmp_path / "grown", raw / "2018", [0])  # before it had categories
+    assert parse_input(spark, first)[0] == dict.fromkeys(KINDS, FileCounts(0, 1))
+    counts, found = parse_input(spark, both)
+    assert counts == dict.fromkeys(KINDS, FileCounts(1, 1))
+    assert found == parse(spark, tmp_path / "whole", raw / "2018", [0, 1])[1]
+    assert parse_input(spark, turned)[0] == dict.fromkeys(KINDS, FileCounts(0, 2))
 
 
 def test_a_file_that_is_removed_and_put_back_is_not_parsed_again(spark, raw, tmp_path):
@@ -275,6 +305,37 @@ def test_roots_that_share_a_cache_encode_a_content_once(spark, raw, tmp_path):
         assert not Path(tmp_path, root, "dataset/encoded").exists()
     assert encoded == [(4, 0), (1, 4)]
     assert len(list(Path(tmp_path, "shared/encoded").iterdir())) == 2  # one for each limit
+
+
+@with_model
+@pytest.mark.slow
+def test_after_a_new_category_all_tables_have_the_bits_of_a_build_from_nothing(
+    spark, raw, tmp_path
+):
+    """The cache of vectors is outside of the root, and the first category had no name at first."""
+    from etl.run import build_tables
+
+    def sections(cache):
+        text = SECTIONS["features"]["text"]
+        return SECTIONS | {"features": {"cache": f"{tmp_path}/{cache}", "text": text}}
+
+    first, both = (
+        experiment_on_categories(tmp_path / "grown", raw / "2018", names, **sections("shared"))
+        for names in (["Arts"], ["Arts", "Music"])
+    )
+    build_tables(experiment_on(first.root, raw / "2018", [0], **sections("shared")), spark)
+    unnamed = all_tables(first.root)
+    build_tables(first, spark)
+    named = all_tables(first.root)
+    assert named.keys() - unnamed.keys() == {"categories"}
+    assert unnamed.items() <= named.items()
+    counters = build_tables(both, spark)["features/text"].counters
+    assert (counters["encoded"], counters["cached"]) == (1, 4)
+    whole = experiment_on_categories(
+        tmp_path / "whole", raw / "2018", ["Arts", "Music"], **sections("of its own")
+    )
+    assert build_tables(whole, spark)["features/text"].counters["encoded"] == 5
+    assert all_tables(first.root) == all_tables(whole.root)
 
 
 TRICKY = [
