@@ -25,7 +25,7 @@ ROW_GROUP = 1 << 20  # rows
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What is known of every item, in the order of the items."""
+    """Id, title, training events and category of every item, in the order of the items."""
 
     item_ids: pa.LargeStringArray
     titles: pa.LargeStringArray
