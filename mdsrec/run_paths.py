@@ -8,7 +8,7 @@ from typing import Any, Self
 from pyarrow import fs
 
 from mdsrec.config import Experiment
-from mdsrec.config.loading import experiment_from, lay_over
+from mdsrec.config.loading import experiment_over
 from mdsrec.errors import InputError
 from mdsrec.files import damaged_json, exists, file_system, read_json
 from mdsrec.jobs.promises import former_manifest, identity
@@ -76,11 +76,8 @@ def stored_experiment(folder: str, overrides: Sequence[str] = ()) -> Experiment 
     root, _, name = folder.rpartition("/runs/")
     uri = RunPaths(folder).config
     config = read_json(uri) if root else {}
-    if not config:
-        return None
     content = {**config, "root": root, "name": name}
-    lay_over(content, overrides)
-    return experiment_from(content, uri)
+    return experiment_over(content, uri, overrides) if config else None
 
 
 def _is_history(found: Mapping[str, Any]) -> bool:

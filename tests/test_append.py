@@ -244,5 +244,5 @@ def test_a_run_is_given_by_its_folder_whatever_its_file_says_now(
     assert said.splitlines()[-1].endswith(f"{run}/ eval.num_workers=2")
     with pytest.raises(InputError, match=r"runs/gone: no such configuration"):
         main(["append", f"{tmp_path}/runs/gone"])
-    with pytest.raises(InputError, match=r"config.json: unknown key model.dims"):
+    with pytest.raises(InputError, match=r"command line: unknown key model.dims"):
         main(["append", run, "model.dims=8"])

@@ -28,16 +28,27 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     InputError names the file or the command line, the key, the value found and, for an unknown key,
     the nearest one.
     """
-    content = read_content(path, overrides)
+    return experiment_over(_read_file(path), str(path), overrides)
+
+
+def experiment_over(
+    content: dict[str, Any], source: str, overrides: Sequence[str] = ()
+) -> Experiment:
+    """Return the experiment in the content of `source`, changed by overrides.
+
+    InputError as from `load_experiment`.
+    """
+    _lay_over(content, overrides)
+    sources = [source, *overrides]
     try:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
-        source = _source_of(location_of(error), [str(path), *overrides])
-        raise InputError(f"{source}: {explanation(error, content)}") from None
+        named = _source_of(location_of(error), sources)
+        raise InputError(f"{named}: {explanation(error, content)}") from None
     if found := find_credentials(experiment.resolved()):
         keys, problem = found
-        source = _source_of(keys, [str(path), *overrides])
-        raise InputError(f"{source}: {dotted_key(keys)}: {problem}")
+        named = _source_of(keys, sources)
+        raise InputError(f"{named}: {dotted_key(keys)}: {problem}")
     only = experiment.input.only
     return experiment if only is None else experiment.of_category(only)
 
@@ -48,18 +59,18 @@ def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     An override is `key=value`, or the path of another TOML file whose keys replace those before.
     """
     content = _read_file(path)
-    lay_over(content, overrides)
-    remember_secrets(content)
+    _lay_over(content, overrides)
     return content
 
 
-def lay_over(content: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Change the content of a configuration by `key=value` overrides and by TOML files."""
+def _lay_over(content: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Change the content of a configuration by overrides, and remember its secrets."""
     for override in overrides:
         if _is_file(override):
             _merge(content, _read_file(override))
         else:
             _set_key(content, override)
+    remember_secrets(content)
 
 
 def _is_file(override: str) -> bool:
