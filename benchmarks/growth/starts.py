@@ -1,4 +1,4 @@
-"""Runs that start in different ways, beside each other: time to the first form's best, and quality."""
+"""Runs that start in different ways: the time to the first form's best, and quality."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
