@@ -34,8 +34,8 @@ def asins_with_vectors(paths: Sequence[Path]) -> frozenset[str]:
 def restrict(source: Path, target: Path, asins: frozenset[str]) -> tuple[int, int, set[str]]:
     """Copy the lines of `source` about `asins`; return lines read, lines kept and their asins."""
     num_lines, num_kept, kept = 0, 0, set()
-    with _open_atomic(target) as file:
-        for num_lines, line in enumerate(_lines(source), 1):
+    with open_atomic(target) as file:
+        for num_lines, line in enumerate(read_lines(source), 1):
             asin = _asin(line, f"{source} line {num_lines}")
             if asin in asins:
                 file.write(line)
@@ -54,7 +54,8 @@ def _asins(path: Path) -> frozenset[str]:
         ) from None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, compressed (.gz) or not. InputError if it cannot be read."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield from file
@@ -70,7 +71,7 @@ def _asin(line: bytes, source: str) -> str:
 
 
 @contextmanager
-def _open_atomic(path: Path) -> Iterator[BufferedIOBase]:
+def open_atomic(path: Path) -> Iterator[BufferedIOBase]:
     """Open a file that exists only once it is complete.
 
     A .gz has no time in its header, so its bytes depend only on its lines.

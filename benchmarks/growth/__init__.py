@@ -1,0 +1,1 @@
+"""What warm starts, appended items and other categories are worth."""
