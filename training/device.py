@@ -27,6 +27,13 @@ def working_set(like: Tensor) -> int:
     return GPU_BYTES if like.is_cuda else CACHE_BYTES * torch.get_num_threads()
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor in host memory to the device, without waiting for a GPU."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def has_bf16(device: torch.device) -> bool:
     """Return True if the device computes bfloat16 natively."""
     if device.type == "cuda":

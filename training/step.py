@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mdsrec.config import Experiment
-from training.data.batch import Batch, batch_of
+from training.data.batch import Batch, batch_of, with_stacked_rows
 from training.data.negatives import Negatives
 from training.data.windows import Step
 from training.distributed.engine import gather_parameters
@@ -55,11 +55,11 @@ def share_of(
     noise = noise_of(model, experiment, step, epoch_and_step)
     negatives = negatives_of(model, experiment, step, epoch_and_step)
     slices = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
-    batches = [model.with_sparse_rows(batch_of(step, *s, noise, HOST, negatives)) for s in slices]
+    batches = [model.prepare(batch_of(step, *s, noise, HOST, negatives)) for s in slices]
     if model.reads_rows:
         batches = [with_plan(model, model.with_row_ids(batch)) for batch in batches]
     if device.type == "cuda":
-        batches = tree_map_only(Tensor, lambda t: t if t.is_cuda else t.pin_memory(), batches)
+        batches = tree_map_only(Tensor, Tensor.pin_memory, list(map(with_stacked_rows, batches)))
     return Share(epoch_and_step, step.num_prefixes, batches)
 
 

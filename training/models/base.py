@@ -169,6 +169,14 @@ class Model(nn.Module):
         """
         return batch
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch in the form that `forward` reads. Needs no weights.
+
+        The batch is in host memory, so what depends on its numbers is done here, where a GPU need
+        not be waited for.
+        """
+        return self.with_sparse_rows(batch)
+
     @property
     def own_items(self) -> OwnItems | None:
         """Return the items that are read as all on this rank; None where it holds all items."""

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from mdsrec.arrays import Ints
 from mdsrec.config import Experiment, MDSRecConfig
-from training.data.batch import Batch
+from training.data.batch import Batch, SparseRows
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
+from training.data.sparse import Entries
 from training.layers.dropout import dropout_mask
 from training.layers.linear import ROWS
 from training.layers.losses import full_softmax_loss
@@ -134,8 +135,8 @@ class MDSRec(Model):
         ids = torch.unique(torch.cat([entries.columns for entries in selected]))
         return batch._replace(
             row_ids=ids.long(),
-            entries={name: e.among(ids) for name, e in batch.entries.items()},
-            scored_entries={name: e.among(ids) for name, e in scored.items()},
+            entries=_among(ids, batch.entries),
+            scored_entries=_among(ids, scored),
         )
 
     @property
@@ -246,6 +247,11 @@ class MDSRec(Model):
         shape, layers = (B, P * K, self.config.num_heads * T), range(self.config.num_layers)
         masks = [dropout_mask(shape, p, e_BPD) for _ in layers] if self.training and p else []
         return PrefixStates(e_BPD, visible_BPT, noise_BPK, masks)
+
+
+def _among(ids: Tensor, rows: SparseRows) -> SparseRows:
+    """Return the rows with columns as indexes into `ids`, which ascend."""
+    return {name: each.among(ids) for name, each in rows.items() if isinstance(each, Entries)}
 
 
 def _embed(tokens_nD: Tensor, index_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:
