@@ -64,7 +64,11 @@ class RecommendWorker(ShardWorker):
         top, exclude_seen, users = self.options
         for batch in _user_batches(self, shard, users):
             best = best_items(
-                self.trained, batch.histories, top, exclude_seen, self.experiment.eval.item_block
+                self.trained,
+                batch.histories,
+                top,
+                exclude_seen,
+                self.experiment.eval.items_together,
             )
             if self.writes(shard):
                 parts.append(_recommendation_rows(batch, best, self.catalogue))
@@ -158,7 +162,7 @@ def _user_batches(
     worker: ShardWorker, shard: Shard, selected: frozenset[int] | None
 ) -> Iterator[UserBatch]:
     """Yield the selected users (None: all) of each batch of a shard."""
-    size = worker.experiment.eval.user_batch
+    size = worker.experiment.eval.users_together
     for first in range(shard.first, shard.last, size):
         last = min(first + size, shard.last)
         users = [user for user in range(first, last) if selected is None or user in selected]

@@ -25,7 +25,7 @@ from training.checkpoints.stored_weights import StoredWeights
 from training.checkpoints.tensor_file import file_metadata
 from training.data.item_tables import ItemTables, load_item_tables
 from training.data.sequences import History
-from training.device import to_device
+from training.device import product_precision, to_device
 from training.layers.queries import Queries, Ranking
 from training.length import check_trained
 from training.lifecycle.identity import check_identity
@@ -246,7 +246,8 @@ def encode_histories(
         items_BT, lengths_B = padded(members, longest)
         items_BT = F.pad(items_BT, (0, length - items_BT.shape[1]))
         items_BT, lengths_B = (to_device(part, device) for part in (items_BT, lengths_B))
-        encoded = model.user_vectors(items_BT, lengths_B, inputs)
+        with product_precision("fp32"):
+            encoded = model.user_vectors(items_BT, lengths_B, inputs)
         index = to_device(torch.from_numpy(rows), device)
         vectors.index_copy_(0, index, encoded[: len(rows)])
     return vectors

@@ -17,6 +17,7 @@ from mdsrec.config import Experiment
 from training.data.batch import Batch, batch_of, with_stacked_rows
 from training.data.negatives import Negatives
 from training.data.windows import Step
+from training.device import product_precision
 from training.distributed.engine import gather_parameters
 from training.distributed.engine_protocol import Engine
 from training.models.base import Model
@@ -68,6 +69,12 @@ def take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Te
 
     Returns this rank's loss of each channel, summed over its prefixes [C].
     """
+    on_gpu = engine.module.channel_weights.is_cuda
+    with product_precision(experiment.train.precision if on_gpu else "fp32"):
+        return _take_step(engine, experiment, share)
+
+
+def _take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Tensor:
     rank, world_size = rank_and_world_size(engine.module.owners)
     if engine.module.is_refreshed_before(share.epoch_and_step[1]):
         engine.module.refresh(_center_products(engine))

@@ -12,7 +12,7 @@ from torch import Tensor, distributed
 from mdsrec import metrics
 from mdsrec.config import Experiment
 from training.data.sequences import History, SequenceReader, Target
-from training.device import to_device
+from training.device import product_precision, to_device
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
 from training.inference import NO_HISTORY, padded
@@ -39,11 +39,12 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean metrics of the whole score over all validation targets. Collective."""
     rank, world_size = rank_and_world_size(engine.module.owners)
-    size = experiment.eval.user_batch
+    sizes = experiment.eval.sized_for(device.type == "cuda")
+    size = sizes.users_together
     sums = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64)
     engine.eval()
-    with ds.gather_parameters(engine):
-        count = _counter(engine, experiment.eval.item_block, device)
+    with ds.gather_parameters(engine), product_precision("fp32"):
+        count = _counter(engine, sizes.items_together, device)
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size
             targets = reader.targets(first, first + size, "valid")

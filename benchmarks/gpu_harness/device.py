@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.gpu_harness.tensor import PretendGpu, PretendTensor
 
@@ -33,6 +34,7 @@ def pretended_gpu() -> Iterator[None]:
         (torch.backends.cudnn, "is_acceptable", lambda _: False),
         (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
         (Tensor, "pin_memory", _pinned),
+        (F, "scaled_dot_product_attention", _without_dropout(F.scaled_dot_product_attention)),
     ]
     with ExitStack() as stack:
         for owner, name, value in replaced:
@@ -40,6 +42,11 @@ def pretended_gpu() -> Iterator[None]:
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(PretendGpu())  # type: ignore[no-untyped-call]
         yield
+
+
+def _without_dropout(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return attention that draws no mask: PyTorch makes one on the CPU below every mode."""
+    return lambda *inputs, **options: attention(*inputs, **{**options, "dropout_p": 0.0})
 
 
 def _pinned(tensor: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,6 +134,19 @@ def _take_step(model: Model, experiment: Experiment, step: Step, device: torch.d
     return Taken(losses, gradients, engine.counts_of)
 
 
+def second_step_on_gpu(model: Model, experiment: Experiment) -> dict[str, Counts]:
+    """Take the first two steps -> the counts of the second."""
+    with pretended_gpu():
+        engine = PlainEngine(model.to(CUDA), experiment)
+        engine.train()
+        for number, step in enumerate(islice(SequenceReader(experiment).steps(0), 2)):
+            engine.optimizer.zero_grad()
+            share = share_of(model, experiment, step, (0, number), CUDA)
+            engine.counts_of["begin"] = counted()
+            take_step(engine, experiment, share)  # type: ignore[arg-type]
+    return engine.counts_of
+
+
 def validate_on_gpu(model: Model, experiment: Experiment) -> tuple[dict[str, float], Counts]:
     """Return the metrics of the validation targets."""
     with pretended_gpu():
@@ -159,7 +173,7 @@ def rank_on_gpu(model: Model, experiment: Experiment, targets: Sequence[Target])
 def _rank(model: Model, experiment: Experiment, targets: Sequence[Target]) -> Ranked:
     """Rank the targets without the items seen, and find the best items."""
     model.eval()
-    counts_of, block = {"item vectors": counted()}, experiment.eval.item_block
+    counts_of, block = {"item vectors": counted()}, experiment.eval.items_together
     items, histories = model.item_vectors(), [target.history for target in targets]
     counts_of["user vectors"] = counted()
     queries = Queries(user_vectors(model, histories, items), items.vectors)

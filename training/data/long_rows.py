@@ -99,12 +99,12 @@ class LongRows(nn.Module):
 
     def add_transposed(self, out_XD: Tensor, dense_KD: Tensor, num_items: int) -> None:
         """Add the product of the transposed matrix with `dense_KD` to `out_XD` in place."""
-        size = max(1, working_set(out_XD) // out_XD[0].nbytes)
         if len(self.columns) <= FEW and self._on_gpu is None:
             starts = torch.from_numpy(self.matrix.starts.astype(np.int32))
             rows = Entries(starts, self.columns, self.weights)
             rows.add_transposed(out_XD, dense_KD, num_items)
             return
+        size = max(1, working_set(out_XD) // max(1, out_XD[:1].nbytes))
         for first in range(0, len(out_XD), size):
             rows = self._columns_between(first, min(first + size, len(out_XD)))
             out_XD[first : first + size] += rows.times(dense_KD)
@@ -114,7 +114,7 @@ class LongRows(nn.Module):
             return self._transposed.between(first, last)
         starts, columns, weights = self._on_gpu.columns
         start, stop = self._transposed.matrix.starts[[first, last]].tolist()
-        starts = starts[first : last + 1] - start
+        starts = starts[first : last + 1] - start if start else starts[: last + 1]
         return Entries(starts, columns[start:stop], weights[start:stop])
 
     @cached_property

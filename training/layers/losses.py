@@ -111,6 +111,7 @@ class _Targets:
         self._has_all = items.chunk >= items.number and not group.shares_items
         self._chunk: tuple[int, int] | None = None
         self._index, self._inside = target_P[:, None], target_P
+        self._minus_one: Tensor | None = None
 
     def own_scores(self, scores: Tensor, first: int, before: Tensor | None) -> Tensor:
         """Return the scores of the targets in the chunk, and those of the others `before` [P].
@@ -126,7 +127,9 @@ class _Targets:
     def subtract_one(self, error: Tensor, first: int) -> None:
         """Subtract 1 at the target: the gradient of the scores is the probability, less 1 there."""
         if self._has_all:
-            error.scatter_add_(1, self._index, error.new_full(self._index.shape, -1.0))
+            if self._minus_one is None:
+                self._minus_one = error.new_full(self._index.shape, -1.0)
+            error.scatter_add_(1, self._index, self._minus_one)
             return
         self._move_to(first, error.shape[1])
         error.scatter_add_(1, self._index, -self._inside[:, None].to(error.dtype))
@@ -165,9 +168,11 @@ class _FullSoftmax(torch.autograd.Function):
                 log_sums = sums if log_sums is None else torch.logaddexp(log_sums, sums)
                 if items.chunk >= items.number:
                     ctx.saved[c] = vectors, lengths, scores
-            none = q_CPD.new_zeros(target_P.shape)  # where this rank owns no item
-            sums_of_channels.append(none - torch.inf if log_sums is None else log_sums)
-            own_of_channels.append(none if own is None else own)
+            if log_sums is None or own is None:  # this rank owns no item
+                own = q_CPD.new_zeros(target_P.shape)
+                log_sums = own - torch.inf
+            sums_of_channels.append(log_sums)
+            own_of_channels.append(own)
         log_sums = torch.stack(sums_of_channels)
         log_sums, own = group.all_reduce(log_sums, torch.stack(own_of_channels))
         ctx.save_for_backward(q_CPD, log_sums, *tables)

@@ -6,13 +6,14 @@ X items, D width, n rows.
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mdsrec.arrays import Ints
 from training.data.on_device.bags import BLOCK, ByColumn, blocks_by_column
-from training.data.sparse import Entries, SparseMatrix
+from training.data.sparse import MAX_ENTRIES, Entries, SparseMatrix
 
 
 class DeviceGraph(nn.Module):
@@ -60,7 +61,8 @@ class DeviceMatrix(DeviceGraph):
         self.matrix = matrix
         self.register_buffer("columns", torch.from_numpy(matrix.columns), persistent=False)
         self.register_buffer("weights", torch.from_numpy(matrix.weights), persistent=False)
-        self.register_buffer("starts", torch.from_numpy(matrix.starts), persistent=False)
+        starts = matrix.starts.astype(np.int32 if matrix.starts[-1] <= MAX_ENTRIES else np.int64)
+        self.register_buffer("starts", torch.from_numpy(starts), persistent=False)
         self._by_column: list[ByColumn] = []  # of each BLOCK of rows, on a GPU
 
     def _apply(self, move: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -84,7 +86,8 @@ class DeviceMatrix(DeviceGraph):
     def between(self, first: int, last: int) -> Entries:
         """Return rows first <= row < last."""
         start, stop = self.matrix.starts[first], self.matrix.starts[last]
-        starts = (self.starts[first : last + 1] - start).to(torch.int32)
+        starts = self.starts[first : last + 1]
+        starts = (starts - start if start else starts).to(torch.int32)
         return Entries(starts, self.columns[start:stop], self.weights[start:stop])
 
     def add_transposed(self, first: int, out_XD: Tensor, dense_nD: Tensor, num_items: int) -> None:
