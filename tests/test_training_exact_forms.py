@@ -10,8 +10,8 @@ from torch import Tensor
 from mdsrec.config import MDSRecConfig
 from mdsrec.errors import InputError
 from training.data import long_rows
+from training.data.device_matrices import DeviceMatrix
 from training.data.long_rows import LongRows
-from training.data.on_device.graph import DeviceMatrix
 from training.data.sparse import SparseMatrix, multiply_all, product
 from training.layers import losses
 from training.layers.dropout import dropout, dropout_mask

@@ -20,14 +20,14 @@ from mdsrec.text import markdown_table
 
 PROG = "benchmarks.gpu_harness"
 WITHOUT_DROPOUT = ("model.dropout=0.0", "model.item_mask=0.0")
+NAMES = [name for name in sections() if name != "transitions"]
 PARTS = ("forward", "backward", "optimizer")
 HEADER = ["model", "prefixes", *PARTS, "waits", "pageable copies", "pinned copies"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = experiment_parser(PROG, __doc__ or "")
-    trained = [name for name, section in sections().items() if section.is_trained]
-    parser.add_argument("--models", nargs="+", choices=trained, default=trained)
+    parser.add_argument("--models", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--prefixes", nargs="+", type=positive_int, default=[512])
     arguments = parser.parse_intermixed_args(argv)
     experiment = load_experiment(arguments.config, [*arguments.overrides, *WITHOUT_DROPOUT])

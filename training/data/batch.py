@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.data.device_matrices import STACKED, StackedEntries, stack
 from training.data.negatives import Negatives, ScoredItems
-from training.data.on_device.bags import STACKED, StackedEntries, stack
 from training.data.plans import Plan, SumPlan
 from training.data.sparse import Entries
 from training.data.windows import Step

@@ -20,8 +20,14 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from training.data.column_blocks import times_in_blocks
-from training.data.on_device.bags import Bags, bags_of, cut_rows, entries_of
-from training.data.on_device.graph import DeviceMatrix, bytes_of
+from training.data.device_matrices import (
+    Bags,
+    DeviceMatrix,
+    bags_of,
+    bytes_of,
+    cut_rows,
+    entries_of,
+)
 from training.data.sparse import Entries, SparseMatrix
 from training.device import working_set
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mdsrec.arrays import Ints
-from training.data.on_device.bags import StackedEntries
+from training.data.device_matrices import StackedEntries
 from training.data.sparse import Entries
 
 

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.data.on_device.bags import BLOCK
-from training.data.on_device.graph import DeviceGraph
+from training.data.device_matrices import BLOCK, DeviceGraph
 from training.layers.softmax_group import SoftmaxGroup
 from training.sharding.owners import Owners
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.data.device_matrices import DeviceGraph, device_graph
 from training.data.item_tables import ItemTables, ModalityTables
 from training.data.long_rows import LongRows
-from training.data.on_device.graph import DeviceGraph, device_graph
 from training.data.sparse import SparseMatrix, product
 from training.layers.item_constants import ItemConstants
 

@@ -23,12 +23,12 @@ from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.section import listed
 from mdsrec.errors import InputError
 from training.data.batch import Batch, ItemRows, OwnItems
-from training.data.initial_rows import draw_rows
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
 from training.data.negatives import Sampler, build_sampler
 from training.layers.item_constants import constants_of
 from training.layers.linear import ROWS
+from training.models.initial_rows import draw_rows
 from training.sharding.owners import Owners
 
 INIT_STD = 0.02

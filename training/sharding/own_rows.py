@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mdsrec.arrays import Ints
-from training.data.on_device.graph import DeviceGraph, DeviceMatrix
+from training.data.device_matrices import DeviceGraph, DeviceMatrix
 from training.data.plans import Plan
 from training.data.sparse import Entries, SparseMatrix
 from training.sharding.exchange import plan_rows

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from mdsrec.config import MDSRecConfig
 from training.data.batch import SparseRows
 from training.data.column_blocks import times_in_blocks
+from training.data.device_matrices import STACKED, StackedEntries
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
-from training.data.on_device.bags import STACKED, StackedEntries
 from training.data.plans import SumPlan
 from training.data.sparse import Entries, Rows, identity, multiply_all
 from training.layers.losses import EPS, Channel

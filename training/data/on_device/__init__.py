@@ -1,1 +1,0 @@
-"""Sparse matrices on the model's device."""
