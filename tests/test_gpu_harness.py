@@ -164,7 +164,7 @@ def test_validation_equals_that_of_the_cpu(root: Path, name: str, sharded: bool)
     experiment = experiment_in(root, name, SOME_FORMS[0])
     on_cpu = stages.validate_on_cpu(stages.new_model(experiment, sharded), experiment)
     found, counts = stages.validate_on_gpu(stages.new_model(experiment, sharded), experiment)
-    assert found == on_cpu
+    assert found == on_cpu == stages.validate_on_cpu(stages.new_model(experiment), experiment)
     assert not counts.missing
 
 

@@ -244,7 +244,7 @@ class ItemRepresentations(nn.Module):
         for vectors_nD, channel in zip(vectors_CnD, channels, strict=True):
             for first in range(0, num_own, ROWS):
                 last = min(first + ROWS, num_own)
-                vectors_nD[first:last] = channel.vectors(tables, first, last)[0]
+                vectors_nD[first:last] = channel.vectors(tables, first, last)
         return vectors_CnD
 
     def _smooth_all(self, embedding_XD: Tensor) -> Tensor:
