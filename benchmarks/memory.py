@@ -21,10 +21,11 @@ from mdsrec.command import run_command
 from mdsrec.config import Experiment
 from mdsrec.text import markdown_table
 from training.data.batch import batch_of
+from training.data.device_matrices import DeviceMatrix
 from training.data.item_tables import ItemTables, ModalityTables
 from training.data.long_rows import LongRows
 from training.data.shared_arrays import zeros
-from training.data.sparse import DeviceMatrix, SparseMatrix
+from training.data.sparse import SparseMatrix
 from training.data.table_arrays import Lists, member_rows, neighbor_rows
 from training.data.windows import Samples, Step
 from training.models.mdsrec.model import MDSRec

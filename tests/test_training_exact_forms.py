@@ -10,8 +10,9 @@ from torch import Tensor
 from mdsrec.config import MDSRecConfig
 from mdsrec.errors import InputError
 from training.data import long_rows
+from training.data.device_matrices import DeviceMatrix
 from training.data.long_rows import LongRows
-from training.data.sparse import DeviceMatrix, SparseMatrix, multiply_all, product
+from training.data.sparse import SparseMatrix, multiply_all, product
 from training.layers import losses
 from training.layers.dropout import dropout, dropout_mask
 from training.layers.in_blocks import in_blocks

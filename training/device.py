@@ -3,6 +3,8 @@
 import os
 import platform
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +29,18 @@ def working_set(like: Tensor) -> int:
     return GPU_BYTES if like.is_cuda else CACHE_BYTES * torch.get_num_threads()
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor in host memory to the device, without waiting for a GPU."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Return True if the device multiplies in TensorFloat-32: a GPU of Ampere or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def has_bf16(device: torch.device) -> bool:
     """Return True if the device computes bfloat16 natively."""
     if device.type == "cuda":
@@ -35,8 +49,31 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+@contextmanager
+def product_precision(precision: str) -> Iterator[None]:
+    """Let a GPU multiply float32 matrices in TensorFloat-32, unless `precision` is fp32.
+
+    With bf16 these are the matrices that autocast leaves alone. PyTorch's default is
+    TensorFloat-32 in GRU layers only.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    cudnn.allow_tf32 = precision != "fp32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
+
+
 def check_precision(experiment: Experiment, device: torch.device) -> None:
-    """Raise InputError if `train.precision` is bf16 and the device would emulate it."""
+    """Raise InputError if the device does not compute in `train.precision`."""
+    if experiment.train.precision == "tf32" and not has_tf32(device):
+        raise InputError(
+            f"train.precision = tf32: the {device.type} of this machine has no TensorFloat-32: "
+            "set train.precision=fp32"
+        )
     if experiment.train.precision == "bf16" and not has_bf16(device):
         raise InputError(
             f"train.precision = bf16: the {device.type} of this machine has no bfloat16 "

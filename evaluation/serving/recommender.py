@@ -78,7 +78,7 @@ class Recommender:
         self._check_top(top)
         known = known_histories(histories, self._catalogue)
         settings = self._served.experiment.eval
-        size = settings.user_batch
+        size = settings.users_together
         with one_thread():
             best = [
                 best_items(
@@ -86,7 +86,7 @@ class Recommender:
                     known.items[first : first + size],
                     top,
                     exclude_seen,
-                    settings.item_block,
+                    settings.items_together,
                 )
                 for first in range(0, len(known.items), size)
             ]

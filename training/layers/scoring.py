@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.device import product_precision
 from training.layers.linear import ROWS
 from training.layers.sparse_scores import SparseScores
 
@@ -79,7 +80,8 @@ class Tiles:
         """
         num_sums = len(self._sums)
         sums, channels = out[:num_sums], out[num_sums:]
-        torch.bmm(self._queries_KBD, items_KnD.transpose(1, 2), out=channels[: len(items_KnD)])
+        with product_precision("fp32"):
+            torch.bmm(self._queries_KBD, items_KnD.transpose(1, 2), out=channels[: len(items_KnD)])
         for weights, whole in zip(self._sums, sums, strict=True):
             torch.mul(channels[0], weights[0], out=whole)
             for channel, weight in zip(channels[1:], weights[1:], strict=True):

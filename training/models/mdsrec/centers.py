@@ -111,13 +111,11 @@ def _interests_of_users(
     """Compute `prefix_interests` for a block of users."""
     (e, visible, noise, dropout_masks), layers = split
     (b, P, D), T = e.shape, visible.shape[-1]
-    centers: Tensor | None = None
+    hidden, centers = ~visible[:, :, None, None], None
     for index, (projection, tokens) in enumerate(zip(projections, layers, strict=True)):
         layer = tokens._replace(projection=projection)
         scores = layer.scores(centers)
-        scores = scores.view(b, scores.shape[1] // K, K, -1, T).masked_fill(
-            ~visible[:, :, None, None], -torch.inf
-        )
+        scores = scores.view(b, scores.shape[1] // K, K, -1, T).masked_fill(hidden, -torch.inf)
         weights = torch.softmax(scores, dim=-1).flatten(3).flatten(1, 2)  # Eq. 12
         if dropout_masks:
             weights = weights * dropout_masks[index]
