@@ -9,7 +9,9 @@ from mdsrec.command import (
     SAME_COMMAND,
     WITHOUT_FRESH,
     DistinctValues,
+    add_each,
     dispatch,
+    each_of,
     experiment_of,
     experiment_parser,
     going_on,
@@ -44,11 +46,15 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="delete the run of this name first, and train it again"
     )
-    given = parser.parse_intermixed_args(words)
+    add_each(parser)
+    arguments = parser.parse_intermixed_args(words)
     from cluster.run import run_stages
 
-    with going_on(WITHOUT_FRESH if given.fresh else SAME_COMMAND):
-        sys.exit(run_stages(given.config, given.overrides, given.fresh, given.stages))
+    with going_on(WITHOUT_FRESH if arguments.fresh else SAME_COMMAND):
+        for given in each_of(arguments):
+            code = run_stages(given.config, given.overrides, given.fresh, given.stages)
+            if code:
+                sys.exit(code)
 
 
 def submit(words: Sequence[str]) -> None:

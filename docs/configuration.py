@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from etl.recipes import raw_inputs, recipes
-from mdsrec.config import ColumnsConfig, Experiment, FeatureConfig
+from mdsrec.config import ColumnsConfig, Experiment, FeatureConfig, FeaturesConfig
 from mdsrec.config.input import TABLE_KEYS
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.model_base import NetworkConfig
@@ -46,6 +46,7 @@ value of the key invalidates:
 - nothing: the key can change between two starts of the same run.
 """
 
+ARTS = {"Arts": {"reviews": ["ROOT/raw.json"]}}
 NEW_VALUES: dict[str, Any] = {
     "name": "other",
     "root": "ROOT/elsewhere",
@@ -56,6 +57,8 @@ NEW_VALUES: dict[str, Any] = {
     "input.source": "orc",
     "input.interactions": ["ROOT/more.csv"],
     "input.items": ["ROOT/more.csv"],
+    "input.categories": ARTS,
+    "input.only": "Arts",
     "input.time_unit": "seconds",
     "input.separator": ";",
     "input.options": {"url": "jdbc:other"},
@@ -88,6 +91,7 @@ NEW_VALUES: dict[str, Any] = {
     "eval.cutoffs": [5],
     "eval.pictures": "ROOT",
     "optim.decay": "linear",
+    "train.init_from": "before",
     "train.loss": "sampled",
     "train.tracking": "mlflow",
     "tune.space": {"optim.lr": {"choice": [1e-3]}},
@@ -98,6 +102,7 @@ NEW_VALUES: dict[str, Any] = {
 """New values for keys whose type does not suggest one."""
 
 COMPANIONS: dict[str, dict[str, Any]] = {
+    "input.categories": {"input.reviews": None},
     "sequences.split": {"sequences.cut": None},
     "optim.decay": {"optim.decay_steps": 10},
     "optim.decay_epochs": {"optim.decay": "linear"},
@@ -260,9 +265,11 @@ def effect(base: Mapping[str, Any], dotted: str, value: Any) -> str:
     """Return what a new value of a key invalidates."""
     if dotted in TABLES:
         base = of_tables(base, dotted)
+    if dotted == "input.only":
+        base = changed(base, "input", {"edition": "2018", "categories": _below(ARTS, base["root"])})
     other = of_tables(base, dotted) if dotted == "input.format" else base
     for key, companion in COMPANIONS.get(dotted, {}).items():
-        other = changed(other, key, companion)
+        other = changed(other, key, _below(companion, base["root"]))
     before = experiment_from(base, "base")
     after = experiment_from(changed(other, dotted, value), dotted)
     old, new = tables_of(before), tables_of(after)
@@ -316,6 +323,8 @@ def keys_of(section: type[Section], prefix: str, base: Mapping[str, Any]) -> lis
 
 
 def _below(value: Any, root: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _below(part, root) for key, part in value.items()}
     if isinstance(value, str):
         return value.replace("ROOT", root)
     return [_below(v, root) for v in value] if isinstance(value, list) else value
@@ -335,6 +344,8 @@ def page() -> str:
             if name == "model":
                 parts += model_parts(base)
                 continue
+            if name == "features":
+                parts += ["## `[features]`", str(FeaturesConfig.__doc__)]
             known: dict[str, Any] = {"features": FeatureConfig, "input.columns": ColumnsConfig}
             section = known.get(name) or Experiment.model_fields[name].annotation
             title = "features.NAME" if name == "features" else name

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from etl.builders.parsed_batches import FOLDER
 from etl.builders.workspace import Workspace
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.jobs.lease import Lease, hold
 from mdsrec.jobs.promises import promised
+
+RAW_TABLES = {"interactions", "metadata", "rejects"}
 
 
 @contextmanager
@@ -17,15 +20,20 @@ def only_writer(space: Workspace) -> Iterator[frozenset[str]]:
     experiment.
     """
     recipes = space.recipes.items()
-    with promised({space.uri(name): recipe.fingerprint for name, recipe in recipes}):
+    with promised({space.uri(name): recipe.fingerprint for name, recipe in recipes}, True):
         while True:
             outdated = space.outdated()
             if not outdated:
                 yield frozenset()
                 return
             heartbeat.begin("waiting for the leases of the tables")
-            lease = Lease([f"{space.uri(name)}.writer" for name in outdated])
+            lease = Lease([f"{space.uri(name)}.writer" for name in _written(outdated)])
             with hold(lease, f"writing tables of {space.experiment.root}/dataset", waits=True):
                 if outdated >= space.outdated():  # nobody replaced others meanwhile
                     yield outdated
                     return
+
+
+def _written(outdated: frozenset[str]) -> frozenset[str]:
+    """Return the tables that a build writes. Those of raw lines come with parsed batches."""
+    return outdated | {FOLDER} if outdated & RAW_TABLES else outdated

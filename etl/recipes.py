@@ -7,15 +7,17 @@ because training shuffles within files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
+from etl.catalogue.categories import Categories
 from etl.catalogue.content_hashes import ContentHashes
 from etl.catalogue.raw import RawFile, raw_files
 from etl.features.encoders import encoder_identity
 from etl.features.images import folder_identity
 from etl.tabular.listing import input_files
-from mdsrec.config import Experiment, FeatureConfig
+from mdsrec.config import Experiment, FeatureConfig, InputConfig
 from mdsrec.errors import InputError
 from mdsrec.table_names import (
     cooccurrence_name,
@@ -35,18 +37,30 @@ class RawInputs:
 
     interactions: tuple[RawFile, ...]
     items: tuple[RawFile, ...]
+    categories: Categories | None = None  # None if there are none
 
 
 def raw_inputs(experiment: Experiment) -> RawInputs:
     """List the raw files. Raises InputError if one is missing or empty."""
     config = experiment.input
+    if not config.categories:
+        return RawInputs(*_listed_files(config))
+    parts = {name: _listed_files(config.of_category(name)) for name in config.categories}
+    interactions, items = zip(*parts.values(), strict=True)
+    of_files = (tuple(name for name, part in parts.items() for _ in part[kind]) for kind in (0, 1))
+    return RawInputs(tuple(chain(*interactions)), tuple(chain(*items)), Categories(*of_files))
+
+
+def _listed_files(config: InputConfig) -> tuple[tuple[RawFile, ...], tuple[RawFile, ...]]:
+    """Return the files of interactions and those of items."""
     if config.format == "table":
-        parts = [input_files(config, names) for names in (config.interactions, config.items)]
+        interactions = input_files(config, config.interactions)
+        items = input_files(config, config.items)
     else:
-        parts = [raw_files(names) for names in (config.reviews, config.metadata)]
-        if empty := [file.uri for part in parts for file in part if file.size == 0]:
+        interactions, items = (raw_files(names) for names in (config.reviews, config.metadata))
+        if empty := [file.uri for file in (*interactions, *items) if file.size == 0]:
             raise InputError(f"{empty[0]}: the file is empty")
-    return RawInputs(*map(tuple, parts))
+    return tuple(interactions), tuple(items)
 
 
 def recipes(experiment: Experiment, inputs: RawInputs) -> dict[str, Recipe]:
@@ -73,6 +87,8 @@ def _tables_read(name: str, settings: Mapping[str, Any], experiment: Experiment)
             return ["interactions", "metadata"] if full else ["interactions"]
         case "items":
             return ["sequences", "metadata"]
+        case "categories":
+            return ["interactions", "metadata", "items"]
         case "cooccurrence" if "max_cooccurrences" in settings:
             return [whole_cooccurrence_name(experiment)]
         case "cooccurrence" | "transitions":
@@ -101,6 +117,8 @@ def _file_hashes(experiment: Experiment, inputs: RawInputs) -> dict[str, dict[st
     reviews = _numbered("reviews", _hashes_of(inputs.interactions, experiment, hashes))
     metadata = _numbered("metadata", _hashes_of(inputs.items, experiment, hashes))
     found = {"interactions": reviews, "metadata": metadata, "rejects": reviews | metadata}
+    if inputs.categories is not None:
+        found["categories"] = {"categories of files": fingerprint(asdict(inputs.categories))}
     for modality in experiment.modalities:
         config = experiment.features[modality]
         has_column = config.column is not None

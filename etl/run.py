@@ -17,13 +17,16 @@ from etl.builders.preflight import check_build
 from etl.builders.transitions import TransitionsBuilder
 from etl.builders.workspace import Workspace
 from etl.leases import only_writer
+from etl.reasons import reason_to_build
 from etl.spark.progress import task_progress
 from etl.spark.session import unwrap_worker_errors
+from etl.status import Build
 from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.jobs.promises import check, identity
 from mdsrec.table_names import (
+    CATEGORIES,
     centers_name,
     centroids_name,
     cooccurrence_name,
@@ -47,29 +50,34 @@ def build_tables(experiment: Experiment, spark: SparkSession | None = None) -> d
 
     Without `spark`, a session starts for the first table that has to be built.
     """
+    return build_with_reasons(experiment, spark).manifests
+
+
+def build_with_reasons(experiment: Experiment, spark: SparkSession | None = None) -> Build:
+    """Build the tables as `build_tables` does, and return what was built and why."""
     heartbeat.begin("checking the input")
     files.check_root(experiment.root)
     space = Workspace(experiment, spark)
-    manifests: dict[str, Manifest] = {}
+    built = Build(files=space.file_counts)
     clean_leftovers(experiment.root)
     check_build(space)
     try:
         with only_writer(space) as leased, unwrap_worker_errors():
-            build = partial(_build_outdated, space, leased)
-            manifests |= build(_shared_tables(space))
+            build = partial(_build_outdated, space, leased, built)
+            build(_shared_tables(space))
             for modality in experiment.modalities:
                 builder = FeatureBuilder(space, modality)
-                manifests |= build({features_name(modality): builder.build_features})
+                build({features_name(modality): builder.build_features})
                 builder.check_settings()
-                manifests |= build(_derived_tables(space, modality))
-            manifests |= build(_joint_tables(space))
+                build(_derived_tables(space, modality))
+            build(_joint_tables(space))
     except (KeyboardInterrupt, SystemExit):
         space.abandon()
         raise
     finally:
         space.close()
         tables.discard_uncommitted()
-    return manifests
+    return built
 
 
 def _shared_tables(space: Workspace) -> dict[str, BuildFunction]:
@@ -80,8 +88,10 @@ def _shared_tables(space: Workspace) -> dict[str, BuildFunction]:
         "rejects": builder.build_rejects,
         "sequences": builder.build_sequences,
         "items": builder.build_items,
-        whole_cooccurrence_name(space.experiment): builder.build_cooccurrence,
     }
+    if space.experiment.input.categories:
+        found[CATEGORIES] = builder.build_categories
+    found[whole_cooccurrence_name(space.experiment)] = builder.build_cooccurrence
     if space.experiment.graph.max_cooccurrences is not None:
         found[cooccurrence_name(space.experiment)] = builder.build_heaviest
     return found
@@ -115,28 +125,32 @@ def _joint_tables(space: Workspace) -> dict[str, BuildFunction]:
 
 
 def _build_outdated(
-    space: Workspace, leased: Collection[str], functions: dict[str, BuildFunction]
-) -> dict[str, Manifest]:
+    space: Workspace, leased: Collection[str], built: Build, functions: dict[str, BuildFunction]
+) -> None:
     """Call the functions of the tables that are not up to date, and log each table.
 
     ReplacedError if one is not `leased`: it was up to date when this ETL began.
     """
-    manifests = {}
     for name, build in functions.items():
         started = time.monotonic()
         manifest = space.find_table(name)
         if manifest is None:
             if name not in leased:
                 check(space.uri(name), identity(space.uri(name)))
+            built.reasons[name] = reason_to_build(space.uri(name), space.recipes[name])
+            log.info("%s: to be built: %s", name, built.reasons[name])
             log.info("%s: building", name)
             heartbeat.begin(f"table {name}")
             with task_progress(name, lambda: space.spark_if_started):
-                manifest = build()
+                manifest = space.restore(name)
+                if manifest is None:
+                    manifest = build()
+                else:
+                    built.found.add(name)
             seconds = time.monotonic() - started
             figures = {"table": name, "rows": manifest.rows, "seconds": round(seconds, 1)}
             text = "%s: built, %d rows, %.1f s"
             log.info(text, name, manifest.rows, seconds, extra={"figures": figures})
         else:
             log.info("%s: up to date, %d rows", name, manifest.rows)
-        manifests[name] = manifest
-    return manifests
+        built.manifests[name] = manifest

@@ -4,18 +4,20 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from typing import Any
 
+from etl.builders.workspace import FileCounts
+from etl.reasons import kept_version, recipe_changes
 from etl.recipes import raw_inputs, recipes
 from mdsrec import tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import file_system
 from mdsrec.parquet_groups import open_file
-from mdsrec.tables import Manifest, Recipe, fingerprint
+from mdsrec.tables import Manifest, Recipe
 from mdsrec.text import duration, file_size, text_table
 
 STATUS_COUNTERS = (
@@ -27,7 +29,6 @@ STATUS_COUNTERS = (
     "items_without",
     "recall",
 )
-MAX_VALUE_LENGTH = 40  # characters of a setting's value; longer values are not shown
 MAX_COUNTERS = 16
 SHOWN_REJECTS = 3
 MAX_ROW_LENGTH = 100  # characters of a rejected row
@@ -58,6 +59,19 @@ class TableStatus:
         return sum(file.bytes for file in self.manifest.files) if self.manifest else 0
 
 
+@dataclass(frozen=True)
+class Build:
+    """The tables after a build, why some were built, and how many raw files of each kind were read.
+
+    A table without a reason was kept.
+    """
+
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    files: dict[str, FileCounts] = field(default_factory=dict)
+    found: set[str] = field(default_factory=set)  # a former version is current again
+
+
 def table_statuses(experiment: Experiment) -> list[TableStatus]:
     """Return the status of every table, in an order in which they can be built.
 
@@ -78,26 +92,9 @@ def _table_status(name: str, uri: str, recipe: Recipe) -> TableStatus:
     except InputError as error:
         return TableStatus(name, TableState.DAMAGED, str(error).removeprefix(f"{uri}/"))
     changes = recipe_changes(manifest, recipe)
+    changes += kept_version(uri, recipe) if changes else []
     state = TableState.OUTDATED if changes else TableState.UP_TO_DATE
     return TableStatus(name, state, "; ".join(changes), manifest, _age(uri))
-
-
-def recipe_changes(manifest: Manifest, recipe: Recipe) -> list[str]:
-    """Return the differences between the recipe of a built table and its present recipe.
-
-    A setting is listed with both values if they are short, an input only by name.
-    """
-    changes = []
-    for key in _changed_keys(manifest.settings, recipe.settings):
-        was, now = (str(settings.get(key)) for settings in (manifest.settings, recipe.settings))
-        short = max(len(was), len(now)) <= MAX_VALUE_LENGTH
-        changes.append(f"{key} was {was}, is {now}" if short else f"{key} changed")
-    return changes + [f"{name} changed" for name in _changed_keys(manifest.inputs, recipe.inputs)]
-
-
-def _changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    keys = dict.fromkeys([*before, *now])
-    return [key for key in keys if fingerprint(before.get(key)) != fingerprint(now.get(key))]
 
 
 def _age(uri: str) -> float | None:
@@ -123,11 +120,32 @@ def status_report(experiment: Experiment, statuses: Sequence[TableStatus]) -> st
     return _report(experiment, lines, [*details, ""])
 
 
-def build_report(experiment: Experiment, manifests: Mapping[str, Manifest]) -> str:
-    """Return a line for each table with its rows and counters."""
-    rows = [[name, f"{manifest.rows:,}"] for name, manifest in manifests.items()]
-    details = [counters_text(manifest.counters) for manifest in manifests.values()]
-    return _report(experiment, text_table(["table", "rows"], rows), details)
+def build_report(experiment: Experiment, build: Build) -> str:
+    """Return a line for each table: was it kept or built, and why; its rows and counters.
+
+    It was found if a former version that the same recipe built is current again. The lines at the
+    end say what was parsed and encoded.
+    """
+    rows, details = [], []
+    for name, manifest in build.manifests.items():
+        reason, counters = build.reasons.get(name), counters_text(manifest.counters)
+        state = "kept" if reason is None else "found" if name in build.found else "built"
+        rows.append([name, state, f"{manifest.rows:,}"])
+        details.append("; ".join(filter(None, [reason, counters])))
+    table = text_table(["table", "state", "rows"], rows, num_left=2)
+    return "\n".join([_report(experiment, table, details), *_work_done(build)])
+
+
+def _work_done(build: Build) -> list[str]:
+    """Return how many files were parsed and how many contents were encoded in a build."""
+    files = [f"{kind} {n.parsed} parsed, {n.kept} kept" for kind, n in build.files.items()]
+    vectors = [
+        f"{name} {counters['encoded']:,} encoded, {counters['cached']:,} from the cache"
+        for name in build.reasons
+        if name not in build.found and "encoded" in (counters := build.manifests[name].counters)
+    ]
+    done = {"files": files, "vectors": vectors}
+    return [f"  {kind:8} {'; '.join(parts)}" for kind, parts in done.items() if parts]
 
 
 def rejects_report(experiment: Experiment, manifest: Manifest) -> list[str]:
@@ -170,10 +188,10 @@ def undescribed_items(experiment: Experiment, manifest: Manifest) -> list[str]:
     Without a table of items there is nothing to say.
     """
     missing = manifest.counters["items_without_metadata"]
-    if not missing or not (experiment.input.items or experiment.input.metadata):
+    if not missing or not (experiment.input.names("items") or experiment.input.names("metadata")):
         return []
     ordered = manifest.counters["items_interacted"]
-    table = "table of items" if experiment.input.items else "metadata"
+    table = "table of items" if experiment.input.names("items") else "metadata"
     return [
         f"{missing:,} of {ordered:,} ordered items are not in the {table}: they have no title, "
         "text or image"

@@ -58,9 +58,9 @@ class Cases:
     @classmethod
     def read(cls, uri: str) -> Self | None:
         """Read cases.json, or return None if there is no such file."""
-        values = files.read_json(uri, REMEDY)
-        if not values:
+        if not files.exists(uri):
             return None
+        values = files.read_json(uri, REMEDY)
         cases = files.checked_fields(cls, values, uri, REMEDY)
         if missing := {item for case in cases.cases for item in case.items()} - cases.items.keys():
             raise files.damaged_json(uri, f"no item {min(missing)}", REMEDY)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from evaluation.cases import distinctive_cases
 from evaluation.evaluated_run import EvaluatedRun, run_labels
@@ -24,14 +25,16 @@ from evaluation.report.differences import Differences, crossing_words, differenc
 from evaluation.report.pictures import load_thumbnails
 from evaluation.report.run_report import candidates_text, headline_metrics
 from mdsrec import files, tables
-from mdsrec.config.section import absolute
+from mdsrec.config.section import absolute, listed
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
+from mdsrec.jobs.promises import promised
+from mdsrec.run_paths import RunPaths, former_tables
 from mdsrec.text import text_table
 
 # Fields of metrics.json that must be equal, and their names in error texts.
 SAME = {"dataset": "data", "cutoffs": "eval.cutoffs", "exclude_seen": "eval.exclude_seen"}
 PAGE = "comparison.html"
+GATE_METRIC = "ndcg@10"
 
 log = logging.getLogger("evaluation")
 
@@ -41,9 +44,52 @@ def compare_runs(folders: Sequence[str], out: str | None = None) -> str:
 
     The page is written to `out`, by default to PAGE in the first folder.
     """
-    runs = [EvaluatedRun.read(absolute(folder).rstrip("/")) for folder in folders]
+    return _write_page(_compared(folders), out)
+
+
+class Gated(NamedTuple):
+    """A comparison with a gate: whether the first run may take the place of another."""
+
+    screen: str
+    is_worse: bool
+
+
+def compare_with_gate(
+    folders: Sequence[str], gate: str, metric: str = GATE_METRIC, out: str | None = None
+) -> Gated:
+    """Compare runs as `compare_runs` does, and the first one with the run `gate`.
+
+    It is worse where the 95% interval of its difference in `metric` lies wholly below 0, paired by
+    test event. So noise does not close the gate, and a loss within the noise does not either.
+    """
+    first, gate = _folder(folders[0]), _folder(gate)
+    if first == gate:
+        raise InputError(f"{gate}: compared with itself: --no-worse-than needs another run")
+    data = _compared([*folders, gate])
+    names, number = list(data.differences.names), [run.uri for run in data.runs].index(gate)
+    if metric not in names:
+        raise InputError(f"--metric {metric}: the runs have none of that name: {listed(names)}")
+    found, index = data.differences.of_runs[number - 1].reversed(), names.index(metric)
+    candidate, other = data.runs[0], data.runs[number]
+    same = candidate.name == other.name
+    named, baseline = (run.uri if same else run.name for run in (candidate, other))
+    line = f"gate    {named}: {metric} is {found.words(index, baseline)}"
+    return Gated(f"{_write_page(data, out)}\n{line}", found.is_worse(index))
+
+
+def _compared(folders: Sequence[str]) -> ComparisonData:
+    """Read and compare the runs, each once."""
+    runs = [EvaluatedRun.read(uri) for uri in dict.fromkeys(map(_folder, folders))]
     _check_comparable(runs)
-    data = _comparison_data(runs)
+    return _comparison_data(runs)
+
+
+def _folder(folder: str) -> str:
+    return absolute(folder).rstrip("/")
+
+
+def _write_page(data: ComparisonData, out: str | None) -> str:
+    runs = data.runs
     page = absolute(out) if out else f"{runs[0].uri}/{PAGE}"
     files.write_bytes(page, comparison_page(data).encode())
     first = runs[0].metrics
@@ -109,13 +155,15 @@ def _slicings(runs: Sequence[EvaluatedRun]) -> dict[str, Slicing]:
     for run in runs:
         root = run.uri.rsplit("/", 2)[0]
         try:
-            sequences = tables.read_manifest(tables.table_uri(root, "sequences"))
-            if sequences is None or sequences.fingerprint != run.metrics.dataset:
-                continue
-            known = dict.fromkeys([*run.config.get("features", {}), *run.metrics.slices["test"]])
-            names = [name for name in known if name not in (TRAINING_EVENTS, USER_HISTORY)]
-            modalities = modalities_of_data(root, names)
-            read = read_slicings(root, modalities, run.metrics.num_items)
+            with promised(former_tables(run.uri)):
+                sequences = tables.read_manifest(tables.table_uri(root, "sequences"))
+                if sequences is None or sequences.fingerprint != run.metrics.dataset:
+                    continue
+                features = [*run.config.get("features", {}), *run.metrics.slices["test"]]
+                known = dict.fromkeys(features)
+                names = [name for name in known if name not in (TRAINING_EVENTS, USER_HISTORY)]
+                modalities = modalities_of_data(root, names)
+                read = read_slicings(root, modalities, run.metrics.num_items)
         except InputError as error:
             log.warning("%s: its slices cannot be read: %s", run.uri, error)
             continue

@@ -35,6 +35,7 @@ class Options(NamedTuple):
     top: int  # items per user
     exclude_seen: bool
     users: frozenset[int] | None = None  # None means every user
+    category: str | None = None  # of the items; None means any
 
 
 def recommend(experiment: Experiment, options: Options) -> str:
@@ -53,7 +54,7 @@ def _recommend(experiment: Experiment, options: Options) -> str:
     inputs = model_inputs(trained)
     users = None if options.users is None else sorted(options.users)
     recipe_of = partial(_recipe, experiment, trained)
-    list_recipe = recipe_of(schema.RECOMMENDATIONS, **options._asdict() | {"users": users})
+    list_recipe = recipe_of(schema.RECOMMENDATIONS, **_settings(options) | {"users": users})
     missing = [
         (uri, worker, recipe)
         for uri, worker, recipe in (
@@ -77,7 +78,7 @@ def _recommend(experiment: Experiment, options: Options) -> str:
     served = "every user" if users is None else f"{len(users):,} users"
     return "\n".join(
         [
-            f"{experiment.name}: the top {options.top} items of {served}",
+            f"{experiment.name}: the top {options.top} items{_category(options)} of {served}",
             *list_metrics_text(lists),
             "",
             f"recommendations  {paths.recommendations}",
@@ -99,13 +100,24 @@ def _recommend_histories(experiment: Experiment, path: str, options: Options) ->
     trained, uri = describe_weighted(experiment), RunPaths.of(experiment).recommendations
     _check_top(trained, options, experiment.eval.users_together)
     histories, left_out = write_histories(experiment, path)
-    settings = options._asdict() | {"histories": histories.fingerprint}
+    settings = _settings(options) | {"histories": histories.fingerprint}
     recipe = _recipe(experiment, trained, schema.RECOMMENDATIONS, **settings)
     if tables.find_table(uri, recipe) is None:
         weight_of = trained.weight_of
         write_table_in_shards(experiment, weight_of, HistoryWorker, uri, recipe, "served", options)
-    served = f"{experiment.name}: the top {options.top} items of {histories.rows:,} users of {path}"
+    items = f"{experiment.name}: the top {options.top} items{_category(options)}"
+    served = f"{items} of {histories.rows:,} users of {path}"
     return "\n".join([served, *left_out, "", f"recommendations  {uri}"])
+
+
+def _settings(options: Options) -> dict[str, object]:
+    """Return the options that are set: a recipe without a category is that of older versions."""
+    found = options._asdict()
+    return {key: value for key, value in found.items() if (key, value) != ("category", None)}
+
+
+def _category(options: Options) -> str:
+    return "" if options.category is None else f" in {options.category}"
 
 
 def _recipe(

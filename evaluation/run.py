@@ -36,6 +36,8 @@ from training.distributed.ray_session import ray_session, uses_gpu
 from training.tracking import Tracking
 from training.trained_run import Trained
 
+RAW_TABLES = ("interactions", "metadata", "rejects")
+
 log = logging.getLogger("evaluation")
 
 
@@ -82,6 +84,7 @@ def _evaluate(experiment: Experiment, command_with: Callable[..., str]) -> str:
         next_steps=next_steps(experiment, command_with),
         cases=cases,
         pictures=load_thumbnails(cases.pictures, sorted(ids)),
+        appended=trained.appended,
     )
     files.write_bytes(paths.report, report_page(data).encode())
     return _screen(metrics, paths.report, data.next_steps)
@@ -156,8 +159,11 @@ def _num_items_with(experiment: Experiment, modality: str) -> int:
 
 
 def dataset_manifests(experiment: Experiment) -> dict[str, Manifest]:
-    """Return the manifests of the data set's tables that exist, in the order the ETL makes them."""
-    names = ["interactions", "metadata", "rejects", "sequences", "items"]
+    """Return the manifests of the data set's tables that exist, in the order the ETL makes them.
+
+    The tables of raw lines are left out where newer data have replaced them.
+    """
+    names = [*RAW_TABLES, "sequences", "items"]
     names.append(table_names.cooccurrence_name(experiment))
     if experiment.model.memory:
         names += [table_names.transitions_name(experiment), table_names.memory_name(experiment)]
@@ -168,7 +174,15 @@ def dataset_manifests(experiment: Experiment) -> dict[str, Manifest]:
         for k in experiment.model.all_num_centers():
             names.append(table_names.centers_name(experiment, modality, k))
     manifests = {n: tables.read_manifest(tables.table_uri(experiment.root, n)) for n in names}
-    return {name: manifest for name, manifest in manifests.items() if manifest}
+    found = {name: manifest for name, manifest in manifests.items() if manifest}
+    replaced = {
+        name
+        for manifest in found.values()
+        for name, fingerprint in manifest.inputs.items()
+        if name in RAW_TABLES and name in found and found[name].fingerprint != fingerprint
+    }
+    replaced |= {"rejects"} if replaced else set()
+    return {name: found[name] for name in found if name not in replaced}
 
 
 def next_steps(experiment: Experiment, command_with: Callable[..., str]) -> list[str]:

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from evaluation.actors.shard_worker import Shard, ShardWorker
 from evaluation.baselines import Baseline, read_baselines
 from evaluation.ranking import rank_targets
 from evaluation.serving.catalogue import Catalogue
 from evaluation.serving.lists import BestItems, best_items
+from evaluation.stored.categories import in_category
 from evaluation.stored.table_rows import TableRows
 from mdsrec import schema, tables
 from mdsrec.arrays import Floats, fixed_lists
@@ -59,17 +61,20 @@ class RecommendWorker(ShardWorker):
     def catalogue(self) -> Catalogue:
         return Catalogue.read(self.experiment)
 
+    @cached_property
+    def wanted(self) -> torch.Tensor | None:
+        """Return which items are of the category -> bool [X]; None for any category."""
+        category = self.options.category
+        if category is None:
+            return None
+        return torch.from_numpy(in_category(self.experiment.root, category))
+
     def rows(self, shard: Shard) -> pa.Table:
         parts = [schema.RECOMMENDATIONS.empty_table()]
-        top, exclude_seen, users = self.options
+        top, exclude_seen, users, _ = self.options
         for batch in _user_batches(self, shard, users):
-            best = best_items(
-                self.trained,
-                batch.histories,
-                top,
-                exclude_seen,
-                self.experiment.eval.items_together,
-            )
+            block = self.experiment.eval.items_together
+            best = best_items(self.trained, batch.histories, top, exclude_seen, block, self.wanted)
             if self.writes(shard):
                 parts.append(_recommendation_rows(batch, best, self.catalogue))
         return pa.concat_tables(parts)

@@ -79,8 +79,8 @@ def _missing_escapes(uri: str) -> str:
     return ", ".join(f"{character!r} as {quote(character)}" for character in characters)
 
 
-def check_root(root: str) -> None:
-    """Raise InputError unless `root` can be created and written."""
+def check_root(root: str, key: str = "root") -> None:
+    """Raise InputError naming the configuration's `key` unless `root` can be created, written."""
     token = f"{root}/.mdsrec-{uuid.uuid4().hex}"
     try:
         filesystem, path = file_system(root)
@@ -88,7 +88,7 @@ def check_root(root: str) -> None:
         write_bytes(token, b"")
         filesystem.delete_file(file_system(token)[1])
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"root {root}: cannot be written: {first_line(error)}") from None
+        raise InputError(f"{key} {root}: cannot be written: {first_line(error)}") from None
 
 
 def check_folder(uri: str, key: str) -> None:

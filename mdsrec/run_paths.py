@@ -1,15 +1,23 @@
 """The files of a run, under `<root>/runs/NAME/`."""
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Self
 
 from pyarrow import fs
 
 from mdsrec.config import Experiment
+from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from mdsrec.files import damaged_json, exists, file_system, read_json
-from mdsrec.jobs.promises import identity
-from mdsrec.table_settings import stored_fingerprints
+from mdsrec.jobs.promises import former_manifest, identity
+from mdsrec.table_settings import run_tables, stored_fingerprints
+from mdsrec.tables import table_uri
+
+log = logging.getLogger("mdsrec")
+
+STARTED_FROM = "started_from"  # in history.json: the record of `train.init_from`
 
 
 class RunPaths:
@@ -18,9 +26,13 @@ class RunPaths:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.config = f"{uri}/config.json"  # the resolved configuration
-        self.dataset = f"{uri}/dataset.json"  # fingerprints of the tables it was trained on
+        self.dataset = f"{uri}/dataset.json"  # fingerprints of the tables it reads, by name
         self.history = f"{uri}/history.json"  # metrics of every epoch
         self.best_weights = f"{uri}/best.safetensors"  # of the epoch with the best validation
+        self.appended = f"{uri}/appended.json"  # fingerprints of the tables of `appended_weights`
+        self.appended_weights = f"{uri}/appended.safetensors"  # with rows of items that came later
+        self.initial = f"{uri}/initial.json"  # what the training started from, if from a run
+        self.initial_weights = f"{uri}/initial.safetensors"  # deleted when the run is finished
         self.checkpoints = f"{uri}/checkpoints"  # folder; the newest two
         self.events = f"{uri}/events"  # folder; learning curves for TensorBoard
         self.stop = f"{uri}/stop"  # this file asks the training to save and stop
@@ -41,7 +53,12 @@ class RunPaths:
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
         """Return the paths of the experiment's own run."""
-        return cls(f"{experiment.root}/runs/{experiment.name}")
+        return cls.named(experiment, experiment.name)
+
+    @classmethod
+    def named(cls, experiment: Experiment, name: str) -> Self:
+        """Return the paths of the run of this name below the experiment's root."""
+        return cls(f"{experiment.root}/runs/{name}")
 
     def read_history(self) -> dict[str, Any]:
         """Return history.json, {} if there is none. InputError if it was torn or edited."""
@@ -49,6 +66,17 @@ class RunPaths:
         if not _is_history(found) and (found or exists(self.history)):
             raise damaged_json(self.history, "not the epochs of a run")
         return found
+
+
+def stored_experiment(folder: str) -> Experiment | None:
+    """Return the configuration of the run in a folder ROOT/runs/NAME, with this root and name.
+
+    None if it is not the folder of a run. Root and run may have been moved together.
+    """
+    root, _, name = folder.rpartition("/runs/")
+    uri = RunPaths(folder).config
+    config = read_json(uri) if root else {}
+    return experiment_from({**config, "root": root, "name": name}, uri) if config else None
 
 
 def _is_history(found: Mapping[str, Any]) -> bool:
@@ -65,10 +93,49 @@ def _is_history(found: Mapping[str, Any]) -> bool:
 
 
 def run_fingerprints(experiment: Experiment) -> dict[str, str]:
-    """Return the fingerprints of the experiment's tables and of the weights of its run, by URI."""
-    weights = RunPaths.of(experiment).best_weights
-    found = identity(weights)
-    return stored_fingerprints(experiment) | ({} if found is None else {weights: found})
+    """Return the fingerprints of the tables and the weights that the run reads, by URI.
+
+    A table that was replaced since the training, and kept, has that of the training.
+    """
+    paths, found = RunPaths.of(experiment), stored_fingerprints(experiment)
+    names = {name for name in run_tables(experiment) if table_uri(experiment.root, name) in found}
+    if _listed(paths.uri).keys() >= names:  # runs of older versions list only some
+        found |= former_tables(paths.uri)
+    return found | weights_fingerprints(experiment)
+
+
+def weights_fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Return the fingerprints of the weights of the run, trained and appended ones, by URI."""
+    paths = RunPaths.of(experiment)
+    found = {uri: identity(uri) for uri in (paths.best_weights, paths.appended_weights)}
+    return {uri: each for uri, each in found.items() if each is not None}
+
+
+def former_tables(uri: str) -> dict[str, str]:
+    """Return the fingerprints of the tables of a run that were replaced since its training, by URI.
+
+    {} if one of them was not kept: the others are of no use without it.
+    """
+    root = uri.rsplit("/", 2)[0]
+    listed = {table_uri(root, name): text for name, text in _listed(uri).items()}
+    former = {table: text for table, text in listed.items() if identity(table) != text}
+    if not all(exists(former_manifest(table, text)) for table, text in former.items()):
+        return {}
+    if former:
+        _say_former(uri)
+    return former
+
+
+@cache
+def _say_former(uri: str) -> None:
+    """Log once in a process that a run does not read the current tables."""
+    log.info("run %s: its tables were replaced since; it reads those that its weights are for", uri)
+
+
+def _listed(uri: str) -> dict[str, str]:
+    """Return the fingerprints of the tables that the weights in use were made for, by name."""
+    paths = RunPaths(uri)
+    return read_json(paths.appended if exists(paths.appended_weights) else paths.dataset)
 
 
 def check_has_weights(experiment: Experiment) -> None:

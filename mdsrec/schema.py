@@ -57,6 +57,9 @@ ITEMS = pa.schema(
 )
 """Sorted by item."""
 
+CATEGORIES = pa.schema({"item": pa.int32(), "category": pa.string()})
+"""Sorted by item; exists where the input has categories."""
+
 SEQUENCES = pa.schema(
     {
         "user": pa.int64(),

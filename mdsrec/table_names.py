@@ -4,6 +4,7 @@ from decimal import Decimal
 
 from mdsrec.config import Experiment, GraphConfig, TransitionsConfig
 
+CATEGORIES = "categories"
 COUNTING_KEYS = ("decay", "max_distance", "reverse")
 SPREADING_KEYS = ("mu", "num_neighbors", "spread", "similarity", "max_entries")
 

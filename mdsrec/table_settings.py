@@ -6,8 +6,9 @@ The values are part of fingerprints. Changing one, even a word, rebuilds tables.
 from typing import Any
 
 from mdsrec.config import Experiment, FeatureConfig
-from mdsrec.jobs.promises import identity
+from mdsrec.jobs.promises import current, identity
 from mdsrec.table_names import (
+    CATEGORIES,
     COUNTING_KEYS,
     SPREADING_KEYS,
     centers_name,
@@ -31,9 +32,11 @@ SPLIT_RULES = {
     "global_time": "events before the first cut train, before the second validate, later ones test",
 }
 PLACE_RULE = "leaves of a balanced tree by 2-means of the vectors that neighbors are searched in"
+CATEGORY_RULE = "the file of the first metadata, or else of the first interaction, decides"
 COLD_RULE = "an item is cold where CRC-32 of its id (UTF-8) is below cold_share * 2^32"
 
 
+ONLY_ETL = {"interactions", "metadata", "rejects", "propagated"}  # tables that no run reads
 EVENT_COLUMNS = {"user", "item", "time"}
 ITEM_COLUMNS = {"item", "item_key", "title", "text", "image"}
 
@@ -60,6 +63,7 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         "rejects": _input_settings(experiment, EVENT_COLUMNS | ITEM_COLUMNS),
         "sequences": _sequence_settings(experiment),
         "items": {"text": list(text_fields(experiment))},
+        **({CATEGORIES: {"rule": CATEGORY_RULE}} if experiment.input.categories else {}),
         whole_cooccurrence_name(experiment): pairs,
     }
     if graph.max_cooccurrences is not None:  # otherwise tables built before that key stay valid
@@ -96,6 +100,23 @@ def table_settings(experiment: Experiment) -> dict[str, Settings]:
         found[transitions_name(experiment)] = counting
         found[memory_name(experiment)] = counting | spreading
     return found
+
+
+def run_tables(experiment: Experiment) -> list[str]:
+    """Return the tables that a training or an evaluation of the experiment may read."""
+    names = [name for name in table_settings(experiment) if name.split("/")[0] not in ONLY_ETL]
+    return list(dict.fromkeys([*names, *map(features_name, experiment.features)]))
+
+
+def run_table_fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Return the fingerprints of the tables of `run_tables` that exist, by name.
+
+    A table that was promised to this job has the promised one.
+    """
+    promised, root = current(), experiment.root
+    uris = {name: table_uri(root, name) for name in run_tables(experiment)}
+    found = {name: promised.get(uri) or identity(uri) for name, uri in uris.items()}
+    return {name: fingerprint for name, fingerprint in found.items() if fingerprint is not None}
 
 
 def stored_fingerprints(experiment: Experiment) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A small random data set, written directly as tables, for tests without Spark."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from mdsrec import schema, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
+from mdsrec.run_tables import is_needed
 from mdsrec.table_settings import table_settings
 
 NUM_ITEMS, NUM_USERS, WIDTH = 40, 61, 6
@@ -183,4 +185,5 @@ def _write(
         tables.Recipe(table_settings(experiment)[name], {"seed": str(seed)}),
         table.num_rows,
         {"width": WIDTH} if table_schema is schema.FEATURES else {},
+        needed=partial(is_needed, experiment.root, name),
     )

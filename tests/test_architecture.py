@@ -18,7 +18,7 @@ MOST_MODULES = 16  # in one room
 
 BASE = {
     *("mdsrec", "mdsrec.config", "mdsrec.files", "mdsrec.credentials", "mdsrec.errors"),
-    *("mdsrec.jobs", "mdsrec.digests"),
+    *("mdsrec.jobs", "mdsrec.digests", "mdsrec.schema", "mdsrec.parquet_groups", "mdsrec.tables"),
 }
 KERNEL = {*BASE, "mdsrec.command"}
 ETL_STEPS = {
@@ -38,12 +38,19 @@ ROOMS: dict[str, set[str]] = {
     "mdsrec.files": {"mdsrec.errors", "mdsrec.digests"},
     "mdsrec.jobs": {"mdsrec.errors", "mdsrec.files", "mdsrec.digests"},
     "mdsrec.config": {"mdsrec.errors", "mdsrec.credentials", "mdsrec.digests"},
+    "mdsrec.schema": set(),
+    "mdsrec.parquet_groups": {"mdsrec.errors", "mdsrec.digests", "mdsrec.files"},
+    "mdsrec.tables": {
+        *("mdsrec.errors", "mdsrec.files", "mdsrec.jobs"),
+        *("mdsrec.schema", "mdsrec.parquet_groups"),
+    },
     "mdsrec": BASE,
     "mdsrec.command": BASE,
     "mdsrec.__main__": KERNEL,
     # raw files -> tables
     "etl.spark": KERNEL,
-    "etl.catalogue": {*KERNEL, "etl.spark"},
+    "etl.catalogue": {*KERNEL, "etl.spark", "etl.catalogue.pages"},
+    "etl.catalogue.pages": set(),
     "etl.graph": {*KERNEL, "etl.spark"},
     "etl.places": {*KERNEL, "etl.spark", "etl.graph"},
     "etl.features": {*KERNEL, "etl.spark", "etl.catalogue", "etl.tabular"},
@@ -62,7 +69,8 @@ ROOMS: dict[str, set[str]] = {
     "training.lifecycle": KERNEL,
     "training.distributed": {*KERNEL, "training.device", "training.lifecycle", *MODELS},
     "training.checkpoints": {*KERNEL, "training.distributed", *MODELS},
-    "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
+    "training.warm": {*KERNEL, *DATA, *MODELS, "training.distributed", "training.checkpoints"},
+    "training": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints", "training.warm"},
     "training.own_share": {*KERNEL, *TRAINING, *MODELS, "training.checkpoints"},
     # weights -> ranks
     "evaluation.stored": KERNEL,
@@ -80,7 +88,8 @@ ROOMS: dict[str, set[str]] = {
         *KERNEL,
         *TRAINING,
         *RANKING,
-        *("evaluation.stored_weights", "training.checkpoints"),
+        *("evaluation.stored_weights", "evaluation.stored"),
+        *("training.checkpoints", "training.warm"),
     },
     "evaluation.actors": {*KERNEL, *TRAINING, "training.own_share"},
     "evaluation": {
@@ -255,8 +264,9 @@ except SystemExit as ended:
     "command",
     [
         *STAGES,
-        *("cluster run", "cluster submit", "cluster preflight", "etl status"),
-        *("evaluation compare", "evaluation recommend", "evaluation export", "tuning study"),
+        *("cluster run", "cluster submit", "cluster preflight", "etl status", "etl clean"),
+        *("evaluation compare", "evaluation recommend", "evaluation export", "evaluation append"),
+        "tuning study",
     ],
 )
 def test_a_help_text_loads_nothing_heavy(command):
@@ -275,7 +285,7 @@ except InputError as error:
 """
 
 
-@pytest.mark.parametrize("words", [[], ["recommend"]])
+@pytest.mark.parametrize("words", [[], ["recommend"], ["append"]])
 def test_a_run_without_weights_is_refused_before_anything_heavy_is_loaded(words, tmp_path):
     given = [*words, str(ROOT / "configs/demo.toml"), f"root={tmp_path}"]
     assert loaded_by(UNTRAINED.format(words=given)) == set()

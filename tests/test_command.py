@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -28,8 +29,8 @@ from mdsrec.errors import InputError
 ROOT = Path(__file__).parent.parent
 STAGES = ("etl", "etl.synthetic", "training", "evaluation", "tuning", "cluster")
 SUB_COMMANDS = {
-    "etl": ["status", "inspect"],
-    "evaluation": ["recommend", "export", "compare"],
+    "etl": ["status", "clean", "inspect"],
+    "evaluation": ["append", "recommend", "export", "compare"],
     "tuning": ["study"],
     "cluster": ["run", "submit", "preflight"],
 }
@@ -77,7 +78,10 @@ def test_a_help_lists_each_sub_command_on_its_own_line(stage, capsys):
         ("etl staus a.toml", "unknown sub-command staus; did you mean status?"),
         ("tuning studies a.toml", "unknown sub-command studies; did you mean study?"),
         ("cluster submitt a.toml", "unknown sub-command submitt; did you mean submit?"),
-        ("evaluation xyz", r"unknown sub-command xyz; choose from \[compare, export, recommend\]"),
+        (
+            "evaluation xyz",
+            r"unknown sub-command xyz; choose from \[append, compare, export, recommend\]",
+        ),
     ],
 )
 def test_an_unknown_sub_command_is_named_with_the_nearest_one(line, message):
@@ -198,3 +202,23 @@ def test_the_next_commands_of_a_run_name_the_other_run_once():
     name = f"name=shop-2-{suffix}"
     assert shlex.split(train)[3:] == ["run", "a.toml", "optim.lr=1", name, override]
     assert compare.endswith(f"compare /r/runs/shop-2 /r/runs/shop-2-{suffix}")
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_an_import_turns_into_an_error_is_no_mistake_of_ours(signum, code):
+    script = f"""
+import os
+from mdsrec.command import run_command
+
+def body(words):
+    try:
+        os.kill(os.getpid(), {int(signum)})
+    except BaseException:
+        raise ImportError("cannot load module more than once per process") from None
+
+raise SystemExit(run_command("etl", body))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == code
+    assert "run the same command again to go on" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -231,6 +231,7 @@ def test_an_override_replaces_the_value_in_the_file(path, override, value):
         (["model.num_neighbors=51"], "num_neighbors 51 exceeds graph.max_neighbors 50"),
         (["name=../elsewhere"], 'name = "../elsewhere"'),
         (["features.text.encoder=x"], "set either encoder or vectors"),
+        (["features.cache.vectors=x"], r"features: `cache` is the folder .*: a modality needs an"),
         (["features.text.vectors=x.npy"], "ids and .npy vectors need each other"),
         (["features.text.images=url"], "images needs an encoder"),
         (["sequences.cut=[0.8, 0.9]"], 'cut needs split = "global_time"'),
@@ -268,6 +269,8 @@ def test_a_mistake_is_named_in_one_line(path, overrides, message):
         ("model.rho=0.5", "model.rho = 0.5: expected a section of keys"),
         ("eval.cutoffs=10", "eval.cutoffs = 10: expected a list"),
         ("root=", "root: the path is empty"),
+        ("spark.master=bad", "spark.master: not a Spark master: write local"),
+        ("spark.master=local[", "spark.master: not a Spark master: write local"),
         ('input.reviews=["a", "./a"]', f"input.reviews: {Path.cwd()}/a is listed twice"),
         ("eval.cutoffs=[20, 10, 10]", "eval.cutoffs: 10 is listed twice: remove one"),
         ('features.text.fields=["title", "title"]', "features.text.fields: title is listed twice"),
@@ -383,6 +386,17 @@ def test_machines_and_evaluation_are_not_part_of_the_identity(path):
     assert load_experiment(path, machines).identity() == experiment.identity()
     assert load_experiment(path, ["optim.lr=0.1"]).identity() != experiment.identity()
     assert load_experiment(path, ["train.batch_size=8"]).identity() != experiment.identity()
+
+
+def test_the_cache_of_vectors_is_no_modality_and_part_of_no_run_and_no_table(path, tmp_path):
+    own = load_experiment(path)
+    shared = load_experiment(path, [f"features.cache={tmp_path}/vectors/"])
+    assert (own.features.cache, shared.features.cache) == (None, f"{tmp_path}/vectors")
+    assert shared.modalities == own.modalities == ("text", "image")
+    assert shared.identity() == own.identity()
+    assert table_settings(shared) == table_settings(own)
+    assert "cache" not in own.resolved()["features"]
+    assert experiment_from(shared.resolved(), "test").features.cache == f"{tmp_path}/vectors"
 
 
 def test_the_identity_holds_exactly_these_keys(path):

@@ -19,7 +19,13 @@ from vectors_by_item import vectors_by_item
 from etl.catalogue.content_hashes import ContentHashes
 from etl.features.encoders import check_encoder, encoder_identity
 from etl.features.encoding import _encode_chunk, _progress_line, cache_name, encode_items
-from etl.features.vector_cache import CacheFiles, num_vectors, open_cache, write_cache_file
+from etl.features.vector_cache import (
+    CacheFiles,
+    _delete_damaged,
+    num_vectors,
+    open_cache,
+    write_cache_file,
+)
 from etl.spark.progress import step_progress
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
@@ -141,6 +147,19 @@ def test_a_damaged_cache_file_has_no_vectors(tmp_path, damage):
     assert batch.values.tolist() == [1, 2, 3, 4, 5, 6]
     path.write_bytes(damage(path.read_bytes()))
     assert list(files.batches(0)) == []
+
+
+def test_a_damaged_file_that_another_job_has_written_again_is_not_deleted(tmp_path):
+    """Both jobs found it damaged; the other one was faster."""
+    write_cache_file(str(tmp_path), pa.array([b"a" * 32], pa.binary()), np.ones((1, 3), np.float32))
+    (path,) = tmp_path.iterdir()
+    intact = path.read_bytes()
+    _delete_damaged(str(tmp_path), path.name)
+    assert path.read_bytes() == intact
+    path.write_bytes(intact[:-1])
+    for _ in range(2):  # also where it is gone already
+        _delete_damaged(str(tmp_path), path.name)
+        assert not path.exists()
 
 
 @pytest.mark.spark

@@ -7,7 +7,7 @@ import pytest
 from etl.builders.workspace import Workspace
 from etl.graph import heaviest
 from etl.recipes import RawInputs, recipes
-from etl.status import build_report
+from etl.status import Build, build_report
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.table_names import cooccurrence_name, propagated_name, whole_cooccurrence_name
@@ -70,7 +70,9 @@ def test_the_heaviest_entries_of_a_row_are_kept(
     (tmp_path / "none.parquet").write_bytes(b"")
     space = Workspace(bounded, spark)
     caplog.set_level(logging.INFO, "etl")
-    manifests = _build_outdated(space, space.recipes, _shared_tables(space))
+    built = Build()
+    _build_outdated(space, space.recipes, built, _shared_tables(space))
+    manifests = built.manifests
     ids = tables.read_table(space.uri("items"), schema.ITEMS)["item_id"].to_pylist()
 
     def entries(table):
@@ -87,7 +89,7 @@ def test_the_heaviest_entries_of_a_row_are_kept(
     share = f"leaves out {100 * weight / 11:.3g}% of the weight of O, in {rows_cut} rows"
     assert f"graph.max_cooccurrences = {most} {share}" in caplog.text
     assert f"rows cut {rows_cut}, lost weight {weight:g}, lost share" in build_report(
-        bounded, manifests
+        bounded, built
     )
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from etl.catalogue.page_text import MAX_TAGS, clean_text
+from etl.catalogue.pages.text import MAX_TAGS, clean_text
 
 LOADER = 'P.when("Loader").execute(function(module){ module.start({"a": "})"}); })'
 

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pytest
 
 from etl.__main__ import main
+from etl.builders.workspace import FileCounts
 from etl.recipes import raw_inputs, recipes
 from etl.status import (
+    Build,
     TableState,
     build_report,
     counters_text,
@@ -90,19 +92,25 @@ def test_a_built_table_is_reported_with_its_rows_and_counters(config):
     write_tables(experiment, ["interactions", "items"], users=1234)
     uris = {name: tables.table_uri(experiment.root, name) for name in ("interactions", "items")}
     manifests = {name: tables.open_table(uri) for name, uri in uris.items()}
-    assert build_report(experiment, manifests).splitlines() == [
+    manifests["items"].counters.update(encoded=3, cached=2000)
+    files = {"interactions": FileCounts(1, 2)}
+    built = Build(manifests, {"items": "made from sequences, which changed"}, files)
+    assert build_report(experiment, built).splitlines() == [
         f"Tables under {experiment.root}/dataset",
-        "  table         rows",
-        "  interactions     1  users 1,234",
-        "  items            1  users 1,234",
+        "  table         state  rows",
+        "  interactions  kept      1  users 1,234",
+        "  items         built     1  made from sequences, which changed; users 1,234, encoded 3, "
+        "cached 2,000",
+        "  files    interactions 1 parsed, 2 kept",
+        "  vectors  items 3 encoded, 2,000 from the cache",
     ]
 
 
 def test_a_changed_setting_is_named_with_both_values_and_derived_tables_by_their_input(config):
     write_tables(load_experiment(config))
     found = status_by_name(load_experiment(config, ["sequences.k_core=5"]))
-    assert found["sequences"].reason == "k_core was 2, is 5"
-    assert found["items"].reason == "sequences changed"
+    assert found["sequences"].reason == "k_core changed from 2 to 5"
+    assert found["items"].reason == "made from sequences, which changed"
     assert found["interactions"].state == TableState.UP_TO_DATE
     states = {table.state for table in found.values()}
     assert states == {TableState.UP_TO_DATE, TableState.OUTDATED}

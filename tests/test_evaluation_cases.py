@@ -87,9 +87,10 @@ def test_cases_read_back_as_written(tmp_path):
     assert Cases.read(uri) is None
     cases.write(uri)
     assert Cases.read(uri) == cases
-    (tmp_path / "cases.json").write_text('{"cases": [{}]}')
-    with pytest.raises(InputError, match=r"cases.json: damaged .*: evaluate the run again"):
-        Cases.read(uri)
+    for edited in ('{"cases": [{}]}', "{}"):
+        (tmp_path / "cases.json").write_text(edited)
+        with pytest.raises(InputError, match=r"cases.json: damaged .*: evaluate the run again"):
+            Cases.read(uri)
 
 
 HOSTILE = (

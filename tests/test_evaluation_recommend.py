@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import faiss
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,7 @@ from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, title_of, writ
 from evaluation.recommend import Options, read_user_file, recommend
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
+from mdsrec.table_names import CATEGORIES
 from training.data.sequences import SequenceReader
 from training.inference import load_trained
 from training.layers.queries import Queries
@@ -29,6 +31,7 @@ from training.layers.scoring import top_k_items
 def test_top_items_are_those_of_a_plain_sort(scores, count, block, data):
     pairs = st.tuples(st.integers(0, len(scores) - 1), st.integers(0, 8))
     seen = data.draw(st.sets(pairs, max_size=9))
+    wanted = data.draw(st.none() | st.sets(st.integers(0, 8)))
     queries = torch.tensor(scores, dtype=torch.float32)[:, None]  # one channel, one-hot items
     result = top_k_items(
         Queries(queries, torch.eye(9)[None]),
@@ -36,9 +39,11 @@ def test_top_items_are_those_of_a_plain_sort(scores, count, block, data):
         count,
         block,
         torch.tensor(sorted(seen), dtype=torch.int64).view(-1, 2),
+        None if wanted is None else torch.tensor([item in wanted for item in range(9)]),
     )
     for row, (best, items) in enumerate(zip(*result, strict=True)):
-        unseen = [item for item in range(9) if (row, item) not in seen]
+        among = range(9) if wanted is None else sorted(wanted)
+        unseen = [item for item in among if (row, item) not in seen]
         expected = sorted(unseen, key=lambda item: (-scores[row][item], item))[:count]
         assert items[best > -torch.inf].tolist() == expected
         assert best.tolist()[: len(expected)] == [scores[row][item] for item in expected]
@@ -142,6 +147,25 @@ def test_seen_items_are_left_out_with_exclude_seen(served):
     for row, history in zip(rows, histories_of(served), strict=True):
         assert sorted([*row["items"], *set(history)]) == list(range(NUM_ITEMS))
         assert len(row["scores"]) == len(row["channels"]) == len(row["items"])
+
+
+@pytest.mark.ray
+def test_only_items_of_a_category_are_listed(served):
+    recommend(served, Options(NUM_ITEMS, False))
+    of_all = read(served, "recommendations", schema.RECOMMENDATIONS)["items"].to_pylist()
+    items = tables.open_table(tables.table_uri(served.root, "items"))
+    numbers = np.arange(NUM_ITEMS, dtype=np.int32)
+    rows = pa.record_batch(
+        [numbers, np.array(["Arts", "Music"])[numbers % 2]], schema=schema.CATEGORIES
+    )
+    recipe = tables.Recipe({}, {"items": items.fingerprint})
+    uri = tables.table_uri(served.root, CATEGORIES)
+    tables.write_table(uri, [rows], schema.CATEGORIES, recipe, {"Arts": 1, "Music": 1})
+    assert "the top 3 items in Music of every user" in recommend(
+        served, Options(3, False, category="Music")
+    )
+    found = read(served, "recommendations", schema.RECOMMENDATIONS)["items"].to_pylist()
+    assert found == [[item for item in listed if item % 2][:3] for listed in of_all]
 
 
 @pytest.mark.ray

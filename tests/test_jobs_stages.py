@@ -164,6 +164,7 @@ def test_an_etl_holds_what_it_writes_and_refuses_what_another_one_replaced(tmp_p
     from etl.builders.workspace import Workspace
     from etl.leases import only_writer
     from etl.run import _build_outdated
+    from etl.status import Build
 
     write_raw(tmp_path, users=20, items=10)
     space = Workspace(load_experiment(small_toml(tmp_path, "")))
@@ -180,7 +181,7 @@ def test_an_etl_holds_what_it_writes_and_refuses_what_another_one_replaced(tmp_p
         with pytest.raises(InputError, match=line):
             space.manifest("sequences")
         with pytest.raises(InputError, match=line):
-            _build_outdated(space, leased, {"sequences": space.close})  # type: ignore[dict-item]
+            _build_outdated(space, leased, Build(), {"sequences": space.close})  # type: ignore[dict-item]
     assert not lease.exists()
 
 

@@ -27,7 +27,7 @@ from mdsrec import schema, tables
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
-from training.inference import load_trained
+from training.trained_run import describe_trained
 
 ROOT = Path(__file__).parent.parent
 TOP = 7
@@ -336,7 +336,7 @@ def test_the_card_shows_no_metrics_of_other_weights(run, tmp_path):
     shutil.copytree(run.experiment.root, tmp_path / "moved")
     experiment = run_experiment(str(tmp_path / "moved" / "runs" / "small"))
     write_weights(experiment, seed=2)
-    card = model_card(experiment, load_trained(experiment), Catalogue.read(experiment))
+    card = model_card(experiment, describe_trained(experiment), Catalogue.read(experiment))
     assert "This model was not evaluated before it was exported." in card
     assert "| all |" not in card
 

@@ -71,8 +71,9 @@ ALL_MODELS: Cases = {
     for loss, train in LOSSES.items()
 }
 CLIPPED = {"gradient_clipping": 0.05}
-STAGE_2: Cases = {
-    "ZeRO 2, clipping, sampled loss": {"train": {**SAMPLED, "zero_stage": 2}, "optim": CLIPPED}
+FEW_STAGES: Cases = {
+    f"ZeRO {stage}, clipping": {"train": {**SAMPLED, "zero_stage": stage}, "optim": CLIPPED}
+    for stage in (0, 2)
 }
 STAGES: Cases = {
     f"ZeRO {stage}, {loss} loss, {optim}, accumulation {parts}": {
@@ -129,7 +130,7 @@ def few_jobs(root: Path, sharded: bool) -> dict[str, Job]:
     keys = {"sharded": sharded, "num_steps": FEW_STEPS}
     precise = {name: job_of(root, FEW[name], **keys) for name in FEW}
     keys["precise"] = False
-    return precise | {name: job_of(root, STAGE_2[name], **keys) for name in STAGE_2}
+    return precise | {name: job_of(root, FEW_STAGES[name], **keys) for name in FEW_STAGES}
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_ranks_may_own_no_items_and_any_items(
     assert_same(three_ranks[name], one_rank["three steps"], 1e-9)
 
 
-@pytest.mark.parametrize("name", STAGE_2)
+@pytest.mark.parametrize("name", FEW_STAGES)
 def test_in_float32_they_agree_to_its_rounding(
     one_rank: dict[str, list[Outcome]], three_ranks: dict[str, list[Outcome]], name: str
 ) -> None:

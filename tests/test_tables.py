@@ -74,8 +74,9 @@ KILLED_COMMIT = """
 import os, signal, sys
 import pyarrow as pa
 from mdsrec import schema, tables
+from mdsrec.tables import former
 
-tables.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+former.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 batch = pa.record_batch({"item": [0], "center": [7]}, schema=schema.CENTERS)
 tables.write_table(sys.argv[1], [batch], schema.CENTERS, tables.Recipe({"k": 2}, {}))
 """

@@ -1,12 +1,15 @@
 """`python -m training CONFIG`: train the experiment, or continue where it stopped."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
 from mdsrec.command import (
     SAME_COMMAND,
     WITHOUT_FRESH,
+    add_each,
     command_line,
+    each_of,
     experiment_of,
     experiment_parser,
     going_on,
@@ -22,7 +25,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--minutes", type=minutes, help="stop after this time; the same command continues"
     )
-    arguments = parser.parse_intermixed_args(argv)
+    add_each(parser)
+    for arguments in each_of(parser.parse_intermixed_args(argv)):
+        _train(arguments)
+
+
+def _train(arguments: argparse.Namespace) -> None:
     experiment = experiment_of(arguments)
     from training.run import fit
 

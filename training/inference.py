@@ -21,8 +21,8 @@ from mdsrec.errors import InputError
 from mdsrec.jobs import promises
 from mdsrec.run_paths import RunPaths, no_weights_error
 from training.checkpoints.finite_weights import check_finite
-from training.checkpoints.stored_weights import StoredWeights
 from training.checkpoints.tensor_file import file_metadata
+from training.checkpoints.weights_in_use import weights_in_use
 from training.data.item_tables import ItemTables, load_item_tables
 from training.data.sequences import History
 from training.device import product_precision, to_device
@@ -122,7 +122,7 @@ def load_trained(
     device: torch.device | None = None,
     item_tables: ItemTables | None = None,
 ) -> TrainedModel:
-    """Load the best epoch of the experiment's run, and the memory if it is used.
+    """Load the weights of the experiment's run that are in use, and the memory if it is used.
 
     `item_tables` are those of the experiment, where they are loaded already.
 
@@ -135,10 +135,10 @@ def load_trained(
     if not experiment.model.is_trained:
         return load_without_weights(experiment, item_tables)
     item_tables = item_tables or load_item_tables(experiment)
-    stored = StoredWeights(paths.best_weights)
+    stored = weights_in_use(paths)
     check_dataset(experiment, stored.metadata.get("dataset"), item_tables.fingerprint)
-    model = model_with(experiment, item_tables, stored.tensors())
-    promises.check_file(paths.best_weights)
+    model = model_with(experiment, item_tables, stored.tensors(), stored.uri)
+    promises.check_file(stored.uri)
     model.to(device or torch.device("cpu")).eval()
     memory = Memory.load(experiment) if experiment.model.memory else None
     fingerprint = stored.fingerprint() if stored.has_order else None
@@ -180,14 +180,18 @@ def trained_model(
 def load_model(experiment: Experiment, item_tables: ItemTables, content: bytes) -> Model:
     """Return the model with the weights in the safetensors file `content`."""
     check_dataset(experiment, file_metadata(content).get("dataset"), item_tables.fingerprint)
-    return model_with(experiment, item_tables, load(content))
+    uri = RunPaths.of(experiment).best_weights
+    return model_with(experiment, item_tables, load(content), uri)
 
 
 def model_with(
-    experiment: Experiment, item_tables: ItemTables, weights: dict[str, Tensor]
+    experiment: Experiment, item_tables: ItemTables, weights: dict[str, Tensor], uri: str
 ) -> Model:
-    """Return the model with these weights. InputError if some do not fit, or are not finite."""
-    model, uri = build_model(experiment, item_tables), RunPaths.of(experiment).best_weights
+    """Return the model with the weights of the file at `uri`.
+
+    InputError if some do not fit, or are not finite.
+    """
+    model = build_model(experiment, item_tables)
     set_weights(model, weights, uri)
     check_finite(model, uri)
     return model
@@ -203,8 +207,8 @@ def check_dataset(experiment: Experiment, trained_on: str | None, found: str) ->
     if trained_on != found:
         raise InputError(
             f"{RunPaths.of(experiment).uri}: trained on data set {trained_on}, "
-            f"but {experiment.root}/dataset is {found}: "
-            "train it again (--fresh) or under another name"
+            f"but {experiment.root}/dataset is {found}: give rows to its new items "
+            "(`mdsrec append CONFIG`), or train it again (--fresh) or under another name"
         )
 
 

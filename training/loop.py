@@ -4,7 +4,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.digests.json_text import with_digest
 from mdsrec.errors import InputError
-from mdsrec.run_paths import RunPaths
+from mdsrec.run_paths import STARTED_FROM, RunPaths
 from training.building import build_engine
 from training.checkpoints.format import load_checkpoint
 from training.checkpoints.saver import Saver
@@ -36,6 +36,7 @@ from training.reporting import (
 )
 from training.step import Share, share_of, take_step
 from training.validation import validate
+from training.warm.start import check_start, load_start
 
 
 class AttemptResult(NamedTuple):
@@ -86,10 +87,12 @@ class TrainingLoop:
         order = None if owners is None else owners.order
         self.reader = SequenceReader(experiment, order=order)
         shapes = full_shapes(self.engine).values()
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "num_parameters": sum(math.prod(shape) for shape in shapes),
             "num_workers": self.group.world_size,
         }
+        if experiment.train.init_from is not None:
+            self.facts[STARTED_FROM] = files.read_json(self.paths.initial)
         self.saver = Saver(self.paths.uri, self.group)
         self.progress = self._restore()
         minutes = experiment.train.checkpoint_minutes
@@ -99,12 +102,23 @@ class TrainingLoop:
         checkpoints = self.saver.checkpoints
         name = checkpoints.find_newest()
         if name is None:
+            self._start_from_run()
             return Progress()
         state = load_checkpoint(self.engine, files.join(checkpoints.uri, name))
         self._check_dataset(name, state.get("dataset"))
         progress = Progress.from_state(state)
         self.group.log_once(f"resumed at {position_text(progress)}")
         return progress
+
+    def _start_from_run(self) -> None:
+        """Set the weights to those that the driver carried from another run, if it should."""
+        if self.experiment.train.init_from is None:
+            return
+        try:
+            check_start(self.paths.initial_weights, self.fingerprint)
+        except InputError as error:  # of every rank
+            raise CollectiveInputError(str(error)) from None
+        load_start(self.engine, self.paths.initial_weights)
 
     def _check_dataset(self, name: str, trained_on: str | None) -> None:
         """Raise CollectiveInputError if a checkpoint is of another data set.

@@ -31,8 +31,9 @@ from mdsrec.config.loading import experiment_from
 from mdsrec.config.model_base import FeatureModelConfig
 from mdsrec.errors import InputError, cause_of
 from mdsrec.jobs import promises
-from mdsrec.run_paths import RunPaths
+from mdsrec.run_paths import STARTED_FROM, RunPaths
 from mdsrec.table_settings import stored_fingerprints
+from training.checkpoints.carried_record import CarriedRecord
 from training.data.table_checks import check_item_tables
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
@@ -52,6 +53,7 @@ from training.loop import AttemptResult, train
 from training.reporting import RayReporter
 from training.tracking import Tracking
 from training.untrained import validate_untrained
+from training.warm.start import prepare_start
 
 log = logging.getLogger("training")
 
@@ -73,6 +75,10 @@ class FitResult:
         lines = [f"run         {RunPaths.of(self.experiment).uri}{before}"]
         if self.reason:
             lines.append(f"stopped     {self.reason}: {self.position}")
+        if STARTED_FROM in self.history:
+            record = CarriedRecord.from_fields(self.history[STARTED_FROM], lines[0])
+            lines.append(f"started     from {record.source}")
+            lines += [f"{'':<12}{text}" for text in (record.items_text, record.weights_text)]
         if self.history:
             best = self.history["epochs"][self.history["best_epoch"]]
             lines += [
@@ -136,6 +142,7 @@ def _fit(
         files.delete_file(paths.metrics)  # they are of the weights so far
         reopen(experiment)
         claim(experiment, fingerprints)
+        prepare_start(experiment)
         log.info(
             "%s: %d workers on %s, ZeRO stage %d",
             experiment.name,
@@ -147,6 +154,7 @@ def _fit(
             new_trainer = partial(_new_trainer, experiment, use_gpu, lease, callbacks)
             result = _run_attempts(new_trainer, experiment.train.max_failures)
     if result.finished:
+        files.delete_file(paths.initial_weights)
         return FitResult(experiment, _history(experiment))
     reason = request.reason or "the file `stop`"
     if not result.is_saved:

@@ -12,7 +12,7 @@ from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.jobs import promises
 from mdsrec.run_paths import RunPaths
-from training.checkpoints.stored_weights import StoredWeights
+from training.checkpoints.weights_in_use import appended_text, weights_in_use
 from training.data.table_checks import check_item_tables, check_memory_table
 from training.inference import ALL, MEMORY, NETWORK, SEEN, check_dataset, load_trained
 from training.length import check_trained
@@ -48,6 +48,7 @@ class TrainedRun:
     weights_fingerprint: str
     memory_fingerprint: str | None  # None without a memory
     weight_of: Mapping[str, float]  # of each channel in the whole score
+    appended: str | None = None  # how many items got their rows after the training; None: none
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -78,19 +79,21 @@ def describe_trained(experiment: Experiment) -> TrainedRun:
             trained.weights_fingerprint,
             trained.memory_fingerprint,
             trained.weight_of,
+            appended_text(weights_in_use(RunPaths.of(experiment))),
         )
     paths, is_trained = RunPaths.of(experiment), experiment.model.is_trained
     if not files.exists(paths.best_weights if is_trained else paths.history):
         raise InputError(f"{paths.uri}: no trained weights: run `mdsrec train CONFIG` first")
     check_identity(experiment)
     dataset = tables.fingerprint(check_item_tables(experiment))
-    weights, weight_of = hashlib.sha256().hexdigest()[:16], {}
+    weights, weight_of, appended = hashlib.sha256().hexdigest()[:16], {}, None
     if is_trained:
         check_trained(experiment)
-        stored = StoredWeights(paths.best_weights)
+        stored = weights_in_use(paths)
         check_dataset(experiment, stored.metadata.get("dataset"), dataset)
         weights = stored.fingerprint()
-        promises.check_file(paths.best_weights)
+        promises.check_file(stored.uri)
+        appended = appended_text(stored)
         named = experiment.network.channel_weights(experiment.modalities)
         weight_of = {name: float(np.float32(weight)) for name, weight in named.items()}
     memory = None
@@ -99,4 +102,4 @@ def describe_trained(experiment: Experiment) -> TrainedRun:
         memory = memory_fingerprint(manifest, experiment.transitions)
         weight_of = {**weight_of, MEMORY: 1.0} | ({SEEN: 0.0} if is_trained else {})
     num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
-    return TrainedRun(num_items, dataset, weights, memory, weight_of)
+    return TrainedRun(num_items, dataset, weights, memory, weight_of, appended)

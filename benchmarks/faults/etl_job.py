@@ -25,6 +25,7 @@ from mdsrec.config import Experiment, SparkConfig
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.jobs import lease
+from mdsrec.tables import writing
 
 FASTER = 10  # heartbeats, so that a lease of a suspended job expires in 3 s
 
@@ -40,7 +41,7 @@ def main() -> None:
     lease.EXPIRY_SECONDS /= FASTER
     lease.SETTLE_SECONDS = 0.1
     etl.run.task_progress = progress_after_pause  # type: ignore[attr-defined, assignment]
-    tables.commit = commit_after_pause  # type: ignore[assignment]
+    tables.commit = writing.commit = commit_after_pause
     build_all = build_plain_tables if sys.argv[1:] == ["plain"] else on_spark()
     say("ready")
     for line in sys.stdin:
@@ -78,9 +79,9 @@ def progress_after_pause(name: str, *arguments: Any) -> Iterator[None]:
         yield
 
 
-def commit_after_pause(uri: str, *arguments: Any) -> tables.Manifest:
+def commit_after_pause(uri: str, *arguments: Any, **named: Any) -> tables.Manifest:
     pause_at(uri.rpartition("/dataset/")[2], "commit")
-    return _commit(uri, *arguments)
+    return _commit(uri, *arguments, **named)
 
 
 def pause_at(table: str, point: str) -> None:

@@ -133,8 +133,8 @@ class EtlJob:
 
     def __exit__(self, *_: object) -> None:
         self.signal(signal.SIGKILL)
-        self._process.wait()
-        self._log.close()
+        with self._process, self._log:  # closes the pipes too
+            self._process.wait()
 
     def start(self, path: str, table: str | None = None, point: str | None = None) -> None:
         """Start a build, which pauses at a point of a table."""

@@ -11,19 +11,22 @@ import pyarrow as pa
 from etl.builders.workspace import Workspace
 from etl.leases import only_writer
 from etl.run import _build_outdated
+from etl.status import Build
 from mdsrec import tables
 from mdsrec.config import Experiment
+from mdsrec.run_tables import is_needed
 from mdsrec.tables import Manifest, fingerprint
 
 ROW = pa.schema([("digest", pa.string())])
 
 
-def build_plain_tables(experiment: Experiment) -> None:
-    """Build the tables that are missing or outdated, as `etl.run.build_tables` does."""
-    space = Workspace(experiment)
+def build_plain_tables(experiment: Experiment) -> Build:
+    """Build the tables that are missing or outdated, as `etl.run.build_with_reasons` does."""
+    space, built = Workspace(experiment), Build()
     with only_writer(space) as leased:
         for name in space.recipes:
-            _build_outdated(space, leased, {name: partial(_write, space, name)})
+            _build_outdated(space, leased, built, {name: partial(_write, space, name)})
+    return built
 
 
 def _write(space: Workspace, name: str) -> Manifest:
@@ -34,4 +37,5 @@ def _write(space: Workspace, name: str) -> Manifest:
     digests = [rows["digest"].to_pylist() for rows in read]
     row = fingerprint([name, dict(recipe.settings), digests])
     batch = pa.record_batch([[row]], schema=ROW)
-    return tables.write_table(space.uri(name), [batch], ROW, recipe)
+    needed = partial(is_needed, space.experiment.root, name)
+    return tables.write_table(space.uri(name), [batch], ROW, recipe, needed=needed)

@@ -18,12 +18,15 @@ Results = dict[str, Any]
 
 
 def table_results(root: Path) -> Results:
-    """Return fingerprint and digest of the rows of every table of a root, by name."""
+    """Return fingerprint and digest of the rows of every table of a root, by name.
+
+    Parsed batches are a cache and no result.
+    """
     dataset = root / "dataset"
     found = {}
     for manifest in sorted(dataset.rglob(tables.MANIFEST)):
         name = str(manifest.parent.relative_to(dataset))
-        if not name.startswith("."):
+        if not name.startswith((".", "parsed/")):
             stored = tables.open_table(str(manifest.parent))
             paths = tables.data_files(str(manifest.parent), stored)
             found[name] = [stored.fingerprint, _digest(paths)]

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from etl.builders.raw_input import ParsedLines, open_input
 from etl.builders.workspace import Workspace
-from etl.catalogue import cold, completeness, interactions, items, sequences, split
+from etl.catalogue import categories, cold, completeness, interactions, items, sequences, split
 from etl.catalogue.interactions import EventCounts
 from etl.graph import cooccurrence
 from etl.graph.heaviest import write_heaviest
@@ -20,9 +20,15 @@ from etl.spark.session import materialize
 from etl.spark.vector_table import ItemTable
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
-from mdsrec.table_names import cooccurrence_name, whole_cooccurrence_name
+from mdsrec.table_names import CATEGORIES, cooccurrence_name, whole_cooccurrence_name
 from mdsrec.table_settings import text_fields
 from mdsrec.tables import Manifest
+
+CATEGORIES_READ = (
+    ("items", schema.ITEMS),
+    ("metadata", schema.METADATA),
+    ("interactions", schema.INTERACTIONS),
+)
 
 
 @dataclass
@@ -140,6 +146,15 @@ class CatalogueBuilder:
         counters = items.counters(rows, metadata, selection.events)
         layout = self.space.files_by_id("item", selection.num_items)
         return self.space.write("items", rows, schema.ITEMS, ["item"], layout, counters)
+
+    def build_categories(self) -> Manifest:
+        space, files = self.space, self.space.inputs.categories
+        assert files is not None
+        items, metadata, events = (space.read(*table) for table in CATEGORIES_READ)
+        rows = materialize(categories.build_categories(items, metadata, events, files))
+        counters = categories.count_items(rows, tuple(space.experiment.input.categories))
+        layout = space.files_by_id("item", space.num_items)
+        return space.write(CATEGORIES, rows, schema.CATEGORIES, ["item"], layout, counters)
 
     @property
     def training_events(self) -> DataFrame:

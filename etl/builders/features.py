@@ -60,7 +60,9 @@ class FeatureBuilder:
                 source = self.open_column(self.config.column)
                 return vectors.locate_column(spark, self.config, source, catalogue, num_tasks)
             return vectors.locate_vectors(spark, self.config, catalogue, num_tasks)
-        folder = self.space.uri(encoding.cache_name(self.config, self.space.hashes))
+        name = encoding.cache_name(self.config, self.space.hashes)
+        shared = self.space.experiment.features.cache
+        folder = self.space.uri(name) if shared is None else f"{shared}/{name}"
         return encoding.encode_items(
             items, self.config, folder, self.space.num_tasks, self.table, self._image_folder()
         )
@@ -72,8 +74,8 @@ class FeatureBuilder:
         key = items.item_columns(space.spark).item
         if config.source is None:
             return ColumnVectors(tuple(items.item_files), key, column)
-        folders = [f"{space.scratch(self.table)}/{n}" for n in range(len(config.items))]
-        for name, folder in zip(config.items, folders, strict=True):
+        folders = [f"{space.scratch(self.table)}/{n}" for n in range(len(config.names("items")))]
+        for name, folder in zip(config.names("items"), folders, strict=True):
             copy_columns(space.spark, config, name, [key, column], table_io.spark_uri(folder))
         files = [open_table(file, None) for file in raw_files(folders, (".parquet",))]
         return ColumnVectors(tuple(files), key, column)

@@ -12,7 +12,7 @@ from etl.spark.sizing import is_local
 from etl.tabular.columns import check_present
 from etl.tabular.table_input import TableInput
 from mdsrec.errors import InputError
-from mdsrec.files import check_room
+from mdsrec.files import check_room, check_root
 from mdsrec.schema import VERSION
 from mdsrec.table_names import features_name
 from mdsrec.tables import OtherVersionError, read_manifest
@@ -65,6 +65,8 @@ def _check_source(space: Workspace, modality: str) -> None:
     config = space.experiment.features[modality]
     if config.encoder is not None:
         check_encoder(config)
+        if (cache := space.experiment.features.cache) is not None:
+            check_root(cache, "features.cache")
     elif config.column is not None:
         _check_column(space, modality, config.column)
     else:

@@ -1,26 +1,29 @@
 """The raw input of an experiment, parsed: files of the Amazon reviews, or tables of the user's."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from typing import Any, Protocol
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
+from etl.builders.parsed_batches import LineParser, parsed_rows
 from etl.builders.workspace import Workspace
 from etl.catalogue import amazon, completeness
-from etl.catalogue.parsing import BLANK, OUTCOME, with_outcome
+from etl.catalogue.parsing import BLANK, OUTCOME, PARSER_VERSION
 from etl.catalogue.raw import RawFile, raw_lines
-from etl.tabular.table_input import TableInput
+from etl.tabular.listing import kind_of
+from etl.tabular.table_input import EVENTS, TableInput
 from etl.tabular.values import TICKS
 from mdsrec.errors import InputError
-from mdsrec.schema import METADATA
+from mdsrec.schema import INTERACTIONS, METADATA
 
 
 @dataclass
 class ParsedLines:
-    """All lines of the files of interactions or of items, parsed and persisted.
+    """All lines of the files of interactions or of items, parsed.
 
     `rows` has a row per line. One pass over it counts `num_rows` and `reasons`.
     """
@@ -32,7 +35,6 @@ class ParsedLines:
     reasons: dict[str, int] = field(default_factory=dict)  # number of rows by reason
 
     def __post_init__(self) -> None:
-        self.rows.persist()
         groups = self.rows.groupBy("file", "reason").agg(
             F.count("*").alias("rows"), F.max("line").alias("last")
         )
@@ -98,24 +100,38 @@ class AmazonInput:
         self.space = space
         self.edition = str(space.experiment.input.edition)
         self.counters: dict[str, Any] = {}
+        self.settings = {"parser": PARSER_VERSION, "edition": self.edition}
 
     @cached_property
     def interactions(self) -> ParsedLines:
         files = self.space.inputs.interactions
-        lines = raw_lines(self.space.spark, files)
-        parsed = ParsedLines(amazon.parse_reviews(lines, self.edition), files)
+
+        def parse(positions: Sequence[int]) -> DataFrame:
+            return amazon.parse_reviews(self._lines(files, positions), self.edition)
+
+        parser = LineParser("interactions", self.settings, INTERACTIONS, parse)
+        rows = parsed_rows(self.space, parser, self.space.contents("interactions"))
+        parsed = ParsedLines(rows, files)
         _check_usable(parsed, "review", self._remedy)
         return parsed
 
     @cached_property
     def records(self) -> ParsedLines:
         files = self.space.inputs.items
-        lines = raw_lines(self.space.spark, files)
-        parsed = ParsedLines(amazon.parse_metadata(lines, self.edition), files)
+
+        def parse(positions: Sequence[int]) -> DataFrame:
+            return amazon.parse_metadata(self._lines(files, positions), self.edition)
+
+        parser = LineParser("items", self.settings, METADATA, parse)
+        rows = parsed_rows(self.space, parser, self.space.contents("metadata"))
+        parsed = ParsedLines(rows, files)
         if files:
             _check_usable(parsed, "metadata record", self._remedy)
             completeness.warn_of_absent_fields(parsed.usable_rows, [file.uri for file in files])
         return parsed
+
+    def _lines(self, files: Sequence[RawFile], positions: Sequence[int]) -> DataFrame:
+        return raw_lines(self.space.spark, [files[position] for position in positions])
 
     @property
     def ticks(self) -> int:
@@ -127,21 +143,27 @@ class AmazonInput:
 
 
 class Tables:
-    """Tables of the user's own."""
+    """Tables of the user's own. The rows of a Spark source are read at every build."""
 
     kinds = ("interactions", "items")
 
     def __init__(self, space: Workspace) -> None:
         self.space = space
-        self.tables = TableInput(
-            space.experiment.input, space.inputs.interactions, space.inputs.items
-        )
+        self.config = space.experiment.input
+        self.tables = TableInput(self.config, space.inputs.interactions, space.inputs.items)
         self.counters: dict[str, Any] = {}
 
     @cached_property
     def interactions(self) -> ParsedLines:
-        rows, unit = self.tables.interactions(self.space.spark)
-        parsed = ParsedLines(rows, self.space.inputs.interactions)
+        spark, files = self.space.spark, self.space.inputs.interactions
+        if self.config.source is not None:
+            events = self.tables.events(spark).persist()
+        else:
+            columns = self.tables.event_columns(spark).names
+            settings = self._settings(columns=columns, time_unit=self.config.time_unit)
+            events = self._parsed("interactions", settings, EVENTS)
+        rows, unit = self.tables.with_times(spark, events)
+        parsed = ParsedLines(rows, files)
         _check_usable(parsed, "interaction", "are input.columns right?")
         assert unit is not None
         self.counters = {"time_unit": unit.name}
@@ -149,13 +171,29 @@ class Tables:
 
     @cached_property
     def records(self) -> ParsedLines:
-        files = self.space.inputs.items
-        if not files:
-            none = from_arrow_schema(with_outcome(METADATA))
-            return ParsedLines(self.space.spark.createDataFrame([], none), ())
-        parsed = ParsedLines(self.tables.items(self.space.spark), files)
-        _check_usable(parsed, "item", "are input.columns right?")
+        spark, files = self.space.spark, self.space.inputs.items
+        if self.config.source is not None and files:
+            rows = self.tables.items(spark).persist()
+        else:
+            columns = asdict(self.tables.item_columns(spark)) if files else {}
+            rows = self._parsed("items", self._settings(columns=columns), METADATA)
+        parsed = ParsedLines(rows, files)
+        if files:
+            _check_usable(parsed, "item", "are input.columns right?")
         return parsed
+
+    def _settings(self, **more: Any) -> dict[str, Any]:
+        return {"parser": PARSER_VERSION, "separator": self.config.separator, **more}
+
+    def _parsed(self, kind: str, settings: dict[str, Any], schema: pa.Schema) -> DataFrame:
+        """Return the parsed rows of the files. The same bytes may be CSV or JSON, by their name."""
+        is_event = kind == "interactions"
+        files = self.space.inputs.interactions if is_event else self.space.inputs.items
+        read = self.tables.events if is_event else self.tables.items
+        contents = self.space.contents("interactions" if is_event else "metadata")
+        named = [f"{text} {kind_of(file.uri)}" for text, file in zip(contents, files, strict=True)]
+        parser = LineParser(kind, settings, schema, partial(read, self.space.spark))
+        return parsed_rows(self.space, parser, named)
 
     @property
     def ticks(self) -> int:

@@ -2,8 +2,8 @@
 
 import uuid
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -20,8 +20,16 @@ from etl.spark.table_io import FileLayout
 from etl.spark.vector_table import VectorTable
 from mdsrec import files, tables
 from mdsrec.config import Experiment
+from mdsrec.run_tables import is_needed
 from mdsrec.table_names import features_name, propagated_name
-from mdsrec.tables import Manifest, Recipe
+from mdsrec.tables import Manifest, Needed, Recipe
+
+
+class FileCounts(NamedTuple):
+    """Numbers of raw files that a build parsed, and of those whose parsed lines were stored."""
+
+    parsed: int
+    kept: int
 
 
 class Workspace:
@@ -33,6 +41,7 @@ class Workspace:
         self.inputs: RawInputs = raw_inputs(experiment)
         self.recipes: dict[str, Recipe] = recipes(experiment, self.inputs)
         self.hashes = ContentHashes(experiment.root)
+        self.file_counts: dict[str, FileCounts] = {}  # by kind, of what this build has read
         self._given_spark = spark
         self._checkpoints = self.uri(f"{CHECKPOINTS}{uuid.uuid4().hex}")
 
@@ -83,9 +92,20 @@ class Workspace:
         """Return the table's manifest if the table is up to date and complete."""
         return tables.find_table(self.uri(name), self.recipes[name])
 
+    def restore(self, name: str) -> Manifest | None:
+        """Make a kept former version the table again, if this recipe built it; None if not."""
+        return tables.restore(self.uri(name), self.recipes[name], self._needed(name))
+
+    def _needed(self, name: str) -> Needed:
+        return partial(is_needed, self.experiment.root, name)
+
     def outdated(self) -> frozenset[str]:
         """Return the tables that are missing, damaged or not up to date."""
         return frozenset(name for name in self.recipes if self.find_table(name) is None)
+
+    def contents(self, name: str) -> list[str]:
+        """Return the hashes of the files that a table is made from, in the order of the input."""
+        return list(self.recipes[name].inputs.values())
 
     def manifest(self, name: str) -> Manifest:
         return tables.open_table(self.uri(name))
@@ -118,15 +138,23 @@ class Workspace:
         counters: Mapping[str, Any],
     ) -> Manifest:
         """Write and commit `frame`, sorted by `order`, as the table `name`."""
-        recipe = self.recipes[name]
-        uri = self.uri(name)
-        return table_io.write_table(frame, uri, table_schema, recipe, order, layout, counters)
+        return table_io.write_table(
+            frame,
+            self.uri(name),
+            table_schema,
+            self.recipes[name],
+            order,
+            layout,
+            counters,
+            self._needed(name),
+        )
 
     def commit(self, name: str, version: str, rows: int, counters: Mapping[str, Any]) -> Manifest:
         """Commit the files that tasks wrote into the folder `version` as the table `name`."""
         uri, recipe = self.uri(name), self.recipes[name]
         digest_files = digests_by_tasks(self.spark, uri)
-        return tables.commit(uri, version, recipe, rows, counters, digest_files)
+        needed = self._needed(name)
+        return tables.commit(uri, version, recipe, rows, counters, digest_files, needed)
 
     def files_by_id(self, key: str, num_keys: int) -> FileLayout:
         rows_per_file = self.experiment.spark.rows_per_file

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from etl.catalogue.literals import unquoted
-from etl.catalogue.page_text import clean_text, has_too_many_tags
+from etl.catalogue.pages.text import clean_text, has_too_many_tags
 from etl.catalogue.parsing import Record
 
 FEATURES = {"2014": "feature", "2018": "feature", "2023": "features"}

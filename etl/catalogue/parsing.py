@@ -14,6 +14,9 @@ Record = dict[str, Any]
 RecordOf = Callable[[Record], Record]
 TextOf = Callable[[Record], str]
 
+PARSER_VERSION = 1
+"""Raise it when a line gives another row: files that an earlier version parsed are parsed again."""
+
 BLANK = "blank"
 OUTCOME = {
     "reason": pa.string(),  # null for a usable row

@@ -36,7 +36,7 @@ PIXELS = "upright, 8 bits"  # changes when the same file gives an encoder other 
 
 
 def cache_name(config: FeatureConfig, hashes: ContentHashes) -> str:
-    """Return the name of the cache for one encoder and kind of content, below the root."""
+    """Return the name of the cache for one encoder and kind of content, in the folder of caches."""
     identity = [config.sees, *encoder_identity(str(config.encoder), hashes)]
     if config.sees == "text":
         identity.append(f"max_tokens {config.max_tokens}")
@@ -197,7 +197,7 @@ def _common_width(locations: DataFrame, expected: int, folder: str) -> int:
     assert found is not None
     if found.rows != expected:
         raise InputError(
-            f"{folder}: {found.rows} of {expected} vectors found: put the root on storage that "
-            "all nodes share"
+            f"{folder}: {found.rows} of {expected} vectors found: put the root, or features.cache, "
+            "on storage that all nodes share"
         )
     return int(found.width or 0)

@@ -3,8 +3,8 @@
 The key of a vector is the hash of the content it was encoded from. A run that is killed leaves its
 files, and later runs do not encode their contents again.
 
-A file is written atomically and never changes. Two files may hold the same key, so concurrent jobs
-need no coordination.
+A file is written atomically and never changes. Two files may hold the same key, so jobs and roots
+that share a cache (`features.cache`) need no coordination.
 """
 
 import hashlib
@@ -79,10 +79,20 @@ def open_cache(spark: SparkSession, folder: str, num_tasks: int) -> VectorCache:
     intact = {row.block for row in vectors.select("block").distinct().collect()}
     damaged = [name for block, name in enumerate(files.names) if block not in intact]
     for name in damaged:
-        log.warning("%s/%s is damaged: deleted, its contents are encoded again", folder, name)
-        with suppress(FileNotFoundError):  # another job deleted it
-            delete_file(f"{folder}/{name}")
+        _delete_damaged(folder, name)
     return VectorCache(files, vectors, frozenset(damaged))
+
+
+def _delete_damaged(folder: str, name: str) -> None:
+    """Delete a damaged file, unless another job has deleted or written it again meanwhile."""
+    content = read_bytes(f"{folder}/{name}")
+    try:
+        if content is not None:
+            _parse(name, content)
+    except DAMAGE:
+        log.warning("%s/%s is damaged: deleted, its contents are encoded again", folder, name)
+        with suppress(FileNotFoundError):
+            delete_file(f"{folder}/{name}")
 
 
 def add_new_files(spark: SparkSession, cache: VectorCache, num_tasks: int) -> VectorCache:

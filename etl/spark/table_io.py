@@ -16,7 +16,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.spark.file_checks import check_table, digests_by_tasks
 from mdsrec import tables
-from mdsrec.tables import Manifest, Recipe
+from mdsrec.tables import Manifest, Needed, Recipe, needed_by_none
 
 GLOB_CHARACTERS = re.compile(r"([\[\]{}*?\\])")
 
@@ -62,30 +62,41 @@ def write_table(
     order: Sequence[str],
     layout: FileLayout,
     counters: Mapping[str, Any],
+    needed: Needed = needed_by_none,
 ) -> Manifest:
-    """Write `frame` as Parquet files and commit them as the table at `uri`.
+    """Write `frame` as Parquet files and commit them as the table at `uri`, as `commit` does.
 
     Rows are sorted by the columns `order`; file numbers must ascend in the same order.
     """
     version = tables.new_version(uri)
     rows = write_files(frame, version, schema, order, layout)
     digest_files = digests_by_tasks(frame.sparkSession, uri)
-    return tables.commit(uri, version, recipe, rows, counters, digest_files)
+    return tables.commit(uri, version, recipe, rows, counters, digest_files, needed)
+
+
+def write_unordered(frame: DataFrame, uri: str, schema: pa.Schema, recipe: Recipe) -> Manifest:
+    """Write `frame` without a shuffle, in the partitions and the order that it has, as a table."""
+    version = tables.new_version(uri)
+    rows = _write_parquet(frame, version, schema)
+    return tables.commit(uri, version, recipe, rows, {}, digests_by_tasks(frame.sparkSession, uri))
 
 
 def write_files(
     frame: DataFrame, version: str, schema: pa.Schema, order: Sequence[str], layout: FileLayout
 ) -> int:
     """Write `frame` as `write_table` does, without a commit -> the number of rows."""
+    placed = frame.repartitionById(layout.num_files, layout.file_number.cast("int"))
+    return _write_parquet(placed.sortWithinPartitions(*order), version, schema)
+
+
+def _write_parquet(frame: DataFrame, version: str, schema: pa.Schema) -> int:
     columns = [
         F.col(field.name).cast(field.dataType).alias(field.name)
         for field in from_arrow_schema(schema).fields
     ]
     written = Observation()
     (
-        frame.repartitionById(layout.num_files, layout.file_number.cast("int"))
-        .sortWithinPartitions(*order)
-        .select(*columns)
+        frame.select(*columns)
         .observe(written, F.count(F.lit(1)).alias("rows"))
         .write.option("compression", "zstd")
         .parquet(spark_uri(version))

@@ -72,19 +72,32 @@ class TableInput:
 
     def interactions(self, spark: SparkSession) -> tuple[DataFrame, TimeUnit | None]:
         """Return a row of INTERACTIONS plus OUTCOME for every row, and the unit of the times."""
+        return self.with_times(spark, self.events(spark).persist())
+
+    def events(self, spark: SparkSession, positions: Sequence[int] | None = None) -> DataFrame:
+        """Return a row of EVENTS plus OUTCOME for every row: its time has no unit yet.
+
+        `positions` chooses files; then the column `file` is a position in it.
+        """
         columns = self.event_columns(spark)
         log.info("interactions: columns %s", columns)
         parse = partial(_event, columns, self.config.time_unit)
-        rows = self._rows(spark, "interactions", columns.names, parse, EVENTS).persist()
-        now = datetime.now(UTC)
-        unit = decide_unit(rows, columns.time, now)
-        return with_time(rows, unit, now, columns), unit
+        return self._rows(spark, "interactions", columns.names, parse, EVENTS, positions)
 
-    def items(self, spark: SparkSession) -> DataFrame:
-        """Return a row of METADATA plus OUTCOME for every row of the items."""
+    def with_times(
+        self, spark: SparkSession, events: DataFrame
+    ) -> tuple[DataFrame, TimeUnit | None]:
+        """Decide the unit of the times over all rows -> rows of INTERACTIONS, and the unit."""
+        columns, now = self.event_columns(spark), datetime.now(UTC)
+        unit = decide_unit(events, columns.time, now)
+        return with_time(events, unit, now, columns), unit
+
+    def items(self, spark: SparkSession, positions: Sequence[int] | None = None) -> DataFrame:
+        """Return a row of METADATA plus OUTCOME for every row of the items, as `events` does."""
         columns = self.item_columns(spark)
         log.info("items: columns %s", columns)
-        return self._rows(spark, "items", columns.names, partial(_item, columns), METADATA)
+        parse = partial(_item, columns)
+        return self._rows(spark, "items", columns.names, parse, METADATA, positions)
 
     def _columns(
         self,
@@ -105,12 +118,14 @@ class TableInput:
         wanted: Sequence[str],
         parse: ParseCells,
         schema: pa.Schema,
+        positions: Sequence[int] | None,
     ) -> DataFrame:
         if self.config.source is not None:
             tables = getattr(self.config, name)
             return source_rows(spark, self.config, tables, wanted, parse, schema)
         files = self.interaction_files if name == "interactions" else self.item_files
-        return table_rows(spark, files, wanted, parse, schema)
+        chosen = files if positions is None else [files[position] for position in positions]
+        return table_rows(spark, chosen, wanted, parse, schema)
 
 
 def columns_of_files(

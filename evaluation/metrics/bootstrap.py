@@ -100,6 +100,14 @@ class Difference:
         low, high = self.intervals[metric]
         return bool(low > 0 or high < 0)
 
+    def is_worse(self, metric: int) -> bool:
+        """Return whether the interval of the metric at index `metric` lies wholly below 0."""
+        return bool(self.intervals[metric, 1] < 0)
+
+    def reversed(self) -> Self:
+        """Return the difference of the other run from this one."""
+        return type(self)(-self.means, -self.intervals[:, ::-1], self.p)
+
     def words(self, metric: int, baseline: str) -> str:
         """Return `better than demo by .0123 (95% interval .0100 to .0146, p < .001)`.
 

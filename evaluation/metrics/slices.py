@@ -1,4 +1,4 @@
-"""Partitions of the targets: by modality of the item, training events of the item, history length.
+"""Partitions of the targets: by modality, category and training events of the item, history length.
 
 A slicing puts every target into exactly one of its slices. One of items holds a byte per item; one
 of users reads what it needs of the table `sequences` when it is needed.
@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evaluation.stored.table_rows import TableRows
@@ -20,6 +21,7 @@ from mdsrec.arrays import Counts, Floats, Ints
 TRAINED = {"never trained": 0, "1 to 4 times": 1, "5 to 19 times": 5, "20 times or more": 20}
 HISTORY = {"up to 4 events": 0, "5 to 9 events": 5, "10 to 19 events": 10, "20 events or more": 20}
 TRAINING_EVENTS, USER_HISTORY = "training events", "history"  # names of slicings
+CATEGORY = "category"
 
 MIN_EVENTS = 50  # of a slice that a page shows figures of: one event counts for at most .02
 
@@ -115,31 +117,41 @@ def by_presence(parts: Iterable[Ints], num_items: int) -> Slicing:
     return Slicing(("with", "without"), slice_of)
 
 
+def by_category(parts: Iterable[pa.Array], names: Sequence[str]) -> Slicing:
+    """Slice by the item's category, one of `names`; `parts` hold those of all items, in order."""
+    slices = [np.empty(0, dtype=np.int16)]
+    for part in parts:
+        slices.append(pc.index_in(part, pa.array(names)).to_numpy().astype(np.int16))
+    return Slicing(tuple(names), np.concatenate(slices))
+
+
 def modalities_of_data(root: str, names: Iterable[str]) -> tuple[str, ...]:
     """Return those of the modalities `names` whose vectors are of the current items.
 
     Slices belong to the data, so they include modalities that a model does not use.
     """
+    return tuple(name for name in names if _of_items(root, table_names.features_name(name)))
+
+
+def _of_items(root: str, name: str) -> tables.Manifest | None:
+    """Return the manifest of a table; None if it does not exist or was made for other items."""
     items = tables.read_manifest(tables.table_uri(root, "items"))
-    found = []
-    for name in names:
-        uri = tables.table_uri(root, table_names.features_name(name))
-        features = tables.read_manifest(uri)
-        if (
-            items
-            and features
-            and features.inputs.get("items", items.fingerprint) == items.fingerprint
-        ):
-            found.append(name)
-    return tuple(found)
+    found = tables.read_manifest(tables.table_uri(root, name))
+    if items is None or found is None:
+        return None
+    return found if found.inputs.get("items", items.fingerprint) == items.fingerprint else None
 
 
 def read_slicings(root: str, modalities: tuple[str, ...], num_items: int) -> dict[str, Slicing]:
-    """Build all slicings of a data set, by name: each modality, training events, history."""
+    """Build all slicings of a data set: by each modality, category, training events, history."""
     slicings = {}
     for modality in modalities:
         uri = tables.table_uri(root, table_names.features_name(modality))
         slicings[modality] = by_presence(_numbers(uri, schema.FEATURES, "item"), num_items)
+    if manifest := _of_items(root, table_names.CATEGORIES):
+        uri = tables.table_uri(root, table_names.CATEGORIES)
+        column = _column(uri, schema.CATEGORIES, "category")
+        slicings[CATEGORY] = by_category(column, tuple(manifest.counters))
     num_train = _numbers(tables.table_uri(root, "items"), schema.ITEMS, "num_train")
     return {
         **slicings,
@@ -150,8 +162,12 @@ def read_slicings(root: str, modalities: tuple[str, ...], num_items: int) -> dic
 
 def _numbers(uri: str, table_schema: pa.Schema, column: str) -> Iterator[Ints]:
     """Yield a column of integers in batches."""
+    yield from (part.to_numpy() for part in _column(uri, table_schema, column))
+
+
+def _column(uri: str, table_schema: pa.Schema, column: str) -> Iterator[pa.Array]:
     for batch in tables.stream_table(uri, tables.open_table(uri), table_schema, [column]):
-        yield batch.column(0).to_numpy()
+        yield batch.column(0)
 
 
 def _step_index(lowest: dict[str, int], counts: Ints) -> NDArray[np.int8]:

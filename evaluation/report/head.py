@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from mdsrec.run_paths import STARTED_FROM
+
 FACTS = ("model", "seed", "trained", "version", "machine")
 UNKNOWN = "not recorded"  # by the version that made the run
 
@@ -18,6 +20,18 @@ def run_facts(config: Mapping[str, Any], history: Mapping[str, Any]) -> dict[str
         "version": f"mdsrec {version}" if version else UNKNOWN,
         "machine": _machine(history),
     }
+
+
+def start_facts(history: Mapping[str, Any], appended: str | None) -> dict[str, str]:
+    """Return what the weights started from, and what was appended to them, where they were."""
+    facts, start = {}, history.get(STARTED_FROM)
+    if start:
+        facts["started from"] = (
+            f"{start['source']}, weights {start['source_weights']}: {start['items_carried']:,} "
+            f"items carried, {start['items_from_neighbors']:,} from neighbors, "
+            f"{start['items_initial']:,} initial"
+        )
+    return facts | ({"appended": appended} if appended else {})
 
 
 def date_text(date: str) -> str:

@@ -16,7 +16,7 @@ from evaluation.report.cards import Cards, Strip, format_rank
 from evaluation.report.channels import channel_name, channel_sentences
 from evaluation.report.charts import learning_panels, recall_panels, training_note
 from evaluation.report.data_section import Manifests, configuration_table, data_section
-from evaluation.report.head import run_facts
+from evaluation.report.head import run_facts, start_facts
 from evaluation.report.slices import BOUND, slices_table
 
 EN_DASH = "\u2013"
@@ -33,6 +33,7 @@ class ReportData:
     next_steps: Sequence[str]
     cases: Cases
     pictures: Mapping[str, str]  # data: URIs by item id
+    appended: str | None = None  # which items got their rows after the training
 
 
 def report_page(data: ReportData) -> str:
@@ -52,8 +53,8 @@ def report_page(data: ReportData) -> str:
                 "By target and user",
                 slices_table(data.metrics),
                 f"recall@{data.metrics.cutoffs[0]} on test events, by whether the target has a "
-                "modality, how often it occurs in training, and how many training events its user "
-                f"has. {BOUND}",
+                "modality, its category, how often it occurs in training, and how many training "
+                f"events its user has. {BOUND}",
             ),
             html.section("Recommendation lists", list_tiles(data.metrics)),
             html.section("Case study", case_section(data), case_note(data)),
@@ -183,7 +184,13 @@ def _head(data: ReportData) -> list[str]:
     return [
         f"<h1>{escape(data.config['name'])}</h1>",
         html.paragraph("Next-item prediction, evaluated by exact ranking.", "lead"),
-        html.definitions([*run_facts(data.config, history).items()], "facts"),
+        html.definitions(
+            [
+                *run_facts(data.config, history).items(),
+                *start_facts(history, data.appended).items(),
+            ],
+            "facts",
+        ),
         html.tiles(cells),
     ]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from evaluation.metrics.run_metrics import Means, RunMetrics
 from evaluation.metrics.shared_slices import SharedSlice
-from evaluation.metrics.slices import MIN_EVENTS, TRAINING_EVENTS, USER_HISTORY
+from evaluation.metrics.slices import CATEGORY, MIN_EVENTS, TRAINING_EVENTS, USER_HISTORY
 from evaluation.report import html
 from evaluation.report.channels import channel_name
 
@@ -56,7 +56,10 @@ def figure(events: int, means: Means, metric: str) -> str:
 
 
 def slice_name(slicing: str, name: str) -> str:
-    """Return `with text`, `never trained`, `user with 5 to 9 events`, ..."""
-    return {TRAINING_EVENTS: name, USER_HISTORY: f"user with {name}"}.get(
-        slicing, f"{name} {slicing}"
-    )
+    """Return `with text`, `category Arts`, `never trained`, `user with 5 to 9 events`, ..."""
+    named = {
+        TRAINING_EVENTS: name,
+        USER_HISTORY: f"user with {name}",
+        CATEGORY: f"category {name}",
+    }
+    return named.get(slicing, f"{name} {slicing}")

@@ -18,6 +18,7 @@ from mdsrec.run_paths import RunPaths
 from training.checkpoints.finite_weights import damaged_rows, refuse_damaged
 from training.checkpoints.stored_weights import StoredWeights
 from training.checkpoints.tensor_file import write_arrays
+from training.checkpoints.weights_in_use import weights_in_use
 from training.data.disk_arrays import DiskArrays
 from training.data.item_tables import PARTS, Loading
 from training.data.shared_arrays import Array
@@ -32,8 +33,8 @@ def write_weights(experiment: Experiment, trained: TrainedRun, stream: BinaryIO)
 
     InputError if a weight is not finite, or if other weights were stored meanwhile.
     """
-    uri, disk = RunPaths.of(experiment).best_weights, DiskArrays()
-    stored = StoredWeights(uri)
+    stored, disk = weights_in_use(RunPaths.of(experiment)), DiskArrays()
+    uri = stored.uri
     weights = {name: _stored_rows(stored, name, disk) for name in stored.shapes}
     check_file(uri)
     of_items = item_parameters(experiment)

@@ -26,15 +26,20 @@ class BestItems(NamedTuple):
 
 
 def best_items(
-    trained: TrainedModel, histories: list[History], top: int, exclude_seen: bool, item_block: int
+    trained: TrainedModel,
+    histories: list[History],
+    top: int,
+    exclude_seen: bool,
+    item_block: int,
+    wanted: torch.Tensor | None = None,
 ) -> BestItems:
     """Return the items with the highest whole scores, ties by item.
 
-    A list has the same bits in every batch of histories.
+    Only items that `wanted` (bool [X]) marks. A list has the same bits in every batch of histories.
     """
     ranking, weights = trained.ranking(histories), trained.sums[ALL]
     seen = torch.from_numpy(seen_pairs(histories if exclude_seen else []))
-    scores, items = ranking.top(weights, top, item_block, seen)
+    scores, items = ranking.top(weights, top, item_block, seen, wanted)
     terms = ranking.scores_of(items.clamp(max=trained.num_items - 1))
     largest = (terms * weights.to(terms.device)).argmax(dim=2).cpu().numpy()
     return BestItems(

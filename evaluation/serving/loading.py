@@ -17,7 +17,7 @@ from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from mdsrec.jobs.promises import promised
-from mdsrec.run_paths import RunPaths, run_fingerprints
+from mdsrec.run_paths import run_fingerprints, stored_experiment
 from training.inference import TrainedModel, load_model, load_trained, trained_model
 
 
@@ -74,11 +74,10 @@ class Served:
 
 def run_experiment(folder: str) -> Experiment:
     """Return the configuration of the run in a folder ROOT/runs/NAME."""
-    root, _, name = folder.rpartition("/runs/")
-    config = files.read_json(RunPaths(folder).config) if root else {}
-    if not config:
+    found = stored_experiment(folder)
+    if found is None:
         raise InputError(
             f"{folder}: neither the folder of a trained run, ROOT/runs/NAME, nor one that "
             "`mdsrec export RUN DIR` wrote"
         )
-    return experiment_from({**config, "root": root, "name": name}, RunPaths(folder).config)
+    return found

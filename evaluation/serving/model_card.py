@@ -6,7 +6,7 @@ from mdsrec import files
 from mdsrec.config import Experiment
 from mdsrec.config.own_model import is_own
 from mdsrec.run_paths import RunPaths
-from training.trained_run import Trained
+from training.trained_run import TrainedRun
 
 FILES = """| file | content |
 |---|---|
@@ -27,7 +27,7 @@ SPLITS = {
 }
 
 
-def model_card(experiment: Experiment, trained: Trained, first_id: str) -> str:
+def model_card(experiment: Experiment, trained: TrainedRun, first_id: str) -> str:
     """Return README.md: how to load the model, what it was trained on, and its metrics.
 
     `first_id` is an item of the example.
@@ -47,7 +47,8 @@ def model_card(experiment: Experiment, trained: Trained, first_id: str) -> str:
         f'model.recommend(["{first_id}"], top=10)\n```',
         "Model": f"`{experiment.model.name}`, {history.get('num_parameters', 0):,} parameters. "
         f"Weights of the channels in a score: {weights}.\n"
-        f"Fingerprints: {', '.join(f'{name} `{value}`' for name, value in inputs.items())}.",
+        f"Fingerprints: {', '.join(f'{name} `{value}`' for name, value in inputs.items())}."
+        + (f"\n{trained.appended}." if trained.appended else ""),
         "Data": _data_text(experiment, trained),
         "Metrics": _metrics_text(paths.metrics, inputs["weights"]),
         "Files": FILES,
@@ -67,7 +68,7 @@ def _own_text(model: str) -> str:
     )
 
 
-def _data_text(experiment: Experiment, trained: Trained) -> str:
+def _data_text(experiment: Experiment, trained: TrainedRun) -> str:
     source = experiment.input
     names = [uri.rstrip("/").rpartition("/")[2] for uri in source.reviews or source.interactions]
     modalities = ", ".join(experiment.modalities) or "none"

@@ -7,19 +7,28 @@ from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
 from mdsrec.jobs.lease import Lease, check_leases, hold
 from mdsrec.jobs.promises import check_opened, promised
-from mdsrec.run_paths import RunPaths, run_fingerprints
+from mdsrec.run_paths import RunPaths, run_fingerprints, weights_fingerprints
+from mdsrec.table_settings import stored_fingerprints
 
 
 @contextmanager
-def held_run(experiment: Experiment) -> Iterator[None]:
+def held_run(experiment: Experiment, on_current_tables: bool = False) -> Iterator[None]:
     """Be the only job that evaluates the run; wait while another one does.
 
-    Its tables and weights are held to what they are now (`mdsrec.jobs.promises`).
+    Its weights, and the tables that they are for, are held to what they are now
+    (`mdsrec.jobs.promises`); or the current tables, which may be of newer data.
     """
     paths = RunPaths.of(experiment)
     heartbeat.begin("waiting for the lease of the run's evaluation")
     lease = hold(Lease([paths.evaluation_lease]), f"evaluating {paths.uri}", waits=True)
-    with lease, promised(run_fingerprints(experiment)):
+    with (
+        lease,
+        promised(
+            stored_fingerprints(experiment) | weights_fingerprints(experiment)
+            if on_current_tables
+            else run_fingerprints(experiment)
+        ),
+    ):
         yield
 
 

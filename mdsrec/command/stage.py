@@ -33,6 +33,7 @@ Command = Callable[[Sequence[str]], None]
 
 SAME_COMMAND = "what is finished is kept: run the same command again to go on"
 WITHOUT_FRESH = "what is finished is kept: run the same command without --fresh to go on"
+_received: list[int] = []  # signals that this process was ended by
 SIGNAL_CODES = {128 + signum: signum for signum in (signal.SIGINT, signal.SIGTERM)}
 OVERRIDES_HELP = "dotted keys that override the file, as in optim.lr=3e-4, or a file laid over it"
 
@@ -81,6 +82,35 @@ def experiment_of(arguments: argparse.Namespace) -> Experiment:
     experiment = load_experiment(arguments.config, arguments.overrides)
     configure_logging(experiment.name)
     return experiment
+
+
+def add_each(parser: argparse.ArgumentParser) -> None:
+    """Add --each, for a stage that can take the categories of the input one after the other."""
+    parser.add_argument(
+        "--each",
+        action="store_true",
+        help="take each of input.categories by itself, one after the other, below ROOT/CATEGORY",
+    )
+
+
+def each_of(arguments: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """Yield the command line once, or with --each once for each category.
+
+    InputError if there are no categories.
+    """
+    if not arguments.each:
+        yield arguments
+        return
+    names = load_experiment(arguments.config, arguments.overrides).input.categories
+    if not names:
+        raise InputError(
+            "--each needs [input.categories.NAME], and without input.only: list the files of each "
+            "category there"
+        )
+    for name in names:
+        log.info("category %s", name)
+        overrides = [*arguments.overrides, f"input.only={name}"]
+        yield argparse.Namespace(**vars(arguments) | {"overrides": overrides})
 
 
 def command_line(stage: str, arguments: argparse.Namespace, *more: str) -> str:
@@ -156,7 +186,13 @@ def dispatch(argv: Sequence[str] | None, commands: Mapping[str, Command], defaul
 
 
 def _end(signum: int, _frame: object) -> NoReturn:
+    _received.append(signum)
     raise SystemExit(128 + signum)
+
+
+def _interrupt(signum: int, _frame: object) -> NoReturn:
+    _received.append(signum)
+    raise KeyboardInterrupt
 
 
 def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int:
@@ -168,6 +204,8 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by `&`
+            signal.signal(signal.SIGINT, _interrupt)
     try:
         use_own_packages()
         configure_logging()
@@ -181,6 +219,8 @@ def run_command(stage: str, body: Callable[[Sequence[str] | None], None]) -> int
     except BrokenPipeError:  # the reader of our output, as `| head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
+        if _received:  # in the middle of an import, a signal becomes an error of the package
+            return _after_signal(stage, signal.Signals(_received[-1]), error)
         return _failed(stage, error)
     return 0
 

@@ -3,7 +3,13 @@
 Sections are typed and frozen. An unknown key is an error that names the nearest known key.
 """
 
-from mdsrec.config.etl import FeatureConfig, GraphConfig, SequencesConfig, SparkConfig
+from mdsrec.config.etl import (
+    FeatureConfig,
+    FeaturesConfig,
+    GraphConfig,
+    SequencesConfig,
+    SparkConfig,
+)
 from mdsrec.config.experiment import Experiment
 from mdsrec.config.input import ColumnsConfig, InputConfig
 from mdsrec.config.model_base import ModelConfig, TransformerConfig
@@ -17,6 +23,7 @@ __all__ = [
     "EvalConfig",
     "Experiment",
     "FeatureConfig",
+    "FeaturesConfig",
     "GraphConfig",
     "InputConfig",
     "MDSRecConfig",

@@ -1,11 +1,20 @@
 """Sections of the ETL: [sequences], [features.NAME], [graph] and [spark]."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 from mdsrec.config.input import Properties, properties
 from mdsrec.config.section import (
@@ -22,6 +31,8 @@ from mdsrec.config.section import (
     Section,
     absolute,
 )
+
+MASTER = re.compile(r"yarn|local(-cluster)?(\[[^\[\]]+\])?|[a-z][a-z0-9+-]*://\S+")
 
 
 def _share_or_date(value: Any) -> float | str:
@@ -161,6 +172,47 @@ class FeatureConfig(Section):
         return {**super().identity(), "encoder": self.encoder_name}
 
 
+class FeaturesConfig(dict[str, FeatureConfig]):
+    """The modalities by name. `cache`, a key beside their sections, is the folder or URI of the
+    encoded vectors: roots and jobs that name the same one encode a content once. Unset means a
+    folder below the root. It is no part of a run or a table, and may change at any time.
+    """
+
+    cache: str | None = None
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        modalities = handler(dict[str, FeatureConfig])
+        written = core_schema.wrap_serializer_function_ser_schema(cls._joined, schema=modalities)
+        return core_schema.no_info_wrap_validator_function(
+            cls._split, modalities, serialization=written
+        )
+
+    @classmethod
+    def _split(cls, value: Any, validate: Callable[[Any], dict[str, FeatureConfig]]) -> Self:
+        """Take `cache` out of the modalities. ValueError if it is no folder."""
+        content = dict(value) if isinstance(value, Mapping) else value
+        cache = value.cache if isinstance(value, cls) else None
+        if isinstance(content, dict) and "cache" in content:
+            cache = content.pop("cache")
+            if not isinstance(cache, str):
+                raise ValueError(
+                    "`cache` is the folder or URI of the encoded vectors, in quotes: a modality "
+                    "needs another name"
+                )
+            cache = absolute(cache).rstrip("/") or "/"
+        found = cls(validate(content))
+        found.cache = cache
+        return found
+
+    @staticmethod
+    def _joined(value: Any, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        cache = value.cache
+        return write(value) if cache is None else {**write(value), "cache": cache}
+
+
 class GraphConfig(Section):
     """Item graphs and interest centers (Eq. 1-5, 10)."""
 
@@ -193,10 +245,19 @@ class GraphConfig(Section):
     """More values of k to cluster for, in addition to `model.num_centers`; for sweeps."""
 
 
+def known_master(master: str) -> str:
+    """Return the master. ValueError if no cluster manager of Spark has such a name."""
+    if not MASTER.fullmatch(master):
+        raise ValueError(
+            "not a Spark master: write local[*], local[4], yarn, spark://HOST:7077 or k8s://URL"
+        )
+    return master
+
+
 class SparkConfig(Section):
     """The Spark session. The same rows come out of any session."""
 
-    master: str = "local[*]"
+    master: Annotated[str, AfterValidator(known_master)] = "local[*]"
     """Spark master, e.g. local[*], spark://HOST:7077 or yarn."""
     driver_memory: str | None = None
     """Memory of the driver, e.g. 4g. Unset means by the size of the input and of the machine."""

@@ -8,7 +8,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mdsrec.config.etl import FeatureConfig, GraphConfig, SequencesConfig, SparkConfig
+from mdsrec.config.etl import (
+    FeatureConfig,
+    FeaturesConfig,
+    GraphConfig,
+    SequencesConfig,
+    SparkConfig,
+)
 from mdsrec.config.input import InputConfig
 from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.models import AnyModel, MDSRecConfig
@@ -33,7 +39,7 @@ class Experiment(Section):
     """Seed of the initial weights and of all random numbers of training."""
     input: NotIdentity[InputConfig]
     sequences: SequencesConfig = SequencesConfig()
-    features: dict[str, FeatureConfig] = Field(default={})
+    features: FeaturesConfig = FeaturesConfig()
     graph: GraphConfig = GraphConfig()
     transitions: NotIdentity[TransitionsConfig] = TransitionsConfig()
     spark: NotIdentity[SparkConfig] = SparkConfig()
@@ -52,7 +58,7 @@ class Experiment(Section):
 
     @field_validator("features")
     @classmethod
-    def _names(cls, features: dict[str, FeatureConfig]) -> dict[str, FeatureConfig]:
+    def _names(cls, features: FeaturesConfig) -> FeaturesConfig:
         for name in features:
             if name in RESERVED_MODALITIES or not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
                 raise ValueError(
@@ -69,6 +75,7 @@ class Experiment(Section):
                 "items.text"
             )
         self._check_features()
+        self._check_training()
         self.model.check(tuple(self.features), self.graph)
         self._check_space()
         if self.optim.lazy_adam and not self.steps_by_rows:
@@ -100,7 +107,7 @@ class Experiment(Section):
         """Raise ValueError if a feature needs the other format of the input."""
         is_table = self.input.format == "table"
         for name, config in self.features.items():
-            if config.column is not None and not self.input.items:
+            if config.column is not None and not self.input.names("items"):
                 raise ValueError(
                     f'features.{name}.column needs input.format = "table" and input.items'
                 )
@@ -109,8 +116,22 @@ class Experiment(Section):
                     f"features.{name}.fields names fields of the Amazon metadata: list the columns "
                     "of your table in input.columns.text"
                 )
-            if is_table and config.images == "url" and not self.input.items:
+            if is_table and config.images == "url" and not self.input.names("items"):
                 raise ValueError(f'features.{name}.images = "url" needs input.items')
+
+    def _check_training(self) -> None:
+        """Raise ValueError if keys of the training do not suit the model, or its start the run."""
+        source = self.train.init_from
+        needs_weights = {"init_from": source, "untrained_items": self.train.excludes_untrained}
+        given = [key for key, value in needs_weights.items() if value]
+        if given and not self.model.is_trained:
+            raise ValueError(
+                f'train.{given[0]} needs a model with weights; model.name is "{self.model.name}"'
+            )
+        if source in (self.name, f"{self.root}/runs/{self.name}"):
+            raise ValueError(
+                f"train.init_from {source} is this run itself: choose another name for it"
+            )
 
     def _check_space(self) -> None:
         """Raise ValueError if a sweep searches keys that its trials are not compared by."""
@@ -173,6 +194,11 @@ class Experiment(Section):
     def all_num_centers(self) -> tuple[int, ...]:
         """Return every k that items are clustered for, the model's first."""
         return tuple(dict.fromkeys([*self.model.all_num_centers(), *self.graph.num_centers]))
+
+    def of_category(self, name: str) -> Self:
+        """Return the experiment on one category only, below a root of its own."""
+        update = {"root": f"{self.root}/{name}", "input": self.input.of_category(name)}
+        return self.model_copy(update=update)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides a run: without training, that is how transitions are counted."""

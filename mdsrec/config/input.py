@@ -1,13 +1,19 @@
 """The section [input]: raw files of the Amazon reviews, or tables of one's own."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from mdsrec.config.section import Distinct, PathOrUri, Section, absolute
-from mdsrec.errors import InputError, refuse_credentials
+from mdsrec.config.categories import (
+    FILE_KEYS,
+    Categories,
+    absolute_names,
+    check_files,
+    check_names,
+)
+from mdsrec.config.section import Distinct, PathOrUri, Section
+from mdsrec.errors import InputError
 
 TEXT_COLUMNS = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 AMAZON_KEYS = ("edition", "reviews", "metadata")
@@ -102,6 +108,13 @@ class InputConfig(Section):
     """Files, folders or patterns with a row for each item; without them items have no title, no
     text and no image.
     """
+    categories: Categories = Field(default={})
+    """Files by category, as `[input.categories.Arts]` with `reviews` and `metadata`, instead of the
+    lists above. All of them are one catalogue, in this order: an item keeps the category of its
+    first metadata, or else of its first interaction. `--each` takes the categories one by one.
+    """
+    only: str | None = None
+    """Only this one of the categories, below the root ROOT/NAME."""
     columns: ColumnsConfig = ColumnsConfig()
     time_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] | None = None
     """Unit of times that are numbers. Unset means recognized by their size, over all rows."""
@@ -126,18 +139,22 @@ class InputConfig(Section):
     @field_validator("interactions", "items")
     @classmethod
     def _absolute(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Make local paths absolute; of a Spark source only those that exist."""
-        if info.data.get("source") is None:
-            return tuple(map(absolute, names))
-        for name in names:
-            refuse_credentials(name)
-        return tuple(absolute(name) if Path(name).exists() else name for name in names)
+        return absolute_names(names, info.data.get("source"))
+
+    @field_validator("categories")
+    @classmethod
+    def _of_each_category(cls, categories: Categories, info: ValidationInfo) -> Categories:
+        check_names(categories)
+        source = info.data.get("source")
+        return {name: files.with_absolute_names(source) for name, files in categories.items()}
 
     @model_validator(mode="after")
     def _keys_of_the_format(self) -> Self:
         table = self.format == "table"
+        check_files(self.categories, self.format)
+        self._check_exclusive()
         for key in ("interactions",) if table else ("edition", "reviews"):
-            if not getattr(self, key):
+            if not getattr(self, key) and not (self.categories and key in FILE_KEYS):
                 hint = "" if table else '; input.format = "table" reads tables of your own'
                 raise ValueError(f"key {key} is missing{hint}")
         for key in AMAZON_KEYS if table else TABLE_KEYS:
@@ -148,9 +165,28 @@ class InputConfig(Section):
                 needs = "a source: set input.source" if self.source is None else "files of CSV"
                 raise ValueError(f"{key} needs {needs}, or remove it")
         mapped = [key for key in ITEM_COLUMNS if getattr(self.columns, key) is not None]
-        if mapped and not self.items:
+        if mapped and not self.names("items"):
             raise ValueError(f"columns.{mapped[0]} needs items, a table with a row for each item")
         return self
+
+    def _check_exclusive(self) -> None:
+        """Raise ValueError if files are listed beside categories, or `only` names none of them."""
+        if self.only is not None and self.only not in self.categories:
+            given = ", ".join(self.categories) or "none"
+            raise ValueError(f"only = {self.only!r} is not one of the categories ({given})")
+        for key in FILE_KEYS:
+            if self.categories and self._is_set(key):
+                raise ValueError(f"{key} and categories exclude each other: remove one")
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """Return what `key` lists (one of FILE_KEYS), of all categories if there are any."""
+        lists = [getattr(files, key) for files in self.categories.values()]
+        return tuple(name for listed in lists for name in listed) or getattr(self, key)
+
+    def of_category(self, name: str) -> Self:
+        """Return the input of one category only."""
+        files = {key: getattr(self.categories[name], key) for key in FILE_KEYS}
+        return self.model_copy(update={**files, "categories": {}, "only": None})
 
     def _is_set(self, key: str) -> bool:
         return bool(getattr(self, key) != type(self).model_fields[key].default)

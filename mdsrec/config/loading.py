@@ -38,7 +38,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         keys, problem = found
         source = _source_of(keys, [str(path), *overrides])
         raise InputError(f"{source}: {dotted_key(keys)}: {problem}")
-    return experiment
+    only = experiment.input.only
+    return experiment if only is None else experiment.of_category(only)
 
 
 def read_content(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

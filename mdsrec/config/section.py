@@ -1,5 +1,6 @@
 """The base of all configuration sections: frozen, typed, unknown keys refused."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -77,6 +78,15 @@ def absolute(path: str) -> str:
 
 
 PathOrUri = Annotated[str, AfterValidator(absolute)]
+
+
+def _run_reference(text: str) -> str:
+    return text if RUN_NAME.fullmatch(text) else absolute(text).rstrip("/")
+
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RunReference = Annotated[str, AfterValidator(_run_reference)]
+"""The name of a run below the same root, or the path or URI of a run's folder."""
 
 
 def distinct(values: Sequence[T]) -> Sequence[T]:

@@ -15,6 +15,7 @@ from mdsrec.config.section import (
     PathOrUri,
     Positive,
     PositiveFloat,
+    RunReference,
     Section,
 )
 from mdsrec.errors import InputError
@@ -82,6 +83,15 @@ class TrainConfig(Section):
     patience: NotIdentity[Positive] = 10
     """Epochs without a better validation ndcg@10 after which training ends. A finished run goes on
     if it is raised.
+    """
+    untrained_items: Later[Literal["negatives", "excluded"]] = "negatives"
+    """Items without a training event in the softmax of the loss: as negatives, or left out of it,
+    so that they are not learned to be wrong. Ranking has all items either way.
+    """
+    init_from: Later[RunReference | None] = None
+    """Trained run that the weights start from: a name below the same root, or the folder of a run.
+    Rows of items follow their ids, other weights their names. An item that the run never trained
+    starts as the mean of its nearest trained neighbors. Unset means random weights.
     """
     shuffle_window: Positive = 200_000
     """Users that are held in memory, sorted by length and cut into batches together."""
@@ -155,6 +165,16 @@ class TrainConfig(Section):
     def draws_by_events(self) -> bool:
         """Return whether sampling needs the number of training events of every item."""
         return self.loss == "sampled" and self.negatives != "uniform"
+
+    @property
+    def reads_num_train(self) -> bool:
+        """Return whether the loss needs the number of training events of every item."""
+        return self.draws_by_events or self.excludes_untrained
+
+    @property
+    def excludes_untrained(self) -> bool:
+        """Return whether items without a training event leave the softmax of the loss."""
+        return self.untrained_items == "excluded"
 
     @property
     def can_share_items(self) -> bool:

@@ -2,8 +2,10 @@
 
 Within `promised` every table that this process opens is held to a fingerprint: at its opening,
 again before every commit (`check_opened`), and when anything fails, because the files of a table
-that was replaced are deleted. A process that works for another one gets the fingerprints of it
-(`current`). A file, as the weights of a run, is known by its size and time.
+that was replaced are deleted. A version that was kept for the runs that were trained on it
+(`mdsrec.tables.former`) is opened instead of the current one, but not by an ETL. A process that
+works for another one gets the fingerprints of it (`current`). A file, as the weights of a run, is
+known by its size and time.
 """
 
 import json
@@ -16,10 +18,12 @@ from mdsrec import files
 from mdsrec.errors import InputError
 
 MANIFEST = "_manifest.json"
+FORMER = "_manifests"  # folder of the manifests of kept former versions, below a table
 SHOWN = 8  # digits of a fingerprint
 
 _promised: dict[str, str] = {}  # by URI of a table or a file
 _opened: set[str] = set()
+_current_only = [False]  # of each `promised` around: whether former versions do not count
 
 
 class ReplacedError(InputError):
@@ -27,12 +31,14 @@ class ReplacedError(InputError):
 
 
 @contextmanager
-def promised(fingerprints: Mapping[str, str]) -> Iterator[None]:
+def promised(fingerprints: Mapping[str, str], current_only: bool = False) -> Iterator[None]:
     """Hold the tables and files at these URIs to their fingerprints.
 
-    ReplacedError instead of an error whose reason is that one was replaced.
+    With `current_only` a kept former version does not count. ReplacedError instead of an error
+    whose reason is that one was replaced.
     """
     before = dict(_promised), set(_opened)
+    _current_only.append(current_only)
     try:
         hold(fingerprints)
         yield
@@ -45,6 +51,7 @@ def promised(fingerprints: Mapping[str, str]) -> Iterator[None]:
             raise replaced from error
         raise
     finally:
+        _current_only.pop()
         _promised.clear()
         _opened.clear()
         _promised.update(before[0])
@@ -101,6 +108,29 @@ def check_file(uri: str) -> None:
 
 
 def check_opened() -> None:
-    """Raise ReplacedError if something that was opened has been replaced."""
+    """Raise ReplacedError if something that was opened has been replaced, and was not kept."""
     for uri in sorted(_opened):
-        check(uri, identity(uri))
+        found = identity(uri)
+        wanted = promised_former(uri, found)
+        if wanted is None or not files.exists(f"{uri}/{wanted}"):
+            check(uri, found)
+
+
+def former_manifest(uri: str, fingerprint: str) -> str:
+    """Return the file that holds the manifest of a former version of a table, if it was kept."""
+    return f"{uri}/{FORMER}/{fingerprint}.json"
+
+
+def promised_former(uri: str, found: str | None) -> str | None:
+    """Return where below a table the manifest of the promised version is, if it was replaced.
+
+    None if `found`, the current version, is the promised one, or if only that counts.
+    """
+    expected = _promised.get(uri)
+    is_current = expected is None or found == expected
+    return None if is_current or _current_only[-1] else f"{FORMER}/{expected}.json"
+
+
+def note_opened(uri: str) -> None:
+    """Let `check_opened` look at a table."""
+    _opened.add(uri)

@@ -45,6 +45,16 @@ def find_damage(uri: str, rank: int = 0, world_size: int = 1) -> str | None:
     return None
 
 
+def is_complete(uri: str) -> bool:
+    """Return whether every rank has finished to write a checkpoint. Its files are not read."""
+    try:
+        for writer in range(_read_manifest(uri, 0).world_size):
+            _read_manifest(uri, writer)
+    except DamageError:
+        return False
+    return True
+
+
 def manifest_name(rank: int) -> str:
     """Return the name of a rank's manifest in the checkpoint's folder."""
     return f"manifest-{rank}.json"

@@ -6,24 +6,37 @@ reads a part and sends the rows to their owners.
 X items, n own ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mdsrec.arrays import Ints
-from training.checkpoints.stored_parts import StoredParts, part_bounds
+from training.checkpoints.stored_parts import part_bounds
 from training.sharding.owners import Owners
 
 ROWS = 1 << 16  # of items, read at a time
 
 
+class FlatRows(Protocol):
+    """Tensors with a row for each item, stored flat, as in `StoredParts`."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
+    @property
+    def has_items(self) -> bool: ...
+    def has_order(self, key: str) -> bool: ...
+    def elements(self, key: str, first: int, last: int) -> Tensor: ...
+    def items_between(self, first: int, last: int) -> Ints: ...
+
+
 class OwnedRows:
     """The rows of this rank's items. Its methods are collective."""
 
-    def __init__(self, stored: StoredParts, owners: Owners) -> None:
+    def __init__(self, stored: FlatRows, owners: Owners) -> None:
         self._stored, self._owners = stored, owners
 
     def read(self, key: str, out: Tensor) -> None:

@@ -26,7 +26,7 @@ class StoredWeights:
     def __init__(self, uri: str) -> None:
         """Read the headers. InputError if a file is absent or damaged."""
         self.uri = uri
-        main = _open(uri)
+        self._main = main = _open(uri)
         if not main.is_checked:
             log.info("%s: written by an older version, without digests: not checked", uri)
         self.metadata = main.metadata
@@ -66,6 +66,14 @@ class StoredWeights:
             for piece in self._pieces(name):
                 digest.update(piece)
         return digest.hexdigest()[:16]
+
+    def mark(self) -> str:
+        """Return what tells these files from those of other weights, usually from a header alone.
+
+        The header of a file without digests says nothing of its content: there it is the
+        fingerprint.
+        """
+        return self._main.mark if self._main.is_checked else self.fingerprint()
 
     def tensor(self, name: str) -> Tensor:
         """Read a tensor."""

@@ -4,6 +4,7 @@ So a file is never whole in memory, and what is not needed is not read. A file m
 its own bytes: of the blocks of its tensors, and of its header. Then what is read is checked.
 """
 
+import hashlib
 import json
 import math
 import zlib
@@ -82,7 +83,9 @@ def _bytes_of(
     for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
         assert tensor.dtype == (torch.int32 if name == ITEMS else torch.float32)
         assert tuple(tensor.shape) == shape
-        yield tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        content = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        for first in range(0, len(content), READ_BYTES):
+            yield content[first : first + READ_BYTES]
 
 
 def _checked_header(
@@ -180,6 +183,11 @@ class TensorFile:
     def is_checked(self) -> bool:
         """Return whether the file holds digests of its bytes."""
         return BLOCKS in self.metadata
+
+    @property
+    def mark(self) -> str:
+        """Return 16 hex digits of the SHA-256 of the header, where the digests of the rest are."""
+        return hashlib.sha256(json.dumps(self.header).encode()).hexdigest()[:16]
 
     @property
     def tensors(self) -> list[str]:

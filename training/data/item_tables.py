@@ -45,6 +45,7 @@ class Own(NamedTuple):
     num_items: int
     add_up: Callable[[Tensor], Tensor]  # a tensor over the ranks, in place; collective
     is_first: bool  # whether this rank owns the first items
+    num_train: Ints | None = None  # [n], training events, if the loss leaves items out by them
 
     def of_first(self, tensor: Tensor) -> Tensor:
         """Return the tensor of the first rank. Collective."""
@@ -59,13 +60,20 @@ class ItemTables:
     cooccurrence: SparseMatrix | RowSource | None  # N(O)
     modalities: dict[str, ModalityTables]
     fingerprints: dict[str, str]  # by name of table, sequences included
-    num_train: Ints | None = None  # [X], training events, if negatives are drawn by them
+    num_train: Ints | None = None  # [X], training events, if the loss needs them
     own: Own | None = None  # where the arrays with a row for each item hold those of a rank
 
     @property
     def num_parameter_rows(self) -> int:
         """Return how many rows this rank holds of the parameters with a row for each item."""
         return self.num_items if self.own is None else self.own.num_items
+
+    @property
+    def untrained(self) -> Tensor:
+        """Return which of the items that this rank holds have no training event, bool [n]."""
+        num_train = self.num_train if self.own is None else self.own.num_train
+        assert num_train is not None
+        return torch.from_numpy(num_train == 0)
 
     def over_items(self, sums: Tensor) -> Tensor:
         """Return the sums over all items, of sums over those that this rank holds."""
@@ -138,7 +146,7 @@ class Loading:
         """Read every table that the model needs."""
         experiment, needs = self.experiment, self.experiment.model.needs
         num_train = cooccurrence = None
-        if experiment.train.draws_by_events:
+        if experiment.train.reads_num_train:
             num_train = self.num_train()
         if needs.cooccurrence:
             cooccurrence = self.cooccurrence()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mdsrec.arrays import Floats, Ints
 from mdsrec.config import TrainConfig
+from mdsrec.errors import InputError
 from training.data.item_tables import ItemTables
 
 
@@ -54,27 +55,50 @@ def build_sampler(config: TrainConfig, tables: ItemTables) -> Sampler | None:
     """Build the sampler that `config` chooses; None if every item is scored."""
     if config.loss == "full":
         return None
+    drawn = _drawn_items(config, tables)
     if config.negatives == "uniform":
-        return UniformSampler(tables.num_items, config.num_negatives)
+        return UniformSampler(tables.num_items, config.num_negatives, drawn)
     assert tables.num_train is not None
-    if config.negatives == "in_batch":
+    if config.negatives == "in_batch":  # whose negatives all have events
         return InBatchSampler(tables.num_train)
     # The full softmax contains items without events too; they are drawn as if they had one.
-    return StratifiedSampler(np.maximum(tables.num_train, 1.0), config.num_negatives)
+    return StratifiedSampler(np.maximum(tables.num_train, 1.0), config.num_negatives, drawn)
+
+
+def _drawn_items(config: TrainConfig, tables: ItemTables) -> Ints | None:
+    """Return the items that are drawn, ascending, where those without events are not; None: all.
+
+    InputError if there are fewer than negatives.
+    """
+    if not config.excludes_untrained or config.negatives == "in_batch":
+        return None
+    assert tables.num_train is not None
+    drawn: Ints = np.flatnonzero(tables.num_train).astype(np.int32)
+    if config.num_negatives > len(drawn):
+        raise InputError(
+            f"train.num_negatives = {config.num_negatives}, but {len(drawn)} items have a training "
+            f'event, and train.untrained_items is "excluded": set it to {len(drawn)} or less'
+        )
+    return drawn
 
 
 class UniformSampler:
-    """`StratifiedSampler` for equal weights, in closed form: nothing of it grows with X."""
+    """`StratifiedSampler` for equal weights, in closed form: nothing of it grows with X.
 
-    def __init__(self, num_items: int, num_negatives: int) -> None:
+    With `drawn` only these items are drawn, which are 4 bytes each.
+    """
+
+    def __init__(self, num_items: int, num_negatives: int, drawn: Ints | None = None) -> None:
         self.num_items, self.num_negatives = num_items, num_negatives
+        self.drawn = drawn
 
     def draw(self, targets: Ints, seed: int) -> Negatives:
-        X, n = self.num_items, self.num_negatives
+        X, n = self.num_items if self.drawn is None else len(self.drawn), self.num_negatives
         draws = np.arange(n) + np.random.default_rng(seed).random(n)
-        drawn = (draws * (X / n)).astype(np.int64)
+        numbers = (draws * (X / n)).astype(np.int64)
         # The last draw may be rounded to n.
-        items, times = np.unique(drawn.clip(max=X - 1), return_counts=True)
+        items, times = np.unique(numbers.clip(max=X - 1), return_counts=True)
+        items = items if self.drawn is None else self.drawn[items].astype(np.int64)
         return Negatives(items, np.log(times) - np.log(n / X))
 
 
@@ -84,12 +108,13 @@ class StratifiedSampler:
     The items lie side by side on the interval [0, n). The width of an item is its expected number
     of draws, at most 1. Each unit of the interval is a stratum and gives one uniform draw. So few
     draws are spent on repeats: an item of width 1 is drawn exactly once, an item across two strata
-    at most twice. With n = X every item is drawn once.
+    at most twice. With n = X every item is drawn once. With `drawn` only these items are drawn.
     """
 
-    def __init__(self, weights: Floats, num_negatives: int) -> None:
+    def __init__(self, weights: Floats, num_negatives: int, drawn: Ints | None = None) -> None:
+        items = np.arange(len(weights)) if drawn is None else drawn
         # Items of width 1 come first, so that each fills one stratum.
-        self.order = np.argsort(-weights, kind="stable")
+        self.order = items[np.argsort(-weights[items], kind="stable")].astype(np.int64)
         widths = expected_draws(weights[self.order], num_negatives)
         self.ends = np.cumsum(widths)
         self.log_widths, self.num_negatives = np.log(widths), num_negatives

@@ -97,8 +97,8 @@ def initialize(model: AnyModel, experiment: Experiment, device: torch.device) ->
     config = deepspeed_config(experiment)
     if isinstance(by_rows, ItemShards) and experiment.optim.gradient_clipping:
         config["gradient_clipping"] = 0.0
-        config["zero_optimization"]["compute_grad_norm"] = False
         is_partitioned = experiment.train.zero_stage > 0
+        config["zero_optimization"]["compute_grad_norm"] = not is_partitioned
         clip_together(optimizer, by_rows, experiment.optim.gradient_clipping, is_partitioned)
     engine: Engine[AnyModel]
     engine, *_ = deepspeed.initialize(

@@ -47,12 +47,14 @@ def full_softmax_loss(
     tables: Sequence[Tensor],
     unit: bool = False,
     owners: Owners | None = None,
+    excluded: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of each channel, summed over the prefixes -> [C] (Eq. 24).
 
     Every table is [X, D] and gets one gradient of that size, whatever the number of channels.
     `unit` scales the item vectors to length 1. With `owners` a table starts with the n items that
-    this rank owns [n + h, D], and targets are those of all items; then it is collective.
+    this rank owns [n + h, D], and targets are those of all items; then it is collective. Items
+    that are `excluded`, bool [X] or [n], are not in the softmax; no target is.
     """
     queries_CPD = queries_CPD.to(tables[0].dtype)
     num_items = len(tables[0]) if owners is None else owners.shards.num_own
@@ -61,7 +63,7 @@ def full_softmax_loss(
     bytes_per_item = queries_CPD.element_size() * wider
     size_of_chunk = _gpu_chunk if queries_CPD.is_cuda else _cpu_chunk
     chunk = size_of_chunk(num_items, bytes_per_item, len(channels))
-    items = _Items(num_items, chunk, channels, unit)
+    items = _Items(num_items, chunk, channels, unit, excluded)
     losses: Tensor = _FullSoftmax.apply(items, group, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
     return losses
 
@@ -95,6 +97,14 @@ class _Items(NamedTuple):
     chunk: int
     channels: Sequence[Channel]
     unit: bool
+    excluded: Tensor | None
+
+    def scores(self, query_PD: Tensor, items_ND: Tensor, first: int, dtype: torch.dtype) -> Tensor:
+        """Return the scores of a chunk, which starts at item `first`, -inf for excluded items."""
+        scores = (query_PD.to(dtype) @ items_ND.T.to(dtype)).to(query_PD.dtype)
+        if self.excluded is not None:
+            scores.masked_fill_(self.excluded[first : first + len(items_ND)], -torch.inf)
+        return scores
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """Yield first and last + 1 of the items of each chunk."""
@@ -161,7 +171,7 @@ class _FullSoftmax(torch.autograd.Function):
             for first, last in items.chunks():
                 vectors = channel.vectors(tables, first, last)
                 vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
-                scores = _scores(q_CPD[c], vectors, dtype)
+                scores = items.scores(q_CPD[c], vectors, first, dtype)
                 own = targets.own_scores(scores, first, own)
                 sums = torch.logsumexp(scores, dim=1)
                 log_sums = sums if log_sums is None else torch.logaddexp(log_sums, sums)
@@ -195,7 +205,7 @@ class _FullSoftmax(torch.autograd.Function):
                 else:
                     vectors = channel.vectors(tables, first, last)
                     vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
-                    scores = _scores(q_CPD[c], vectors, ctx.dtype)
+                    scores = items.scores(q_CPD[c], vectors, first, ctx.dtype)
                 error = scores.sub_(log_sums[c][:, None]).exp_()  # probabilities
                 ctx.targets.subtract_one(error, first)
                 error = error.to(ctx.dtype)
@@ -233,10 +243,6 @@ def _autocast_dtype(like: Tensor) -> torch.dtype:
     """Return the dtype of matrix products. Autocast does not reach a backward written by hand."""
     device = like.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
-
-
-def _scores(query_PD: Tensor, items_ND: Tensor, dtype: torch.dtype) -> Tensor:
-    return (query_PD.to(dtype) @ items_ND.T.to(dtype)).to(query_PD.dtype)
 
 
 def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:

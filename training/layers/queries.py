@@ -29,7 +29,9 @@ class Ranking(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return what `count_channels` does."""
 
-    def top(self, weights: Tensor, k: int, block: int, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def top(
+        self, weights: Tensor, k: int, block: int, seen: Tensor, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what `top_k_items` does."""
 
     def scores_of(self, items_Bn: Tensor) -> Tensor:
@@ -67,9 +69,13 @@ class Queries:
         seen = None if seen is None else seen.to(device)
         return count_channels(self, sums, targets.to(device), block, seen)
 
-    def top(self, weights: Tensor, k: int, block: int, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def top(
+        self, weights: Tensor, k: int, block: int, seen: Tensor, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the k highest whole scores and their items -> [B, k] each."""
-        return top_k_items(self, weights, k, block, seen.to(self.items.device))
+        device = self.items.device
+        wanted = None if wanted is None else wanted.to(device)
+        return top_k_items(self, weights, k, block, seen.to(device), wanted)
 
     def scores_of(self, items_Bn: Tensor) -> Tensor:
         """Return the score of each channel for items of each history's own -> [B, n, C]."""

@@ -152,21 +152,30 @@ def count_against(
 
 
 def top_k_items(
-    queries: Scored, weights: Tensor, k: int, block: int, seen: Tensor, of_all: int = 0
+    queries: Scored,
+    weights: Tensor,
+    k: int,
+    block: int,
+    seen: Tensor,
+    wanted: Tensor | None = None,
+    of_all: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Return the k highest whole scores [B, k] and their items [B, k]; ties are ordered by item.
 
     `weights` [C] are those of the channels in the whole score. The pairs (row, item) in `seen`
-    [pairs, 2] are left out. A row with fewer items ends in -inf. The items of `queries` are some
-    of `of_all` where processes own items.
+    [pairs, 2] are left out, and so are items that `wanted` (bool [X]) does not mark. A row with
+    fewer items ends in -inf. The items of `queries` are some of `of_all` where processes own items.
     """
     best = queries.vectors.new_full((len(queries.vectors), k), -torch.inf)
     best_items = torch.full_like(best, queries.items.shape[1], dtype=torch.int64)
     for start, (scores, *_) in Tiles(queries, weights[None], block, of_all):
-        row, column = _pairs_in_tile(seen, start, start + scores.shape[1])
+        stop = start + scores.shape[1]
+        row, column = _pairs_in_tile(seen, start, stop)
         scores[row, column] = -torch.inf
+        if wanted is not None:
+            scores.masked_fill_(~wanted[start:stop], -torch.inf)
         rows = (scores.amax(1) > best[:, -1]).nonzero().squeeze(1)
-        ids = torch.arange(start, start + scores.shape[1], device=scores.device)
+        ids = torch.arange(start, stop, device=scores.device)
         candidates = torch.cat([best[rows], scores[rows]], dim=1)
         candidate_ids = torch.cat([best_items[rows], ids.expand(len(rows), -1)], dim=1)
         best[rows], best_items[rows] = _top_k(candidates, candidate_ids, k)

@@ -42,9 +42,11 @@ class ShardQueries:
         targets = targets.to(self.own.items.device)
         return count_over_shards(self.own, sums, targets, block, self.owners, seen)
 
-    def top(self, weights: Tensor, k: int, block: int, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def top(
+        self, weights: Tensor, k: int, block: int, seen: Tensor, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what `top_k_items` does for the items of all ranks."""
-        return top_over_shards(self.own, weights, k, block, seen, self.owners)
+        return top_over_shards(self.own, weights, k, block, seen, self.owners, wanted)
 
     def scores_of(self, items_Bn: Tensor) -> Tensor:
         """Return the score of each channel for items of each history's own -> [B, n, C].
@@ -109,7 +111,13 @@ def count_over_shards(
 
 
 def top_over_shards(
-    queries: Queries, weights: Tensor, k: int, block: int, seen: Tensor, owners: Owners
+    queries: Queries,
+    weights: Tensor,
+    k: int,
+    block: int,
+    seen: Tensor,
+    owners: Owners,
+    wanted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what `top_k_items` does, with the own items in `queries`. Collective.
 
@@ -119,10 +127,11 @@ def top_over_shards(
     shards, peers = owners.shards, owners.peers
     num_rows, device = len(queries.vectors), queries.vectors.device
     pairs = _own_pairs(seen, owners, device)
+    own_wanted = None if wanted is None else wanted[shards.first : shards.last].to(device)
 
     def own_lists() -> tuple[Tensor, Tensor]:
         if shards.num_own:
-            return top_k_items(queries, weights, k, block, pairs, shards.num_items)
+            return top_k_items(queries, weights, k, block, pairs, own_wanted, shards.num_items)
         none = queries.vectors.new_full((num_rows, k), -torch.inf)
         return none, torch.zeros_like(none, dtype=torch.int64)
 

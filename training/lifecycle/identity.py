@@ -7,6 +7,7 @@ from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
+from mdsrec.table_settings import run_table_fingerprints
 
 REMEDY = "choose another name, or train it again with --fresh"
 
@@ -14,11 +15,13 @@ REMEDY = "choose another name, or train it again with --fresh"
 def claim(experiment: Experiment, fingerprints: dict[str, str]) -> None:
     """Store the configuration and the fingerprints of the tables in the run folder.
 
+    These are also the tables that only an evaluation reads.
+
     InputError as in `check_claim`.
     """
     paths = RunPaths.of(experiment)
     check_claim(experiment, fingerprints)
-    files.write_json(paths.dataset, fingerprints)
+    files.write_json(paths.dataset, run_table_fingerprints(experiment) | fingerprints)
     files.write_json(paths.config, experiment.resolved())
 
 

@@ -49,6 +49,13 @@ class OwnItemVectors(NamedTuple):
     shared: list[Tensor | None]  # tensors that every sequence reads
 
 
+class HeldItems(NamedTuple):
+    """The items whose rows a model holds, and how many items there are."""
+
+    items: Ints
+    num_items: int
+
+
 class Model(nn.Module):
     """Base class of all models.
 
@@ -58,14 +65,18 @@ class Model(nn.Module):
 
     item_parameters: tuple[str, ...] = ()  # names of the parameters with a row for each item
     owners: Owners | None = None  # where ranks own items; set before `initialize`
+    held: HeldItems | None = None  # of a model that only shows its initial weights; set before too
     reads_rows = False  # whether a step reads rows of `item_parameters`, not all of them
     channels: tuple[str, ...]
     channel_weights: Tensor  # [C], weights of the channels in the whole score and in the objective
+    excluded: Tensor | None  # bool [X] or own ones, items that leave the full softmax
 
     def __init__(self, experiment: Experiment, tables: ItemTables) -> None:
         super().__init__()
         self.config: NetworkConfig = experiment.network
         self.sampler: Sampler | None = build_sampler(experiment.train, tables)
+        excluded = tables.untrained if experiment.train.excludes_untrained else None
+        self.register_buffer("excluded", excluded, persistent=False)
         self._rows: ItemRows | None = None
 
     def set_channels(self, weights: dict[str, float]) -> None:
@@ -94,14 +105,19 @@ class Model(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for number, (name, parameter) in enumerate(self.named_parameters()):
             if parameter.dim() > 1 and name in self.item_parameters:
-                owners, num_items = self.owners, len(parameter)
-                own: Ints = np.arange(num_items) if owners is None else owners.items
-                num_items = num_items if owners is None else owners.shards.num_items
-                draw_rows(parameter, own, num_items, INIT_STD, generator, (seed, number))
+                items, num_items = self._held_items(len(parameter))
+                draw_rows(parameter, items, num_items, INIT_STD, generator, (seed, number))
             elif parameter.dim() > 1:
                 nn.init.normal_(parameter, 0.0, INIT_STD, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    def _held_items(self, num_rows: int) -> HeldItems:
+        if self.held is not None:
+            return self.held
+        if self.owners is not None:
+            return HeldItems(self.owners.items, self.owners.shards.num_items)
+        return HeldItems(np.arange(num_rows), num_rows)
 
     def detach_item_parameters(self) -> dict[str, Tensor]:
         """Turn the parameters with a row for each item into buffers, and return them by name.

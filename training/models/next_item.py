@@ -83,7 +83,7 @@ class NextItem(Model):
         if scored is None:
             tables, channels = [self.vectors(None)], [Channel(0, None)]
             return full_softmax_loss(
-                queries_CPD, targets_P, channels, tables, self.unit, self.owners
+                queries_CPD, targets_P, channels, tables, self.unit, self.owners, self.excluded
             )
         vectors = self.vectors(scored.items.to(queries_PD.device))
         vectors = F.normalize(vectors, dim=-1) if self.unit else vectors

@@ -11,6 +11,7 @@ from mdsrec.jobs import promises
 from mdsrec.run_paths import RunPaths
 from training.checkpoints.finite_weights import check_finite
 from training.checkpoints.stored_weights import StoredWeights
+from training.checkpoints.weights_in_use import weights_in_use
 from training.data import column_blocks
 from training.inference import check_can_load, check_dataset, set_weights, trained_model
 from training.models.base import Model, OwnItemVectors
@@ -35,7 +36,7 @@ def load_share(experiment: Experiment, device: torch.device) -> TrainedShare:
     memory = load_own_memory(experiment, owners) if experiment.model.memory else None
     model, own = None, OwnItemVectors(torch.empty(0, owners.shards.num_own, 1), _no_tokens, [])
     if experiment.model.is_trained:
-        stored = StoredWeights(RunPaths.of(experiment).best_weights)
+        stored = weights_in_use(RunPaths.of(experiment))
         check_dataset(experiment, stored.metadata.get("dataset"), item_tables.fingerprint)
         model = build_model(experiment, item_tables)
         model.owners = owners

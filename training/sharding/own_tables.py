@@ -66,7 +66,7 @@ class OwnLoading:
     def item_tables(self) -> ItemTables:
         """Read every table that the model needs, and plan the halo."""
         experiment, needs = self.experiment, self.experiment.model.needs
-        num_train = self._num_train() if experiment.train.draws_by_events else None
+        num_train = self.whole.num_train() if experiment.train.reads_num_train else None
         cooccurrence = self.cooccurrence() if needs.cooccurrence else None
         modalities = {name: self._modality(name) for name in experiment.modalities}
         graphs = [m.adjacency for m in modalities.values() if isinstance(m.adjacency, OwnRows)]
@@ -78,14 +78,16 @@ class OwnLoading:
                 graph.halo = halo
         fingerprints = {name: m.fingerprint for name, m in self.whole.manifests.items()}
         add_up = partial(self.planner.sum, "tables")
-        own = Own(self.shards.num_own, add_up, is_first=self.shards.rank == 0)
+        of_own = None if num_train is None else num_train[self.owners.items]
+        own = Own(self.shards.num_own, add_up, self.shards.rank == 0, of_own)
+        drawn_by = None if num_train is None else self._drawn_by(num_train)
         return ItemTables(
-            self.shards.num_items, cooccurrence, modalities, fingerprints, num_train, own
+            self.shards.num_items, cooccurrence, modalities, fingerprints, drawn_by, own
         )
 
-    def _num_train(self) -> Ints:
+    def _drawn_by(self, num_train: Ints) -> Ints:
         """Return the training events of each item, or place if negatives are places [X]."""
-        num_train, place_of = self.whole.num_train(), self.owners.order.place_of
+        place_of = self.owners.order.place_of
         if place_of is None or self.experiment.train.negatives != "in_batch":
             return num_train
         by_place = np.empty_like(num_train)

@@ -104,8 +104,8 @@ class MDSRec(Model):
             )
             return sampled_softmax_loss(queries_CPD, vectors, batch.scored)
         sources = self.items.channels(self._scored_table(embedding_XD), mapped)
-        unit = self.config.scores_cosines
-        return full_softmax_loss(queries_CPD, batch.targets, *sources, unit, self.owners)
+        unit, targets = self.config.scores_cosines, batch.targets
+        return full_softmax_loss(queries_CPD, targets, *sources, unit, self.owners, self.excluded)
 
     def _is_side_by_side(self, index_BT: Tensor) -> bool:
         """Return whether the channels are encoded together: on a GPU, with whole weights.

@@ -1,7 +1,7 @@
 """Plain text of a field of the catalogue: without HTML, style sheets and page script.
 
 Amazon's fields hold pieces of its pages, some cut off in the middle of a tag. libxml2 reads the
-HTML by the rules of the standard; `page_script.py` and `page_styles.py` find code that has lost its
+HTML by the rules of the standard; `script.py` and `styles.py` find code that has lost its
 tags. Every step takes time linear in the length of the text.
 """
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from lxml import etree
 
-from etl.catalogue.page_script import without_comments, without_script
-from etl.catalogue.page_styles import HTML_TAGS, without_styles
+from etl.catalogue.pages.script import without_comments, without_script
+from etl.catalogue.pages.styles import HTML_TAGS, without_styles
 
 MAX_TAGS = 5_000  # "<" that are read in one text: libxml2 compares open elements with each end tag
 MAX_CUT_TAG = 300  # characters of a tag that lost its start

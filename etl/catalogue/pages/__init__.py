@@ -1,0 +1,1 @@
+"""Plain text from the markup, styles and scripts of product pages."""
