@@ -23,7 +23,7 @@ def is_needed(root: str, table: str, fingerprint: str) -> bool:
 def tables_of_runs(root: str) -> dict[str, Versions | None]:
     """Return the versions that each run was trained on, or had items appended for, by its name.
 
-    None stands for a file that cannot be read.
+    None means that a file cannot be read.
     """
     found: dict[str, Versions | None] = {}
     for name in folders_of(f"{root}/runs"):

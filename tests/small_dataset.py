@@ -187,3 +187,17 @@ def _write(
         {"width": WIDTH} if table_schema is schema.FEATURES else {},
         needed=partial(is_needed, experiment.root, name),
     )
+
+
+def write_categories(root: str) -> None:
+    """Write the table `categories` of a root: every third item is of Arts, the others of Music."""
+    items = tables.open_table(tables.table_uri(root, "items"))
+    numbers = np.arange(items.rows, dtype=np.int32)
+    rows = pa.record_batch(
+        [numbers, np.array(["Arts", "Music", "Music"])[numbers % 3]], schema=schema.CATEGORIES
+    )
+    recipe = tables.Recipe({}, {"items": items.fingerprint})
+    of_arts = -(-items.rows // 3)
+    counters = {"Arts": of_arts, "Music": items.rows - of_arts, "Food": 0}
+    uri = tables.table_uri(root, table_names.CATEGORIES)
+    tables.write_table(uri, [rows], schema.CATEGORIES, recipe, counters)

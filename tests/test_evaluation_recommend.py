@@ -4,18 +4,24 @@ from types import SimpleNamespace
 
 import faiss
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from random_runs import TWO_USERS, run_of, write_weights
-from small_dataset import NUM_ITEMS, NUM_USERS, small_experiment, title_of, write_dataset
+from small_dataset import (
+    NUM_ITEMS,
+    NUM_USERS,
+    small_experiment,
+    title_of,
+    write_categories,
+    write_dataset,
+)
 
 from evaluation.recommend import Options, read_user_file, recommend
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
-from mdsrec.table_names import CATEGORIES
+from mdsrec.run_paths import RunPaths
 from training.data.sequences import SequenceReader
 from training.inference import load_trained
 from training.layers.queries import Queries
@@ -153,19 +159,15 @@ def test_seen_items_are_left_out_with_exclude_seen(served):
 def test_only_items_of_a_category_are_listed(served):
     recommend(served, Options(NUM_ITEMS, False))
     of_all = read(served, "recommendations", schema.RECOMMENDATIONS)["items"].to_pylist()
-    items = tables.open_table(tables.table_uri(served.root, "items"))
-    numbers = np.arange(NUM_ITEMS, dtype=np.int32)
-    rows = pa.record_batch(
-        [numbers, np.array(["Arts", "Music"])[numbers % 2]], schema=schema.CATEGORIES
-    )
-    recipe = tables.Recipe({}, {"items": items.fingerprint})
-    uri = tables.table_uri(served.root, CATEGORIES)
-    tables.write_table(uri, [rows], schema.CATEGORIES, recipe, {"Arts": 1, "Music": 1})
+    uri = RunPaths.of(served).recommendations
+    assert "category" not in tables.open_table(uri).settings  # as in tables of older versions
+    write_categories(served.root)
     assert "the top 3 items in Music of every user" in recommend(
         served, Options(3, False, category="Music")
     )
     found = read(served, "recommendations", schema.RECOMMENDATIONS)["items"].to_pylist()
-    assert found == [[item for item in listed if item % 2][:3] for listed in of_all]
+    assert found == [[item for item in listed if item % 3][:3] for listed in of_all]
+    assert tables.open_table(uri).settings["category"] == "Music"
 
 
 @pytest.mark.ray

@@ -18,6 +18,7 @@ from shared_items import (
     write_shared_dataset,
     write_shared_run,
 )
+from small_dataset import write_categories
 from torch import distributed
 
 from evaluation.actors.group import Member
@@ -44,6 +45,7 @@ CPU = torch.device("cpu")
 TABLES: dict[str, tuple[type[ShardWorker], Any]] = {
     "ranks": (RankWorker, None),
     "recommendations": (RecommendWorker, Options(9, True)),
+    "recommendations in a category": (RecommendWorker, Options(9, True, category="Music")),
     "users": (UserVectorWorker, None),
     "items": (ItemVectorWorker, None),
     "rivals": (RivalWorker, 2),
@@ -68,6 +70,7 @@ MANY = [
 def shared_run(root: Path, name: str, model: dict[str, Any], **sections: Any) -> Experiment:
     experiment = shared_experiment(root, name, model=model, **sections)
     write_shared_dataset(experiment)
+    write_categories(experiment.root)
     write_shared_run(experiment)
     return experiment
 
@@ -104,7 +107,7 @@ def check_same_bytes(
         weight_of[SEEN] = -0.25
     write_tables(experiment, weight_of, str(root / "1"), columns, Member(0, 1))
     expected = content(root / "1")
-    assert len(expected) == 4 * 2 + 97 + 1  # users are in two parts of each table
+    assert len(expected) == 5 * 2 + 97 + 1  # users are in two parts of each table
     for size in sizes:
         arguments = experiment, weight_of, str(root / str(size)), columns
         on_ranks(size, write_tables_of_rank, *arguments)

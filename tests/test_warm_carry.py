@@ -106,7 +106,7 @@ def test_every_model_carries_rows_by_item_id_and_the_rest_by_name(
 def test_initial_weights_are_those_of_a_model_with_all_rows(
     name: str, roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.data.initial_rows.BLOCK", 4)
+    monkeypatch.setattr("training.models.initial_rows.BLOCK", 4)
     experiment = experiment_on(roots[1], name, train={"loss": "sampled", "negatives": "in_batch"})
     fresh, found = initial(experiment), InitialWeights(experiment, len(SECOND))
     assert found.shapes == {n: tuple(t.shape) for n, t in fresh.items()}
@@ -161,7 +161,7 @@ def test_the_file_names_its_tables_and_its_source(roots: tuple[Path, Path], tmp_
     [
         ("sasrec", {"dim": 16}, {}, r"encoder.+ has shape \(16,\).*model.dim is 16 there and 8"),
         ("sasrec", {}, {"max_length": 9}, "position_embedding .*model.max_length is 6 there and 9"),
-        ("gru4rec", {"hidden_dim": 7}, {}, "model.hidden_dim is 7 there and 5 here"),
+        ("gru4rec", {"hidden_dim": 7}, {}, "model.hidden_dim is 7 there and 6 here"),
         ("mmmlp", {"modalities": ["text"]}, {}, r"model.modalities is \['text'\] there and None"),
         ("unisrec", {"modalities": ["image"]}, {}, "numbers its weights by them"),
     ],

@@ -124,10 +124,10 @@ SERVERS: dict[str, Serve] = {
     "a length of a petabyte": partial(
         reply, content=OK + b"Content-Length: 1%s\r\n\r\nx" % (b"0" * 15)
     ),
-    "a length that is no number": partial(reply, content=OK + b"Content-Length: x\r\n\r\nx"),
+    "a length that is not a number": partial(reply, content=OK + b"Content-Length: x\r\n\r\nx"),
     "a chunk of a negative size": partial(reply, content=CHUNKED + b"-5\r\nx\r\n"),
     "a chunk of a huge size": partial(reply, content=CHUNKED + b"FFFFFFFFFFFFFFFFF\r\nx"),
-    "a chunk size that is no number": partial(reply, content=CHUNKED + b"oops\r\nx"),
+    "a chunk size that is not a number": partial(reply, content=CHUNKED + b"oops\r\nx"),
     "no HTTP": partial(reply, content=b"\x00\xff" * 500),
     "a status of no number": partial(reply, content=b"HTTP/1.1 abc OK\r\n\r\n"),
     "a status beyond 999": partial(reply, content=b"HTTP/1.1 99999 OK\r\n\r\n"),

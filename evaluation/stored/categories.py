@@ -1,7 +1,6 @@
 """The category of each item, from the table `categories`."""
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -24,7 +23,7 @@ def check_category(root: str, category: str) -> None:
 
 def in_category(root: str, category: str) -> NDArray[np.bool_]:
     """Return whether each item is of the category -> bool [X]."""
-    uri, none = tables.table_uri(root, CATEGORIES), pa.array([], pa.bool_())
+    uri = tables.table_uri(root, CATEGORIES)
     rows = tables.stream_table(uri, tables.open_table(uri), schema.CATEGORIES, ["category"])
     parts = [pc.equal(batch.column(0), category) for batch in rows]
-    return np.concatenate([part.to_numpy(zero_copy_only=False) for part in [none, *parts]])
+    return np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts])

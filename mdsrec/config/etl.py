@@ -175,7 +175,7 @@ class FeatureConfig(Section):
 class FeaturesConfig(dict[str, FeatureConfig]):
     """The modalities by name. `cache`, a key beside their sections, is the folder or URI of the
     encoded vectors: roots and jobs that name the same one encode a content once. Unset means a
-    folder below the root. It is no part of a run or a table, and may change at any time.
+    folder below the root. Neither a run nor a table depends on it, so it may change at any time.
     """
 
     cache: str | None = None
@@ -192,7 +192,7 @@ class FeaturesConfig(dict[str, FeatureConfig]):
 
     @classmethod
     def _split(cls, value: Any, validate: Callable[[Any], dict[str, FeatureConfig]]) -> Self:
-        """Take `cache` out of the modalities. ValueError if it is no folder."""
+        """Take `cache` out of the modalities. ValueError if it is not a folder."""
         content = dict(value) if isinstance(value, Mapping) else value
         cache = value.cache if isinstance(value, cls) else None
         if isinstance(content, dict) and "cache" in content:
