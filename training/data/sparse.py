@@ -59,7 +59,7 @@ class Entries(NamedTuple):
         The entries of a block that go to the same row of `out_XD` are summed first, so that each
         row is written once per block. `out_XD` may be some rows of a table of `num_items`. These
         decide the blocks, so the sums have the same bits as those of all rows. A GPU would wait for
-        their number: it has another form (`bags.py`).
+        their number: it has another form (`device_matrices.py`).
         """
         if not len(self.columns):
             return  # there may be no row in `out_XD`
