@@ -123,7 +123,8 @@ def test_every_gpu_that_is_free_takes_part_in_an_all_reduce(monkeypatch, caplog)
         while ray.available_resources().get("GPU", 0) > 1:
             time.sleep(0.1)
         assert preflight._with_nccl({key: node}) == {key: node}
-        assert caplog.messages == ["NCCL is not checked: of 2 GPUs only 1 are free"]
+        messages = [record.message for record in caplog.records if record.name == "cluster"]
+        assert messages == ["NCCL is not checked: of 2 GPUs only 1 are free"]
     finally:
         ray.shutdown()
 
