@@ -18,6 +18,8 @@ from benchmarks.gpu_harness.tensor import CUDA, MixedDevicesError, PretendTensor
 from mdsrec.config import Experiment
 from training import step as training_step
 from training.data.sequences import SequenceReader
+from training.layers.queries import Queries
+from training.layers.scoring import count_channels
 from training.models.next_item import NextItem
 
 LAUNCHES = {  # most of a step under the full loss in fp32, forward and backward
@@ -156,6 +158,31 @@ def test_ranks_and_best_items_equal_those_of_the_cpu(root: Path, name: str) -> N
     assert not any(counts.missing for counts in found.counts_of.values())
     for part in ("item vectors", "user vectors"):
         assert not found.counts_of[part].waits, found.counts_of[part].waits
+
+
+@pytest.mark.parametrize("num_targets", [0, 1, 64, 150])
+def test_targets_are_scored_in_products_of_the_shape_of_a_tile(
+    num_targets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU chooses a kernel by the shape, so their scores have the bits of those in the tiles."""
+    shapes, multiply = [], torch.bmm
+
+    def noted(one: torch.Tensor, other: torch.Tensor, **options: Any) -> torch.Tensor:
+        shapes.append((one.shape, other.shape))
+        return multiply(one, other, **options)
+
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(num_targets, 2, 8, generator=generator)
+    items = torch.randn(2, 200, 8, generator=generator)
+    targets = torch.randint(200, (num_targets,), generator=generator)
+    on_cpu = count_channels(Queries(vectors, items), torch.ones(1, 2), targets, 64)
+    monkeypatch.setattr(torch, "bmm", noted)
+    with pretended_gpu():
+        queries = Queries(vectors.to(CUDA), items.to(CUDA))
+        found = count_channels(queries, torch.ones(1, 2), targets.to(CUDA), 64)
+        assert all(torch.equal(one.cpu(), other) for one, other in zip(found, on_cpu, strict=True))
+    tiles, of_targets = 4, max(1, -(-num_targets // 64))
+    assert len(shapes) == tiles + of_targets and len(set(shapes)) == 1
 
 
 @pytest.mark.parametrize("name", ["mdsrec", "sasrec"])

@@ -1,5 +1,6 @@
 """What a run records about the machine that made it."""
 
+import logging
 import os
 import re
 from datetime import UTC, datetime
@@ -8,8 +9,8 @@ import pytest
 import torch
 
 from mdsrec import __version__
-from mdsrec.config import EvalConfig
-from training.device import origin, product_precision
+from mdsrec.config import EvalConfig, Experiment
+from training.device import origin, product_precision, warn_of_slow_offload
 
 
 def test_a_run_records_date_version_and_machine():
@@ -41,3 +42,27 @@ def test_float32_products_are_exact_outside_of_a_step_that_allows_less(precision
         assert torch.get_float32_matmul_precision() == matrices
         assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(
+    ("device", "offload", "threads", "warns"),
+    [
+        ("cuda", "optimizer", 7, True),
+        ("cuda", "optimizer", 8, False),
+        ("cuda", "none", 1, False),
+        ("cpu", "optimizer", 1, False),
+    ],
+)
+def test_few_threads_beside_a_gpu_are_named_where_adam_runs_on_them(
+    caplog, device, offload, threads, warns
+):
+    content = {
+        "name": "a",
+        "root": "r",
+        "input": {"edition": "2018", "reviews": ["x.json"]},
+        "train": {"offload": offload, "zero_stage": 1},
+    }
+    with caplog.at_level(logging.WARNING, "training"):
+        warn_of_slow_offload(Experiment.model_validate(content), torch.device(device), threads)
+    assert len(caplog.messages) == warns
+    assert not warns or "Adam runs on 7 CPU threads beside each GPU" in caplog.messages[0]

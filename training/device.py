@@ -1,5 +1,6 @@
 """Properties of the device that a process computes on: cache size, bfloat16, memory, its name."""
 
+import logging
 import os
 import platform
 import resource
@@ -16,8 +17,11 @@ from mdsrec import __version__
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 
+log = logging.getLogger("training")
+
 CACHE_BYTES = 1 << 20  # of a CPU core
 GPU_BYTES = 256 << 20
+OFFLOAD_THREADS = 8  # of a worker with offloaded state: Adam moves 28 bytes a weight and step
 
 
 def working_set(like: Tensor) -> int:
@@ -78,6 +82,18 @@ def check_precision(experiment: Experiment, device: torch.device) -> None:
         raise InputError(
             f"train.precision = bf16: the {device.type} of this machine has no bfloat16 "
             "instructions: set train.precision=fp32"
+        )
+
+
+def warn_of_slow_offload(experiment: Experiment, device: torch.device, threads: int) -> None:
+    """Warn if few threads of the host step the weights of a GPU."""
+    if device.type == "cuda" and experiment.train.offload != "none" and threads < OFFLOAD_THREADS:
+        log.warning(
+            "train.offload = %s: Adam runs on %d CPU threads beside each GPU, and the GPU waits: "
+            "give a node %d CPUs or more for each GPU",
+            experiment.train.offload,
+            threads,
+            OFFLOAD_THREADS,
         )
 
 

@@ -35,6 +35,7 @@ from mdsrec.run_paths import STARTED_FROM, RunPaths
 from mdsrec.table_settings import stored_fingerprints
 from training.checkpoints.carried_record import CarriedRecord
 from training.data.table_checks import check_item_tables
+from training.device import warn_of_slow_offload
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
 from training.distributed.ray_internals import ShortCoordinatorWarnings
@@ -272,7 +273,10 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
     configure_logging(experiment.name, rank)
     # For less than one CPU per worker, Ray leaves torch at one thread per core of the machine.
     device, threads = get_device(), max(1, round(experiment.train.cpus_per_worker))
-    torch.set_num_threads(threads if device.type == "cpu" else max(threads, cpus_per_gpu()))
+    threads = threads if device.type == "cpu" else max(threads, cpus_per_gpu())
+    torch.set_num_threads(threads)
+    if rank == 0:
+        warn_of_slow_offload(experiment, device, threads)
     tracking = Tracking.of(experiment) if rank == 0 else None
     more = [tracking] if tracking else []
     try:

@@ -44,12 +44,13 @@ def check_build(space: Workspace) -> None:
         if features_name(modality) in outdated:
             _check_source(space, modality)
     _check_room(space)
-    _warn_of_many_tasks(space, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+    num_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    warn_of_many_tasks(space.experiment.spark.master, num_gpus)
 
 
-def _warn_of_many_tasks(space: Workspace, num_gpus: int) -> None:
+def warn_of_many_tasks(master: str, num_gpus: int) -> None:
     """Warn if the tasks of this machine may fill the memory of its GPUs."""
-    tasks = driver_cores(space.experiment.spark.master)
+    tasks = driver_cores(master)
     if num_gpus and tasks > TASKS_PER_GPU * num_gpus:
         log.warning(
             "%d tasks share %d GPUs, and each takes 2 to 3 GB of their memory: if it runs out, set "

@@ -98,7 +98,7 @@ class Tiles:
         width = self.width if targets.is_cuda else max(LANES, len(targets) + -len(targets) % LANES)
         scores = self._buffer if targets.is_cuda else self.new_buffer(width)
         of_targets = []
-        for first in range(0, len(targets), width):
+        for first in range(0, max(1, len(targets)), width):
             some = targets[first : first + width]
             for channel, sparse in zip(self._sparse_rows(scores), self._sparse, strict=True):
                 own = channel.zero_()[: self._num_queries]
