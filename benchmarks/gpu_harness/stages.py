@@ -1,7 +1,7 @@
 """The stages that a GPU computes for a model: a step of training, validation, and ranking."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -115,21 +115,30 @@ def first_step(experiment: Experiment) -> Step:
 
 
 def step_on_cpu(model: Model, experiment: Experiment, step: Step) -> Taken:
-    return _take_step(model, experiment, step, HOST)
+    return step_on(model, experiment, step, HOST)
 
 
 def step_on_gpu(model: Model, experiment: Experiment, step: Step) -> Taken:
     with pretended_gpu():
-        return _take_step(model.to(CUDA), experiment, step, CUDA)
+        return step_on(model, experiment, step, CUDA)
 
 
-def _take_step(model: Model, experiment: Experiment, step: Step, device: torch.device) -> Taken:
-    engine = PlainEngine(model, experiment)
+def step_on(
+    model: Model,
+    experiment: Experiment,
+    step: Step,
+    device: torch.device,
+    inside: AbstractContextManager[None] | None = None,
+) -> Taken:
+    """Take a step on a device; forward, backward and optimizer are `inside` a context."""
+    engine = PlainEngine(model.to(device), experiment)
     engine.train()
     engine.counts_of["prepare"] = counted()
     share = share_of(model, experiment, step, (0, 0), device)
     engine.counts_of["begin"] = counted()
-    losses = host_value(take_step(engine, experiment, share))  # type: ignore[arg-type]
+    with inside or nullcontext():
+        on_device = take_step(engine, experiment, share)  # type: ignore[arg-type]
+    losses = host_value(on_device)
     gradients = {n: host_value(p.grad) for n, p in model.named_parameters() if p.grad is not None}
     return Taken(losses, gradients, engine.counts_of)
 

@@ -113,7 +113,7 @@ class PretendGpu(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def host_value(tensor: Tensor) -> Tensor:
     """Return the values of a tensor, which is not counted."""
-    return tensor.on_cpu if isinstance(tensor, PretendTensor) else tensor
+    return tensor.on_cpu if isinstance(tensor, PretendTensor) else tensor.cpu()
 
 
 def _compute(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
