@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 SECOND ?= python3.13
+TORCH_INDEX ?=
 
 .PHONY: demo test parsers verify check docs pictures clean
 
@@ -41,10 +42,11 @@ docs: $(VENV)/ready
 pictures: $(VENV)/ready
 	$(RUN) docs/pictures.py
 
-# torch first and alone: nothing else may choose its build.
+# torch first, so that nothing else chooses its build; what it needs comes with the rest. With
+# TORCH_INDEX=ADDRESS it comes from that package index, such as the one of PyTorch's CPU builds.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -c constraints.txt torch
+	$(RUN) -m pip install --quiet -c constraints.txt --no-deps $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
 	$(RUN) -m pip install --quiet -c constraints.txt -e ".[cpu,demo,dev]"
 	touch $@
 

@@ -21,10 +21,11 @@ from mdsrec.command import run_command
 from mdsrec.config import Experiment
 from mdsrec.text import markdown_table
 from training.data.batch import batch_of
+from training.data.device_matrices import DeviceMatrix
 from training.data.item_tables import ItemTables, ModalityTables
 from training.data.long_rows import LongRows
 from training.data.shared_arrays import zeros
-from training.data.sparse import DeviceMatrix, SparseMatrix
+from training.data.sparse import SparseMatrix
 from training.data.table_arrays import Lists, member_rows, neighbor_rows
 from training.data.windows import Samples, Step
 from training.models.mdsrec.model import MDSRec
@@ -77,14 +78,14 @@ def _measure_here(num_items: int, dim: int) -> None:
 
 
 def _train(num_items: int, dim: int) -> dict[str, float]:
-    experiment = _experiment(dim)
+    experiment = random_experiment(dim)
     trim_memory()
     before = process_bytes("VmRSS")
-    tables = _tables(experiment, num_items)
+    tables = random_tables(experiment, num_items)
     model = MDSRec(experiment, tables)
     model.initialize(0)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    step = _step(num_items)
+    step = random_step(num_items)
     trim_memory()
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
     started = time.perf_counter()
@@ -117,7 +118,7 @@ def process_bytes(field: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
 
 
-def _experiment(dim: int) -> Experiment:
+def random_experiment(dim: int) -> Experiment:
     return Experiment.model_validate(
         {
             "name": "memory",
@@ -129,7 +130,7 @@ def _experiment(dim: int) -> Experiment:
     )
 
 
-def _tables(experiment: Experiment, num_items: int) -> ItemTables:
+def random_tables(experiment: Experiment, num_items: int) -> ItemTables:
     """Draw COOCCURRING co-occurring items and NEIGHBORS neighbors of every item at random."""
     generator = np.random.default_rng(0)
     items = np.arange(num_items)
@@ -152,12 +153,12 @@ def _graph_bytes(model: MDSRec) -> int:
     return model.items.cooccurrence.nbytes + sum(m.nbytes for m in matrices)
 
 
-def _step(num_items: int) -> Step:
-    """Return a step of PREFIXES prefixes, of users with LENGTH + 1 events each."""
-    users = PREFIXES // LENGTH
+def random_step(num_items: int, prefixes: int = PREFIXES) -> Step:
+    """Return a step of users with LENGTH + 1 events each."""
+    users = prefixes // LENGTH
     events = np.random.default_rng(1).integers(num_items, size=users * (LENGTH + 1))
     starts = np.arange(users) * (LENGTH + 1)
-    return Step(Samples(events, starts, starts + LENGTH, np.zeros(users, np.int64)), PREFIXES)
+    return Step(Samples(events, starts, starts + LENGTH, np.zeros(users, np.int64)), prefixes)
 
 
 if __name__ == "__main__":

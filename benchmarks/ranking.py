@@ -29,7 +29,7 @@ PROG = "benchmarks.ranking"
 LIMIT_GIB, LIMIT_SECONDS = 22.0, 1800.0
 CHANNELS, DIM, USERS, SECONDS, LISTED = 3, 300, 256, 5.0, 20
 WEIGHTS = torch.tensor([1.0, 0.5, 0.5])
-BLOCK = EvalConfig().item_block
+BLOCK = EvalConfig().items_together
 COLUMNS = [
     "items",
     "form",

@@ -106,6 +106,8 @@ def preflight(words: Sequence[str]) -> None:
 
     findings = check_cluster(experiment)
     print(findings.table())
+    for remark in findings.remarks:
+        print(f"preflight: slow: {remark}")
     for failure in findings.failures:
         print(f"preflight: {failure}")
     sys.exit(2 if findings.failures else 0)

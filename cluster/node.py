@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 PACKAGES = ("torch", "ray", "deepspeed", "pyarrow", "faiss", "numpy", "pydantic", "safetensors")
+FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cuvs")
 TEMPORARY = "/tmp"
 SHARED_MEMORY = "/dev/shm"
 
@@ -32,9 +33,10 @@ class NodeFacts:
 
 
 def collect_facts(root: str) -> NodeFacts:
-    """Return the facts of this node; `root` is the experiment's."""
-    # Ray hides all GPUs from a task that requests none. The task's process ends after this check.
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    """Return the facts of this node; `root` is the experiment's.
+
+    GPUs are those that this process may see.
+    """
     logging.getLogger("faiss").setLevel(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         versions = {name: _version_or_error(name) for name in PACKAGES}
@@ -43,7 +45,7 @@ def collect_facts(root: str) -> NodeFacts:
     return NodeFacts(
         versions={"python": platform.python_version(), **versions},
         missing=missing,
-        faiss=tuple(filter(_is_installed, ("faiss-cpu", "faiss-gpu"))),
+        faiss=tuple(filter(_is_installed, FAISS)),
         gpus=0 if "torch" in missing else importlib.import_module("torch").cuda.device_count(),
         faiss_gpus=0 if "faiss" in missing else _num_faiss_gpus(),
         free={folder: shutil.disk_usage(_existing_parent(folder)).free for folder in folders},

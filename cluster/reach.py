@@ -5,8 +5,12 @@ A check on a node returns one line of what is wrong; an empty text means nothing
 
 import contextlib
 import secrets
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+
+WARM_UPS, SUMS = 3, 10  # all-reduces: NCCL connects in the first ones
 
 
 class SharedRoot:
@@ -67,16 +71,63 @@ def check_all_reduce(host: str, port: int, rank: int, world_size: int, seconds: 
     try:
         import torch
         from torch import distributed
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        timeout = timedelta(seconds=seconds)
-        store = TCPStore(host, port, is_master=False, timeout=timeout)
-        distributed.init_process_group(
-            "gloo", store=store, rank=rank, world_size=world_size, timeout=timeout
-        )
-        ones = torch.ones(1)
-        distributed.all_reduce(ones)
-        distributed.destroy_process_group()
+        with _process_group("gloo", host, port, rank, world_size, seconds):
+            ones = torch.ones(1)
+            distributed.all_reduce(ones)
     except Exception as error:
         return " ".join(str(error).split())
     return "" if ones.item() == world_size else f"the sum is {ones.item():g}"
+
+
+def measure_all_reduce(
+    host: str, port: int, rank: int, world_size: int, seconds: float, backend: str, num_bytes: int
+) -> str | float:
+    """All-reduce ones over all ranks and return the bandwidth in GB/s, or what is wrong.
+
+    It is NCCL's "bus bandwidth": what the slowest link carries in each direction.
+    """
+    try:
+        import torch
+        from torch import distributed
+
+        device = torch.device("cuda:0" if backend == "nccl" else "cpu")
+        with _process_group(backend, host, port, rank, world_size, seconds):
+            ones = torch.ones(num_bytes // 4, device=device)
+            distributed.all_reduce(ones)
+            if not bool((ones == world_size).all()):
+                return f"the sum is {ones[0].item():g}"
+            for number in range(WARM_UPS + SUMS):
+                if number == WARM_UPS:
+                    _wait_for(ones)
+                    started = time.perf_counter()
+                distributed.all_reduce(ones.fill_(1))
+            _wait_for(ones)
+            duration = (time.perf_counter() - started) / SUMS
+    except Exception as error:
+        return " ".join(str(error).split())
+    return 2 * (world_size - 1) / world_size * num_bytes / duration / 1e9
+
+
+def _wait_for(tensor: Any) -> None:
+    """Wait until the device has computed the tensor."""
+    tensor[0].item()
+
+
+@contextlib.contextmanager
+def _process_group(
+    backend: str, host: str, port: int, rank: int, world_size: int, seconds: float
+) -> Iterator[None]:
+    """Join the process group that meets in the driver's store."""
+    from torch import distributed
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    timeout = timedelta(seconds=seconds)
+    store = TCPStore(host, port, is_master=False, timeout=timeout)
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+    )
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

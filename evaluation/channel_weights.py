@@ -120,7 +120,7 @@ class RivalWorker(ShardWorker):
         channel of seen items may have a negative weight, so there any difference counts.
         """
         ranking = self.trained.ranking([target.history for target in batch])
-        count, block = min(PER_CHANNEL, self.trained.num_items), self.experiment.eval.item_block
+        count, block = min(PER_CHANNEL, self.trained.num_items), self.experiment.eval.items_together
         one, none_seen = torch.ones(1), torch.empty(0, 2, dtype=torch.int64)
         best = [
             ranking.only(channel).top(one, count, block, none_seen)[1]

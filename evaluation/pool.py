@@ -29,6 +29,7 @@ from mdsrec.tables import Manifest, Recipe
 from training.distributed.ray_session import capacity, ray_session, uses_gpu
 
 MOST_PARTS = 100_000  # of five digits
+NUM_WORKERS = 2  # actors, where neither the configuration nor the cluster says it
 SPARE_ACTORS = 3  # a job survives the loss of this many groups of actors plus one per group
 
 log = logging.getLogger("evaluation")
@@ -70,15 +71,16 @@ def write_table_in_shards(
     filesystem.create_dir(path, recursive=True)
     total, kind = worker.total(experiment), worker.kind
     num_rows = rows_of_parts(version)
-    missing = [s for s in shards_of(total, experiment.eval.user_batch) if s.number not in num_rows]
+    missing = [
+        s for s in shards_of(total, experiment.eval.users_together) if s.number not in num_rows
+    ]
     num_missing = sum(shard.last - shard.first for shard in missing)
     if num_missing < total:
         log.info(f"{total - num_missing:,} of {total:,} {kind} were {verb} before")
-    num_groups = max(1, experiment.eval.num_workers // experiment.eval.item_shards)
     heartbeat.begin(f"{kind} are {verb}")
     with (
         ray_session(),
-        Pool(worker, min(num_groups, len(missing)), experiment, weight_of, options) as pool,
+        Pool(worker, _num_groups(experiment, len(missing)), experiment, weight_of, options) as pool,
         Progress(num_missing, kind, verb, experiment.name) as progress,
     ):
         for shard, count in pool.run(missing, version):
@@ -87,6 +89,13 @@ def write_table_in_shards(
         seconds = progress.seconds
     counters = {kind: total, "seconds": round(seconds, 3)}
     return tables.commit(uri, version, recipe, sum(num_rows.values()), counters)
+
+
+def _num_groups(experiment: Experiment, num_missing: int) -> int:
+    """Return how many groups of actors write the missing parts."""
+    num_gpus = int(capacity()["GPU"]) if uses_gpu(experiment) else 0
+    num_workers = experiment.eval.num_workers or num_gpus or NUM_WORKERS
+    return min(max(1, num_workers // experiment.eval.item_shards), num_missing)
 
 
 def ask_worker(worker: type[AskedWorker], experiment: Experiment, *arguments: Any) -> Any:

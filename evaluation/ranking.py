@@ -47,7 +47,7 @@ def rank_targets(
     num_ranked = len(own_names)  # the channel of seen items, the last, is part of the sums only
     parts = []
     counts_of = _baseline_counts(baselines, targets, settings)
-    for batch in target_batches(targets, settings.user_batch):
+    for batch in target_batches(targets, settings.users_together):
         target_items = np.array([target.target for target in batch], dtype=np.int64)
         seen = seen_pairs([t.history for t in batch]) if settings.exclude_seen else None
         with torch.inference_mode():
@@ -55,7 +55,7 @@ def rank_targets(
             better, ties = ranking.count(
                 sums_SC,
                 torch.from_numpy(target_items),
-                settings.item_block,
+                settings.items_together,
                 None if seen is None else torch.from_numpy(seen),
             )
         counts = next(counts_of)
@@ -77,7 +77,7 @@ def _baseline_counts(
 
     Batches of up to EVENTS_TOGETHER events are counted together: ItemKNN then reads its rows once.
     """
-    batches = list(target_batches(targets, settings.user_batch))
+    batches = list(target_batches(targets, settings.users_together))
     events = [sum(len(target.history) for target in batch) for batch in batches]
     for group in cut(events, EVENTS_TOGETHER):
         together = [target for number in group for target in batches[number]]

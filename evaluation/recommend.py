@@ -49,7 +49,7 @@ def recommend(experiment: Experiment, options: Options) -> str:
 
 def _recommend(experiment: Experiment, options: Options) -> str:
     trained, paths = describe_weighted(experiment), RunPaths.of(experiment)
-    _check_top(trained, options, experiment.eval.user_batch)
+    _check_top(trained, options, experiment.eval.users_together)
     files.check_room(paths.uri, _vector_bytes(experiment, trained), "the vectors of this run")
     inputs = model_inputs(trained)
     users = None if options.users is None else sorted(options.users)
@@ -98,7 +98,7 @@ def recommend_histories(experiment: Experiment, path: str, options: Options) -> 
 
 def _recommend_histories(experiment: Experiment, path: str, options: Options) -> str:
     trained, uri = describe_weighted(experiment), RunPaths.of(experiment).recommendations
-    _check_top(trained, options, experiment.eval.user_batch)
+    _check_top(trained, options, experiment.eval.users_together)
     histories, left_out = write_histories(experiment, path)
     settings = _settings(options) | {"histories": histories.fingerprint}
     recipe = _recipe(experiment, trained, schema.RECOMMENDATIONS, **settings)

@@ -32,7 +32,7 @@ from mdsrec.jobs.promises import hold
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Manifest, Recipe
 from mdsrec.text import text_table
-from training.distributed.ray_session import ray_session
+from training.distributed.ray_session import ray_session, uses_gpu
 from training.tracking import Tracking
 from training.trained_run import Trained
 
@@ -61,8 +61,9 @@ def _evaluate(experiment: Experiment, command_with: Callable[..., str]) -> str:
     heartbeat.begin("loading the run")
     check_pictures(experiment)
     trained = describe_weighted(experiment)
-    recipe = ranks_recipe(experiment, trained)
     with ray_session():
+        experiment = experiment.sized_for(uses_gpu(experiment))
+        recipe = ranks_recipe(experiment, trained)
         ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)
         hold({paths.ranks: ranks.fingerprint})
         heartbeat.begin("the case study")
@@ -107,8 +108,8 @@ def ranks_recipe(experiment: Experiment, trained: Trained) -> Recipe:
     return Recipe(
         settings={
             "run": experiment.identity(),
-            "user_batch": settings.user_batch,
-            "item_block": settings.item_block,
+            "user_batch": settings.users_together,
+            "item_block": settings.items_together,
             "exclude_seen": settings.exclude_seen,
             "baselines": list(baseline_names(experiment)),
             **weights_in_recipe(trained),

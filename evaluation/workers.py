@@ -72,7 +72,7 @@ class RecommendWorker(ShardWorker):
         parts = [schema.RECOMMENDATIONS.empty_table()]
         top, exclude_seen, users, _ = self.options
         for batch in _user_batches(self, shard, users):
-            block = self.experiment.eval.item_block
+            block = self.experiment.eval.items_together
             best = best_items(self.trained, batch.histories, top, exclude_seen, block, self.wanted)
             if self.writes(shard):
                 parts.append(_recommendation_rows(batch, best, self.catalogue))
@@ -166,7 +166,7 @@ def _user_batches(
     worker: ShardWorker, shard: Shard, selected: frozenset[int] | None
 ) -> Iterator[UserBatch]:
     """Yield the selected users (None: all) of each batch of a shard."""
-    size = worker.experiment.eval.user_batch
+    size = worker.experiment.eval.users_together
     for first in range(shard.first, shard.last, size):
         last = min(first + size, shard.last)
         users = [user for user in range(first, last) if selected is None or user in selected]

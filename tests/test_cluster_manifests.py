@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,20 +100,22 @@ def test_the_cluster_of_the_rayjob_equals_the_ray_cluster() -> None:
     assert document("rayjob.yaml")["spec"]["rayClusterSpec"] == document("raycluster.yaml")["spec"]
 
 
-def test_rays_autoscaler_reads_eight_gpus_from_the_ray_cluster() -> None:
+def test_a_pod_takes_all_gpus_of_a_node_and_the_head_takes_none() -> None:
     config = autoscaling_of(document("raycluster.yaml"))
     validate_config(config)
     gpu = config["available_node_types"]["gpu"]
-    assert (gpu["min_workers"], gpu["max_workers"]) == (0, 8)
-    assert gpu["resources"] == {"CPU": 8, "memory": 64 * 2**30, "GPU": 1}
-    assert config["available_node_types"]["headgroup"]["resources"]["CPU"] == 0
+    assert (gpu["min_workers"], gpu["max_workers"]) == (0, 2)
+    assert gpu["resources"] == {"CPU": 64, "memory": 512 * 2**30, "GPU": 8}
+    head = config["available_node_types"]["headgroup"]["resources"]
+    assert (head["CPU"], head["GPU"]) == (0, 0)
 
 
 def test_ray_up_accepts_the_ec2_file() -> None:
     content = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text())
     config = prepare_config(content)
     validate_config(config)
-    assert config["available_node_types"]["gpu"]["resources"] == {"CPU": 8, "GPU": 1}
+    assert config["available_node_types"]["gpu"]["resources"] == {"CPU": 192, "GPU": 8}
+    assert config["available_node_types"]["head"]["resources"]["GPU"] == 0
     with pytest.raises(jsonschema.ValidationError, match="dokcer"):
         validate_config({**config, "dokcer": {}})
 
@@ -228,7 +231,8 @@ def test_the_jobs_run_the_deployed_experiment() -> None:
     )  # its annotations name the port of this page
     etl = load_experiment(FOLDER / "experiment.toml")
     gpu = document("raycluster.yaml")["spec"]["workerGroupSpecs"][0]
-    assert etl.train.num_workers <= gpu["maxReplicas"] and etl.eval.num_workers <= 8
+    gpus = gpu["maxReplicas"] * 8
+    assert etl.train.num_workers <= gpus and (etl.eval.num_workers or 0) <= gpus
     for name in ("raycluster.yaml", "sparkapplication.yaml"):
         mounted = [m for m in mappings(document(name)) if m.get("mountPath") == "/etc/mdsrec"]
         sources = [v for v in mappings(document(name)) if "configMap" in v]
@@ -265,7 +269,29 @@ def test_both_targets_install_with_the_constraints_and_do_not_run_as_root() -> N
     installs = [rest for _, rest in instructions() if "pip install" in rest]
     assert len(installs) == 3
     assert all("--constraint constraints.txt" in install for install in installs)
-    assert "index-url" not in (CLUSTER / "Dockerfile").read_text()
+    assert not re.search("https?://", (CLUSTER / "Dockerfile").read_text())
+
+
+def test_only_a_container_that_is_given_gpus_sees_them() -> None:
+    """An image that names them gives a head on a GPU node all of them."""
+    gpu = instructions()[-1 - [name for name, _ in instructions()][::-1].index("FROM") :]
+    variables = " ".join(rest for name, rest in gpu if name == "ENV")
+    assert "PYTORCH_ALLOC_CONF=expandable_segments:True" in variables
+    assert "NVIDIA_VISIBLE_DEVICES" not in variables
+    docker = yaml.safe_load((CLUSTER / "ray-aws.yaml").read_text())["docker"]
+    assert docker["worker_run_options"] == ["--env=NVIDIA_VISIBLE_DEVICES=all"]
+
+
+def test_torch_may_come_from_an_index_of_its_own() -> None:
+    """What it needs does not: PyTorch's index has other versions than the constraints."""
+    command = ["make", "--dry-run", "--always-make", ".venv/ready"]
+    plain = subprocess.check_output(command, cwd=ROOT, text=True)
+    given = subprocess.check_output([*command, "TORCH_INDEX=ADDRESS"], cwd=ROOT, text=True)
+    [torch] = [line for line in given.splitlines() if line.endswith(" torch")]
+    assert '--no-deps --index-url "ADDRESS" torch' in torch and "-c constraints.txt" in torch
+    assert plain == given.replace('--index-url "ADDRESS"', "")
+    [installed] = [rest for _, rest in instructions() if rest.endswith(" torch")]
+    assert re.search(r'--no-deps +\$\{TORCH_INDEX:\+--index-url "\$TORCH_INDEX"\} torch', installed)
 
 
 def test_the_image_contains_every_package_and_only_listed_files() -> None:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from etl.graph import cells, neighbors, recall
+from etl.graph import cells, flat_search, neighbors, recall
 from etl.graph.cells import Cells, target_num_cells
 from etl.graph.neighbors import (
     SPARE_CANDIDATES,
@@ -164,6 +164,25 @@ def test_a_cell_with_too_much_of_the_sample_is_split(monkeypatch):
     found = cells.train_centroids(sample, 100)
     assert largest(found) <= 2 and len(found) > 100
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_a_large_clustering_searches_on_the_gpu_of_the_process(monkeypatch):
+    rows = np.random.default_rng(0).random((64, 4), np.float32)
+    expected = flat_search.kmeans(rows, 3, 5)
+    faiss, moved = flat_search._faiss(), []
+
+    def move(resources, device, index):
+        moved.append((resources, device, index.d))
+        return index
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", move, raising=False)
+    monkeypatch.setattr(flat_search, "_gpu_resources", lambda: "resources")
+    monkeypatch.setattr(flat_search, "gpu_of_task", lambda num_gpus: num_gpus - 1)
+    assert np.array_equal(flat_search.kmeans(rows, 3, 5), expected) and moved == []
+    monkeypatch.setattr(flat_search, "GPU_DISTANCES", 3 * 64)
+    assert np.array_equal(flat_search.kmeans(rows, 3, 5), expected)
+    assert moved == [("resources", 1, 4)]
 
 
 def test_many_near_copies_are_spread_over_cells():

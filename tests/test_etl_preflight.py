@@ -1,11 +1,12 @@
 """Checks of what a build needs, before its first table."""
 
+import logging
 import shutil
 import sys
 
 import pytest
 
-from etl.builders.preflight import check_build
+from etl.builders.preflight import check_build, warn_of_many_tasks
 from etl.builders.workspace import Workspace
 from etl.run import build_tables
 from mdsrec.config.loading import experiment_from
@@ -60,3 +61,20 @@ def test_a_disk_with_too_little_room_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Workspace, "input_bytes", 100 * free)
     with pytest.raises(InputError, match="the tables of this input take"):
         check_build(space)
+
+
+@pytest.mark.parametrize(
+    ("master", "num_gpus", "message"),
+    [
+        ("local[17]", 2, "17 tasks share 2 GPUs, and each takes 2 to 3 GB of their memory: if it "),
+        ("local[16]", 2, None),
+        ("local[64]", 0, None),
+        ("spark://head:7077", 1, None),
+    ],
+)
+def test_tasks_that_may_fill_a_gpu_are_named(caplog, master, num_gpus, message):
+    with caplog.at_level(logging.WARNING, "etl"):
+        warn_of_many_tasks(master, num_gpus)
+    assert len(caplog.messages) == (message is not None)
+    for found in caplog.messages:
+        assert found.startswith(message) and found.endswith("set spark.master=local[16]")

@@ -336,6 +336,20 @@ def test_a_task_uses_the_gpu_that_spark_assigned_to_it(monkeypatch, address, exp
     gpu._first_partition_of_process.cache_clear()
 
 
+@pytest.mark.parametrize(("visible", "expected"), [("GPU-b,GPU-a", 1), ("GPU-a", 0), ("", 2)])
+def test_a_gpu_may_have_the_address_of_its_uuid(monkeypatch, visible, expected):
+    context = SimpleNamespace(resources=lambda: {"gpu": SimpleNamespace(addresses=["GPU-a"])})
+    monkeypatch.setattr(gpu.TaskContext, "get", lambda: context)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    uuids = [SimpleNamespace(uuid=uuid) for uuid in "cba"]
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: uuids[index])
+    num_visible = len(visible.split(",")) if visible else 3
+    assert gpu.gpu_of_task(num_visible) == expected
+    if not visible:
+        with pytest.raises(InputError, match=r"assigned the GPU GPU-a to a task that sees GPU-c, "):
+            gpu.gpu_of_task(2)
+
+
 def test_settings_reach_java_in_a_file_and_not_on_its_command_line(tmp_path, monkeypatch):
     """PySpark starts Java with the words of PYSPARK_SUBMIT_ARGS."""
     started = []

@@ -83,7 +83,7 @@ def write_tables(
     for name, (actor, options) in TABLES.items():
         worker = actor(experiment, weight_of, options, member=member)
         Path(folder, name).mkdir(parents=True, exist_ok=True)
-        for shard in shards_of(actor.total(experiment), experiment.eval.user_batch):
+        for shard in shards_of(actor.total(experiment), experiment.eval.users_together):
             worker.write_part(shard, f"{folder}/{name}")
     top = TopWorker(experiment, weight_of, [*range(0, 40, 3)], member=member).answer()
     if member.rank == 0:

@@ -409,6 +409,15 @@ def test_deepspeeds_configuration_has_offloading_only_if_it_is_set() -> None:
     assert offload_keys(3, offload="all") == {"offload_optimizer", "offload_param"}
 
 
+def test_deepspeed_does_not_wait_for_a_gpu_to_time_a_step() -> None:
+    assert ds.deepspeed_config(experiment_of(0))["timers"] == {"throughput": {"enabled": False}}
+
+
+def test_tf32_is_refused_on_a_cpu() -> None:
+    with pytest.raises(InputError, match=r"tf32: the cpu .* has no TensorFloat-32: set train\.pre"):
+        check_precision(experiment_of(0, precision="tf32"), CPU)
+
+
 def test_bf16_is_refused_on_a_device_that_would_emulate_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

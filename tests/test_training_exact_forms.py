@@ -9,9 +9,10 @@ from torch import Tensor
 
 from mdsrec.config import MDSRecConfig
 from mdsrec.errors import InputError
-from training.data import long_rows
+from training.data import device_matrices, long_rows
+from training.data.device_matrices import DeviceMatrix, stack
 from training.data.long_rows import LongRows
-from training.data.sparse import DeviceMatrix, SparseMatrix, multiply_all, product
+from training.data.sparse import SparseMatrix, multiply_all, product
 from training.layers import losses
 from training.layers.dropout import dropout, dropout_mask
 from training.layers.in_blocks import in_blocks
@@ -98,6 +99,41 @@ def test_products_of_a_table_have_the_gradients_of_dense_products() -> None:
         return sum((part.sin().sum() for part in parts), torch.zeros(()))
 
     assert_same(gradients(loss(found), embedding), gradients(loss(expected), embedding))
+
+
+@pytest.mark.parametrize("bag", [1, 3, 256])
+@pytest.mark.parametrize("wide", [0, 4])
+def test_matrices_stacked_for_a_gpu_have_the_dense_products(
+    bag: int, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_matrices, "BAG", bag)
+    monkeypatch.setattr(device_matrices, "WIDE", wide)
+    left, right, rows = random_matrix(4, X), random_matrix(X, X), np.array([7, 2, 2, X // 2])
+    entries = {
+        "left": sparse(left).select(np.arange(4), CPU),
+        "right": sparse(right).select(rows, CPU),
+    }
+    stacked, dense = stack(entries), torch.cat([left, right[rows]])
+    embedding, gradient = torch.randn(X, D).double(), torch.randn(8, D).double()
+    products = stacked.split(stacked.times(embedding))
+    assert_same((products["left"], products["right"]), (left @ embedding, right[rows] @ embedding))
+    added = torch.ones(X, D).double()
+    stacked.add_transposed(added, gradient, X)
+    assert_same((added,), (1 + dense.T @ gradient,))
+    assert stacked.columns.tolist() == dense.any(dim=0).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("block", [1, 4, X])
+def test_blocks_of_rows_by_column_add_up_to_the_transposed_matrix(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_matrices, "BLOCK", block)
+    dense, gradient = random_matrix(X, X), torch.randn(X, D).double()
+    added = torch.zeros(X, D).double()
+    parts = zip(device_matrices.blocks_by_column(sparse(dense)), gradient.split(block), strict=True)
+    for by_column, part in parts:
+        by_column.add_product(added, part)
+    assert_same((added,), (dense.T @ gradient,))
 
 
 @pytest.mark.parametrize(("bag", "bags", "few"), [(1, 1, 0), (3, 2, 0), (1 << 16, 1 << 12, 999)])

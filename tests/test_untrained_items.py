@@ -16,6 +16,7 @@ from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError
 from training.data.batch import batch_of
+from training.data.device_matrices import DeviceMatrix
 from training.data.item_tables import load_item_tables
 from training.data.negatives import StratifiedSampler, UniformSampler, build_sampler
 from training.data.sequences import SequenceReader
@@ -83,7 +84,7 @@ def test_the_full_loss_is_that_of_the_other_items(
     if unit:
         vectors = [torch.nn.functional.normalize(each, dim=-1) for each in vectors]
     expected = plain_full_softmax_loss(queries, places, [each[kept] for each in vectors])
-    channels = [Channel(0, None), Channel(0, graph.on_device())]
+    channels = [Channel(0, None), Channel(0, DeviceMatrix(graph))]
     found = full_softmax_loss(
         queries, kept[places], channels, [table], unit=unit, excluded=excluded
     )

@@ -106,7 +106,7 @@ def test_every_model_carries_rows_by_item_id_and_the_rest_by_name(
 def test_initial_weights_are_those_of_a_model_with_all_rows(
     name: str, roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.data.initial_rows.BLOCK", 4)
+    monkeypatch.setattr("training.models.initial_rows.BLOCK", 4)
     experiment = experiment_on(roots[1], name, train={"loss": "sampled", "negatives": "in_batch"})
     fresh, found = initial(experiment), InitialWeights(experiment, len(SECOND))
     assert found.shapes == {n: tuple(t.shape) for n, t in fresh.items()}

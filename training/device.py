@@ -1,8 +1,11 @@
 """Properties of the device that a process computes on: cache size, bfloat16, memory, its name."""
 
+import logging
 import os
 import platform
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,8 +17,11 @@ from mdsrec import __version__
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 
+log = logging.getLogger("training")
+
 CACHE_BYTES = 1 << 20  # of a CPU core
 GPU_BYTES = 256 << 20
+OFFLOAD_THREADS = 8  # of a worker with offloaded state: Adam moves 28 bytes a weight and step
 
 
 def working_set(like: Tensor) -> int:
@@ -27,6 +33,18 @@ def working_set(like: Tensor) -> int:
     return GPU_BYTES if like.is_cuda else CACHE_BYTES * torch.get_num_threads()
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor in host memory to the device, without waiting for a GPU."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Return True if the device multiplies in TensorFloat-32: a GPU of Ampere or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def has_bf16(device: torch.device) -> bool:
     """Return True if the device computes bfloat16 natively."""
     if device.type == "cuda":
@@ -35,12 +53,47 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+@contextmanager
+def product_precision(precision: str) -> Iterator[None]:
+    """Let a GPU multiply float32 matrices in TensorFloat-32, unless `precision` is fp32.
+
+    With bf16 these are the matrices that autocast leaves alone. PyTorch's default is
+    TensorFloat-32 in GRU layers only.
+    """
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    cudnn.allow_tf32 = precision != "fp32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
+
+
 def check_precision(experiment: Experiment, device: torch.device) -> None:
-    """Raise InputError if `train.precision` is bf16 and the device would emulate it."""
+    """Raise InputError if the device does not compute in `train.precision`."""
+    if experiment.train.precision == "tf32" and not has_tf32(device):
+        raise InputError(
+            f"train.precision = tf32: the {device.type} of this machine has no TensorFloat-32: "
+            "set train.precision=fp32"
+        )
     if experiment.train.precision == "bf16" and not has_bf16(device):
         raise InputError(
             f"train.precision = bf16: the {device.type} of this machine has no bfloat16 "
             "instructions: set train.precision=fp32"
+        )
+
+
+def warn_of_slow_offload(experiment: Experiment, device: torch.device, threads: int) -> None:
+    """Warn if few threads of the host step the weights of a GPU."""
+    if device.type == "cuda" and experiment.train.offload != "none" and threads < OFFLOAD_THREADS:
+        log.warning(
+            "train.offload = %s: Adam runs on %d CPU threads beside each GPU, and the GPU waits: "
+            "give a node %d CPUs or more for each GPU",
+            experiment.train.offload,
+            threads,
+            OFFLOAD_THREADS,
         )
 
 

@@ -25,6 +25,7 @@ from training.checkpoints.tensor_file import file_metadata
 from training.checkpoints.weights_in_use import weights_in_use
 from training.data.item_tables import ItemTables, load_item_tables
 from training.data.sequences import History
+from training.device import product_precision, to_device
 from training.layers.queries import Queries, Ranking
 from training.length import check_trained
 from training.lifecycle.identity import check_identity
@@ -248,8 +249,11 @@ def encode_histories(
         members += [NO_HISTORY] * (model.fewest_histories(length) - len(members))
         items_BT, lengths_B = padded(members, longest)
         items_BT = F.pad(items_BT, (0, length - items_BT.shape[1]))
-        encoded = model.user_vectors(items_BT.to(device), lengths_B.to(device), inputs)
-        vectors[torch.from_numpy(rows)] = encoded[: len(rows)]
+        items_BT, lengths_B = (to_device(part, device) for part in (items_BT, lengths_B))
+        with product_precision("fp32"):
+            encoded = model.user_vectors(items_BT, lengths_B, inputs)
+        index = to_device(torch.from_numpy(rows), device)
+        vectors.index_copy_(0, index, encoded[: len(rows)])
     return vectors
 
 

@@ -35,10 +35,16 @@ from mdsrec.run_paths import STARTED_FROM, RunPaths
 from mdsrec.table_settings import stored_fingerprints
 from training.checkpoints.carried_record import CarriedRecord
 from training.data.table_checks import check_item_tables
+from training.device import warn_of_slow_offload
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
 from training.distributed.ray_internals import ShortCoordinatorWarnings
-from training.distributed.ray_session import check_capacity, ray_session, uses_gpu
+from training.distributed.ray_session import (
+    check_capacity,
+    cpus_per_gpu,
+    ray_session,
+    uses_gpu,
+)
 from training.distributed.trainer import Trainer
 from training.length import check_can_go_on, close, has_ended, is_closed, reopen
 from training.lifecycle.identity import check_claim, claim
@@ -266,7 +272,11 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
     rank = ray_train.get_context().get_world_rank()
     configure_logging(experiment.name, rank)
     # For less than one CPU per worker, Ray leaves torch at one thread per core of the machine.
-    torch.set_num_threads(max(1, round(experiment.train.cpus_per_worker)))
+    device, threads = get_device(), max(1, round(experiment.train.cpus_per_worker))
+    threads = threads if device.type == "cpu" else max(threads, cpus_per_gpu())
+    torch.set_num_threads(threads)
+    if rank == 0:
+        warn_of_slow_offload(experiment, device, threads)
     tracking = Tracking.of(experiment) if rank == 0 else None
     more = [tracking] if tracking else []
     try:
@@ -274,7 +284,7 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
             promises.promised(config["promised"]),
             RayReporter(experiment, rank, config["shows_bar"], more) as reporter,
         ):
-            return train(experiment, get_device(), reporter, worker_is_leaving, config["attempt"])
+            return train(experiment, device, reporter, worker_is_leaving, config["attempt"])
     except CollectiveInputError as error:
         return str(error)
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from mdsrec.config import Experiment
-from training.data.batch import Batch, batch_of
+from training.data.batch import Batch, batch_of, with_stacked_rows
 from training.data.negatives import Negatives
 from training.data.windows import Step
+from training.device import product_precision
 from training.distributed.engine import gather_parameters
 from training.distributed.engine_protocol import Engine
 from training.models.base import Model
@@ -55,11 +56,11 @@ def share_of(
     noise = noise_of(model, experiment, step, epoch_and_step)
     negatives = negatives_of(model, experiment, step, epoch_and_step)
     slices = [(rank + part * world_size, num_parts * world_size) for part in range(num_parts)]
-    batches = [model.with_sparse_rows(batch_of(step, *s, noise, HOST, negatives)) for s in slices]
+    batches = [model.prepare(batch_of(step, *s, noise, HOST, negatives)) for s in slices]
     if model.reads_rows:
         batches = [with_plan(model, model.with_row_ids(batch)) for batch in batches]
     if device.type == "cuda":
-        batches = tree_map_only(Tensor, lambda t: t if t.is_cuda else t.pin_memory(), batches)
+        batches = tree_map_only(Tensor, Tensor.pin_memory, list(map(with_stacked_rows, batches)))
     return Share(epoch_and_step, step.num_prefixes, batches)
 
 
@@ -68,6 +69,12 @@ def take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Te
 
     Returns this rank's loss of each channel, summed over its prefixes [C].
     """
+    on_gpu = engine.module.channel_weights.is_cuda
+    with product_precision(experiment.train.precision if on_gpu else "fp32"):
+        return _take_step(engine, experiment, share)
+
+
+def _take_step(engine: Engine[Model], experiment: Experiment, share: Share) -> Tensor:
     rank, world_size = rank_and_world_size(engine.module.owners)
     if engine.module.is_refreshed_before(share.epoch_and_step[1]):
         engine.module.refresh(_center_products(engine))

@@ -20,14 +20,14 @@ def validate_untrained(experiment: Experiment) -> dict[str, Any]:
     started = time.perf_counter()
     trained, reader = load_without_weights(experiment), SequenceReader(experiment)
     counts = [np.empty((2, 0), dtype=np.int64)]
-    for first in range(0, reader.num_users, experiment.eval.user_batch):
-        targets = reader.targets(first, first + experiment.eval.user_batch, "valid")
+    for first in range(0, reader.num_users, experiment.eval.users_together):
+        targets = reader.targets(first, first + experiment.eval.users_together, "valid")
         if targets:
             in_sums, ties_in_sums = count_channels(
                 trained.queries([target.history for target in targets]),
                 torch.ones(1, 1),
                 torch.tensor([target.target for target in targets]),
-                experiment.eval.item_block,
+                experiment.eval.items_together,
             )
             counts.append(torch.stack([in_sums[:, 0], ties_in_sums[:, 0]]).numpy())
     better, ties = np.concatenate(counts, axis=1)

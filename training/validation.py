@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 from mdsrec import metrics
 from mdsrec.config import Experiment
 from training.data.sequences import History, SequenceReader, Target
+from training.device import product_precision, to_device
 from training.distributed import engine as ds
 from training.distributed.engine_protocol import Engine
 from training.inference import NO_HISTORY, padded
@@ -38,11 +39,12 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean metrics of the whole score over all validation targets. Collective."""
     rank, world_size = rank_and_world_size(engine.module.owners)
-    size = experiment.eval.user_batch
+    sizes = experiment.eval.sized_for(device.type == "cuda")
+    size = sizes.users_together
     sums = torch.zeros(1 + len(VALIDATION_METRICS), dtype=torch.float64)
     engine.eval()
-    with ds.gather_parameters(engine):
-        count = _counter(engine, experiment.eval.item_block, device)
+    with ds.gather_parameters(engine), product_precision("fp32"):
+        count = _counter(engine, sizes.items_together, device)
         for start in range(0, reader.num_users, world_size * size):
             first = start + rank * size
             targets = reader.targets(first, first + size, "valid")
@@ -72,7 +74,8 @@ def _counter(
         items_CXD = item_vectors.vectors
 
         def encode(items_BT: Tensor, lengths_B: Tensor) -> Tensor:
-            return model.user_vectors(items_BT.to(device), lengths_B.to(device), item_vectors)
+            items_BT, lengths_B = (to_device(part, device) for part in (items_BT, lengths_B))
+            return model.user_vectors(items_BT, lengths_B, item_vectors)
 
     def count(targets: list[Target]) -> tuple[Tensor, Tensor]:
         vectors_BCD = encode_in_groups([t.history for t in targets], model, encode, items_CXD)
@@ -103,5 +106,6 @@ def encode_in_groups(
     for group in np.array_split(np.argsort(lengths, kind="stable"), GROUPS):
         members = [histories[user] for user in group] or [NO_HISTORY]
         encoded = encode(*padded(members, model.config.max_length))
-        vectors[torch.from_numpy(group)] = encoded[: len(group)]
+        index = to_device(torch.from_numpy(group), vectors.device)
+        vectors.index_copy_(0, index, encoded[: len(group)])
     return vectors

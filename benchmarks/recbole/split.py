@@ -114,7 +114,7 @@ def settings_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
         "epochs": train.max_epochs,
         "stopping_step": train.patience - 1,  # RecBole stops after one epoch more
         "eval_args": {"order": "TO", "mode": "full"},
-        "eval_batch_size": experiment.eval.user_batch,
+        "eval_batch_size": experiment.eval.users_together,
         "metrics": ["Recall", "NDCG"],
         "topk": sorted({10, *experiment.eval.cutoffs}),
         "valid_metric": "NDCG@10",

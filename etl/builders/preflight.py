@@ -4,11 +4,12 @@ import logging
 import tempfile
 from collections.abc import Collection
 from importlib.util import find_spec
+from pathlib import Path
 
 from etl.builders.workspace import Workspace
 from etl.features.encoders import check_encoder
 from etl.features.vectors import open_vectors
-from etl.spark.sizing import is_local
+from etl.spark.sizing import driver_cores, is_local
 from etl.tabular.columns import check_present
 from etl.tabular.table_input import TableInput
 from mdsrec.errors import InputError
@@ -20,6 +21,7 @@ from mdsrec.tables import OtherVersionError, read_manifest
 log = logging.getLogger("etl")
 
 ROOM_PER_INPUT = 1 / 10  # bytes of tables, and of Spark's shuffles, per byte of raw input at least
+TASKS_PER_GPU = 8  # each with its own 2 to 3 GB of CUDA, encoder and temporaries
 
 
 def check_build(space: Workspace) -> None:
@@ -42,6 +44,21 @@ def check_build(space: Workspace) -> None:
         if features_name(modality) in outdated:
             _check_source(space, modality)
     _check_room(space)
+    num_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    warn_of_many_tasks(space.experiment.spark.master, num_gpus)
+
+
+def warn_of_many_tasks(master: str, num_gpus: int) -> None:
+    """Warn if the tasks of this machine may fill the memory of its GPUs."""
+    tasks = driver_cores(master)
+    if num_gpus and tasks > TASKS_PER_GPU * num_gpus:
+        log.warning(
+            "%d tasks share %d GPUs, and each takes 2 to 3 GB of their memory: if it runs out, set "
+            "spark.master=local[%d]",
+            tasks,
+            num_gpus,
+            TASKS_PER_GPU * num_gpus,
+        )
 
 
 def _log_other_versions(space: Workspace, outdated: Collection[str]) -> None:

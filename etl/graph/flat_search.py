@@ -19,6 +19,7 @@ SEED = 0
 MAX_GPU_COUNT = 2048  # results per query that faiss supports on a GPU
 PRODUCT_BYTES = 64 << 20  # of the products in memory at a time
 GPU_SCRATCH_BYTES = 256 << 20
+GPU_DISTANCES = 1 << 26  # of an iteration of k-means; with fewer a CPU takes a second or less
 
 
 def nearest_rows(queries: Vectors, rows: Vectors, count: int) -> tuple[Vectors, Ints]:
@@ -54,8 +55,13 @@ def _largest_positions(products: Vectors, count: int) -> Ints:
 
 
 def kmeans(rows: Vectors, k: int, iterations: int, spherical: bool = False) -> Vectors:
-    """Return k centroids [k, d] of the rows, the same in every run: one thread and one seed."""
-    clustering = _faiss().Kmeans(
+    """Return k centroids [k, d] of the rows.
+
+    They are the same in every run: one thread and one seed. Many distances are computed on a GPU,
+    if there is one.
+    """
+    faiss = _faiss()
+    clustering = faiss.Kmeans(
         rows.shape[1],
         k,
         niter=iterations,
@@ -64,6 +70,9 @@ def kmeans(rows: Vectors, k: int, iterations: int, spherical: bool = False) -> V
         min_points_per_centroid=1,
         max_points_per_centroid=len(rows),
     )
+    if (num_gpus := faiss.get_num_gpus()) and len(rows) * k >= GPU_DISTANCES:
+        device = gpu_of_task(num_gpus)
+        clustering.index = faiss.index_cpu_to_gpu(_gpu_resources(), device, clustering.index)
     clustering.train(np.ascontiguousarray(rows))
     return np.array(clustering.centroids, dtype=np.float32)
 

@@ -16,6 +16,7 @@ from evaluation.actors.parts import write_part
 from mdsrec.config import Experiment
 from mdsrec.jobs import promises
 from training.data.sequences import SequenceReader
+from training.distributed.ray_session import cpus_per_gpu
 from training.inference import TrainedModel, load_trained
 from training.own_share.loading import load_share
 
@@ -48,8 +49,10 @@ class ShardWorker(GroupActor):
         member: Member = ONLY_MEMBER,
     ) -> None:
         promises.hold(promised or {})
-        torch.set_num_threads(1)
-        self.experiment, self.options, self.member = experiment, options, member
+        self.on_gpu = bool(ray.is_initialized() and ray.get_gpu_ids())
+        torch.set_num_threads(cpus_per_gpu() if self.on_gpu else 1)
+        self.experiment = experiment.sized_for(self.on_gpu)
+        self.options, self.member = options, member
         self.weight_of = weight_of
 
     @classmethod
@@ -68,8 +71,7 @@ class ShardWorker(GroupActor):
 
     @cached_property
     def trained(self) -> TrainedModel:
-        has_gpu = ray.is_initialized() and ray.get_gpu_ids()
-        device = torch.device("cuda" if has_gpu else "cpu")
+        device = torch.device("cuda" if self.on_gpu else "cpu")
         load = load_share if self.member.size > 1 else load_trained
         return replace(load(self.experiment, device), weight_of=self.weight_of)
 

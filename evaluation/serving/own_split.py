@@ -111,8 +111,8 @@ def evaluate(served: Served, events: pd.DataFrame) -> tuple[RankMetrics, Counter
 def _ranked_parts(served: Served, targets: list[Target]) -> Iterator[RankPart]:
     """Yield the ranks of some users at a time."""
     users = np.array([target.user for target in targets])
-    size = max(1, USERS_AT_ONCE // served.experiment.eval.user_batch)
-    size *= served.experiment.eval.user_batch  # whole batches
+    size = max(1, USERS_AT_ONCE // served.experiment.eval.users_together)
+    size *= served.experiment.eval.users_together  # whole batches
     edges = np.searchsorted(users, np.arange(0, users[-1] + size, size))
     for first, last in zip(edges, [*edges[1:], len(users)], strict=True):
         if first < last:

@@ -91,7 +91,7 @@ class Recommender:
         wanted = None if category is None else self._in_category(category)
         known = known_histories(histories, self._catalogue)
         settings = self._served.experiment.eval
-        size = settings.user_batch
+        size = settings.users_together
         with one_thread():
             best = [
                 best_items(
@@ -99,7 +99,7 @@ class Recommender:
                     known.items[first : first + size],
                     top,
                     exclude_seen,
-                    settings.item_block,
+                    settings.items_together,
                     wanted,
                 )
                 for first in range(0, len(known.items), size)

@@ -182,6 +182,10 @@ class Experiment(Section):
         is_ours = self.model.is_trained and ":" not in self.model.name
         return is_ours and self.train.can_share_items
 
+    def sized_for(self, gpu: bool) -> Self:
+        """Return the experiment with the sizes of ranking on a GPU, or on a CPU."""
+        return self.model_copy(update={"eval": self.eval.sized_for(gpu)})
+
     def mus(self, modality: str) -> tuple[float, ...]:
         """Return every mu^m that neighbors are built for, the model's first."""
         of_memory = [self.transitions.mu] if modality in self.memory_modalities else []

@@ -20,6 +20,8 @@ from mdsrec.config.section import (
 )
 from mdsrec.errors import InputError
 
+USER_BATCH, ITEM_BLOCK = 256, 1024  # sizes of ranking on a CPU
+GPU_USER_BATCH, GPU_ITEM_BLOCK = 2048, 65_536
 BATCHES_PER_SHARD = 16  # of users, which an actor of the evaluation ranks and writes together
 
 
@@ -96,7 +98,9 @@ class TrainConfig(Section):
     num_workers: NotIdentity[Positive] = 1
     """Ray Train workers, one process each."""
     cpus_per_worker: NotIdentity[PositiveFloat] = 0.9
-    """CPUs requested from Ray per worker; rounded (at least 1) it is also torch's thread count."""
+    """CPUs requested from Ray per worker; rounded (at least 1) it is also torch's thread count. A
+    worker with a GPU has at least as many threads as its node has CPUs per GPU.
+    """
     device: NotIdentity[Literal["auto", "cpu", "gpu"]] = "auto"
     """auto uses a GPU per worker where the cluster has GPUs."""
     zero_stage: NotIdentity[Literal[0, 1, 2, 3]] = 0
@@ -109,8 +113,10 @@ class TrainConfig(Section):
     """Keep Adam's state (needs ZeRO 1-3) or also the parameters (needs ZeRO 3) in host memory."""
     accumulation: NotIdentity[Positive] = 1
     """Micro-batches per worker and step. More need less memory and give the same gradient."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 multiplies matrices in bfloat16; weights and Adam's state remain float32."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """bf16 multiplies matrices in bfloat16, tf32 in TensorFloat-32 of a GPU; weights and Adam's
+    state remain float32. Ranking always multiplies in float32.
+    """
     max_failures: NotIdentity[Count] = 3
     """Most restarts after a lost worker; training ends at the next loss."""
     timeout_minutes: NotIdentity[Minutes] = 10.0
@@ -191,14 +197,18 @@ class EvalConfig(Section):
     """Values of N in recall@N, ndcg@N and mrr@N, in any order. Charts and tests of differences
     use the smallest.
     """
-    user_batch: Positive = 256
-    """Users scored together."""
-    item_block: Positive = 1024
-    """Items scored together. 1024 fits a CPU's cache; a GPU is faster with more, e.g. 65536."""
+    user_batch: Positive | None = None
+    """Users scored together. Unset means 256 on a CPU and 2048 on a GPU."""
+    item_block: Positive | None = None
+    """Items scored together. Unset means 1024 on a CPU, which fits its cache, and 65536 on a GPU.
+    The manifest of a run's ranks names both sizes, because they decide how scores are rounded.
+    """
     exclude_seen: Flag = False
     """Leave out the items that a user had before a target when that target is ranked."""
-    num_workers: Positive = 2
-    """Ray actors that rank users in parallel."""
+    num_workers: Positive | None = None
+    """Ray actors that rank users in parallel. Unset means as many as the cluster has GPUs, or 2
+    without one.
+    """
     item_shards: Positive = 1
     """Actors that share the items of one catalogue: each holds the vectors, weights and graphs of
     its own items only. `num_workers` actors form groups of so many, at least one group. Results do
@@ -210,9 +220,25 @@ class EvalConfig(Section):
     """
 
     @property
+    def users_together(self) -> int:
+        """Users scored together: those of a CPU, if they are not set."""
+        return self.user_batch or USER_BATCH
+
+    @property
+    def items_together(self) -> int:
+        """Items scored together: those of a CPU, if they are not set."""
+        return self.item_block or ITEM_BLOCK
+
+    @property
     def users_per_shard(self) -> int:
         """Users that an actor ranks together: their rows are one file."""
-        return BATCHES_PER_SHARD * self.user_batch
+        return BATCHES_PER_SHARD * self.users_together
+
+    def sized_for(self, gpu: bool) -> Self:
+        """Return the section with the sizes that are used on a GPU, or on a CPU."""
+        users, items = (GPU_USER_BATCH, GPU_ITEM_BLOCK) if gpu else (USER_BATCH, ITEM_BLOCK)
+        sizes = {"user_batch": self.user_batch or users, "item_block": self.item_block or items}
+        return self.model_copy(update=sizes)
 
     @field_validator("cutoffs")
     @classmethod

@@ -7,10 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.data.device_matrices import STACKED, StackedEntries, stack
 from training.data.negatives import Negatives, ScoredItems
 from training.data.plans import Plan, SumPlan
 from training.data.sparse import Entries
 from training.data.windows import Step
+
+SparseRows = Mapping[str, Entries | StackedEntries]
+"""Sparse rows by product. For a GPU those of all products are together, as `STACKED`."""
 
 
 class OwnItems(NamedTuple):
@@ -33,6 +37,14 @@ class ItemRows(NamedTuple):
         return self.values[name].index_select(0, torch.searchsorted(self.ids, items))
 
 
+class MaskedEvents(NamedTuple):
+    """Events that are hidden from the encoder, some of which are predicted."""
+
+    hidden: Tensor  # bool [B, T]
+    lengths: Tensor  # int64 [B], events of each sequence
+    weight: Tensor  # float64 [], of the loss of each predicted event
+
+
 class Batch(NamedTuple):
     """A rank's part of a global step. Sequences are padded at the end."""
 
@@ -42,11 +54,12 @@ class Batch(NamedTuple):
     targets: Tensor  # int64 [P], the item after each prefix
     noise: Tensor  # [B, T, ...], the random numbers that the model drew for each prefix
     scored: ScoredItems | None = None  # in the sampled softmax; None means all items are scored
-    entries: dict[str, Entries] | None = None  # sparse rows of `items`; None: not selected yet
-    scored_entries: dict[str, Entries] | None = None  # sparse rows of the scored items
+    entries: SparseRows | None = None  # sparse rows of `items`; None: not selected yet
+    scored_entries: SparseRows | None = None  # sparse rows of the scored items
     row_ids: Tensor | None = None  # int64 [R], ascending; see `ItemRows`. None: whole parameters
     plan: Plan | None = None  # of these rows, where ranks own items
     sums: Mapping[str, SumPlan] = {}  # products with the item embedding that their owners compute
+    masked: MaskedEvents | None = None  # what the encoder does not see; None: nothing, or not yet
 
 
 def batch_of(
@@ -85,3 +98,16 @@ def batch_of(
         noise=noise[torch.from_numpy(prefixes_BT)].to(device),
         scored=None if negatives is None else negatives.with_targets(targets, device),
     )
+
+
+def with_stacked_rows(batch: Batch) -> Batch:
+    """Return the batch with its sparse rows in the form for a GPU."""
+    return batch._replace(
+        entries=_stacked(batch.entries),
+        scored_entries=_stacked(batch.scored_entries),
+        sums={n: p._replace(entries=stack({n: p.entries})) for n, p in batch.sums.items()},
+    )
+
+
+def _stacked(rows: SparseRows | None) -> SparseRows | None:
+    return {STACKED: stack(rows)} if rows else rows

@@ -19,9 +19,10 @@ from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.table_names import centers_name, cooccurrence_name, features_name, neighbors_name
 from training.data import table_arrays
+from training.data.device_matrices import ItemGraph
 from training.data.plans import RowSource
 from training.data.shared_arrays import Allocate, Array, Built, Ranks, once_per_host
-from training.data.sparse import ItemGraph, SparseMatrix, product
+from training.data.sparse import SparseMatrix, product
 from training.data.table_checks import checked_manifest, checked_manifests
 
 PARTS = ("starts", "columns", "weights")  # of a matrix, in the names of arrays

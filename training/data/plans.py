@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mdsrec.arrays import Ints
+from training.data.device_matrices import StackedEntries
 from training.data.sparse import Entries
 
 
@@ -25,7 +26,7 @@ class Plan(NamedTuple):
 class SumPlan(NamedTuple):
     """Rows of a matrix whose products are summed at the owners of its columns."""
 
-    entries: Entries  # [N, own columns], the rows of rank 0, 1, ...
+    entries: Entries | StackedEntries  # [N, own columns], the rows of rank 0, 1, ...
     counts: list[int]  # how many rows each rank reads
 
 

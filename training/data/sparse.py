@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mdsrec.arrays import Floats, Ints
@@ -56,26 +56,24 @@ class Entries(NamedTuple):
     def add_transposed(self, out_XD: Tensor, dense_nD: Tensor, num_items: int) -> None:
         """Add the product of the transposed rows with `dense_nD` to `out_XD` in place.
 
-        On a CPU the entries of a block that go to the same row of `out_XD` are summed first, so
-        that each row is written once per block. `out_XD` may be some rows of a table of
-        `num_items`. These decide the blocks, so the sums have the same bits as those of all rows.
+        The entries of a block that go to the same row of `out_XD` are summed first, so that each
+        row is written once per block. `out_XD` may be some rows of a table of `num_items`. These
+        decide the blocks, so the sums have the same bits as those of all rows. A GPU would wait for
+        their number: it has another form (`device_matrices.py`).
         """
         if not len(self.columns):
             return  # there may be no row in `out_XD`
         block_bytes = BLOCK_SETS * working_set(out_XD)
-        in_one_block = num_items * out_XD[0].nbytes <= block_bytes and not out_XD.is_cuda
+        in_one_block = num_items * out_XD[0].nbytes <= block_bytes
         all_rows = self.rows
         block = len(all_rows) if in_one_block else max(1, block_bytes // out_XD[0].nbytes)
         for start in range(0, len(all_rows), max(1, block)):
             parts = (all_rows, self.columns, self.weights)
             rows, columns, weights = (part[start : start + block] for part in parts)
-            if out_XD.is_cuda:
-                added = dense_nD.index_select(0, rows) * weights.to(dense_nD.dtype)[:, None]
-            else:
-                columns, order = torch.sort(columns)
-                columns, counts = torch.unique_consecutive(columns, return_counts=True)
-                starts = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
-                added = Entries(starts, rows[order], weights[order]).times(dense_nD)
+            columns, order = torch.sort(columns)
+            columns, counts = torch.unique_consecutive(columns, return_counts=True)
+            starts = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
+            added = Entries(starts, rows[order], weights[order]).times(dense_nD)
             out_XD.index_add_(0, columns, added)
 
 
@@ -95,9 +93,11 @@ class SparseMatrix:
     def nbytes(self) -> int:
         return self.starts.nbytes + self.columns.nbytes + self.weights.nbytes
 
-    def on_device(self) -> "DeviceMatrix":
-        """Return a module that moves the matrix to the model's device."""
-        return DeviceMatrix(self)
+    def rows_between(self, first: int, last: int) -> "SparseMatrix":
+        """Return rows first <= row < last."""
+        start, stop = self.starts[first], self.starts[last]
+        starts = self.starts[first : last + 1] - start
+        return SparseMatrix(starts, self.columns[start:stop], self.weights[start:stop])
 
     def select(self, rows: Ints, device: torch.device) -> Entries:
         """Copy rows, in any order, to the device. A GPU then need not hold the whole matrix.
@@ -196,63 +196,6 @@ def identity(columns: Tensor) -> Entries:
     starts = torch.arange(len(columns) + 1, dtype=torch.int32, device=columns.device)
     weights = torch.ones(len(columns), device=columns.device)
     return Entries(starts, columns.to(torch.int32), weights)
-
-
-class DeviceGraph(nn.Module):
-    """An item graph inside a model."""
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the graph, on the host and on the device."""
-        raise NotImplementedError
-
-    def select(self, items: Ints, device: torch.device) -> Entries:
-        """Return the rows of the items, in any order."""
-        raise NotImplementedError
-
-    def between(self, first: int, last: int) -> Entries:
-        """Return the rows of the items that this rank owns, first <= number < last."""
-        raise NotImplementedError
-
-
-class ItemGraph(Protocol):
-    """An item graph in host memory."""
-
-    def on_device(self) -> DeviceGraph:
-        """Return a module that moves the graph to the model's device."""
-
-
-class DeviceMatrix(DeviceGraph):
-    """A sparse matrix that the model's device holds too, for products with many rows."""
-
-    columns: Tensor
-    weights: Tensor
-
-    def __init__(self, matrix: SparseMatrix) -> None:
-        super().__init__()
-        self.matrix = matrix
-        self.register_buffer("columns", torch.from_numpy(matrix.columns), persistent=False)
-        self.register_buffer("weights", torch.from_numpy(matrix.weights), persistent=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of matrix and buffers. On a CPU they share columns and weights."""
-        entries = self.columns.nbytes + self.weights.nbytes if self.columns.is_cuda else 0
-        return self.matrix.nbytes + entries
-
-    def select(self, items: Ints, device: torch.device) -> Entries:
-        """Copy rows, in any order, to the device."""
-        return self.matrix.select(items, device)
-
-    def between(self, first: int, last: int) -> Entries:
-        """Return rows first <= row < last."""
-        start, stop = self.matrix.starts[first], self.matrix.starts[last]
-        starts = torch.from_numpy((self.matrix.starts[first : last + 1] - start).astype(np.int32))
-        return Entries(
-            starts.to(self.columns.device, non_blocking=True),
-            self.columns[start:stop],
-            self.weights[start:stop],
-        )
 
 
 class Rows(Protocol):

@@ -69,6 +69,7 @@ def deepspeed_config(experiment: Experiment) -> dict[str, Any]:
             **offload,
         },
         "zero_force_ds_cpu_optimizer": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice a step
         "steps_per_print": 2**31,
     }
 
@@ -90,7 +91,7 @@ def initialize(model: AnyModel, experiment: Experiment, device: torch.device) ->
         dist_backend=distributed.get_backend(), auto_mpi_discovery=False, verbose=False
     )
     model.to(device)
-    by_rows = _take_item_parameters(model, experiment)
+    by_rows = take_item_parameters(model, experiment)
     # Fused: no temporaries of the weights' size. It steps offloaded state on the CPU too.
     optimizer = torch.optim.Adam(model.parameters(), lr=experiment.optim.lr, fused=True)
     config = deepspeed_config(experiment)
@@ -112,7 +113,7 @@ def initialize(model: AnyModel, experiment: Experiment, device: torch.device) ->
     return engine
 
 
-def _take_item_parameters(
+def take_item_parameters(
     model: Model, experiment: Experiment
 ) -> ItemParameters | ItemShards | None:
     """Take the parameters of a row for each item from the model; None if steps change all rows."""

@@ -134,6 +134,13 @@ def uses_gpu(experiment: Experiment) -> bool:
     return has_gpu and experiment.train.device != "cpu"
 
 
+def cpus_per_gpu() -> int:
+    """Return the CPUs of this process's node for each of its GPUs, at least 1."""
+    own = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
+    return max(1, int(resources.get("CPU", 1) / max(1, resources.get("GPU", 1))))
+
+
 def check_capacity(experiment: Experiment, use_gpu: bool) -> None:
     """Raise InputError if the cluster can never hold the workers; Ray would wait without end."""
     config, most = experiment.train, capacity()

@@ -1,12 +1,26 @@
 """GRU layers of the recurrent models as in RecBole: without biases, Glorot-uniform weights."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def gru(dim: int, hidden_dim: int, num_layers: int) -> nn.GRU:
+class GRU(nn.GRU):
+    """GRU layers that a GPU computes in float32.
+
+    Under autocast of bfloat16 PyTorch would call cuDNN with float16, where small gradients vanish.
+    """
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        if not x_BTD.is_cuda:
+            states: tuple[Tensor, Tensor] = super().forward(x_BTD)
+            return states
+        with torch.autocast("cuda", enabled=False):
+            return super().forward(x_BTD.float())
+
+
+def gru(dim: int, hidden_dim: int, num_layers: int) -> GRU:
     """Return GRU layers that map [B, T, dim] to states [B, T, hidden_dim] and the last states."""
-    return nn.GRU(dim, hidden_dim, num_layers, bias=False, batch_first=True)
+    return GRU(dim, hidden_dim, num_layers, bias=False, batch_first=True)
 
 
 def initialize_recurrent(model: nn.Module, seed: int) -> None:

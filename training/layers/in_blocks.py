@@ -33,7 +33,8 @@ def in_blocks(function: Function, size: int, keep: bool, shared: Any, split: Any
         blocks = zip(
             *(_split(tensor, size, split_tensors[0]) for tensor in split_tensors), strict=True
         )
-        return torch.cat([flat_function(*shared_tensors, *block) for block in blocks])
+        results = [flat_function(*shared_tensors, *block) for block in blocks]
+        return torch.cat(results) if len(results) > 1 else results[0]
     tensors = *shared_tensors, *split_tensors
     result: Tensor = _InBlocks.apply(flat_function, size, len(shared_tensors), *tensors)  # type: ignore[no-untyped-call]
     return result

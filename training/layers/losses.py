@@ -4,7 +4,8 @@ P prefixes, C channels, X items, n of them in a chunk, D width.
 
 The scores of a chunk are added to a running log-sum-exp and dropped; the backward pass computes
 them again. So memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n x D
-vectors. Scores that fit into SAVED_BYTES are computed once, in one chunk.
+vectors. Scores that fit into SAVED_BYTES are computed once, in one chunk. A GPU gets larger chunks:
+the host needs longer to launch the kernels of a small one than the GPU to run them.
 
 Where ranks own items, each scores its own items for the prefixes of all ranks (softmax_group.py).
 """
@@ -15,12 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.data.sparse import DeviceGraph, Entries
+from training.data.device_matrices import BLOCK, DeviceGraph
 from training.layers.softmax_group import SoftmaxGroup
 from training.sharding.owners import Owners
 
 SAVED_BYTES = 16 << 20  # scores of a channel up to this size are saved for the backward pass
 CHUNK_BYTES = 8 << 20  # size of the scores of a chunk
+GPU_SAVED_BYTES = 2 << 30  # the same on a GPU, for the scores of all channels together
+GPU_CHUNK_BYTES = 1 << 30
 EPS = 1e-12  # least length to divide a vector by, as in torch's normalize
 
 
@@ -30,14 +33,11 @@ class Channel(NamedTuple):
     table: int  # index of a table
     graph: DeviceGraph | None  # Ahat, which is multiplied by the table; None: the table itself
 
-    def vectors(
-        self, tables: Sequence[Tensor], first: int, last: int
-    ) -> tuple[Tensor, Entries | None]:
-        """Return the vectors of items first <= item < last [n, D] and the graph's rows for them."""
+    def vectors(self, tables: Sequence[Tensor], first: int, last: int) -> Tensor:
+        """Return the vectors of items first <= item < last [n, D]."""
         if self.graph is None:
-            return tables[self.table][first:last], None
-        entries = self.graph.between(first, last)
-        return entries.times(tables[self.table]), entries
+            return tables[self.table][first:last]
+        return self.graph.between(first, last).times(tables[self.table])
 
 
 def full_softmax_loss(
@@ -61,8 +61,8 @@ def full_softmax_loss(
     group = SoftmaxGroup(owners, queries_CPD.shape[1])
     wider = max(group.num_prefixes, tables[0].shape[1])  # a chunk has scores and graph vectors
     bytes_per_item = queries_CPD.element_size() * wider
-    in_one_chunk = bytes_per_item * num_items <= SAVED_BYTES
-    chunk = max(1, num_items if in_one_chunk else CHUNK_BYTES // bytes_per_item)
+    size_of_chunk = _gpu_chunk if queries_CPD.is_cuda else _cpu_chunk
+    chunk = size_of_chunk(num_items, bytes_per_item, len(channels))
     items = _Items(num_items, chunk, channels, unit, excluded)
     losses: Tensor = _FullSoftmax.apply(items, group, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
     return losses
@@ -77,6 +77,17 @@ def plain_full_softmax_loss(
     ]
     losses = [torch.nn.functional.cross_entropy(s, targets_P, reduction="sum") for s in scores]
     return torch.stack(losses)
+
+
+def _cpu_chunk(num_items: int, bytes_per_item: int, num_channels: int) -> int:
+    in_one_chunk = bytes_per_item * num_items <= SAVED_BYTES
+    return max(1, num_items if in_one_chunk else CHUNK_BYTES // bytes_per_item)
+
+
+def _gpu_chunk(num_items: int, bytes_per_item: int, num_channels: int) -> int:
+    if bytes_per_item * num_items * num_channels <= GPU_SAVED_BYTES:
+        return max(1, num_items)
+    return max(BLOCK, GPU_CHUNK_BYTES // bytes_per_item // BLOCK * BLOCK)
 
 
 class _Items(NamedTuple):
@@ -101,6 +112,45 @@ class _Items(NamedTuple):
             yield first, min(first + self.chunk, self.number)
 
 
+class _Targets:
+    """The targets of the prefixes among the items of a chunk."""
+
+    def __init__(self, target_P: Tensor, items: _Items, group: SoftmaxGroup) -> None:
+        self._target_P = target_P
+        self._has_all = items.chunk >= items.number and not group.shares_items
+        self._chunk: tuple[int, int] | None = None
+        self._index, self._inside = target_P[:, None], target_P
+        self._minus_one: Tensor | None = None
+
+    def own_scores(self, scores: Tensor, first: int, before: Tensor | None) -> Tensor:
+        """Return the scores of the targets in the chunk, and those of the others `before` [P].
+
+        None means zeros.
+        """
+        if self._has_all:
+            return scores.gather(1, self._index)[:, 0]
+        self._move_to(first, scores.shape[1])
+        own = scores.gather(1, self._index)[:, 0]
+        return torch.where(self._inside, own, torch.zeros_like(own) if before is None else before)
+
+    def subtract_one(self, error: Tensor, first: int) -> None:
+        """Subtract 1 at the target: the gradient of the scores is the probability, less 1 there."""
+        if self._has_all:
+            if self._minus_one is None:
+                self._minus_one = error.new_full(self._index.shape, -1.0)
+            error.scatter_add_(1, self._index, self._minus_one)
+            return
+        self._move_to(first, error.shape[1])
+        error.scatter_add_(1, self._index, -self._inside[:, None].to(error.dtype))
+
+    def _move_to(self, first: int, count: int) -> None:
+        """Find the targets as indexes into a chunk [P, 1], and which of them are in it [P]."""
+        if self._chunk != (first, count):
+            index = self._target_P - first
+            self._chunk, self._index = (first, count), index.clamp(0, count - 1)[:, None]
+            self._inside = (index >= 0) & (index < count)
+
+
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -114,26 +164,32 @@ class _FullSoftmax(torch.autograd.Function):
         ctx.items, ctx.group, ctx.saved = items, group, {}
         ctx.dtype = dtype = _autocast_dtype(q_CPD)
         q_CPD, target_P = group.all_gather(q_CPD, target_P)
-        log_sums = q_CPD.new_full(q_CPD.shape[:2], -torch.inf)
-        own = torch.zeros_like(log_sums)  # scores of the targets
+        ctx.targets = targets = _Targets(target_P, items, group)
+        sums_of_channels, own_of_channels = [], []
         for c, channel in enumerate(items.channels):
+            log_sums = own = None  # own: scores of the targets
             for first, last in items.chunks():
-                vectors, entries = channel.vectors(tables, first, last)
+                vectors = channel.vectors(tables, first, last)
                 vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
                 scores = items.scores(q_CPD[c], vectors, first, dtype)
-                index, inside = _index_in_chunk(target_P, first, len(vectors))
-                own_in_chunk = scores.gather(1, index)[:, 0]
-                own[c] = torch.where(inside, own_in_chunk, own[c])
-                log_sums[c] = torch.logaddexp(log_sums[c], torch.logsumexp(scores, dim=1))
+                own = targets.own_scores(scores, first, own)
+                sums = torch.logsumexp(scores, dim=1)
+                log_sums = sums if log_sums is None else torch.logaddexp(log_sums, sums)
                 if items.chunk >= items.number:
-                    ctx.saved[c] = vectors, lengths, entries, scores
-        log_sums, own = group.all_reduce(log_sums, own)
-        ctx.save_for_backward(q_CPD, target_P, log_sums, *tables)
+                    ctx.saved[c] = vectors, lengths, scores
+            if log_sums is None or own is None:  # this rank owns no item
+                own = q_CPD.new_zeros(target_P.shape)
+                log_sums = own - torch.inf
+            sums_of_channels.append(log_sums)
+            own_of_channels.append(own)
+        log_sums = torch.stack(sums_of_channels)
+        log_sums, own = group.all_reduce(log_sums, torch.stack(own_of_channels))
+        ctx.save_for_backward(q_CPD, log_sums, *tables)
         return (log_sums - own)[:, group.own].sum(dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        q_CPD, target_P, log_sums, *tables = ctx.saved_tensors
+        q_CPD, log_sums, *tables = ctx.saved_tensors
         items, group = ctx.items, ctx.group
         weighted = q_CPD * group.loss_gradients(gradients[0])[..., None]
         of_queries = torch.zeros_like(q_CPD)
@@ -145,28 +201,26 @@ class _FullSoftmax(torch.autograd.Function):
         for c, channel in enumerate(items.channels):
             for first, last in items.chunks():
                 if c in ctx.saved:
-                    vectors, lengths, entries, scores = ctx.saved.pop(c)
+                    vectors, lengths, scores = ctx.saved.pop(c)
                 else:
-                    vectors, entries = channel.vectors(tables, first, last)
+                    vectors = channel.vectors(tables, first, last)
                     vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
                     scores = items.scores(q_CPD[c], vectors, first, ctx.dtype)
                 error = scores.sub_(log_sums[c][:, None]).exp_()  # probabilities
-                index, inside = _index_in_chunk(target_P, first, len(vectors))
-                # The gradient of the scores is the probability, less 1 at the target.
-                error.scatter_add_(1, index, -inside[:, None].to(error.dtype))
+                ctx.targets.subtract_one(error, first)
                 error = error.to(ctx.dtype)
                 _add_product(of_queries[c], error, vectors.to(ctx.dtype))
                 of_table, right = of_tables[channel.table], weighted[c].to(ctx.dtype)
-                if entries is None and lengths is None:
+                if channel.graph is None and lengths is None:
                     _add_product(of_table[first:last], error.T, right)
                     continue
                 of_items = (error.T @ right).to(of_table.dtype)
                 if lengths is not None:
                     of_items = _normalize_rows_backward(of_items, vectors, lengths)
-                if entries is None:
+                if channel.graph is None:
                     of_table[first:last] += of_items
                 else:
-                    entries.add_transposed(of_table, of_items, len(tables[0]))
+                    channel.graph.add_transposed(first, of_table, of_items, len(tables[0]))
         of_queries = group.reduce_scatter(of_queries) * gradients[0][:, None, None]
         returned = (None if is_own else g for g, is_own in zip(of_tables, in_place, strict=True))
         return None, None, of_queries, None, *returned
@@ -183,12 +237,6 @@ def _normalize_rows_backward(gradient_ND: Tensor, unit_ND: Tensor, lengths: Tens
     """Return the gradient of the rows from that of the scaled rows `unit_ND`."""
     along = (gradient_ND * unit_ND).sum(dim=1, keepdim=True)
     return gradient_ND.addcmul_(unit_ND, along, value=-1).div_(lengths)
-
-
-def _index_in_chunk(target_P: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Return the targets as indexes into a chunk [P, 1], and which of them are in it [P]."""
-    index = target_P - first
-    return index.clamp(0, count - 1)[:, None], (index >= 0) & (index < count)
 
 
 def _autocast_dtype(like: Tensor) -> torch.dtype:

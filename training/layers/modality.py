@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.data.device_matrices import DeviceGraph, device_graph
 from training.data.item_tables import ItemTables, ModalityTables
 from training.data.long_rows import LongRows
-from training.data.sparse import DeviceGraph, SparseMatrix, product
+from training.data.sparse import SparseMatrix, product
 from training.layers.item_constants import ItemConstants
 
 ENTRIES = 8192  # of C, multiplied at a time
@@ -23,7 +24,7 @@ class Modality(nn.Module):
         super().__init__()
         num_rows = of.num_parameter_rows
         graph, members, features = tables.adjacency, tables.membership, tables.features
-        self.graph: DeviceGraph | None = None if graph is None else graph.on_device()
+        self.graph: DeviceGraph | None = None if graph is None else device_graph(graph)
         self.centers = None  # C Ahat, whose product with E^id is c^0 (Eq. 11)
         if members is not None and graph is not None:
             centers = tables.centers

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.device import product_precision
 from training.layers.linear import ROWS
 from training.layers.sparse_scores import SparseScores
 
@@ -79,7 +80,8 @@ class Tiles:
         """
         num_sums = len(self._sums)
         sums, channels = out[:num_sums], out[num_sums:]
-        torch.bmm(self._queries_KBD, items_KnD.transpose(1, 2), out=channels[: len(items_KnD)])
+        with product_precision("fp32"):
+            torch.bmm(self._queries_KBD, items_KnD.transpose(1, 2), out=channels[: len(items_KnD)])
         for weights, whole in zip(self._sums, sums, strict=True):
             torch.mul(channels[0], weights[0], out=whole)
             for channel, weight in zip(channels[1:], weights[1:], strict=True):
@@ -90,16 +92,21 @@ class Tiles:
         """Return the scores of the targets, computed in a tile of only targets -> [S + C, B].
 
         They usually equal those in the tiles of all items bit by bit, which makes one pass over the
-        items enough. `count_channels` repeats the pass where they do not.
+        items enough. `count_channels` repeats the pass where they do not. A GPU chooses the kernel
+        of a product by its width, so there the targets fill tiles of the width of all others.
         """
-        padded = F.pad(targets, (0, -len(targets) % LANES))
-        scores = self.new_buffer(len(padded))
-        for channel, sparse in zip(self._sparse_rows(scores), self._sparse, strict=True):
-            own = channel.zero_()[: self._num_queries]
-            own.copy_(sparse.at(targets[:, None]).expand_as(own))
-        self.score(self.items[:, padded], scores)
-        own = scores[:, : len(targets), : len(targets)]
-        return own.diagonal(dim1=1, dim2=2).clone()
+        width = self.width if targets.is_cuda else max(LANES, len(targets) + -len(targets) % LANES)
+        scores = self._buffer if targets.is_cuda else self.new_buffer(width)
+        of_targets = []
+        for first in range(0, max(1, len(targets)), width):
+            some = targets[first : first + width]
+            for channel, sparse in zip(self._sparse_rows(scores), self._sparse, strict=True):
+                own = channel.zero_()[: self._num_queries]
+                own.copy_(sparse.at(targets[:, None]).expand_as(own))
+            self.score(self.items[:, F.pad(some, (0, width - len(some)))], scores)
+            own = scores[:, first : first + len(some), : len(some)]
+            of_targets.append(own.diagonal(dim1=1, dim2=2).clone())
+        return torch.cat(of_targets, dim=1)
 
     def _sparse_rows(self, scores: Tensor) -> Tensor:
         """Return the rows of the sparse channels, which are the last."""

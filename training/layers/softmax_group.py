@@ -28,6 +28,11 @@ class SoftmaxGroup:
             self.own = slice(first, first + num_prefixes)
 
     @property
+    def shares_items(self) -> bool:
+        """Return whether each rank scores its own items only."""
+        return self._owners is not None
+
+    @property
     def num_prefixes(self) -> int:
         return sum(self._counts)
 
@@ -62,8 +67,8 @@ class SoftmaxGroup:
             return of_losses_C[:, None].expand(-1, self.num_prefixes)
         peers = self._owners.peers
         ranks = peers.gather("gradients of queries", of_losses_C[None], [1] * peers.world_size)
-        counts = torch.tensor(self._counts, device=ranks.device)
-        return ranks.repeat_interleave(counts, dim=0, output_size=self.num_prefixes).T
+        parts = [of_C.expand(n, -1) for of_C, n in zip(ranks, self._counts, strict=True)]
+        return torch.cat(parts).T
 
     def reduce_scatter(self, of_queries: Tensor) -> Tensor:
         """Return the gradient of this rank's queries [C, P, D], a sum over the ranks' items."""

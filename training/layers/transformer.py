@@ -12,6 +12,7 @@ from training.layers.dropout import dropout
 from training.layers.linear import Linear
 
 NORM_EPS = 1e-12
+HEAD_LANES = 8  # a GPU's fused attention takes heads of a multiple of so many numbers
 
 
 class Block(nn.Module):
@@ -49,14 +50,8 @@ class Block(nn.Module):
             if visible is None:
                 all_T = torch.arange(x_BTD.shape[1], device=positions_BQ.device)
                 visible = (all_T <= positions_BQ[..., None])[:, None]
-        attended = F.scaled_dot_product_attention(
-            split_heads(self.query(x_BQD), N),
-            keys,
-            values,
-            attn_mask=visible,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=visible is None,
-        )
+        p = self.dropout if self.training else 0.0
+        attended = attention(split_heads(self.query(x_BQD), N), keys, values, visible, p)
         attended = self.output(attended.transpose(1, 2).flatten(2))
         after_BQD = self.attention_norm(x_BQD + dropout(attended, self.dropout, self.training))
         hidden = self.outer(F.gelu(self.inner(after_BQD)))
@@ -87,6 +82,40 @@ class Encoder(nn.Module):
             x_BTD = block(x_BTD, visible)
         x_BQD: Tensor = last(x_BTD, visible, positions_BQ)
         return x_BQD
+
+
+def attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    visible: Tensor | None,
+    p: float,
+    width: int | None = None,
+) -> Tensor:
+    """Return the attention of queries [b, N, Q, d] to keys [b, N, T, d] -> [b, N, Q, d].
+
+    `visible` marks what each query attends to; None means causal attention. `p` is the dropout of
+    the weights. `width` is that of the heads, if they are padded already -> [b, N, Q, width].
+    """
+    d = width or queries.shape[-1]
+    queries, keys, values = pad_heads(queries), pad_heads(keys), pad_heads(values)
+    is_padded = queries.shape[-1] > d
+    attended = F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=visible,
+        dropout_p=p,
+        is_causal=visible is None,
+        scale=d**-0.5 if is_padded else None,
+    )
+    return attended[..., :d] if is_padded else attended
+
+
+def pad_heads(heads: Tensor) -> Tensor:
+    """Return heads [..., d] of a width that a GPU's fused attention takes; on a CPU as they are."""
+    missing = -heads.shape[-1] % HEAD_LANES
+    return F.pad(heads, (0, missing)) if missing and heads.is_cuda else heads
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -23,12 +23,12 @@ from mdsrec.config.model_base import NetworkConfig
 from mdsrec.config.section import listed
 from mdsrec.errors import InputError
 from training.data.batch import Batch, ItemRows, OwnItems
-from training.data.initial_rows import draw_rows
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
 from training.data.negatives import Sampler, build_sampler
 from training.layers.item_constants import constants_of
 from training.layers.linear import ROWS
+from training.models.initial_rows import draw_rows
 from training.sharding.owners import Owners
 
 INIT_STD = 0.02
@@ -184,6 +184,14 @@ class Model(nn.Module):
         So a background thread can call it for the next step.
         """
         return batch
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch in the form that `forward` reads. Needs no weights.
+
+        The batch is in host memory, so what depends on its numbers is done here, where a GPU need
+        not be waited for.
+        """
+        return self.with_sparse_rows(batch)
 
     @property
     def own_items(self) -> OwnItems | None:

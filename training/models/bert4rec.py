@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from mdsrec.arrays import Ints
 from mdsrec.config import Experiment
 from mdsrec.config.models import BERT4RecConfig
-from training.data.batch import Batch
+from training.data.batch import Batch, MaskedEvents
 from training.data.item_tables import ItemTables
 from training.layers.transformer import NORM_EPS, Encoder
 from training.models.next_item import NextItem, NextItemVectors
@@ -79,27 +79,38 @@ class BERT4Rec(NextItem):
         weights = masked * np.float32(total / max(masked.sum(), 1))
         return torch.from_numpy(weights.astype(np.float32))[:, None]
 
-    def with_row_ids(self, batch: Batch) -> Batch:
-        """Return the batch with the items that it reads, to which the targets belong."""
-        batch = super().with_row_ids(batch)
-        assert batch.row_ids is not None
-        ids = torch.cat([batch.row_ids, batch.targets.to(batch.row_ids.device)])
-        return batch._replace(row_ids=torch.unique(ids))
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch of the masked targets only, with the events of each row.
 
-    def forward(self, batch: Batch) -> Tensor:
+        The events include the targets.
+        """
         weights_P = batch.noise.flatten(0, 1)[batch.prefixes, 0]
         chosen = weights_P > 0
         events, lengths_B, (row_P, position_P) = _events(batch)
         row, position = row_P[chosen], position_P[chosen]
-        masked = torch.zeros_like(events, dtype=torch.bool)
-        masked[row, position] = True
+        hidden = torch.zeros_like(events, dtype=torch.bool)
+        hidden[row, position] = True
         items, index_BT = torch.unique(events, return_inverse=True)
-        queries = self._encode(self.embed(items), index_BT, masked, lengths_B)[row, position]
         scored = batch.scored
-        scored = None if scored is None else scored._replace(targets=scored.targets[chosen])
         # The mean of equal numbers; in float64 it is exact, so all ranks have the same.
         weight = weights_P.double().sum() / chosen.sum().clamp(min=1)
-        return weight * self.loss(queries, batch.targets[chosen], scored)
+        return batch._replace(
+            items=items,
+            item_index=index_BT,
+            prefixes=row * events.shape[1] + position,
+            targets=batch.targets[chosen],
+            scored=None if scored is None else scored._replace(targets=scored.targets[chosen]),
+            masked=MaskedEvents(hidden, lengths_B, weight),
+        )
+
+    def forward(self, batch: Batch) -> Tensor:
+        batch = self.prepare(batch) if batch.masked is None else batch
+        assert batch.masked is not None
+        hidden, lengths_B, weight = batch.masked
+        tokens_nD = self.embed(batch.items.to(hidden.device))
+        queries_BTD = self._encode(tokens_nD, batch.item_index, hidden, lengths_B)
+        queries = queries_BTD.flatten(0, 1).index_select(0, batch.prefixes)
+        return weight * self.loss(queries, batch.targets, batch.scored)
 
     def user_vectors(
         self, items_BT: Tensor, lengths_B: Tensor, item_vectors: NextItemVectors

@@ -33,7 +33,7 @@ from training.layers.dropout import dropout
 from training.layers.features import whiten
 from training.layers.item_constants import ItemConstants
 from training.layers.modality import Modality
-from training.layers.transformer import NORM_EPS, Encoder, split_heads
+from training.layers.transformer import NORM_EPS, Encoder, attention, split_heads
 from training.models.next_item import NextItem
 
 NO_INTEREST = -1
@@ -165,13 +165,12 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, memory: Tensor, seen: Tensor | None) -> Tensor:
         """Attend to the memory rows that are `seen`, bool [B, 1, T, rows]. None means causal."""
-        attended = F.scaled_dot_product_attention(
+        attended = attention(
             split_heads(self.query(x_BTD), self.num_heads),
             split_heads(self.key(memory), self.num_heads),
             split_heads(self.value(memory), self.num_heads),
-            attn_mask=seen,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=seen is None,
+            seen,
+            self.dropout if self.training else 0.0,
         )
         mixed: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return mixed

@@ -31,10 +31,20 @@ def adam_of_all(
     """Take Adam's step number `steps` for all rows. Those not in `ids` have the gradient 0.
 
     `ids` [R] ascend. The rows are stepped in blocks of as many as `zeros` has. It holds a block's
-    gradient meanwhile, and zeros again at the end.
+    gradient meanwhile, and zeros again at the end. A GPU steps all rows without one, and then those
+    in `ids` from what they were, because the edges of blocks in `ids` would have to be waited for.
     """
     size = max(len(zeros), 1)
     starts = range(0, len(state[0]), size)
+    if ids.is_cuda:
+        stepped = [tensor.index_select(0, ids) for tensor in state]
+        _adam(stepped, gradient, rate, steps)
+        for first in starts:
+            part = [tensor[first : first + size] for tensor in state]
+            _adam(part, zeros[: len(part[0])], rate, steps)
+        for tensor, rows in zip(state, stepped, strict=True):
+            tensor.index_copy_(0, ids, rows)
+        return
     edges = torch.searchsorted(ids, ids.new_tensor([*starts, len(state[0])])).tolist()
     for first, start, stop in zip(starts, edges, edges[1:], strict=False):
         rows = ids[start:stop] - first
@@ -61,7 +71,7 @@ def adam_of_rows(state: State, ids: Tensor, gradient: Tensor, rate: float, steps
 def _adam(state: Sequence[Tensor], gradient: Tensor, rate: float, steps: int) -> None:
     if not gradient.numel():
         return
-    taken = torch.tensor(float(steps - 1), device=gradient.device)
+    taken = torch.full((), float(steps - 1), device=gradient.device)
     weights, first_moment, second_moment = state
     adam(
         [weights],

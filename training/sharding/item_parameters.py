@@ -83,8 +83,8 @@ class ItemParameters:
         self.steps_taken += 1
         for name, whole in self.weights.items():
             ids, gradient = self._gradients.pop(name)
-            start, stop = torch.searchsorted(ids, ids.new_tensor([self._own.start, self._own.stop]))
-            ids, gradient = ids[start:stop] - self._own.start, gradient[start:stop]
+            if len(self._ranges) > 1:
+                ids, gradient = self._of_own(ids, gradient)
             state = whole[self._own], *self._moments[name]
             if self._is_lazy:
                 ids = adam_of_rows(state, ids, gradient, rate, self.steps_taken)
@@ -92,6 +92,12 @@ class ItemParameters:
                 adam_of_all(state, ids, gradient, self._zeros[name], rate, self.steps_taken)
             if len(self._ranges) > 1:
                 self._send(whole, ids if self._is_lazy else None)
+
+    def _of_own(self, ids: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the own items among `ids`, counted from the first own one, and their gradient."""
+        own = self._own
+        start, stop = torch.searchsorted(ids, ids.new_tensor([own.start, own.stop])).tolist()
+        return ids[start:stop] - own.start, gradient[start:stop]
 
     def _send(self, whole: Tensor, ids: Tensor | None) -> None:
         """Send the own weights to the other ranks, or only those of the own items `ids`."""

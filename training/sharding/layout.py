@@ -15,6 +15,7 @@ log = logging.getLogger("training")
 
 USABLE = 0.8  # of a device's memory
 ENTRY = 8  # bytes of an entry of Ahat
+BY_COLUMN = 16  # most bytes besides on a GPU, which has the entries by column too
 FLOAT = 4  # bytes
 NOT_POSSIBLE = (
     "it may not fit; train.item_table = sharded holds it on several workers, with "
@@ -33,7 +34,9 @@ def ranks_own_items(
     if experiment.train.item_table != "auto":
         return experiment.train.item_table == "sharded"
     memory = ranks.gather(_memory(device, ranks))
-    needed, available = replicated_bytes(experiment, num_items, len(memory)), USABLE * min(memory)
+    on_gpu = device.type == "cuda"
+    needed = replicated_bytes(experiment, num_items, len(memory), on_gpu)
+    available = USABLE * min(memory)
     if needed <= available:
         return False
     is_possible = len(memory) > 1 and experiment.can_share_items
@@ -48,7 +51,7 @@ def ranks_own_items(
     return is_possible
 
 
-def replicated_bytes(experiment: Experiment, num_items: int, world_size: int) -> int:
+def replicated_bytes(experiment: Experiment, num_items: int, world_size: int, on_gpu: bool) -> int:
     """Return the bytes that a rank needs on its device for a table of all items.
 
     They are those of E with its gradient and Adam's moments, of Ahat, of feature vectors, and of
@@ -62,7 +65,8 @@ def replicated_bytes(experiment: Experiment, num_items: int, world_size: int) ->
     needs = experiment.model.needs
     neighbors = experiment.model.neighbors_read + 1 if needs.neighbors else 0
     features = FLOAT * _feature_width(experiment) if needs.features else 0
-    return round(num_items * (weights + ENTRY * neighbors * num_modalities + features))
+    entry = ENTRY + BY_COLUMN if on_gpu else ENTRY
+    return round(num_items * (weights + entry * neighbors * num_modalities + features))
 
 
 def _feature_width(experiment: Experiment) -> int:

@@ -5,10 +5,12 @@ X items, n own ones, h of the halo: the neighbors of own items that other ranks 
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mdsrec.arrays import Ints
+from training.data.device_matrices import DeviceGraph, DeviceMatrix
 from training.data.plans import Plan
-from training.data.sparse import DeviceGraph, DeviceMatrix, Entries, SparseMatrix
+from training.data.sparse import Entries, SparseMatrix
 from training.sharding.exchange import plan_rows
 from training.sharding.ownership import Shards
 from training.sharding.peers import Peers
@@ -76,6 +78,9 @@ class OwnGraph(DeviceGraph):
         A column is the number of an own item, or n + its place in the halo.
         """
         return self.local.between(first, last)
+
+    def add_transposed(self, first: int, out_XD: Tensor, dense_nD: Tensor, num_items: int) -> None:
+        self.local.add_transposed(first, out_XD, dense_nD, num_items)
 
 
 def _sums(lengths: torch.Tensor, counts: list[int]) -> list[int]:

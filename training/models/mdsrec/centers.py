@@ -22,6 +22,7 @@ from training.layers.in_blocks import in_blocks
 from training.layers.transformer import split_heads
 
 SAVED_BYTES = 64 << 20  # of all centers: up to this size they are kept for the backward pass
+GPU_SAVED_BYTES = 2 << 30  # the same on a GPU, which then computes them in one block
 
 
 class CenterProjection(NamedTuple):
@@ -93,7 +94,9 @@ def prefix_interests(
     size, num_users = max(1, working_set(prefixes.e) // bytes_per_user), len(prefixes.e)
     while size > 1 and num_users > 1 and num_users % size == 1:
         size += 1  # a user alone in a block would be rounded differently
-    keep = bytes_per_user * len(prefixes.e) * len(layers) <= SAVED_BYTES
+    saved_bytes = GPU_SAVED_BYTES if prefixes.e.is_cuda else SAVED_BYTES
+    keep = bytes_per_user * num_users * len(layers) <= saved_bytes
+    size = num_users if keep and prefixes.e.is_cuda else size
     projections = [layer.projection for layer in layers]
     split = prefixes, [layer._replace(projection=None) for layer in layers]
     with torch.autocast(prefixes.e.device.type, enabled=False):
@@ -111,13 +114,11 @@ def _interests_of_users(
     """Compute `prefix_interests` for a block of users."""
     (e, visible, noise, dropout_masks), layers = split
     (b, P, D), T = e.shape, visible.shape[-1]
-    centers: Tensor | None = None
+    hidden, centers = ~visible[:, :, None, None], None
     for index, (projection, tokens) in enumerate(zip(projections, layers, strict=True)):
         layer = tokens._replace(projection=projection)
         scores = layer.scores(centers)
-        scores = scores.view(b, scores.shape[1] // K, K, -1, T).masked_fill(
-            ~visible[:, :, None, None], -torch.inf
-        )
+        scores = scores.view(b, scores.shape[1] // K, K, -1, T).masked_fill(hidden, -torch.inf)
         weights = torch.softmax(scores, dim=-1).flatten(3).flatten(1, 2)  # Eq. 12
         if dropout_masks:
             weights = weights * dropout_masks[index]

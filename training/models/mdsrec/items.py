@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdsrec.config import MDSRecConfig
+from training.data.batch import SparseRows
 from training.data.column_blocks import times_in_blocks
+from training.data.device_matrices import STACKED, StackedEntries
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
 from training.data.plans import SumPlan
@@ -127,7 +129,7 @@ class ItemRepresentations(nn.Module):
         self,
         embedding_XD: Tensor,
         items: Tensor,
-        entries: dict[str, Entries],
+        entries: SparseRows,
         mapped: Mapping[str, Tensor],
         of_owners: Mapping[str, Tensor],
     ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
@@ -140,6 +142,8 @@ class ItemRepresentations(nn.Module):
         matrices = self._with_centers(entries, of_owners)
         embedding_XD, products = multiply_all(embedding_XD, matrices, self.num_items)
         products |= of_owners
+        if isinstance(together := entries.get(STACKED), StackedEntries):
+            products |= together.split(products[STACKED])
         tokens, centers = [self.smooth(products["own"], products["near"])], []
         for name, modality in self.modalities.items():
             if modality.graph is not None:
@@ -152,13 +156,14 @@ class ItemRepresentations(nn.Module):
         return embedding_XD, tokens, centers
 
     def _with_centers(
-        self, entries: dict[str, Entries], of_owners: Mapping[str, Tensor]
+        self, entries: SparseRows, of_owners: Mapping[str, Tensor]
     ) -> dict[str, Rows]:
         """Add C Ahat of each modality whose c^0 is computed in every step, after its tokens."""
-        matrices: dict[str, Rows] = {n: entries[n] for n in ("own", "near") if n in entries}
+        first = ("own", "near", STACKED)
+        matrices: dict[str, Rows] = {n: entries[n] for n in first if n in entries}
         for name, modality in self.modalities.items():
             tokens, centers = f"tokens of {name}", f"centers of {name}"
-            if modality.graph is not None:
+            if tokens in entries:
                 matrices[tokens] = entries[tokens]
             is_read = modality.kept is None and centers not in of_owners
             if modality.centers is not None and is_read:
@@ -176,13 +181,15 @@ class ItemRepresentations(nn.Module):
         return channels, tables
 
     def scored_vectors(
-        self, embedding_XD: Tensor, items: Tensor, entries: dict[str, Entries]
+        self, embedding_XD: Tensor, items: Tensor, entries: SparseRows
     ) -> Sequence[Tensor]:
         """Return the vectors that each channel scores the items by -> [n, D] each (Eq. 20-21).
 
         `embedding_XD` is the one that `sequence_inputs` returned, and is not used elsewhere.
         """
         _, products = multiply_all(embedding_XD, entries, self.num_items)
+        if isinstance(together := entries.get(STACKED), StackedEntries):
+            products |= together.split(products[STACKED])
         index = items.to(embedding_XD.device)
         vectors = [products["id"]]
         for name, modality in self.modalities.items():
@@ -237,7 +244,7 @@ class ItemRepresentations(nn.Module):
         for vectors_nD, channel in zip(vectors_CnD, channels, strict=True):
             for first in range(0, num_own, ROWS):
                 last = min(first + ROWS, num_own)
-                vectors_nD[first:last] = channel.vectors(tables, first, last)[0]
+                vectors_nD[first:last] = channel.vectors(tables, first, last)
         return vectors_CnD
 
     def _smooth_all(self, embedding_XD: Tensor) -> Tensor:

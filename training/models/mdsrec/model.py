@@ -5,7 +5,7 @@ them in a batch, D width, K centers.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,21 @@ from torch.nn import functional as F
 
 from mdsrec.arrays import Ints
 from mdsrec.config import Experiment, MDSRecConfig
-from training.data.batch import Batch
+from training.data.batch import Batch, SparseRows
 from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
+from training.data.sparse import Entries
 from training.layers.dropout import dropout_mask
 from training.layers.linear import ROWS
 from training.layers.losses import full_softmax_loss
 from training.layers.sampled_softmax import sampled_softmax_loss
 from training.layers.transformer import Encoder
 from training.models.base import Model, OwnItemVectors
-from training.models.mdsrec.centers import PrefixStates, prefix_interests
+from training.models.mdsrec.centers import (
+    PrefixStates,
+    absorption_is_cheaper,
+    prefix_interests,
+)
 from training.models.mdsrec.interest_block import InterestEncoder
 from training.models.mdsrec.items import (
     BatchTokens,
@@ -31,6 +36,7 @@ from training.models.mdsrec.items import (
     module_key,
 )
 from training.models.mdsrec.own_items import own_item_vectors
+from training.models.mdsrec.side_by_side import Inputs, stacked_queries
 
 VECTOR_PRODUCT = 512  # a matrix of fewer numbers, times a vector, may sum in another order
 
@@ -85,8 +91,12 @@ class MDSRec(Model):
         mapped = self.items.mapped_features(None) if batch.scored is None else {}
         embedding_XD, tokens, centers = self._sequence_inputs(batch, mapped)
         prefixes = Prefixes(batch.items, batch.item_index, None, batch.prefixes)
-        queries_BTCD = self.queries(tokens, centers, prefixes, batch.noise)
-        queries_CPD = queries_BTCD.flatten(0, 1).index_select(0, batch.prefixes).transpose(0, 1)
+        if self._is_side_by_side(batch.item_index):
+            queries_CPD = self._side_by_side(tokens, centers, batch)
+        else:
+            queries_BTCD = self.queries(tokens, centers, prefixes, batch.noise)
+            queries_BTCD = queries_BTCD.flatten(0, 1)
+            queries_CPD = queries_BTCD.index_select(0, batch.prefixes).transpose(0, 1)
         if batch.scored is not None:
             assert batch.scored_entries is not None
             vectors = self.items.scored_vectors(
@@ -96,6 +106,42 @@ class MDSRec(Model):
         sources = self.items.channels(self._scored_table(embedding_XD), mapped)
         unit, targets = self.config.scores_cosines, batch.targets
         return full_softmax_loss(queries_CPD, targets, *sources, unit, self.owners, self.excluded)
+
+    def _is_side_by_side(self, index_BT: Tensor) -> bool:
+        """Return whether the channels are encoded together: on a GPU, with whole weights.
+
+        Under ZeRO-3 only the module that owns a parameter can read it. A subclass may encode
+        otherwise. With long sequences or many heads the centers are projected, not the tokens.
+        """
+        config, length = self.config, index_BT.shape[1]
+        return (
+            index_BT.is_cuda
+            and bool(self.modalities)
+            and not hasattr(self.position_embedding, "ds_id")
+            and (type(self).encode, type(self).queries) == (MDSRec.encode, MDSRec.queries)
+            and absorption_is_cheaper(config.num_heads, length, config.dim)
+        )
+
+    def _side_by_side(
+        self, tokens: list[Tensor], centers: list[Tensor | None], batch: Batch
+    ) -> Tensor:
+        """Return what `queries` returns of the batch's prefixes -> [C, P, D]."""
+        index_BT, config = batch.item_index, self.config
+        inputs = Inputs(
+            tokens,
+            centers,
+            self.position_embedding[: index_BT.shape[1]],
+            index_BT,
+            self._draw_hidden(index_BT, tokens[0]),
+            batch.prefixes,
+            batch.noise,
+        )
+        encoders = [self.encoders[name] for name in ("id", *map(module_key, self.modalities))]
+        stack = cast(list[Encoder], encoders)
+        queries_CPD = stacked_queries(stack, inputs, self.channel_weights, config.tau)
+        if not config.scores_cosines:
+            return queries_CPD
+        return F.normalize(queries_CPD, dim=-1) / config.temperature
 
     def _sequence_inputs(
         self, batch: Batch, mapped: Mapping[str, Tensor]
@@ -134,8 +180,8 @@ class MDSRec(Model):
         ids = torch.unique(torch.cat([entries.columns for entries in selected]))
         return batch._replace(
             row_ids=ids.long(),
-            entries={name: e.among(ids) for name, e in batch.entries.items()},
-            scored_entries={name: e.among(ids) for name, e in scored.items()},
+            entries=_among(ids, batch.entries),
+            scored_entries=_among(ids, scored),
         )
 
     @property
@@ -246,6 +292,11 @@ class MDSRec(Model):
         shape, layers = (B, P * K, self.config.num_heads * T), range(self.config.num_layers)
         masks = [dropout_mask(shape, p, e_BPD) for _ in layers] if self.training and p else []
         return PrefixStates(e_BPD, visible_BPT, noise_BPK, masks)
+
+
+def _among(ids: Tensor, rows: SparseRows) -> SparseRows:
+    """Return the rows with columns as indexes into `ids`, which ascend."""
+    return {name: each.among(ids) for name, each in rows.items() if isinstance(each, Entries)}
 
 
 def _embed(tokens_nD: Tensor, index_BT: Tensor, hidden_BT1: Tensor | None) -> Tensor:

@@ -1,0 +1,127 @@
+"""The demo by Spark, Ray, DeepSpeed and NCCL: ZeRO stages, offloading, a kill, ranks."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.device import Gpu
+from benchmarks.gpu.report import Report
+from benchmarks.measure import kill_session, pids_of_session
+from etl.synthetic.__main__ import DEMO_FOLDER
+from mdsrec.packages import SOURCE, child_environment
+
+EPOCHS = 2
+FORMS = {
+    "ZeRO 0": ["train.zero_stage=0"],
+    "ZeRO 1": ["train.zero_stage=1"],
+    "ZeRO 3": ["train.zero_stage=3"],
+    "offloaded": ["train.zero_stage=1", "train.offload=optimizer"],
+}
+NDCG, MOST_DISTANCE = "ndcg@10", 0.01
+KILL_SECONDS = 120.0
+POLL_SECONDS = 0.05
+
+
+class Demo:
+    """The demo in a folder, and its commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start `python -m WORDS` in a session of its own, with its output in a file."""
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=self.folder,
+                env=child_environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def run(self, *words: str) -> None:
+        """Run `python -m WORDS`; RuntimeError with its last line if it fails."""
+        process = self.start(*words)
+        try:
+            code = process.wait()
+        finally:
+            kill_session(process)
+        if code:
+            last = (self.folder / "log").read_text().strip().splitlines()[-1]
+            raise RuntimeError(f"{' '.join(words)}: exit code {code}: {last}")
+
+    def history(self, name: str) -> dict[str, Any]:
+        path = self.folder / f"artifacts/demo/runs/{name}/history.json"
+        content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return content
+
+
+def training(name: str, device: str, *overrides: str) -> list[str]:
+    keys = [f"name={name}", f"train.device={device}", f"train.max_epochs={EPOCHS}"]
+    return ["training", "configs/demo.toml", "train.num_workers=1", *keys, *overrides]
+
+
+def whole_path(gpu: Gpu, folder: Path, report: Report) -> None:
+    demo, device = Demo(folder), gpu.size("gpu", "cpu")
+    size = gpu.size([], ["--users", "400", "--items", "200"])
+    demo.run("etl.synthetic", DEMO_FOLDER, *size)
+    demo.run("etl", "configs/demo.toml")
+    demo.run(*training("reference", "cpu"))
+    expected = _ndcg(demo.history("reference"))
+    for form, keys in gpu.size(FORMS, {"ZeRO 0": FORMS["ZeRO 0"]}).items():
+        name = form.lower().replace(" ", "-")
+        demo.run(*training(name, device, *keys))
+        _check_history(gpu, report, form, demo.history(name), expected)
+    _kill_and_resume(gpu, demo, device, report)
+    demo.run("evaluation", "configs/demo.toml", "name=zero-0", f"train.device={device}")
+    metrics = demo.folder / "artifacts/demo/runs/zero-0/metrics.json"
+    report.require(metrics.exists(), "the evaluation wrote no metrics.json")
+
+
+def _check_history(
+    gpu: Gpu, report: Report, form: str, history: dict[str, Any], expected: float
+) -> None:
+    epochs = history["epochs"]
+    finite = all(math.isfinite(v) for e in epochs for v in e.values() if isinstance(v, float))
+    report.require(finite and len(epochs) == EPOCHS, f"{form}: the history is not finite")
+    found = _ndcg(history)
+    report.note(f"{form}: {NDCG}", f"{found:.4f}, on the CPU {expected:.4f}")
+    report.require(abs(found - expected) <= MOST_DISTANCE, f"{form}: {NDCG} is {found:.4f}")
+    if not gpu.is_pretended:
+        report.require("gpu_memory_gib" in json.dumps(history), f"{form}: no gpu_memory_gib")
+
+
+def _ndcg(history: dict[str, Any]) -> float:
+    return float(history["epochs"][-1][NDCG])
+
+
+def _kill_and_resume(gpu: Gpu, demo: Demo, device: str, report: Report) -> None:
+    """Kill a training after its first epoch, and start it again."""
+    words = training("killed", device)
+    process = demo.start(*words)
+    started = time.monotonic()
+    while not demo.history("killed").get("epochs") and process.poll() is None:
+        if time.monotonic() - started > gpu.size(KILL_SECONDS, 10 * KILL_SECONDS):
+            break
+        time.sleep(POLL_SECONDS)
+    was_running = process.poll() is None
+    for pid in pids_of_session(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    kill_session(process)
+    report.note("killed while it ran", was_running)
+    demo.run(*words)
+    resumed, plain = demo.history("killed"), demo.history("zero-0")
+    report.require(bool(resumed.get("finished")), "the killed training does not end")
+    distance = abs(_ndcg(resumed) - _ndcg(plain))
+    report.note("resumed: distance from the run without a kill", distance)
+    report.require(distance <= MOST_DISTANCE, f"resumed: {NDCG} is {distance:.4f} away")
+
+
+assert SOURCE.is_dir(), "the checks run from a checkout"
