@@ -13,9 +13,15 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.results import Results, evaluation_results, run_results, table_results
+from benchmarks.faults.results import (
+    Results,
+    evaluation_results,
+    run_results,
+    sweep_results,
+    table_results,
+)
 from benchmarks.faults.tries import Answer, Try, answered, report
-from benchmarks.faults.world import NAME, STAGES, command, world
+from benchmarks.faults.world import NAME, command, whole_world, world
 from mdsrec.errors import InputError
 
 DISK_BYTES = 64 << 20
@@ -23,24 +29,28 @@ READS = {  # what each stage finds on the disk, of the world's root
     "etl": [],
     "training": ["dataset"],
     "evaluation": ["dataset", "runs"],
+    "tuning": ["dataset"],
 }
 WRITES = {
     "etl": ["dataset"],
     "training": [f"runs/{NAME}/best.safetensors", f"runs/{NAME}/checkpoints"],
     "evaluation": [f"runs/{NAME}/ranks", f"runs/{NAME}/rivals", f"runs/{NAME}/report.html"],
+    "tuning": [f"sweeps/{NAME}"],
 }
+AGAIN = {"tuning": ["--resume"]}  # the words that continue a stage, if it needs any
 EVALUATED = ("ranks", "rivals", "metrics.json", "weights.json", "cases.json", "report.html")
 RESULTS: dict[str, Callable[[Path], Results]] = {
     "etl": table_results,
     "training": partial(run_results, name=NAME),
     "evaluation": partial(evaluation_results, name=NAME),
+    "tuning": partial(sweep_results, name=NAME),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to work and report")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", nargs="+", choices=READS, default=list(READS))
     parser.add_argument("--tries", type=int, default=3, help="of each stage (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the room that is left (default: 0)")
 
@@ -48,13 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Fill the disk before each stage, and report how it answered."""
     folder = arguments.folder.absolute()
-    config, rng = world(folder / "world"), random.Random(arguments.seed)
+    make = whole_world if "tuning" in arguments.stages else world
+    config, rng = make(folder / "world"), random.Random(arguments.seed)
     tries = []
     for stage in arguments.stages:
         for _ in range(arguments.tries):
             share = rng.random()
             with small_disk(folder / "disk") as disk:
                 tries += _try(stage, config, disk, share)
+            print(*(f"{one.kind}: {one.answer}: {one.said}" for one in tries[-2:]), sep="\n")
     report(folder, "disk", tries)
 
 
@@ -94,7 +106,7 @@ def _try(stage: str, config: Path, disk: Path, share: float) -> list[Try]:
     if first.answer == Answer.LINE and ended.code != 2:
         first = Try(first.kind, what, Answer.TRACEBACK, f"exit code {ended.code}: {first.said}")
     ballast.unlink()
-    again = command(words, disk.parent)
+    again = command([*words, *AGAIN.get(stage, [])], disk.parent)
     same = again.code == 0 and RESULTS[stage](root) == expected
     said = again.output.strip().splitlines()[-1:]
     after = Answer.SAME if same else Answer.SILENT
