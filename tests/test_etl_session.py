@@ -366,3 +366,30 @@ def test_settings_reach_java_in_a_file_and_not_on_its_command_line(tmp_path, mon
     written = "spark.a=b\\\\c: =é\nspark.x\\ y=two\\nlines\n"
     assert started == [(["--load-spark-defaults", "pyspark-shell"], 0o600, written)]
     assert not list(tmp_path.iterdir()) and launch.ARGUMENTS not in os.environ
+
+
+@pytest.mark.slow
+def test_a_machine_that_was_suspended_keeps_its_executor(tmp_path):
+    """With Spark's own settings the executor fails each heartbeat, and ends after 60 of them."""
+    code = """
+import os, signal, time
+from etl.spark.session import open_session
+from mdsrec.config import SparkConfig
+quick = {"spark.network.timeout": "4s", "spark.network.timeoutInterval": "1s"}
+quick["spark.executor.heartbeatInterval"] = "1s"
+config = SparkConfig(master="local[1]", driver_memory="512m", partitions=1, settings=quick)
+spark = open_session(config)
+[java] = map(int, os.popen(f"pgrep -P {os.getpid()} java").read().split())
+spark.range(3).collect()
+for _ in range(3):  # each time Spark may or may not look before the next heartbeat
+    os.kill(java, signal.SIGSTOP)
+    time.sleep(8)
+    os.kill(java, signal.SIGCONT)
+    time.sleep(3)
+print(spark.range(3).localCheckpoint().count(), flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.split() == ["3"]
+    assert "spark: Ignoring error" not in done.stderr

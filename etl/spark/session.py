@@ -41,6 +41,8 @@ log = logging.getLogger("etl")
 
 INPUT_ERROR = re.compile(r"mdsrec\.errors\.InputError: ([^\n]*)")
 STOP_SECONDS = 10.0  # of a session that a signal ends
+HEARTBEAT_TIMEOUT = "spark.storage.blockManagerHeartbeatTimeoutMs"
+AFTER_SUSPENSION_MS = 10**12  # 30 years: after a laptop's sleep a single machine goes on
 REQUIRED_MODULES = ("etl.run", "faiss")  # of every job; encoders import theirs where they run
 WORKER_SETUP_ERROR = re.compile(
     r"No module named '[^']*'|Python in worker has different version[^\n]*?(?=, )|"
@@ -208,6 +210,7 @@ def _base_settings(local: bool) -> dict[str, str]:
     }
     if local:  # works without a host name; large values are compressed already, and no network
         settings |= {
+            HEARTBEAT_TIMEOUT: str(AFTER_SUSPENSION_MS),
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.shuffle.compress": "false",
