@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.growth import raw
-from benchmarks.growth.starts import Forms, runs_of, starts_table, train_all
+from benchmarks.growth.starts import Forms, print_tables, runs_of, train_all
 from mdsrec.command import add_experiment
 from mdsrec.config.loading import load_experiment
 from tuning.stages import RunSpec
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train all runs on one root, and print the table."""
+    """Train all runs on one root, and print the tables."""
     experiment = load_experiment(arguments.config, arguments.overrides)
     reviews, _ = raw.raw_files(experiment)
     part = Path(f"{experiment.root}/growth/first-{arguments.share}.json.gz")
@@ -44,14 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
     first = runs({FIRST: []}, f"input.reviews=['{part}']")
     if not all(each.history().get("finished") for each in first):
         train_all(first, arguments.jobs)
-    forms = second_month(name, arguments.short)
-    second = runs(forms)
+    second = runs(second_month(name, arguments.short))
     train_all(second, arguments.jobs)
     old = [each._replace(label=OLD) for each in runs({FIRST: []})]
     for each in old:
         each.run_stage("evaluation append")
         each.run_stage("evaluation")
-    print(starts_table([*second, *old], [*forms, OLD]))
+    print_tables(second, old)
 
 
 def second_month(name: str, short: int) -> dict[str, list[str]]:

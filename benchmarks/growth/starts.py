@@ -1,6 +1,6 @@
 """Runs that start in different ways: the time to the first form's best, and quality."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from evaluation.metrics.bootstrap import difference
 from evaluation.metrics.events import Events, Ranking, all_events, metric_names
 from mdsrec.errors import InputError
 from mdsrec.text import markdown_table
+from training.inference import ALL, NETWORK
 from tuning.stages import RunSpec, train_and_rank
 
 CUTOFFS = (10, 20)
@@ -51,20 +52,33 @@ def train_all(runs: Sequence[RunSpec], jobs: int) -> None:
         raise InputError("; ".join(outcome.failed))
 
 
-def starts_table(runs: Sequence[RunSpec], forms: Iterable[str]) -> str:
-    """Return a table of the forms, each compared with the first one, over all seeds.
+def print_tables(runs: Sequence[RunSpec], untrained: Sequence[RunSpec] = ()) -> None:
+    """Print a table of the whole score, and with a memory one of the network without it.
+
+    `untrained` are runs that were trained on other events, so their epochs are not compared.
+    """
+    has_memory = runs[0].experiment.model.memory
+    for channel in [ALL, NETWORK] if has_memory else [ALL]:
+        print(f"channel {channel}\n\n{_table(runs, untrained, channel)}\n")
+
+
+def _table(runs: Sequence[RunSpec], untrained: Sequence[RunSpec], channel: str) -> str:
+    """Return a table of the starts, each compared with the first one, over all seeds.
 
     Seconds count the steps and the validation of epochs, not what comes before the first step.
     """
-    of_form = {form: [run for run in runs if run.label == form] for form in forms}
-    first = next(iter(of_form))
+    of_form: dict[str, list[RunSpec]] = {}
+    for run in (*runs, *untrained):
+        of_form.setdefault(run.label, []).append(run)
+    first, *_ = of_form
     histories = {form: [run.history() for run in these] for form, these in of_form.items()}
-    events = {form: [_events(run) for run in these] for form, these in of_form.items()}
+    events = {form: [_events(run, channel) for run in these] for form, these in of_form.items()}
+    no_epochs = {run.label for run in untrained}
     rows = [
         [
             form,
-            *_time_columns(histories[form], histories[first]),
-            *_quality_columns(events[form]),
+            *(["", "", ""] if form in no_epochs else _times(histories[form], histories[first])),
+            *_quality(events[form]),
             *(_differences(events[form], events[first]) if form != first else ["", ""]),
         ]
         for form in of_form
@@ -90,7 +104,7 @@ def reached(epochs: Sequence[Mapping[str, Any]], value: float) -> Reached:
     return Reached(None, None)
 
 
-def _time_columns(
+def _times(
     histories: Sequence[Mapping[str, Any]], of_first: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     best = [str(history["best_epoch"] + 1) for history in histories]
@@ -104,7 +118,7 @@ def _time_columns(
     return [", ".join(column) for column in (best, epochs, shares)]
 
 
-def _quality_columns(events: Sequence[Events]) -> list[str]:
+def _quality(events: Sequence[Events]) -> list[str]:
     means = np.array([each.values.mean(axis=0)[_columns()] for each in events])
     spread = means.std(axis=0, ddof=1) if len(means) > 1 else np.zeros(len(SHOWN))
     return [
@@ -122,8 +136,8 @@ def _columns() -> list[int]:
     return [metric_names(CUTOFFS).index(name) for name in SHOWN]
 
 
-def _events(run: RunSpec) -> Events:
-    return all_events(Ranking(run.paths.uri), CUTOFFS)
+def _events(run: RunSpec, channel: str) -> Events:
+    return all_events(Ranking(run.paths.uri, channel), CUTOFFS)
 
 
 def _slug(form: str) -> str:

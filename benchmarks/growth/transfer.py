@@ -5,7 +5,7 @@ RUN is the folder of a finished run whose weights have the same shapes, as `mdsr
 
 import argparse
 
-from benchmarks.growth.starts import runs_of, starts_table, train_all
+from benchmarks.growth.starts import print_tables, runs_of, train_all
 from mdsrec.command import add_experiment, path
 from mdsrec.config.loading import load_experiment
 
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train the runs, and print the table."""
+    """Train the runs, and print the tables."""
     name = f"{load_experiment(arguments.config, arguments.overrides).name}-transfer"
     forms = {"cold": [], "transfer": [f"train.init_from={arguments.source}"]}
     runs = runs_of(arguments.config, arguments.overrides, name, forms, arguments.seeds)
     train_all(runs, arguments.jobs)
-    print(starts_table(runs, forms))
+    print_tables(runs)
