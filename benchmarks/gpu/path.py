@@ -60,11 +60,11 @@ class Demo:
         return content
 
 
-def training(gpu: Gpu, name: str, device: str, *overrides: str) -> list[str]:
-    """Return the words of a training, long enough to be killed after its first epoch."""
+def keys_of(gpu: Gpu, name: str, device: str) -> list[str]:
+    """Return the configuration of a run, long enough to be killed after its first epoch."""
     epochs = gpu.size(8, 2)
     keys = [f"name={name}", f"train.device={device}", f"train.max_epochs={epochs}"]
-    return ["training", "configs/demo.toml", "train.num_workers=1", *keys, *overrides]
+    return ["configs/demo.toml", "train.num_workers=1", *keys]
 
 
 def whole_path(gpu: Gpu, folder: Path, report: Report) -> None:
@@ -72,14 +72,14 @@ def whole_path(gpu: Gpu, folder: Path, report: Report) -> None:
     size = gpu.size([], ["--users", "400", "--items", "200"])
     demo.run("etl.synthetic", DEMO_FOLDER, *size)
     demo.run("etl", "configs/demo.toml")
-    demo.run(*training(gpu, "reference", "cpu"))
+    demo.run("training", *keys_of(gpu, "reference", "cpu"))
     expected = _ndcg(demo.history("reference"), 0)
     for form, keys in gpu.size(FORMS, {"ZeRO 0": FORMS["ZeRO 0"]}).items():
         name = form.lower().replace(" ", "-")
-        demo.run(*training(gpu, name, device, *keys))
+        demo.run("training", *keys_of(gpu, name, device), *keys)
         _check_history(gpu, report, form, demo.history(name), expected)
     _kill_and_resume(gpu, demo, device, report)
-    demo.run("evaluation", "configs/demo.toml", "name=zero-0", f"train.device={device}")
+    demo.run("evaluation", *keys_of(gpu, "zero-0", device))
     metrics = demo.folder / "artifacts/demo/runs/zero-0/metrics.json"
     report.require(metrics.exists(), "the evaluation wrote no metrics.json")
 
@@ -103,7 +103,7 @@ def _ndcg(history: dict[str, Any], epoch: int) -> float:
 
 def _kill_and_resume(gpu: Gpu, demo: Demo, device: str, report: Report) -> None:
     """Kill a training after its first epoch, and start it again."""
-    words = training(gpu, "killed", device)
+    words = ["training", *keys_of(gpu, "killed", device)]
     process = demo.start(*words)
     started = time.monotonic()
     while not demo.history("killed").get("epochs") and process.poll() is None:
