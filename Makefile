@@ -1,14 +1,16 @@
 # make demo    environment, a small raw catalogue, every stage, a report (minutes, no GPU)
 # make test    environment, tests (minutes)
 # make parsers SECOND=python3.13  the tests of the parsers under another Python (seconds)
+# make gpu     check a machine with a GPU, into gpu.json (ten minutes)
 # make verify  measure a quick part of docs/results.toml again, compare (minutes)
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 SECOND ?= python3.13
 TORCH_INDEX ?=
+FAISS ?= cpu
 
-.PHONY: demo test parsers verify check docs pictures clean
+.PHONY: demo test gpu parsers verify check docs pictures clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/mdsrec demo
@@ -19,6 +21,10 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+gpu: FAISS = gpu
+gpu: $(VENV)/ready
+	$(RUN) -m benchmarks.gpu --out gpu.json
 
 parsers:
 	$(SECOND) -m venv $(VENV)-second
@@ -47,7 +53,7 @@ pictures: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -c constraints.txt --no-deps $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
-	$(RUN) -m pip install --quiet -c constraints.txt -e ".[cpu,demo,dev]"
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[$(FAISS),demo,dev]"
 	touch $@
 
 clean:

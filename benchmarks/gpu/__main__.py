@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.gpu.checks import CHECKS
 from benchmarks.measure import DONE, Reading, measure
 from mdsrec.command import run_command
+from mdsrec.command.heartbeat import heartbeat
 from mdsrec.files import write_bytes
 
 PROG = "benchmarks.gpu"
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     results = {}
     for number, name in enumerate(given.only, 1):
+        heartbeat.begin(f"check {name}")
         results[name] = run_check(name, given.pretend)
         print(f"{number}/{len(given.only)} {summary(name, results[name])}", flush=True)
         content = {"pretended": given.pretend, "checks": results}

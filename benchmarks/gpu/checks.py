@@ -65,9 +65,9 @@ CHECKS = {
     ),
     "whole path": Check(
         "benchmarks.gpu.path:whole_path",
-        240,
+        300,
         "the demo trains by Ray and DeepSpeed at ZeRO 0, 1, 3 and with an offloaded optimizer, "
-        "resumes after a kill, and is ranked; ndcg within 0.01 of the CPU's after two epochs",
+        "resumes after a kill, and is ranked; ndcg within 0.01 of the CPU's after an epoch",
     ),
     "search": Check(
         "benchmarks.gpu.search:search",

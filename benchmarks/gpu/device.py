@@ -3,10 +3,11 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from benchmarks.gpu_harness.device import pretended_gpu
 from benchmarks.gpu_harness.tensor import CUDA, counted
@@ -44,6 +45,10 @@ class Gpu(NamedTuple):
     def size(self, real: T, pretended: T) -> T:
         """Return one of two sizes."""
         return pretended if self.is_pretended else real
+
+    def left_out(self) -> AbstractContextManager[None]:
+        """Return a context for work of the CPU, whose tensors none pretends to be the GPU's."""
+        return _disable_current_modes() if self.is_pretended else nullcontext()
 
     def wait(self) -> None:
         """Wait until the GPU has done all work."""

@@ -4,6 +4,7 @@ import importlib
 import os
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -19,10 +20,11 @@ QUERY = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format
 def environment(gpu: Gpu, _folder: Path, report: Report) -> None:
     if gpu.is_pretended:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    faiss, deepspeed = importlib.import_module("faiss"), importlib.import_module("deepspeed")
-    accelerator = importlib.import_module("deepspeed.accelerator").get_accelerator()
+    faiss = importlib.import_module("faiss")
+    importlib.import_module("deepspeed")  # which compiles nothing: nvcc is not needed
+    found = importlib.import_module("deepspeed.accelerator").get_accelerator().device_name()
     report.note("torch", f"{torch.__version__}, CUDA {torch.version.cuda}")
-    report.note("deepspeed", f"{deepspeed.__version__}, on {accelerator._name}")
+    report.note("deepspeed", f"{version('deepspeed')}, on {found}")
     report.note("faiss", f"{faiss.__version__}, {faiss.get_num_gpus()} GPUs")
     report.note("nvcc", shutil.which("nvcc") or "none")
     report.note("machine", machine_text(torch.device("cpu") if gpu.is_pretended else gpu.device))
@@ -35,5 +37,5 @@ def environment(gpu: Gpu, _folder: Path, report: Report) -> None:
     report.require(oldest >= OLDEST_DRIVER, f"driver {drivers[0]}: CUDA 13 needs R580 or newer")
     count = torch.cuda.device_count()
     report.require(faiss.get_num_gpus() == count, "faiss sees other GPUs: install faiss-gpu")
-    report.require(accelerator._name == "cuda", f"deepspeed uses {accelerator._name}")
+    report.require(found == "cuda", f"deepspeed uses {found}")
     report.note("bf16", torch.cuda.is_bf16_supported(including_emulation=False))

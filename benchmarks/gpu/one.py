@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks.gpu.device import Gpu
 from benchmarks.gpu.report import Report
 from benchmarks.measure import print_result
 from mdsrec.command import run_command
+from mdsrec.files import first_line
 
 PROG = "benchmarks.gpu.one"
 
@@ -26,11 +28,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check(name: str, is_pretended: bool) -> Report:
-    """Run a check -> what it found."""
+    """Run a check -> what it found; an error in it is a failure."""
     module, function = CHECKS[name].function.split(":")
     report, run = Report(), getattr(import_module(module), function)
     with tempfile.TemporaryDirectory() as folder, Gpu.used(is_pretended) as gpu:
-        run(gpu, Path(folder), report)
+        try:
+            run(gpu, Path(folder), report)
+        except Exception as error:
+            traceback.print_exc()
+            report.require(False, f"{type(error).__name__}: {first_line(error)}")
     return report
 
 

@@ -1,5 +1,6 @@
 """Steps of MDSRec: prefixes per second, kernels by name, and a million items."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -62,12 +63,11 @@ def _pace(gpu: Gpu, report: Report, experiment: Any, label: str) -> int:
 
     seconds = gpu.seconds(take_all, gpu.size(10, 1), gpu.size(3, 1)) / len(shares)
     mean = sum(step.num_prefixes for step in steps) / len(steps)
-    kernels = gpu.kernels(take_all)
-    count = kernels.names.total() // len(shares)
+    names, busy_seconds = gpu.kernels(take_all)
     if gpu.is_pretended:  # the engine begins new counts for each part of a step
-        count = sum(part.launches.total() for part in engine.counts_of.values())
-    busy = kernels.busy_seconds / len(shares) / seconds
-    attention = [n for n in kernels.names if any(word in n.lower() for word in ATTENTION)]
+        names = sum((part.launches for part in engine.counts_of.values()), Counter[str]())
+    count, busy = names.total() // len(shares), busy_seconds / len(shares) / seconds
+    attention = [name for name in names if any(word in name.lower() for word in ATTENTION)]
     report.note(
         label,
         {

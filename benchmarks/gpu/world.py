@@ -10,7 +10,8 @@ from mdsrec.config.loading import experiment_from
 from mdsrec.config.models import sections
 
 MODALITIES = ("text", "image")
-PLAIN = {"dropout": 0.0, "item_mask": 0.0, "memory": False}  # a GPU draws other random numbers
+DRAWN = ("dropout", "adaptor_dropout", "item_mask")  # a GPU draws other random numbers
+PLAIN = {"memory": False, **dict.fromkeys(DRAWN, 0.0)}
 DEGREE, WIDTH = 20, 16
 MODELS = [name for name in sections() if name != "transitions"]
 
