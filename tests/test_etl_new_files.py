@@ -31,6 +31,7 @@ FIELDS = {  # user, item, time and its factor, by edition
 }
 FORMATS = [*FIELDS, "csv", "jsonl", "parquet"]
 KINDS = ("interactions", "items")
+QUICK = ("2018", "parquet")  # formats of the regular tests
 FILES_OF_2018 = {"reviews": "reviews", "metadata": "items"}
 
 
@@ -131,7 +132,10 @@ def parse_input(spark, experiment):
     return space.file_counts, found
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS],
+)
 def test_a_new_file_is_the_only_one_that_is_parsed(spark, raw, tmp_path, kind):
     counts, _ = parse(spark, tmp_path / "grown", raw / kind, [0])
     assert counts == dict.fromkeys(KINDS, FileCounts(1, 0))

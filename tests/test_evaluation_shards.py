@@ -53,7 +53,7 @@ TABLES: dict[str, tuple[type[ShardWorker], Any]] = {
 WITH_MEMORY = "mdsrec", {"memory": True, "temperature": 0.12}
 FEW = [  # models, each with the sizes of the groups that are compared with one actor
     (WITH_MEMORY, (3,)),
-    (("bert4rec", {}), (4,)),
+    pytest.param(("bert4rec", {}), (4,), marks=pytest.mark.slow),
 ]
 MANY = [
     ((name, {"temperature": temperature}), (2, 3, 4, 5))

@@ -90,6 +90,7 @@ def test_a_check_that_is_stopped_or_fails_has_not_passed() -> None:
     assert is_passed(result_of("gru", Reading("done", 3.0, 0, 0, {**found, "failures": []})))
 
 
+@pytest.mark.slow
 def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("torch sees a GPU")
