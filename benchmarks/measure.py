@@ -52,10 +52,18 @@ def measure(
     module: str, arguments: Sequence[str], limit_gib: float, limit_seconds: float
 ) -> Reading:
     """Run `python -m MODULE ARGUMENTS`; past either limit all its processes are killed."""
+    return measure_command([sys.executable, "-m", module, *arguments], limit_gib, limit_seconds)
+
+
+def measure_command(
+    command: Sequence[str], limit_gib: float, limit_seconds: float, folder: str | None = None
+) -> Reading:
+    """Run a command in the folder (None: this one) as `measure` does."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         started, peak, peak_process = time.monotonic(), 0, 0
-        command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(command, stdout=out, stderr=errors, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=errors, cwd=folder, start_new_session=True
+        )
         outcome = DONE
         try:
             while process.poll() is None:

@@ -128,11 +128,11 @@ def test_the_speed_here_is_that_of_training_and_validation_on_the_tables(tmp_pat
 def test_metrics_have_a_deviation_and_the_interval_of_their_difference():
     ours = [{"recall@10": 0.11, "mrr@10": 0.5}, {"recall@10": 0.13, "mrr@10": 0.5}]
     theirs = [{"recall@10": 0.10}, {"recall@10": 0.12}]
-    *_, row = metrics.table(ours, theirs).splitlines()
+    *_, row = metrics.table(ours, theirs, "RecBole").splitlines()
     # Welch: both variances are .0002, so the standard error is sqrt(2 * .0002 / 2) at 2 degrees
     # of freedom, whose 97.5% point is 4.3027.
     assert row == "| recall@10 | 0.1200 ± 0.0141 | 0.1100 ± 0.0141 | +0.0100 [-0.0508, +0.0708] |"
-    *_, row = metrics.table(ours[:1], theirs[:1]).splitlines()
+    *_, row = metrics.table(ours[:1], theirs[:1], "RecBole").splitlines()
     assert row == "| recall@10 | 0.1100 | 0.1000 | +0.0100 |"
 
 
