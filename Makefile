@@ -1,13 +1,14 @@
 # make demo    environment, a small raw catalogue, every stage, a report (minutes, no GPU)
 # make test    environment, tests (minutes)
 # make parsers SECOND=python3.13  the tests of the parsers under another Python (seconds)
+# make peers   environments of the libraries that benchmarks/peers compares with (minutes)
 # make verify  measure a quick part of docs/results.toml again, compare (minutes)
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 SECOND ?= python3.13
 
-.PHONY: demo test parsers verify check docs pictures clean
+.PHONY: demo test parsers peers verify check docs pictures clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/mdsrec demo
@@ -18,6 +19,16 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# environments of the libraries that benchmarks/peers compares with, in .venv-peers
+peers: $(addprefix $(VENV)-peers/,rectools/ready replay/ready)
+
+# torch first, the same build as here.
+$(VENV)-peers/%/ready: benchmarks/peers/%.txt constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(@D)/bin/pip install --quiet -r $<
+	touch $@
 
 parsers:
 	$(SECOND) -m venv $(VENV)-second
@@ -49,4 +60,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-second artifacts data/demo
+	rm -rf $(VENV) $(VENV)-second $(VENV)-peers artifacts data/demo

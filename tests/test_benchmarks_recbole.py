@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from small_dataset import small_experiment, write_dataset
+from small_sequences import sasrec, write_sequences
 
 from benchmarks.recbole import metrics, speed
 from benchmarks.recbole.split import (
@@ -16,41 +16,12 @@ from benchmarks.recbole.split import (
     settings_of,
     write_split,
 )
-from mdsrec import schema, tables
-from mdsrec.config.loading import experiment_from, load_experiment
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from training.data.sequences import SequenceReader
 
 RECBOLE = os.environ.get("RECBOLE_PYTHON")  # an interpreter with RecBole
 CONFIG = str(Path(__file__).parent.parent / "configs" / "scientific-benchmark.toml")
-
-
-def sasrec(root, **sections):
-    content = small_experiment(root, **sections).model_dump()
-    sizes = {key: content["model"][key] for key in ("dim", "inner_dim", "max_length", "dropout")}
-    return experiment_from({**content, "model": {"name": "sasrec", **sizes}}, "test")
-
-
-def write_sequences(experiment, users, num_items):
-    """Write the tables of users given as (items, train_end, valid_end)."""
-    items, train_end, valid_end = zip(*users, strict=True)
-    columns = [
-        range(len(users)),
-        [f"U{user}" for user in range(len(users))],
-        items,
-        [range(len(of_user)) for of_user in items],
-        train_end,
-        valid_end,
-    ]
-    item_columns = [range(num_items), *[["x"] * num_items] * 4, [1] * num_items]
-    for name, table, values in (
-        ("sequences", schema.SEQUENCES, columns),
-        ("items", schema.ITEMS, item_columns),
-    ):
-        arrays = [pa.array(list(v), f.type) for v, f in zip(values, table, strict=True)]
-        uri = tables.table_uri(experiment.root, name)
-        batches = [pa.RecordBatch.from_arrays(arrays, schema=table)]
-        tables.write_table(uri, batches, table, tables.Recipe({}, {}))
 
 
 def test_each_event_is_a_row_of_its_part_with_the_last_events_before_it(tmp_path):

@@ -7,6 +7,7 @@ both are trained until validation ndcg@10 has not improved for `train.patience` 
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -66,14 +67,15 @@ def run(arguments: argparse.Namespace) -> None:
             rank_users=arguments.rank_users,
             negatives=arguments.negatives,
         )
-        theirs = Theirs(peer, arguments.python, request, limits)
+        theirs = Theirs(peer, interpreter(arguments.python), request, limits)
         theirs = fastest(theirs, folder, arguments.batches, arguments.forms)
         contestants: dict[str, Contestant] = {
             "SASRec here": Ours(config, overrides, request, limits),
             f"{peer.name}'s SASRec": theirs,
         }
         if whole.model.name != "sasrec" and not arguments.negatives:
-            contestants[f"{whole.model.name} here"] = Ours(config, given, request, limits)
+            name_here = f"{whole.model.name} here"
+            contestants[name_here] = Ours(config, given, request, limits, ("train",))
         if arguments.readings:
             found = in_turns(contestants, folder, arguments.readings)
             print(speed_table(found, f"{peer.name}'s SASRec"), flush=True)
@@ -83,23 +85,35 @@ def run(arguments: argparse.Namespace) -> None:
             print_tables(ours, list(_metrics_of_peer(theirs, folder, arguments.seeds)), peer.name)
 
 
+def interpreter(name: str) -> str:
+    """Return the absolute path of a program. InputError if there is none."""
+    path = shutil.which(name)
+    if path is None:
+        raise InputError(f"--python {name}: no such program: `make peers` makes the environments")
+    return str(Path(path).absolute())
+
+
 def fastest(theirs: Theirs, folder: Path, batches: list[int], forms: list[str] | None) -> Theirs:
     """Return the peer with the form and batch that train fastest, by one reading each.
 
     The first ones if none gives a result.
     """
-    rates: dict[Theirs, float] = {}
-    for form in forms or theirs.peer.forms(theirs.request.negatives):
-        for batch in batches:
-            request = replace(theirs.request, form=form, batch_users=batch)
-            tried = replace(theirs, request=request)
-            if len(batches) * len(forms or theirs.peer.forms(request.negatives)) == 1:
-                return tried
-            reading = tried.measure("train", folder)
-            rates[tried] = reading.result.get("rate", 0.0)
-            rate = f"{rates[tried]:,.0f} prefixes/s" if reading.outcome == DONE else reading.outcome
-            print(f"{theirs.peer.name}, {form}, {batch} sequences a step: {rate}", flush=True)
-    return max(rates, key=rates.__getitem__)
+    requests = [
+        replace(theirs.request, form=form, batch_users=batch)
+        for form in forms or theirs.peer.forms(theirs.request.negatives)
+        for batch in batches
+    ]
+    tried = [replace(theirs, request=request) for request in requests]
+    if len(tried) == 1:
+        return tried[0]
+    rates = []
+    for each, request in zip(tried, requests, strict=True):
+        reading = each.measure("train", folder)
+        rates.append(reading.result.get("rate", 0.0))
+        rate = f"{rates[-1]:,.0f} prefixes/s" if reading.outcome == DONE else reading.outcome
+        steps = f"{request.form}, {request.batch_users} sequences a step"
+        print(f"{theirs.peer.name}, {steps}: {rate}", flush=True)
+    return tried[rates.index(max(rates))]
 
 
 def _metrics_of_peer(theirs: Theirs, folder: Path, seeds: int) -> Iterator[Any]:

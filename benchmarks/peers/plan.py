@@ -58,6 +58,7 @@ class Theirs:
     python: str
     request: Request
     limits: Limits
+    methods: Sequence[Method] = ("train", "rank")
 
     def measure(self, method: Method, folder: Path) -> Reading:
         path = folder / "peer.json"
@@ -75,6 +76,7 @@ class Ours:
     overrides: Sequence[str]
     request: Request
     limits: Limits
+    methods: Sequence[Method] = ("train", "rank")
 
     def measure(self, method: Method, folder: Path) -> Reading:
         paths = folder / "ours.json", folder / "experiment.json"

@@ -2,7 +2,7 @@
 
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,10 @@ Found = Mapping[str, Mapping[Method, list[Reading]]]
 
 
 class Contestant(Protocol):
+    """A model, and what is measured of it."""
+
+    @property
+    def methods(self) -> Sequence[Method]: ...
     def measure(self, method: Method, folder: Path) -> Reading: ...
 
 
@@ -26,7 +30,7 @@ def in_turns(contestants: Mapping[str, Contestant], folder: Path, readings: int)
         for method in METHODS:
             for name, contestant in contestants.items():
                 of_kind = found[name][method]
-                if of_kind and of_kind[-1].outcome != DONE:
+                if method not in contestant.methods or any(r.outcome != DONE for r in of_kind):
                     continue
                 of_kind.append(contestant.measure(method, folder))
                 print(_line(name, method, of_kind[-1]), file=sys.stderr, flush=True)
@@ -52,6 +56,8 @@ def speed_table(found: Found, peer: str) -> str:
 
 def _cells(found: Found, name: str, method: Method, peer: str) -> list[str]:
     readings = found[name][method]
+    if not readings:
+        return ["", "", ""]
     rates = _rates(readings)
     peak = f"{max(reading.peak_process_bytes for reading in readings) / GIB:.2f} GiB"
     if not rates:

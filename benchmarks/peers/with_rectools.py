@@ -31,11 +31,12 @@ class EveryItem(SASRecDataPreparator):
     """Its own preparation, and an embedding for items without a training event as well."""
 
     num_items = 0
+    train_dataset: Dataset
 
     def process_dataset_train(self, dataset: Dataset) -> None:
         super().process_dataset_train(dataset)
-        train, every_id = self.train_dataset, np.arange(self.num_items)
-        self.item_id_map = train.item_id_map.add_ids(every_id)
+        train = self.train_dataset
+        self.item_id_map = train.item_id_map.add_ids(np.arange(self.num_items))
         self.train_dataset = Dataset(train.user_id_map, self.item_id_map, train.interactions)
         self._init_extra_token_ids()
 

@@ -118,9 +118,16 @@ class RePlay:
         return lists.get_result()
 
     def _trainer(self, **options: Any) -> lightning.Trainer:
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        quiet |= {"enable_checkpointing": False, "num_sanity_val_steps": 0}
-        return lightning.Trainer(accelerator="cpu", devices=1, **(quiet | options))
+        defaults: dict[str, Any] = {
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "num_sanity_val_steps": 0,
+        }
+        return lightning.Trainer(**(defaults | options))
 
     def _data(self, **path_of: str) -> ParquetModule:
         """Return RePlay's reader of the files of its stages, `train`, `validate` and so on."""
