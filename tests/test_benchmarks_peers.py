@@ -31,7 +31,7 @@ def request(experiment, split, **changes):
 
 
 def reading(rate, peak=GIB):
-    return Reading(DONE, 1.0, peak, peak, {"rate": rate})
+    return Reading(DONE, 1.0, peak, peak, {"rate": rate, "cpu_rate": 3 * rate})
 
 
 def test_the_file_holds_our_training_events_and_our_targets_row_for_row(tmp_path):
@@ -90,11 +90,15 @@ def test_a_sampled_softmax_has_as_many_negatives_here(tmp_path):
 
 
 def test_the_pace_leaves_out_the_first_batches_and_ends_after_its_seconds(monkeypatch):
-    times = iter([10.0, 20.0, 24.0, 26.0])
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: next(times))
+    clock = {"now": 0.0}
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(pace.time, "process_time", lambda: clock["now"] / 2)
     measured = pace.Pace(seconds=5.0)
-    assert [measured.add(30) for _ in range(4)] == [False, False, False, True]
-    assert measured.rate == 60 / 6.0
+    over = []
+    for clock["now"] in (10.0, 20.0, 24.0, 26.0):
+        over.append(measured.add(30))
+    assert over == [False, False, False, True]
+    assert measured.rates == {"rate": 60 / 6.0, "cpu_rate": 60 / 3.0}
 
 
 class Scripted:
@@ -121,10 +125,10 @@ def test_readings_are_taken_in_turns_and_a_failure_is_not_repeated(tmp_path):
     ranks = [("ours", "rank"), ("theirs", "rank")]
     assert calls == [*first, *ranks, first[0], first[2], *ranks]
     *_, ours, theirs, mdsrec = turns.speed_table(found, "theirs").splitlines()
-    assert ours == "| ours | 200 (100-300) |  | 1.00 GiB | 7 (7-7) | 1.0 | 1.00 GiB |"
+    assert ours == "| ours | 200 (100-300) |  |  | 1.00 GiB | 7 (7-7) | 1.0 | 1.0 | 1.00 GiB |"
     stopped = "did not finish (stopped: more than 9 s)"
-    assert theirs == f"| theirs | {stopped} |  | 1.00 GiB | 7 (7-7) | 1.0 | 1.00 GiB |"
-    assert mdsrec == "| mdsrec | 50 (50-50) |  | 1.00 GiB |  |  |  |"
+    assert theirs == f"| theirs | {stopped} |  |  | 1.00 GiB | 7 (7-7) | 1.0 | 1.0 | 1.00 GiB |"
+    assert mdsrec == "| mdsrec | 50 (50-50) |  |  | 1.00 GiB |  |  |  |  |"
 
 
 def test_the_fastest_form_and_batch_of_the_peer_are_used(tmp_path, monkeypatch, capsys):

@@ -6,7 +6,6 @@ EXPERIMENT is a JSON file with the configuration and its overrides.
 import json
 import sys
 import tempfile
-import time
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pandas as pd
 import torch
 
 from benchmarks.measure import print_result
-from benchmarks.peers.pace import Pace
+from benchmarks.peers.pace import Pace, Timer
 from benchmarks.peers.request import TOP, Request
 from benchmarks.training.workers import CPU, start_engine
 from evaluation.serving.lists import BestItems, best_items
@@ -30,10 +29,10 @@ from training.step import share_of, take_step
 def main(request: Request, experiment: Experiment) -> None:
     torch.set_num_threads(request.threads)
     method = {"train": train, "rank": rank}[request.method]
-    print_result(rate=method(request, experiment))
+    print_result(**method(request, experiment))
 
 
-def train(request: Request, experiment: Experiment) -> float:
+def train(request: Request, experiment: Experiment) -> dict[str, float]:
     """Return the prefixes per second of training, with the reading of the data."""
     with tempfile.TemporaryDirectory() as folder:
         engine = start_engine(0, 1, folder, experiment, request.threads)
@@ -44,11 +43,11 @@ def train(request: Request, experiment: Experiment) -> float:
                 share = share_of(engine.module, experiment, step, (epoch, number), CPU)
                 take_step(engine, experiment, share)
                 if pace.add(step.num_prefixes):
-                    return pace.rate
+                    return pace.rates
     raise AssertionError
 
 
-def rank(request: Request, experiment: Experiment) -> float:
+def rank(request: Request, experiment: Experiment) -> dict[str, float]:
     """Return the users per second of lists, with weights that are not trained."""
     item_tables = load_item_tables(experiment)
     model = build_model(experiment, item_tables)
@@ -58,9 +57,9 @@ def rank(request: Request, experiment: Experiment) -> float:
     targets = reader.targets(0, reader.num_users, "valid")[: request.rank_users]
     size = experiment.eval.user_batch
     lists(trained, targets[:size], experiment)
-    started = time.perf_counter()
+    timer = Timer()
     lists(trained, targets, experiment)
-    return len(targets) / (time.perf_counter() - started)
+    return timer.rates(len(targets))
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
-"""The rate of a loop over batches, measured for a number of seconds.
+"""Rates: what a process does in a second, and in a second of its CPU time, which does not count
+the time that it waits for cores that others use.
 
 Only the standard library is imported, because peers measure with this module too.
 """
@@ -8,24 +9,34 @@ import time
 WARMUP_BATCHES = 2
 
 
+class Timer:
+    """The seconds since its creation."""
+
+    def __init__(self) -> None:
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def rates(self, count: int) -> dict[str, float]:
+        """Return what `count` things until now are in a second and in a CPU second."""
+        cpu_seconds = time.process_time() - self.cpu_started
+        return {"rate": count / self.seconds(), "cpu_rate": count / cpu_seconds}
+
+
 class Pace:
     """Counts what the batches hold, after WARMUP_BATCHES others, until `seconds` have passed."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.batches = self.count = 0
-        self.started = self.ended = 0.0
+        self.seconds, self.batches, self.count = seconds, 0, 0
+        self.rates: dict[str, float] = {}
 
     def add(self, count: int) -> bool:
         """Count a batch that is done. Return whether the reading is over."""
         self.batches += 1
-        self.ended = time.perf_counter()
         if self.batches <= WARMUP_BATCHES:
-            self.started = self.ended
+            self.timer = Timer()
             return False
         self.count += count
-        return self.ended - self.started >= self.seconds
-
-    @property
-    def rate(self) -> float:
-        return self.count / (self.ended - self.started)
+        self.rates = self.timer.rates(self.count)
+        return self.timer.seconds() >= self.seconds

@@ -38,37 +38,48 @@ def in_turns(contestants: Mapping[str, Contestant], folder: Path, readings: int)
 
 
 def _line(name: str, method: Method, reading: Reading) -> str:
-    rate = f"{reading.result['rate']:,.1f}/s" if reading.outcome == DONE else reading.outcome
+    result = reading.result
+    rate = reading.outcome
+    if rate == DONE:
+        rate = f"{result['rate']:,.1f}/s, {result['cpu_rate']:,.1f} in a CPU second"
     peak = f"{reading.peak_process_bytes / GIB:.2f} GiB"
     return f"{name}, {method}: {rate}, {peak}, {reading.seconds:.0f} s in all"
 
 
 def speed_table(found: Found, peer: str) -> str:
-    """Return medians with the lowest and the highest, and the ratio to the peer's median."""
+    """Return medians with the lowest and the highest, and the ratios to the peer's medians.
+
+    The second ratio is that of rates in a CPU second.
+    """
     rows = [
         [name, *(cell for method in METHODS for cell in _cells(found, name, method, peer))]
         for name in found
     ]
-    columns = ["training, prefixes/s", f"times {peer}", "peak"]
-    columns += ["lists, users/s", f"times {peer}", "peak"]
+    times = [f"times {peer}", "in a CPU second", "peak"]
+    columns = ["training, prefixes/s", *times, "lists, users/s", *times]
     return markdown_table(["model", *columns], rows)
 
 
 def _cells(found: Found, name: str, method: Method, peer: str) -> list[str]:
     readings = found[name][method]
     if not readings:
-        return ["", "", ""]
-    rates = _rates(readings)
+        return [""] * 4
     peak = f"{max(reading.peak_process_bytes for reading in readings) / GIB:.2f} GiB"
+    rates = _rates(readings, "rate")
     if not rates:
-        return [f"did not finish ({readings[-1].outcome})", "", peak]
-    median, theirs = statistics.median(rates), _rates(found[peer][method])
-    times = f"{median / statistics.median(theirs):.1f}" if theirs else ""
-    return [f"{median:,.0f} ({min(rates):,.0f}-{max(rates):,.0f})", times, peak]
+        return [f"did not finish ({readings[-1].outcome})", "", "", peak]
+    median = f"{statistics.median(rates):,.0f} ({min(rates):,.0f}-{max(rates):,.0f})"
+    theirs = found[peer][method]
+    return [median, *(_ratio(readings, theirs, key) for key in ("rate", "cpu_rate")), peak]
 
 
-def _rates(readings: list[Reading]) -> list[float]:
+def _ratio(readings: list[Reading], theirs: list[Reading], key: str) -> str:
+    rates, of_peer = _rates(readings, key), _rates(theirs, key)
+    return f"{statistics.median(rates) / statistics.median(of_peer):.1f}" if of_peer else ""
+
+
+def _rates(readings: list[Reading], key: str) -> list[float]:
     """Return the rates; none if a reading has no result."""
     if any(reading.outcome != DONE for reading in readings):
         return []
-    return [reading.result["rate"] for reading in readings]
+    return [reading.result[key] for reading in readings]

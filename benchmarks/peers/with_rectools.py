@@ -6,7 +6,6 @@ from the last event, Xavier-normal weights, and Adam with betas (.9, .98).
 
 import copy
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 from rectools.models.nn.transformers.sasrec import SASRecDataPreparator
 
-from benchmarks.peers.pace import Pace
+from benchmarks.peers.pace import Pace, Timer
 from benchmarks.peers.process import answer
 from benchmarks.peers.request import TOP, Request
 from benchmarks.peers.sequences import HeldOut, Items, Sequences, metrics_of
@@ -85,7 +84,7 @@ class RecTools:
         self.model.fit(self.training)
         assert self.model.fit_trainer is not None  # with copies of the callbacks
         (watch,) = (c for c in self.model.fit_trainer.callbacks if isinstance(c, Stopwatch))
-        return {"rate": watch.pace.rate, "batches": watch.pace.batches}
+        return watch.pace.rates
 
     def rank(self) -> dict[str, Any]:
         """Return the users per second of `recommend`, with weights that are not trained."""
@@ -93,9 +92,9 @@ class RecTools:
         self.model.is_fitted = True
         events = self.sequences.held_out("valid")[: self.request.rank_users]
         self._lists(events[:RANK_BATCH])
-        started = time.perf_counter()
+        timer = Timer()
         self._lists(events)
-        return {"rate": len(events) / (time.perf_counter() - started)}
+        return timer.rates(len(events))
 
     def fit(self) -> dict[str, Any]:
         """Train with early stopping; return the metrics of the epoch with the best validation."""

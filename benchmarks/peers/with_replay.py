@@ -6,7 +6,6 @@ learned positions counted from the last event, Xavier-normal weights, and Adam w
 
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from replay.nn.sequential import (
 from replay.nn.transform import UniformNegativeSamplingTransform
 from replay.nn.transform.template import make_default_sasrec_transforms
 
-from benchmarks.peers.pace import Pace
+from benchmarks.peers.pace import Pace, Timer
 from benchmarks.peers.process import answer
 from benchmarks.peers.request import CUTOFFS, TOP, Request
 from benchmarks.peers.sequences import HeldOut, Items, Sequences
@@ -76,16 +75,16 @@ class RePlay:
         pace = Pace(self.request.seconds)
         trainer = self._trainer(callbacks=[Stopwatch(pace)], max_epochs=-1, limit_val_batches=0)
         trainer.fit(self.module, datamodule=self._data(train=self._training()))
-        return {"rate": pace.rate, "batches": pace.batches}
+        return pace.rates
 
     def rank(self) -> dict[str, Any]:
         """Return the users per second of `predict`, with weights that are not trained."""
         events = self.sequences.held_out("valid")[: self.request.rank_users]
         few, many = self._histories("few", events[:RANK_BATCH]), self._histories("many", events)
         self._lists(few)
-        started = time.perf_counter()
+        timer = Timer()
         self._lists(many)
-        return {"rate": len(events) / (time.perf_counter() - started)}
+        return timer.rates(len(events))
 
     def fit(self) -> dict[str, Any]:
         """Train with early stopping; return the metrics of the epoch with the best validation."""
