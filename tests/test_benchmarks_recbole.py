@@ -57,7 +57,8 @@ def test_the_sasrec_for_recbole_has_only_the_sizes_and_the_rate_of_the_experimen
     experiment = load_experiment(CONFIG, sasrec_overrides(CONFIG, given))
     model, optim = experiment.model, experiment.optim
     assert (model.name, model.dim, model.dropout, model.max_length) == ("sasrec", 64, 0.2, 50)
-    assert (model.temperature, optim.lr, optim.decay) == (0.0, 0.002, "none")
+    assert (model.temperature, model.memory) == (0.0, False)
+    assert (optim.lr, optim.decay) == (0.002, "none")
 
 
 def test_a_model_without_layers_is_refused():
