@@ -56,9 +56,16 @@ def measure(
 
 
 def measure_command(
-    command: Sequence[str], limit_gib: float, limit_seconds: float, folder: str | None = None
+    command: Sequence[str],
+    limit_gib: float,
+    limit_seconds: float,
+    folder: str | None = None,
+    poll_seconds: float = POLL_SECONDS,
 ) -> Reading:
-    """Run a command in the folder (None: this one) as `measure` does."""
+    """Run a command in the folder (None: this one) as `measure` does.
+
+    Its processes are looked at every `poll_seconds`, and highest memory is that of these moments.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         started, peak, peak_process = time.monotonic(), 0, 0
         process = subprocess.Popen(
@@ -75,7 +82,7 @@ def measure_command(
                     outcome = f"stopped: more than {limit_seconds:g} s"
                 if outcome != DONE:
                     break
-                time.sleep(POLL_SECONDS)
+                time.sleep(poll_seconds)
         finally:
             kill_session(process)
         seconds = time.monotonic() - started

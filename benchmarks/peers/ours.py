@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from benchmarks.measure import print_result
-from benchmarks.peers.pace import Pace, Timer
+from benchmarks.peers.pace import Pace, Timer, peak_bytes
 from benchmarks.peers.request import TOP, Request
 from benchmarks.training.workers import CPU, start_engine
 from evaluation.serving.lists import BestItems, best_items
@@ -29,7 +29,7 @@ from training.step import share_of, take_step
 def main(request: Request, experiment: Experiment) -> None:
     torch.set_num_threads(request.threads)
     method = {"train": train, "rank": rank}[request.method]
-    print_result(**method(request, experiment))
+    print_result(**method(request, experiment), peak=peak_bytes())
 
 
 def train(request: Request, experiment: Experiment) -> dict[str, float]:

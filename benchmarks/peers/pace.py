@@ -5,6 +5,7 @@ Only the standard library is imported, because peers measure with this module to
 """
 
 import time
+from pathlib import Path
 
 WARMUP_BATCHES = 2
 
@@ -40,3 +41,9 @@ class Pace:
         self.count += count
         self.rates = self.timer.rates(self.count)
         return self.timer.seconds() >= self.seconds
+
+
+def peak_bytes() -> int:
+    """Return the highest resident memory of this process until now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))

@@ -15,6 +15,7 @@ from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.models import SASRecConfig
 
+POLL_SECONDS = 1.0  # between two looks at the memory; a process reports its own peak
 REPOSITORY = Path(benchmarks.__file__ or "").resolve().parent.parent
 
 
@@ -65,7 +66,7 @@ class Theirs:
         replace(self.request, method=method).write(path)
         # -E -s: neither our PYTHONPATH nor the user's own packages
         command = [self.python, "-E", "-s", "-m", self.peer.module, str(path)]
-        return measure_command(command, *self.limits, folder=str(REPOSITORY))
+        return measure_command(command, *self.limits, str(REPOSITORY), POLL_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Ours:
         experiment = {"config": self.config, "overrides": list(self.overrides)}
         paths[1].write_text(json.dumps(experiment))
         command = [sys.executable, "-m", "benchmarks.peers.ours", *map(str, paths)]
-        return measure_command(command, *self.limits)
+        return measure_command(command, *self.limits, None, POLL_SECONDS)
 
 
 def overrides_of_both(config: str, overrides: Sequence[str], negatives: int) -> list[str]:

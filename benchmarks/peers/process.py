@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from benchmarks.peers.pace import peak_bytes
 from benchmarks.peers.request import Request
 
 
@@ -17,4 +18,4 @@ def answer(peer: Callable[[Request], Any], request: Request, libraries: Sequence
     torch.set_num_threads(request.threads)
     result = getattr(peer(request), request.method)()
     versions = {name: version(name) for name in libraries}
-    print(json.dumps({**result, "versions": versions}), flush=True)
+    print(json.dumps({**result, "peak": peak_bytes(), "versions": versions}), flush=True)

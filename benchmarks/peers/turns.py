@@ -42,8 +42,7 @@ def _line(name: str, method: Method, reading: Reading) -> str:
     rate = reading.outcome
     if rate == DONE:
         rate = f"{result['rate']:,.1f}/s, {result['cpu_rate']:,.1f} in a CPU second"
-    peak = f"{reading.peak_process_bytes / GIB:.2f} GiB"
-    return f"{name}, {method}: {rate}, {peak}, {reading.seconds:.0f} s in all"
+    return f"{name}, {method}: {rate}, {_peak([reading])}, {reading.seconds:.0f} s in all"
 
 
 def speed_table(found: Found, peer: str) -> str:
@@ -64,8 +63,7 @@ def _cells(found: Found, name: str, method: Method, peer: str) -> list[str]:
     readings = found[name][method]
     if not readings:
         return [""] * 4
-    peak = f"{max(reading.peak_process_bytes for reading in readings) / GIB:.2f} GiB"
-    rates = _rates(readings, "rate")
+    peak, rates = _peak(readings), _rates(readings, "rate")
     if not rates:
         return [f"did not finish ({readings[-1].outcome})", "", "", peak]
     median = f"{statistics.median(rates):,.0f} ({min(rates):,.0f}-{max(rates):,.0f})"
@@ -76,6 +74,12 @@ def _cells(found: Found, name: str, method: Method, peer: str) -> list[str]:
 def _ratio(readings: list[Reading], theirs: list[Reading], key: str) -> str:
     rates, of_peer = _rates(readings, key), _rates(theirs, key)
     return f"{statistics.median(rates) / statistics.median(of_peer):.1f}" if of_peer else ""
+
+
+def _peak(readings: list[Reading]) -> str:
+    """Return the highest memory; of a process that was stopped, as far as it was seen."""
+    peaks = [reading.result.get("peak", reading.peak_process_bytes) for reading in readings]
+    return f"{max(peaks) / GIB:.2f} GiB"
 
 
 def _rates(readings: list[Reading], key: str) -> list[float]:
