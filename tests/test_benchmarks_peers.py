@@ -132,7 +132,7 @@ def test_readings_are_taken_in_turns_and_a_failure_is_not_repeated(tmp_path):
 
 
 def test_the_fastest_form_and_batch_of_the_peer_are_used(tmp_path, monkeypatch, capsys):
-    rates = {("CE", 128): 5.0, ("CE", 512): 9.0, ("LogInCE, buckets", 128): 7.0}
+    rates = {("CE", 128): 5.0, ("CE", 512): 9.0, ("LogInCE+buckets", 128): 7.0}
 
     def measured(self, method, folder):
         rate = rates.get((self.request.form, self.request.batch_users))
@@ -141,12 +141,13 @@ def test_the_fastest_form_and_batch_of_the_peer_are_used(tmp_path, monkeypatch, 
     monkeypatch.setattr(Theirs, "measure", measured)
     asked = request(sasrec(tmp_path), tmp_path)
     theirs = Theirs(PEERS["replay"], "python", asked, LIMITS)
-    forms = ["CE", "LogInCE, buckets"]
+    forms = ["CE", "LogInCE+buckets"]
     best = command.fastest(theirs, tmp_path, [128, 512], forms)
     assert (best.request.form, best.request.batch_users) == ("CE", 512)
-    assert "RePlay, LogInCE, buckets, 512 sequences a step: stopped: memory" in (
-        capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert "RePlay, LogInCE+buckets, 512 sequences a step: stopped: memory" in printed
+    with pytest.raises(InputError, match="--forms \\[BCE\\]: choose from \\[CE, "):
+        command.fastest(theirs, tmp_path, [128], ["BCE"])
 
 
 def test_a_command_past_its_time_is_stopped_and_says_so():

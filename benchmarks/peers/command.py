@@ -7,6 +7,7 @@ both are trained until validation ndcg@10 has not improved for `train.patience` 
 """
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -18,10 +19,11 @@ from typing import Any
 from benchmarks.measure import DONE
 from benchmarks.peers.plan import PEERS, Limits, Ours, Theirs, overrides_of_both, request_of
 from benchmarks.peers.split import write_split
-from benchmarks.peers.turns import Contestant, in_turns, speed_table
+from benchmarks.peers.turns import Contestant, described, in_turns, speed_table
 from benchmarks.recbole.metrics import metrics_here, print_tables, runs_of
 from mdsrec.command import add_experiment, positive_int
 from mdsrec.config.loading import load_experiment
+from mdsrec.config.section import listed
 from mdsrec.errors import InputError
 
 
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--negatives", type=int, default=0, help="a sampled softmax (default: 0, over all items)"
     )
     parser.add_argument("--gib", type=float, default=16.0, help="most memory of a process (16)")
-    parser.add_argument("--minutes", type=float, default=15.0, help="most time of a process (15)")
+    parser.add_argument("--minutes", type=float, default=15.0, help="most time of a reading (15)")
     parser.add_argument("--seeds", type=int, default=0, help="trained runs of each (default: 0)")
 
 
@@ -96,11 +98,15 @@ def interpreter(name: str) -> str:
 def fastest(theirs: Theirs, folder: Path, batches: list[int], forms: list[str] | None) -> Theirs:
     """Return the peer with the form and batch that train fastest, by one reading each.
 
-    The first ones if none gives a result.
+    Rates in a CPU second are compared. The first ones if none gives a result. InputError for an
+    unknown form.
     """
+    known = theirs.peer.forms(theirs.request.negatives)
+    if unknown := set(forms or ()) - set(known):
+        raise InputError(f"--forms {listed(sorted(unknown))}: choose from {listed(known)}")
     requests = [
         replace(theirs.request, form=form, batch_users=batch)
-        for form in forms or theirs.peer.forms(theirs.request.negatives)
+        for form in forms or known
         for batch in batches
     ]
     tried = [replace(theirs, request=request) for request in requests]
@@ -109,16 +115,16 @@ def fastest(theirs: Theirs, folder: Path, batches: list[int], forms: list[str] |
     rates = []
     for each, request in zip(tried, requests, strict=True):
         reading = each.measure("train", folder)
-        rates.append(reading.result.get("rate", 0.0))
-        rate = f"{rates[-1]:,.0f} prefixes/s" if reading.outcome == DONE else reading.outcome
+        rates.append(reading.result.get("cpu_rate", 0.0))
         steps = f"{request.form}, {request.batch_users} sequences a step"
-        print(f"{theirs.peer.name}, {steps}: {rate}", flush=True)
+        print(described(f"{theirs.peer.name}, {steps}", reading), flush=True)
     return tried[rates.index(max(rates))]
 
 
 def _metrics_of_peer(theirs: Theirs, folder: Path, seeds: int) -> Iterator[Any]:
+    no_limit = theirs.limits._replace(seconds=math.inf)
     for seed in range(seeds):
-        tried = replace(theirs, request=replace(theirs.request, seed=seed))
+        tried = replace(theirs, request=replace(theirs.request, seed=seed), limits=no_limit)
         reading = tried.measure("fit", folder)
         if reading.outcome != DONE:
             raise InputError(f"{theirs.peer.name}, seed {seed}: {reading.outcome}")

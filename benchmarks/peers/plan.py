@@ -38,8 +38,8 @@ PEERS = {
     "replay": Peer(
         "RePlay",
         "benchmarks.peers.with_replay",
-        ("CE", "CE, buckets", "LogInCE, buckets"),
-        ("CESampled", "CESampled, buckets"),
+        ("CE", "CE+buckets", "LogInCE+buckets"),
+        ("CESampled", "CESampled+buckets"),
     ),
 }
 

@@ -33,16 +33,17 @@ def in_turns(contestants: Mapping[str, Contestant], folder: Path, readings: int)
                 if method not in contestant.methods or any(r.outcome != DONE for r in of_kind):
                     continue
                 of_kind.append(contestant.measure(method, folder))
-                print(_line(name, method, of_kind[-1]), file=sys.stderr, flush=True)
+                print(described(f"{name}, {method}", of_kind[-1]), file=sys.stderr, flush=True)
     return found
 
 
-def _line(name: str, method: Method, reading: Reading) -> str:
+def described(name: str, reading: Reading) -> str:
+    """Return a line with the rates and the memory of a reading, or why it has none."""
     result = reading.result
     rate = reading.outcome
     if rate == DONE:
         rate = f"{result['rate']:,.1f}/s, {result['cpu_rate']:,.1f} in a CPU second"
-    return f"{name}, {method}: {rate}, {_peak([reading])}, {reading.seconds:.0f} s in all"
+    return f"{name}: {rate}, {_peak([reading])}, {reading.seconds:.0f} s in all"
 
 
 def speed_table(found: Found, peer: str) -> str:

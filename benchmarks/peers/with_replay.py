@@ -43,8 +43,6 @@ from benchmarks.peers.sequences import HeldOut, Items, Sequences
 USER, ITEM, TARGET = "user_id", "item_id", "ground_truth"
 RANK_BATCH = 256
 BUCKET = 32  # sequences of similar length that the encoder takes together
-FORMS = ("CE", "CE, buckets", "LogInCE, buckets")
-"""LogInCE with one positive item is CE, computed only where there is a target."""
 
 
 class Stopwatch(lightning.Callback):
@@ -181,7 +179,10 @@ def _schema(num_items: int, dim: int) -> TensorSchema:
 
 
 def _model(request: Request, schema: TensorSchema) -> SasRec:
-    """Return the model of `SasRec.from_params`, with the loss and the encoder of the form."""
+    """Return the model of `SasRec.from_params`, with the loss and the encoder of the form.
+
+    LogInCE with one positive item is CE, computed only where there is a target.
+    """
     encoder: torch.nn.Module = SasRecTransformerLayer(
         request.dim, request.num_heads, request.num_layers, request.dropout, activation="relu"
     )
