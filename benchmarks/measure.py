@@ -87,7 +87,7 @@ def measure_command(
             kill_session(process)
         seconds = time.monotonic() - started
         if outcome == DONE and process.returncode:
-            outcome = f"failed: {_last_line(errors) or f'exit code {process.returncode}'}"
+            outcome = f"failed: {_reason(process.returncode, errors)}"
         result = json.loads(_last_line(out)) if outcome == DONE else {}
     return Reading(outcome, seconds, peak, peak_process, result)
 
@@ -138,6 +138,13 @@ def kill_session(leader: subprocess.Popen[bytes]) -> None:
                 continue
         time.sleep(POLL_SECONDS)
     leader.wait()
+
+
+def _reason(code: int, errors: Any) -> str:
+    """Return why a command failed: the signal that ended it, or its last line."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return _last_line(errors) or f"exit code {code}"
 
 
 def _last_line(file: Any) -> str:

@@ -157,6 +157,12 @@ def test_a_command_past_its_time_is_stopped_and_says_so():
     assert found.seconds < 30
 
 
+def test_a_command_that_was_killed_names_the_signal_and_not_its_last_line():
+    code = "import os, sys; print('a tip', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
+    found = measure_command([sys.executable, "-c", code], limit_gib=8.0, limit_seconds=60.0)
+    assert found.outcome == "failed: ended by SIGKILL"
+
+
 def test_an_interpreter_that_is_not_there_is_one_error_line():
     with pytest.raises(InputError, match="--python no-such-python: no such program: `make peers`"):
         command.interpreter("no-such-python")
