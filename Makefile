@@ -2,6 +2,7 @@
 # make test    environment, tests (minutes)
 # make parsers SECOND=python3.13  the tests of the parsers under another Python (seconds)
 # make gpu     check a machine with a GPU, into gpu.json (ten minutes)
+# make peers   environments of the libraries that benchmarks/peers compares with (minutes)
 # make verify  measure a quick part of docs/results.toml again, compare (minutes)
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ SECOND ?= python3.13
 TORCH_INDEX ?=
 FAISS ?= cpu
 
-.PHONY: demo test gpu parsers verify check docs pictures clean
+.PHONY: demo test gpu parsers peers verify check docs pictures clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/mdsrec demo
@@ -25,6 +26,16 @@ test: $(VENV)/ready
 gpu: FAISS = gpu
 gpu: $(VENV)/ready
 	$(RUN) -m benchmarks.gpu --out gpu.json
+
+# environments of the libraries that benchmarks/peers compares with, in .venv-peers
+peers: $(addprefix $(VENV)-peers/,rectools/ready replay/ready)
+
+# torch first, the same build as here.
+$(VENV)-peers/%/ready: benchmarks/peers/%.txt constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(@D)/bin/pip install --quiet -r $<
+	touch $@
 
 parsers:
 	$(SECOND) -m venv $(VENV)-second
@@ -57,4 +68,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-second artifacts data/demo
+	rm -rf $(VENV) $(VENV)-second $(VENV)-peers artifacts data/demo

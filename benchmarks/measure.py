@@ -52,10 +52,25 @@ def measure(
     module: str, arguments: Sequence[str], limit_gib: float, limit_seconds: float
 ) -> Reading:
     """Run `python -m MODULE ARGUMENTS`; past either limit all its processes are killed."""
+    return measure_command([sys.executable, "-m", module, *arguments], limit_gib, limit_seconds)
+
+
+def measure_command(
+    command: Sequence[str],
+    limit_gib: float,
+    limit_seconds: float,
+    folder: str | None = None,
+    poll_seconds: float = POLL_SECONDS,
+) -> Reading:
+    """Run a command in the folder (None: this one) as `measure` does.
+
+    Its processes are looked at every `poll_seconds`, and highest memory is that of these moments.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         started, peak, peak_process = time.monotonic(), 0, 0
-        command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(command, stdout=out, stderr=errors, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=errors, cwd=folder, start_new_session=True
+        )
         outcome = DONE
         try:
             while process.poll() is None:
@@ -67,12 +82,12 @@ def measure(
                     outcome = f"stopped: more than {limit_seconds:g} s"
                 if outcome != DONE:
                     break
-                time.sleep(POLL_SECONDS)
+                time.sleep(poll_seconds)
         finally:
             kill_session(process)
         seconds = time.monotonic() - started
         if outcome == DONE and process.returncode:
-            outcome = f"failed: {_last_line(errors) or f'exit code {process.returncode}'}"
+            outcome = f"failed: {_reason(process.returncode, errors)}"
         result = json.loads(_last_line(out)) if outcome == DONE else {}
     return Reading(outcome, seconds, peak, peak_process, result)
 
@@ -123,6 +138,13 @@ def kill_session(leader: subprocess.Popen[bytes]) -> None:
                 continue
         time.sleep(POLL_SECONDS)
     leader.wait()
+
+
+def _reason(code: int, errors: Any) -> str:
+    """Return why a command failed: the signal that ended it, or its last line."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return _last_line(errors) or f"exit code {code}"
 
 
 def _last_line(file: Any) -> str:

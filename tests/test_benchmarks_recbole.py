@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from small_dataset import small_experiment, write_dataset
+from small_sequences import sasrec, write_sequences
 
 from benchmarks.recbole import metrics, speed
 from benchmarks.recbole.split import (
@@ -16,41 +16,12 @@ from benchmarks.recbole.split import (
     settings_of,
     write_split,
 )
-from mdsrec import schema, tables
-from mdsrec.config.loading import experiment_from, load_experiment
+from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from training.data.sequences import SequenceReader
 
 RECBOLE = os.environ.get("RECBOLE_PYTHON")  # an interpreter with RecBole
 CONFIG = str(Path(__file__).parent.parent / "configs" / "scientific-benchmark.toml")
-
-
-def sasrec(root, **sections):
-    content = small_experiment(root, **sections).model_dump()
-    sizes = {key: content["model"][key] for key in ("dim", "inner_dim", "max_length", "dropout")}
-    return experiment_from({**content, "model": {"name": "sasrec", **sizes}}, "test")
-
-
-def write_sequences(experiment, users, num_items):
-    """Write the tables of users given as (items, train_end, valid_end)."""
-    items, train_end, valid_end = zip(*users, strict=True)
-    columns = [
-        range(len(users)),
-        [f"U{user}" for user in range(len(users))],
-        items,
-        [range(len(of_user)) for of_user in items],
-        train_end,
-        valid_end,
-    ]
-    item_columns = [range(num_items), *[["x"] * num_items] * 4, [1] * num_items]
-    for name, table, values in (
-        ("sequences", schema.SEQUENCES, columns),
-        ("items", schema.ITEMS, item_columns),
-    ):
-        arrays = [pa.array(list(v), f.type) for v, f in zip(values, table, strict=True)]
-        uri = tables.table_uri(experiment.root, name)
-        batches = [pa.RecordBatch.from_arrays(arrays, schema=table)]
-        tables.write_table(uri, batches, table, tables.Recipe({}, {}))
 
 
 def test_each_event_is_a_row_of_its_part_with_the_last_events_before_it(tmp_path):
@@ -86,7 +57,8 @@ def test_the_sasrec_for_recbole_has_only_the_sizes_and_the_rate_of_the_experimen
     experiment = load_experiment(CONFIG, sasrec_overrides(CONFIG, given))
     model, optim = experiment.model, experiment.optim
     assert (model.name, model.dim, model.dropout, model.max_length) == ("sasrec", 64, 0.2, 50)
-    assert (model.temperature, optim.lr, optim.decay) == (0.0, 0.002, "none")
+    assert (model.temperature, model.memory) == (0.0, False)
+    assert (optim.lr, optim.decay) == (0.002, "none")
 
 
 def test_a_model_without_layers_is_refused():
@@ -128,11 +100,11 @@ def test_the_speed_here_is_that_of_training_and_validation_on_the_tables(tmp_pat
 def test_metrics_have_a_deviation_and_the_interval_of_their_difference():
     ours = [{"recall@10": 0.11, "mrr@10": 0.5}, {"recall@10": 0.13, "mrr@10": 0.5}]
     theirs = [{"recall@10": 0.10}, {"recall@10": 0.12}]
-    *_, row = metrics.table(ours, theirs).splitlines()
+    *_, row = metrics.table(ours, theirs, "RecBole").splitlines()
     # Welch: both variances are .0002, so the standard error is sqrt(2 * .0002 / 2) at 2 degrees
     # of freedom, whose 97.5% point is 4.3027.
     assert row == "| recall@10 | 0.1200 ± 0.0141 | 0.1100 ± 0.0141 | +0.0100 [-0.0508, +0.0708] |"
-    *_, row = metrics.table(ours[:1], theirs[:1]).splitlines()
+    *_, row = metrics.table(ours[:1], theirs[:1], "RecBole").splitlines()
     assert row == "| recall@10 | 0.1100 | 0.1000 | +0.0100 |"
 
 

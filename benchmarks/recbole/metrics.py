@@ -7,7 +7,7 @@ difference of the means is given with the 95% interval of Welch's t-test over th
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    runs = list(_runs(arguments))
+    overrides = split.sasrec_overrides(arguments.config, arguments.overrides)
+    runs = list(runs_of(arguments.config, overrides, arguments.seeds))
+    ours = metrics_here(runs)
+    theirs = list(_metrics_of_recbole(runs, arguments.python, arguments.threads))
+    print_tables(ours, theirs, "RecBole")
+
+
+def runs_of(config: str, overrides: Sequence[str], seeds: int) -> Iterator[RunSpec]:
+    """Yield a run of SASRec for each seed."""
+    name = load_experiment(config, overrides).name
+    for seed in range(seeds):
+        identity = [f"name={name}-sasrec-{seed}", f"seed={seed}"]
+        yield RunSpec("sasrec", config, [*overrides, *identity])
+
+
+def metrics_here(runs: list[RunSpec]) -> list[dict[str, Metrics]]:
+    """Train and rank the runs -> their metrics of each part."""
     outcome = train_and_rank(runs, jobs=1)
     if outcome.failed:
         raise InputError("; ".join(outcome.failed))
-    theirs = list(_metrics_of_recbole(runs, arguments.python, arguments.threads))
-    ours = [_metrics_here(each) for each in runs]
+    found = [RunMetrics.read(run.paths.metrics).split for run in runs]
+    return [{part: of_part["all"] for part, of_part in split.items()} for split in found]
+
+
+def print_tables(
+    ours: list[dict[str, Metrics]], theirs: list[dict[str, Metrics]], peer: str
+) -> None:
+    """Print a table for validation and one for test."""
     for part in ("valid", "test"):
-        print(f"{part}\n\n{table([o[part] for o in ours], [t[part] for t in theirs])}\n")
-
-
-def _runs(arguments: argparse.Namespace) -> Iterator[RunSpec]:
-    overrides = split.sasrec_overrides(arguments.config, arguments.overrides)
-    name = load_experiment(arguments.config, overrides).name
-    for seed in range(arguments.seeds):
-        identity = [f"name={name}-sasrec-{seed}", f"seed={seed}"]
-        yield RunSpec("sasrec", arguments.config, [*overrides, *identity])
-
-
-def _metrics_here(run: RunSpec) -> dict[str, Metrics]:
-    metrics = RunMetrics.read(run.paths.metrics)
-    return {part: of_part["all"] for part, of_part in metrics.split.items()}
+        print(f"{part}\n\n{table([o[part] for o in ours], [t[part] for t in theirs], peer)}\n")
 
 
 def _metrics_of_recbole(runs: list[RunSpec], python: str, threads: int) -> Iterator[Any]:
@@ -65,7 +74,7 @@ def _metrics_of_recbole(runs: list[RunSpec], python: str, threads: int) -> Itera
             yield found
 
 
-def table(ours: list[Metrics], theirs: list[Metrics]) -> str:
+def table(ours: list[Metrics], theirs: list[Metrics], peer: str) -> str:
     """Return mean and deviation of both, and their difference, for the metrics that both have."""
     rows = []
     for name in (name for name in ours[0] if name in theirs[0]):
@@ -76,7 +85,7 @@ def table(ours: list[Metrics], theirs: list[Metrics]) -> str:
             low, high = welch.confidence_interval(0.95)
             difference += f" [{low:+.4f}, {high:+.4f}]"
         rows.append([name, _mean_and_deviation(here), _mean_and_deviation(there), difference])
-    return markdown_table(["metric", "here", "RecBole", "here minus RecBole"], rows)
+    return markdown_table(["metric", "here", peer, f"here minus {peer}"], rows)
 
 
 def _mean_and_deviation(of_seeds: Any) -> str:

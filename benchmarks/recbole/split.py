@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sasrec_overrides(config: str, overrides: Sequence[str]) -> list[str]:
-    """Return overrides that turn the experiment into RecBole's SASRec of the same size.
+    """Return overrides that turn the experiment into the common SASRec of the same size.
 
-    Scores are inner products, and Adam has a constant rate.
+    Scores are inner products without a memory, and Adam has a constant rate.
     """
     experiment = load_experiment(config, overrides)
     if not isinstance(experiment.model, TransformerConfig):
@@ -54,7 +54,7 @@ def sasrec_overrides(config: str, overrides: Sequence[str]) -> list[str]:
             "SASRec: choose one that has"
         )
     sizes = experiment.model.model_dump(include=set(SASRecConfig.model_fields))
-    sizes |= {"name": "sasrec", "temperature": 0.0}
+    sizes |= {"name": "sasrec", "temperature": 0.0, "memory": False}
     model = ", ".join(f"{key} = {json.dumps(value)}" for key, value in sizes.items())
     return [*overrides, f"model={{{model}}}", f"optim={{lr = {experiment.optim.lr}}}"]
 

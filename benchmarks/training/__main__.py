@@ -1,4 +1,4 @@
-"""Speed of training, the value of the parts of the model, and RecBole's SASRec for comparison:
+"""Speed of training, the value of the parts of the model, and the SASRec of other libraries:
 `python -m benchmarks.training NAME ...`
 """
 
@@ -17,6 +17,7 @@ MODULES = {
     "centers": "benchmarks.training.centers",
     "recbole-speed": "benchmarks.recbole.speed",
     "recbole-metrics": "benchmarks.recbole.metrics",
+    "peers": "benchmarks.peers.command",
 }
 
 

@@ -1,0 +1,1 @@
+"""Comparison of SASRec here with that of RecTools and of RePlay."""
