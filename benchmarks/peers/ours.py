@@ -55,7 +55,7 @@ def rank(request: Request, experiment: Experiment) -> dict[str, float]:
     trained = trained_model(model.eval(), None, item_tables)
     reader = SequenceReader(experiment)
     targets = reader.targets(0, reader.num_users, "valid")[: request.rank_users]
-    size = experiment.eval.user_batch
+    size = experiment.eval.users_together
     lists(trained, targets[:size], experiment)
     timer = Timer()
     lists(trained, targets, experiment)
@@ -65,7 +65,7 @@ def rank(request: Request, experiment: Experiment) -> dict[str, float]:
 @torch.no_grad()
 def lists(trained: TrainedModel, targets: list[Target], experiment: Experiment) -> pd.DataFrame:
     """Return the TOP items of each user: user, item, score, best first."""
-    size, block = experiment.eval.user_batch, experiment.eval.item_block
+    size, block = experiment.eval.users_together, experiment.eval.items_together
     frames = []
     for first in range(0, len(targets), size):
         batch = targets[first : first + size]
