@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-NOT_OURS = ("benchmarks", "tests")
+OURS = [ROOT / name for name in ("cluster", "etl", "evaluation", "mdsrec", "training", "tuning")]
 
 
 class Counts:
@@ -42,7 +42,7 @@ def place() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] not in NOT_OURS:
+        if any(map(path.is_relative_to, OURS)):
             return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return "?"
