@@ -14,6 +14,7 @@ from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
 
 AGAIN = "then run the same command again"
+OWN_MISTAKE = 1  # exit code of a command that ends with a traceback
 REMEDIES = {
     errno.ENOSPC: f"free some disk space, {AGAIN}",
     errno.EDQUOT: f"free some disk space, or raise the quota, {AGAIN}",
