@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.seeds import CUTOFFS, columns_of, metric_cells
 from evaluation.channel_weights import read_rivals
 from evaluation.metrics.bootstrap import difference
-from evaluation.metrics.events import Ranking, all_events, metric_names
+from evaluation.metrics.events import Ranking, all_events
 from evaluation.metrics.run_metrics import BASELINES, RunMetrics
 from evaluation.weight_search import Rivals, search_weights
 from mdsrec import files
@@ -22,7 +23,6 @@ from mdsrec.text import markdown_table
 from training.inference import ALL, MEMORY, SEEN
 
 PROG = "benchmarks.channels"
-CUTOFFS = (10, 20)
 NAMES = [f"{metric}@{n}" for metric in ("recall", "ndcg") for n in CUTOFFS]
 
 
@@ -42,9 +42,8 @@ def _test_table(runs: Sequence[str]) -> str:
     for channel in channels:
         events = [all_events(Ranking(run, channel), CUTOFFS) for run in runs]
         values = np.mean([each.values for each in events], axis=0)
-        columns = [metric_names(CUTOFFS).index(name) for name in NAMES]
-        of_runs = np.array([each.values.mean(axis=0)[columns] for each in events])
-        row = [f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in _moments(of_runs)]
+        columns = columns_of(NAMES)
+        row = metric_cells(events, NAMES)
         whole = values if channel == ALL else whole
         assert whole is not None  # the first channel
         differs = difference(events[0].users, whole, values)
@@ -52,11 +51,6 @@ def _test_table(runs: Sequence[str]) -> str:
         rows.append([channel, *row, *compared])
     compared = [f"{name}: all channels better by" for name in (NAMES[0], NAMES[2])]
     return markdown_table(["channel", *NAMES, *compared], rows)
-
-
-def _moments(of_runs: np.ndarray) -> list[tuple[float, float]]:
-    deviations = of_runs.std(axis=0, ddof=1) if len(of_runs) > 1 else np.zeros(len(NAMES))
-    return list(zip(of_runs.mean(axis=0).tolist(), deviations.tolist(), strict=True))
 
 
 def _validation_table(paths: RunPaths) -> str:

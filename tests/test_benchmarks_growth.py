@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.growth import __main__ as growth
 from benchmarks.growth.raw import first_events, rows_of, with_suffix, write_rows
-from benchmarks.growth.starts import Reached, reached, runs_of
+from benchmarks.growth.starts import Reached, reached
+from benchmarks.seeds import runs_of
 from etl.synthetic.catalogue import write_catalogue
 from mdsrec.errors import InputError
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.exceptions import OutOfMemoryError
 
 from mdsrec import credentials, files
 from mdsrec.command import going_on, run_command
@@ -102,6 +103,17 @@ def test_damaged_parquet_is_named_as_such(tmp_path, capsys):
         pq.read_table(tmp_path / "a.parquet")
     code, line = ended(error.value, capsys)
     assert code == 2 and "damaged Parquet: restore the file" in line and "Traceback" not in line
+
+
+def test_memory_that_ran_out_beside_ray_is_no_mistake_of_ours():
+    text = (
+        "7 worker(s) were killed due to the node running low on memory. Memory on the node "
+        "(IP: 192.0.2.2, ID: f6c5) was 22.66GB used / 23.54GB limit (0.96)\nOOM kill reason: x"
+    )
+    assert outside_cause(OutOfMemoryError(text)) == (
+        "a machine ran out of memory, so Ray ended processes there: free some, or lower "
+        "train.batch_size or eval.user_batch, then run the same command again"
+    )
 
 
 def test_a_cause_is_found_below_the_errors_of_ray_and_ray_train():

@@ -165,6 +165,15 @@ def test_a_study_with_failed_runs_is_an_error_that_names_the_cause(config, tmp_p
     assert not (tmp_path / "root/studies").exists()  # the table is not complete
 
 
+@pytest.mark.parametrize("code", [1, 2], ids=["mistake of ours", "of the user"])
+def test_what_a_mistake_of_ours_printed_is_there_to_report(config, monkeypatch, capfd, code):
+    stage = f"import sys; print('Traceback: line 7\\nlast line', file=sys.stderr); sys.exit({code})"
+    monkeypatch.setattr("tuning.stages.process_of", lambda _: [sys.executable, "-c", stage])
+    with pytest.raises(InputError, match=r"^last line$"):
+        runs(config, "sasrec")[0].run_stage("training")
+    assert capfd.readouterr().err == ("Traceback: line 7\nlast line\n" if code == 1 else "")
+
+
 STAGE = """
 import signal, sys, time
 

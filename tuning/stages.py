@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from mdsrec.command.failures import OWN_MISTAKE
 from mdsrec.command.names import process_of
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
@@ -35,10 +36,13 @@ class RunSpec(NamedTuple):
     def run_stage(self, name: str, *flags: str, folder: str | None = None) -> None:
         """Run the stage `name` on the configuration, in `folder` or else the current folder.
 
-        Raises InputError with its last line if it fails.
+        Raises InputError with its last line if it fails. What a mistake of this program has printed
+        is printed here too, because it is to be reported.
         """
         command = [*process_of(name), self.config, *self.overrides, *flags]
         code, errors = _run(command, folder)
+        if code == OWN_MISTAKE:
+            print(errors, end="", file=sys.stderr)
         if code:
             raise InputError(cause_of(errors))
 

@@ -1,1 +1,1 @@
-"""What warm starts, appended items and other categories are worth."""
+"""Benchmarks of warm starts, appended items, and starts from another category."""

@@ -1,4 +1,4 @@
-"""Data that grows: what a warm start, appended items and another category's run are worth:
+"""Data that grows: a warm start, appended items, and a start from another category:
 `python -m benchmarks.growth NAME CONFIG ...`
 """
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.growth import raw
-from benchmarks.growth.starts import CUTOFFS, SHOWN, train_all
-from evaluation.metrics.events import Ranking, all_events, metric_names
+from benchmarks.growth.starts import SHOWN
+from benchmarks.seeds import CUTOFFS, columns_of, mean_and_deviation, train_all
+from evaluation.metrics.events import Ranking, all_events
 from mdsrec import schema, tables
 from mdsrec.arrays import Floats
 from mdsrec.command import add_experiment
@@ -32,7 +33,9 @@ Means = Mapping[str, Floats]  # of the metrics SHOWN, by targets
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     add_experiment(parser)
-    parser.add_argument("--splits", type=int, default=3, help="at most 6 (default: 3)")
+    parser.add_argument(
+        "--splits", type=int, choices=range(1, len(SUFFIXES) + 1), default=3, help="(default: 3)"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="trainings in parallel (default: 1)")
 
 
@@ -84,14 +87,13 @@ def _before_and_after(run: RunSpec, suffix: str) -> dict[str, Means]:
 
 def _means(run: RunSpec, suffix: str) -> Means:
     """Return the means over the test events of each kind of target."""
-    columns = [metric_names(CUTOFFS).index(name) for name in SHOWN]
     events = all_events(Ranking(run.paths.uri), CUTOFFS)
     items = tables.read_table(f"{run.experiment.root}/dataset/items", schema.ITEMS)
     cold = items["num_train"].to_numpy() == 0
     ids = [item.removesuffix(suffix) for item in items["item_id"].to_pylist()]
     choosing = np.array([zlib.crc32(f"choose {item}".encode()) % 2 == 0 for item in ids])
     masks = [cold & choosing, cold & ~choosing, ~cold, np.ones_like(cold)]
-    values = events.values[:, columns]
+    values = events.values[:, columns_of(SHOWN)]
     return {
         name: values[mask[events.targets]].mean(axis=0)
         for name, mask in zip(TARGETS, masks, strict=True)
@@ -102,11 +104,9 @@ def _table(found: Mapping[tuple[str, str], Sequence[Means]]) -> str:
     header = [f"{name}, {targets}" for targets in TARGETS for name in SHOWN]
     rows = []
     for (loss, row), splits in found.items():
-        cells = []
+        cells: list[str] = []
         for targets in TARGETS:
             values = np.array([means[targets] for means in splits])
-            spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(SHOWN))
-            moments = zip(values.mean(axis=0), spread, strict=True)
-            cells += [f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in moments]
+            cells += map(mean_and_deviation, values.T)
         rows.append([LOSSES[loss], row, *cells])
     return markdown_table(["untrained items in the loss", "their rows", *header], rows)

@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks.growth import raw
-from benchmarks.growth.starts import Forms, print_tables, runs_of, train_all
+from benchmarks.growth.starts import print_tables
+from benchmarks.seeds import Variants, runs_of, train_all
 from mdsrec.command import add_experiment
 from mdsrec.config.loading import load_experiment
 from tuning.stages import RunSpec
@@ -37,9 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
         raw.write_rows(part, raw.first_events(raw.rows_of(reviews), arguments.share))
     name = f"{experiment.name}-months"
 
-    def runs(forms: Forms, *more: str) -> list[RunSpec]:
+    def runs(starts: Variants, *more: str) -> list[RunSpec]:
         common = [*arguments.overrides, *more]
-        return runs_of(arguments.config, common, name, forms, arguments.seeds)
+        return runs_of(arguments.config, common, name, starts, arguments.seeds)
 
     first = runs({FIRST: []}, f"input.reviews=['{part}']")
     if not all(each.history().get("finished") for each in first):

@@ -5,7 +5,8 @@ RUN is the folder of a finished run whose weights have the same shapes, as `mdsr
 
 import argparse
 
-from benchmarks.growth.starts import print_tables, runs_of, train_all
+from benchmarks.growth.starts import print_tables
+from benchmarks.seeds import runs_of, train_all
 from mdsrec.command import add_experiment, path
 from mdsrec.config.loading import load_experiment
 

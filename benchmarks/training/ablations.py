@@ -1,28 +1,30 @@
 """Test metrics of variants of an experiment over several seeds, compared with the first variant.
 
-Every run is trained and ranked by the command-line stages. Finished runs are not repeated. With a
+Finished runs are not repeated. With a
 memory there are two tables: one of the whole score, and one of the network without the memory. The
 differences are means over users and seeds, with 95% intervals of a bootstrap over users.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import product
 
-import numpy as np
-
-from evaluation.metrics.bootstrap import difference
-from evaluation.metrics.events import Events, Ranking, all_events, metric_names
-from mdsrec.arrays import Floats
+from benchmarks.seeds import (
+    CUTOFFS,
+    channels_of,
+    difference_cells,
+    events_of,
+    metric_cells,
+    runs_of,
+    train_all,
+)
 from mdsrec.command import add_experiment
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.text import markdown_table
-from training.inference import ALL, NETWORK
-from tuning.stages import RunSpec, train_and_rank
+from tuning.stages import RunSpec
 
-CUTOFFS = (10, 20)
 Overrides = dict[str, list[str]]  # of each variant, by its name
 
 
@@ -68,16 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     experiment = load_experiment(arguments.config, arguments.overrides)
     variants = _chosen_variants(experiment, arguments)
-    runs = list(_runs(experiment, variants, arguments))
-    outcome = train_and_rank(runs, arguments.jobs)
-    if outcome.failed:
-        raise InputError("; ".join(outcome.failed))
-    for channel in [ALL, NETWORK] if experiment.model.memory else [ALL]:
-        events_of: dict[str, list[Events]] = {}
-        for each in runs:
-            events = all_events(Ranking(each.paths.uri, channel), CUTOFFS)
-            events_of.setdefault(each.label, []).append(events)
-        print(f"channel {channel}\n\n{_table(events_of)}\n")
+    runs = runs_of(
+        arguments.config, arguments.overrides, experiment.name, variants, arguments.seeds
+    )
+    train_all(runs, arguments.jobs)
+    for channel in channels_of(experiment):
+        print(f"channel {channel}\n\n{_table(runs, channel)}\n")
 
 
 def _chosen_variants(experiment: Experiment, arguments: argparse.Namespace) -> Overrides:
@@ -91,35 +89,18 @@ def _chosen_variants(experiment: Experiment, arguments: argparse.Namespace) -> O
     return {name: variants[name] for name in chosen}
 
 
-def _runs(
-    experiment: Experiment, variants: Overrides, arguments: argparse.Namespace
-) -> Iterator[RunSpec]:
-    for seed, (name, overrides) in product(range(arguments.seeds), variants.items()):
-        slug = "".join(letter if letter.isalnum() else "-" for letter in name)
-        identity = [f"name={experiment.name}-{slug}-{seed}", f"seed={seed}"]
-        yield RunSpec(name, arguments.config, [*arguments.overrides, *overrides, *identity])
-
-
-def _table(events_of: dict[str, list[Events]]) -> str:
+def _table(runs: Sequence[RunSpec], channel: str) -> str:
     names = [f"{metric}@{n}" for metric, n in product(("recall", "ndcg"), CUTOFFS)]
-    compared = names[0], names[2]
-    rows, (first, *_) = [], events_of
-    for variant, seeds in events_of.items():
-        columns = [metric_names(CUTOFFS).index(name) for name in names]
-        of_seeds = np.stack([seed.values[:, columns].mean(axis=0) for seed in seeds])
-        row = [variant, *map(_mean_and_deviation, of_seeds.T)]
-        if variant != first:
-            values, of_first = (
-                np.mean([s.values for s in of], axis=0) for of in (seeds, events_of[first])
-            )
-            differences = difference(seeds[0].users, values, of_first)
-            row += [differences.text(metric_names(CUTOFFS).index(name)) for name in compared]
-        rows.append([*row, *[""] * (len(names) + 3 - len(row))])
+    compared, events = [names[0], names[2]], events_of(runs, channel)
+    first, *_ = events
+    rows = [
+        [
+            variant,
+            *metric_cells(seeds, names),
+            *(difference_cells(seeds, events[first], compared) if variant != first else ["", ""]),
+        ]
+        for variant, seeds in events.items()
+    ]
     return markdown_table(
         ["variant", *names, *(f"{name} better than {first} by" for name in compared)], rows
     )
-
-
-def _mean_and_deviation(of_seeds: Floats) -> str:
-    deviation = f" ± {of_seeds.std(ddof=1):.4f}" if len(of_seeds) > 1 else ""
-    return f"{of_seeds.mean():.4f}{deviation}"

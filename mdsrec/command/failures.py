@@ -14,6 +14,7 @@ from mdsrec.credentials import without_secret
 from mdsrec.errors import InputError
 
 AGAIN = "then run the same command again"
+OWN_MISTAKE = 1  # exit code of a command that ends with a traceback
 REMEDIES = {
     errno.ENOSPC: f"free some disk space, {AGAIN}",
     errno.EDQUOT: f"free some disk space, or raise the quota, {AGAIN}",
@@ -45,6 +46,10 @@ PATTERNS = {  # what tasks of Spark and Ray raise, by its text
     ),
     r"CUDA out of memory|OutOfMemoryError": (
         "out of memory: lower train.batch_size or eval.user_batch, or use a larger machine"
+    ),
+    r"due to the node running low on memory": (
+        "a machine ran out of memory, so Ray ended processes there: free some, or lower "
+        f"train.batch_size or eval.user_batch, {AGAIN}"
     ),
     r"is not a Parquet file|FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|Could not read footer"
     r"|Parquet magic bytes|Parquet file size|deserialize thrift|Unexpected end of stream": (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mdsrec import __version__
-from mdsrec.command.failures import outside_cause, own_mistake
+from mdsrec.command.failures import OWN_MISTAKE, outside_cause, own_mistake
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.command.logs import configure_logging
 from mdsrec.command.names import spelled
@@ -184,7 +184,7 @@ def _failed(stage: str, error: Exception) -> int:
     if line is None:
         print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         print(f"{stage}: {own_mistake()}", file=sys.stderr)
-        return 1
+        return OWN_MISTAKE
     if not isinstance(error, InputError):
         log.debug("%s failed", stage, exc_info=error)
     print(f"{stage}: {redacted(' '.join(line.splitlines()))}", file=sys.stderr)
