@@ -64,7 +64,7 @@ def measure_command(
 ) -> Reading:
     """Run a command in the folder (None: this one) as `measure` does.
 
-    Its processes are looked at every `poll_seconds`, and highest memory is that of these moments.
+    Limits are checked every `poll_seconds`; highest memory is the highest of these moments.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         started, peak, peak_process = time.monotonic(), 0, 0

@@ -246,3 +246,15 @@ def test_a_run_is_given_by_its_folder_whatever_its_file_says_now(
         main(["append", f"{tmp_path}/runs/gone"])
     with pytest.raises(InputError, match=r"command line: unknown key model.dims"):
         main(["append", run, "model.dims=8"])
+
+
+def test_a_run_may_have_been_moved_with_its_root(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_first(tmp_path / "root")
+    experiment = bert4rec(tmp_path / "root")
+    write_run(experiment)
+    (tmp_path / "root").rename(tmp_path / "moved")
+    run = RunPaths(f"{tmp_path}/moved/runs/{experiment.name}")
+    main(["append", run.uri])
+    assert f"written     {run.appended_weights}" in capsys.readouterr().out

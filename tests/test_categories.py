@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from small_dataset import small_experiment, write_categories, write_dataset
 
@@ -193,6 +194,14 @@ def test_categories_of_other_items_are_not_used(categorized, tmp_path):
     rows = tables.read_table(uri, schema.CATEGORIES)
     tables.write_table(uri, rows.to_batches(), schema.CATEGORIES, Recipe({}, {"items": "other"}))
     assert CATEGORY not in read_slicings(experiment.root, ("text",), len(rows))
+
+
+def test_categories_are_in_the_order_of_names_whatever_item_comes_first():
+    of_items = pa.chunked_array([["Music", "Arts"], ["Food", "Arts"]])
+    columns = {"item_id": list("abcd"), "title": list("ABCD"), "num_train": [1] * 4}
+    catalogue = Catalogue.of(pa.table({**columns, "category": of_items}))
+    assert catalogue.category_names == ["Arts", "Food", "Music"]
+    assert catalogue.in_category("Arts").tolist() == [False, True, False, True]
 
 
 def test_only_items_of_a_category_are_recommended(categorized):

@@ -244,6 +244,10 @@ def test_an_override_replaces_the_value_in_the_file(path, override, value):
         ([TIME, 'sequences.cut=["2018-01-01", "7 days"]'], "mixes a date and a number of days"),
         ([TIME, 'sequences.cut=["7 days", "0 days"]'], "Invalid isoformat string: '0 days'"),
         (
+            [TIME, 'sequences.cut=["9 days", "7d"]'],
+            "'7d': write a date as '2018-01-31', or days as",
+        ),
+        (
             ["model.name=sasrek"],
             r'model.name = "sasrek": unknown model; choose from \[mdsrec, sasr',
         ),

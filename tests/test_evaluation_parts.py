@@ -210,6 +210,26 @@ def test_more_parts_than_file_names_order_are_refused():
     assert pool.shards_of(16 * 100_000 + 1, 2)[-1].last == 1_600_001
 
 
+@pytest.mark.parametrize(
+    ("sizes", "num_gpus", "num_groups"),
+    [
+        ({"num_workers": None}, 0, 2),
+        ({"num_workers": None}, 4, 4),
+        ({"num_workers": None, "item_shards": 2}, 4, 2),
+        ({"num_workers": 3}, 4, 3),
+        ({"num_workers": 3, "item_shards": 4}, 4, 1),
+        ({"num_workers": 30}, 4, 10),
+    ],
+)
+def test_actors_are_as_many_as_gpus_unless_they_are_set(
+    tmp_path, monkeypatch, sizes, num_gpus, num_groups
+):
+    monkeypatch.setattr(pool, "uses_gpu", lambda _: num_gpus > 0)
+    monkeypatch.setattr(pool, "capacity", lambda: {"GPU": float(num_gpus)})
+    experiment = small_experiment(tmp_path, eval=sizes)
+    assert pool._num_groups(experiment, num_missing=10) == num_groups
+
+
 class NoItems(pool.ShardWorker):
     kind = "items"
 

@@ -142,6 +142,16 @@ def test_ranks_are_computed_again_only_when_the_weights_change(experiment):
     assert tables.open_table(f"{run_of(experiment)}/ranks", "").fingerprint != first.fingerprint
 
 
+def test_the_manifest_of_ranks_names_the_sizes_of_the_device(tmp_path, shared_ray, monkeypatch):
+    experiment = small_experiment(tmp_path, eval={"user_batch": None, "item_block": None})
+    write_dataset(experiment)
+    write_weights(experiment, seed=1)
+    monkeypatch.setattr("evaluation.run.uses_gpu", lambda _: True)
+    evaluate(experiment)
+    settings = tables.open_table(f"{run_of(experiment)}/ranks", "").settings
+    assert (settings["user_batch"], settings["item_block"]) == (2048, 65_536)
+
+
 @pytest.mark.slow
 def test_the_shard_of_a_killed_worker_is_ranked_by_another_worker(
     evaluated, experiment, tmp_path, monkeypatch

@@ -94,12 +94,26 @@ def calls(shop: Shop) -> list[str]:
     path = shop.folder / "calls"
     found = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
-    return [" ".join(line.split()[:2]) for line in found]
+    return found
 
 
 def test_every_command_of_the_page_exists() -> None:
     found = set(re.findall(r"mdsrec ([a-z]+)", PAGE))
     assert {"etl", "train", "append", "compare", "clean"} < found <= SUB_COMMANDS.keys()
+
+
+def of_month(new: str, old: str) -> tuple[list[str], list[str]]:
+    """Return the commands of a month up to the gate, and those after it."""
+    new_run, old_run = (f"artifacts/shop/runs/{name}" for name in (new, old))
+    steps = [
+        "etl shop.toml",
+        f"train shop.toml name={new} train.init_from={old}",
+        f"evaluate {new_run}",
+        f"append {old_run}",
+        f"evaluate {old_run}",
+        f"compare {new_run} --no-worse-than {old_run} --metric ndcg@10",
+    ]
+    return steps, [f"export {new_run} exports/{new}", f"clean shop.toml --keep {new} {old}"]
 
 
 def test_a_run_that_is_no_worse_is_exported_and_put_into_service_and_a_worse_one_is_not(
@@ -108,18 +122,37 @@ def test_a_run_that_is_no_worse_is_exported_and_put_into_service_and_a_worse_one
     code, output = noted.month("june")
     assert (code, noted.in_service) == (0, "june")
     assert "gate    june: ndcg@10 is better than may by" in output
-    runs = "artifacts/shop/runs"
-    steps = ["etl shop.toml", "train shop.toml", f"evaluate {runs}/NEW", f"append {runs}/OLD"]
-    steps += [f"evaluate {runs}/OLD", f"compare {runs}/NEW"]
-    ends = [f"export {runs}/NEW", "clean shop.toml"]
-    june = [line.replace("NEW", "june").replace("OLD", "may") for line in [*steps, *ends]]
-    assert calls(noted) == june
+    steps, ends = of_month("june", "may")
+    assert calls(noted) == [*steps, *ends]
     code, output = noted.month("july")
     assert (code, noted.in_service) == (3, "june")
     assert output.splitlines()[-1].startswith("gate    july: ndcg@10 is worse than june by")
-    july = [line.replace("NEW", "july").replace("OLD", "june") for line in steps]
-    assert calls(noted) == july
+    assert calls(noted) == of_month("july", "june")[0]
     assert noted.month("june")[0] == 0  # it is in service
+    assert calls(noted) == []
+
+
+def test_the_first_run_has_nothing_to_start_from_or_to_be_compared_with(noted: Shop) -> None:
+    (noted.folder / "exports/in-service").unlink()
+    assert (noted.month("june")[0], noted.in_service) == (0, "june")
+    run = "artifacts/shop/runs/june"
+    first = ["etl shop.toml", "train shop.toml name=june", f"evaluate {run}"]
+    assert calls(noted) == [*first, f"export {run} exports/june", "clean shop.toml --keep june"]
+
+
+def test_a_finished_export_is_not_made_again(noted: Shop) -> None:
+    (noted.folder / "exports/june").mkdir()
+    (noted.folder / "exports/june/export.json").touch()
+    assert (noted.month("june")[0], noted.in_service) == (0, "june")
+    steps, (_, clean) = of_month("june", "may")
+    assert calls(noted) == [*steps, clean]
+
+
+def test_a_name_in_service_that_cannot_be_read_ends_the_script(noted: Shop) -> None:
+    """Otherwise the month would be taken for the first one, which has no gate."""
+    (noted.folder / "exports/in-service").unlink()
+    (noted.folder / "exports/in-service").mkdir()
+    assert noted.month("june")[0] == 1
     assert calls(noted) == []
 
 

@@ -164,6 +164,13 @@ def test_a_run_and_its_export_recommend_the_items_of_one_category(tmp_path):
             model.recommend(history, category="Food")
 
 
+def test_a_category_is_refused_where_the_items_have_none(root):
+    model = Recommender.load(run_of(trained_experiment(root, "sasrec")))
+    assert model.categories == []
+    with pytest.raises(InputError, match="category 'Arts': the items of sasrec have no categories"):
+        model.recommend(["B0004"], category="Arts")
+
+
 def test_an_export_names_no_place_of_the_tables_no_cluster_and_no_sweep(root, tmp_path):
     export(run_of(trained_experiment(root, "sasrec")), str(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Kernels(NamedTuple):
-    """What some work launched."""
+    """The kernels that a piece of work launched."""
 
     names: Counter[str]
     busy_seconds: float  # of the GPU; 0 for a pretended one

@@ -79,11 +79,11 @@ class Taken(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """What ranking returns, and the counts of its parts."""
+    """Ranks of targets, lists of the best items, and the counts of the parts of this work."""
 
-    better: Tensor
-    ties: Tensor
-    items: Tensor
+    better: Tensor  # items with a higher score than each target
+    ties: Tensor  # other items with the same score
+    items: Tensor  # the best ones
     counts_of: dict[str, Counts]
 
 

@@ -1,8 +1,8 @@
 """SASRec here beside that of RecTools or RePlay: speed of training and of lists, memory, metrics.
 
 The peer runs in an environment of its own, which `make peers` makes. Both get the same split, sizes
-and threads. The peer's fastest form and number of sequences a step are found by one reading each.
-Then the readings are taken in turns, each in a new process, and the median counts. With --seeds
+and threads. First the peer's fastest form and number of sequences a step are found, by one reading
+each. Then readings are taken in turns, each in a new process, and the median counts. With --seeds
 both are trained until validation ndcg@10 has not improved for `train.patience` epochs.
 """
 
@@ -23,7 +23,6 @@ from benchmarks.peers.turns import Contestant, described, in_turns, speed_table
 from benchmarks.recbole.metrics import metrics_here, print_tables, runs_of
 from mdsrec.command import add_experiment, positive_int
 from mdsrec.config.loading import load_experiment
-from mdsrec.config.section import listed
 from mdsrec.errors import InputError
 
 
@@ -41,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[128, 512],
         help="sequences of a step of the peer to try (default: 128 512)",
     )
-    parser.add_argument("--forms", nargs="+", help="of the peer's training to try (default: all)")
     parser.add_argument(
         "--rank-users", type=positive_int, default=10_000, help="lists a reading (default: 10000)"
     )
@@ -70,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
             negatives=arguments.negatives,
         )
         theirs = Theirs(peer, interpreter(arguments.python), request, limits)
-        theirs = fastest(theirs, folder, arguments.batches, arguments.forms)
+        theirs = fastest(theirs, folder, arguments.batches)
         contestants: dict[str, Contestant] = {
             "SASRec here": Ours(config, overrides, request, limits),
             f"{peer.name}'s SASRec": theirs,
@@ -95,18 +93,14 @@ def interpreter(name: str) -> str:
     return str(Path(path).absolute())
 
 
-def fastest(theirs: Theirs, folder: Path, batches: list[int], forms: list[str] | None) -> Theirs:
+def fastest(theirs: Theirs, folder: Path, batches: list[int]) -> Theirs:
     """Return the peer with the form and batch that train fastest, by one reading each.
 
-    Rates in a CPU second are compared. The first ones if none gives a result. InputError for an
-    unknown form.
+    Rates in a CPU second are compared. The first ones if none gives a result.
     """
-    known = theirs.peer.forms(theirs.request.negatives)
-    if unknown := set(forms or ()) - set(known):
-        raise InputError(f"--forms {listed(sorted(unknown))}: choose from {listed(known)}")
     requests = [
         replace(theirs.request, form=form, batch_users=batch)
-        for form in forms or known
+        for form in theirs.peer.forms(theirs.request.negatives)
         for batch in batches
     ]
     tried = [replace(theirs, request=request) for request in requests]

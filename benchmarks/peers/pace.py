@@ -1,5 +1,6 @@
-"""Rates: what a process does in a second, and in a second of its CPU time, which does not count
-the time that it waits for cores that others use.
+"""Rates in a second, and in a second of the process's CPU time.
+
+CPU time leaves out the time that the process waits for cores that other processes use.
 
 Only the standard library is imported, because peers measure with this module too.
 """
@@ -20,13 +21,13 @@ class Timer:
         return time.perf_counter() - self.started
 
     def rates(self, count: int) -> dict[str, float]:
-        """Return what `count` things until now are in a second and in a CPU second."""
+        """Return the rates of `count` things that were done since the creation."""
         cpu_seconds = time.process_time() - self.cpu_started
         return {"rate": count / self.seconds(), "cpu_rate": count / cpu_seconds}
 
 
 class Pace:
-    """Counts what the batches hold, after WARMUP_BATCHES others, until `seconds` have passed."""
+    """The rates of training: counts after WARMUP_BATCHES batches, until `seconds` have passed."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.batches, self.count = seconds, 0, 0

@@ -15,12 +15,12 @@ from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.config.models import SASRecConfig
 
-POLL_SECONDS = 1.0  # between two looks at the memory; a process reports its own peak
+POLL_SECONDS = 1.0  # between two checks of the limits; a process reports its own peak
 REPOSITORY = Path(benchmarks.__file__ or "").resolve().parent.parent
 
 
 class Peer(NamedTuple):
-    """A library with a SASRec, and the forms of its training that are tried."""
+    """A library with a SASRec, and the forms of its training."""
 
     name: str
     module: str  # run by the peer's interpreter
@@ -45,7 +45,7 @@ PEERS = {
 
 
 class Limits(NamedTuple):
-    """What a process may use; past either it is stopped, and that is its result."""
+    """Limits of a process. One that exceeds a limit is stopped, and the reading says so."""
 
     gib: float
     seconds: float
@@ -71,7 +71,7 @@ class Theirs:
 
 @dataclass(frozen=True)
 class Ours:
-    """A model here, measured for as long as the peer is."""
+    """A model here, measured by the same request."""
 
     config: str
     overrides: Sequence[str]

@@ -1,4 +1,4 @@
-"""What a process of a comparison is to do: written as JSON here, read by the peer's interpreter.
+"""The request of one reading, a JSON file that the measured process reads.
 
 Only the standard library is imported, because a peer's environment has none of our packages.
 """
@@ -17,8 +17,8 @@ CUTOFFS = (10, 20)
 class Request:
     """Sizes and settings of a SASRec, the data, and what to measure.
 
-    `train` is the rate of training, `rank` that of lists for `rank_users` users, and `fit` trains
-    with early stopping and returns metrics.
+    The method `train` measures the rate of training, and `rank` that of lists for `rank_users`
+    users. `fit` trains with early stopping and returns metrics.
     """
 
     method: Method
@@ -37,7 +37,7 @@ class Request:
     rank_users: int
     negatives: int  # 0: softmax over all items
     batch_users: int = 128  # sequences of a step of the peer
-    form: str = ""  # one of the peer's FORMS
+    form: str = ""  # one of `Peer.forms`
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))

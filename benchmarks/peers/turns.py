@@ -24,7 +24,7 @@ class Contestant(Protocol):
 
 
 def in_turns(contestants: Mapping[str, Contestant], folder: Path, readings: int) -> Found:
-    """Return the readings. After one without a result, there are no others of that kind."""
+    """Take the readings. One without a result is the last of its contestant and method."""
     found: Found = {name: {method: [] for method in METHODS} for name in contestants}
     for _ in range(readings):
         for method in METHODS:
@@ -78,7 +78,7 @@ def _ratio(readings: list[Reading], theirs: list[Reading], key: str) -> str:
 
 
 def _peak(readings: list[Reading]) -> str:
-    """Return the highest memory; of a process that was stopped, as far as it was seen."""
+    """Return the highest memory. That of a process that was stopped is the highest one seen."""
     peaks = [reading.result.get("peak", reading.peak_process_bytes) for reading in readings]
     return f"{max(peaks) / GIB:.2f} GiB"
 

@@ -42,6 +42,13 @@ def days_of_cut(cut: float | str) -> int | None:
     return int(found[1]) if found else None
 
 
+def _iso_date(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise ValueError(f"{error}: write a date as '2018-01-31', or days as '14 days'") from None
+
+
 def _share_date_or_days(value: Any) -> float | str:
     """Check a cut: a share of all events in (0, 1), a date (returned in ISO 8601), or days."""
     if isinstance(value, date):  # TOML has dates of its own
@@ -49,7 +56,7 @@ def _share_date_or_days(value: Any) -> float | str:
     if isinstance(value, float) and 0 < value < 1:
         return value
     if isinstance(value, str):
-        return value if days_of_cut(value) else date.fromisoformat(value).isoformat()
+        return value if days_of_cut(value) else _iso_date(value)
     raise ValueError(f"{value!r} is not a share between 0 and 1, not a date and not as '14 days'")
 
 
@@ -79,8 +86,9 @@ class SequencesConfig(Section):
     """
     cut: tuple[Cut, Cut] | None = None
     """Start of validation and of test under global_time: shares of all events in time order
-    ([0.8, 0.9]), dates (["2017-01-01", "2018-01-01"], UTC), or the last days (["28 days",
-    "14 days"]: the last 14 days up to the day of the last event test, the 14 before validate).
+    ([0.8, 0.9]), dates (["2017-01-01", "2018-01-01"], UTC), or days before the end of the data:
+    with ["28 days", "14 days"] the last 14 days, up to the day of the last event in UTC, are test,
+    and the 14 before them validation.
     """
     cold_share: Fraction = 0.0
     """Share of the items, chosen by a hash of the item id, that no training sees. Only their test
