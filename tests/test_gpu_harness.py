@@ -1,12 +1,14 @@
 """Every model on a pretended GPU: one device, nothing that waits inside a step, few launches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from small_dataset import small_experiment, write_dataset
 from small_models import experiment_of
 
@@ -17,10 +19,17 @@ from benchmarks.gpu_harness.stages import Taken
 from benchmarks.gpu_harness.tensor import CUDA, MixedDevicesError, PretendTensor, counted
 from mdsrec.config import Experiment
 from training import step as training_step
+from training.data import device_matrices, long_rows
+from training.data.long_rows import LongRows
 from training.data.sequences import SequenceReader
+from training.data.sparse import SparseMatrix
+from training.device import product_precision
+from training.layers import losses
+from training.layers.dropout import dropout, dropout_mask
 from training.layers.queries import Queries
 from training.layers.scoring import count_channels
 from training.models.next_item import NextItem
+from training.sharding.adam import adam_of_all
 
 LAUNCHES = {  # most of a step under the full loss in fp32, forward and backward
     "mdsrec": 325,
@@ -132,6 +141,98 @@ def test_channels_side_by_side_equal_one_after_the_other(root: Path, model: Any)
     on_cpu, found = taken(experiment_in(root, "mdsrec", SOME_FORMS[0], model=model))
     assert_equal_steps(on_cpu, found)
     assert_nothing_waits(found)
+
+
+def test_scores_that_are_not_kept_are_computed_in_blocks_of_items(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk begins at a block, for which the graph's rows are ordered by column."""
+    monkeypatch.setattr(losses, "BLOCK", 16)
+    monkeypatch.setattr(losses, "GPU_CHUNK_BYTES", 1)
+    experiment = experiment_in(root, "mdsrec", SOME_FORMS[0])
+    _, whole = taken(experiment)
+    assert num_launches(whole) <= LAUNCHES["mdsrec"]
+    monkeypatch.setattr(device_matrices, "BLOCK", 16)
+    monkeypatch.setattr(losses, "GPU_SAVED_BYTES", 0)
+    on_cpu, found = taken(experiment)
+    assert_equal_steps(on_cpu, found)
+    assert num_launches(found) > num_launches(whole)
+
+
+def test_long_rows_on_a_gpu_equal_those_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    left = torch.rand(3, 20, generator=generator).masked_fill_(torch.arange(20) % 4 == 1, 0)
+    table, of_rows = torch.rand(20, 4, generator=generator), torch.rand(3, 4, generator=generator)
+    by_row = csr_array(left.numpy())
+    matrix = SparseMatrix(by_row.indptr.astype(np.int64), by_row.indices, by_row.data)
+    monkeypatch.setattr(long_rows, "working_set", lambda _: 6 * table[0].nbytes)  # of the table
+    monkeypatch.setattr(device_matrices, "BAG", 4)
+    with pretended_gpu():
+        rows, added = LongRows(matrix, 20).to(CUDA), torch.ones(20, 4).to(CUDA)
+        found = rows.times(table.to(CUDA))
+        rows.add_transposed(added, of_rows.to(CUDA), 20)
+    torch.testing.assert_close(stages.host_value(found), left @ table)
+    torch.testing.assert_close(stages.host_value(added), 1 + left.T @ of_rows)
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_gpu"), [("fp32", "highest"), ("tf32", "high"), ("bf16", "high")]
+)
+def test_only_a_step_on_a_gpu_multiplies_in_tensorfloat(
+    root: Path, precision: str, on_gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranking does not, even where the process allows it."""
+    found: list[str] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*inputs: Any, **options: Any) -> Any:
+            found.append(torch.get_float32_matmul_precision())
+            return function(*inputs, **options)
+
+        return noted
+
+    experiment = experiment_in(root, "sasrec", Form("full", precision, False))
+    step, targets = stages.first_step(experiment), SequenceReader(experiment).targets(0, 5)
+    new_model = partial(stages.new_model, experiment)
+    monkeypatch.setattr(NextItem, "loss", noting(NextItem.loss))
+    stages.step_on_gpu(new_model(), experiment, step)
+    stages.step_on_cpu(new_model(), experiment, step)
+    assert found == [on_gpu, "highest"]
+    found.clear()
+    kind = type(new_model())
+    monkeypatch.setattr(kind, "user_vectors", noting(kind.user_vectors))
+    monkeypatch.setattr(torch, "bmm", noting(torch.bmm))
+    with product_precision("tf32"):
+        stages.validate_on_gpu(new_model(), experiment)
+        stages.rank_on_gpu(new_model(), experiment, targets)
+    assert found and set(found) == {"highest"}
+
+
+def test_a_gpu_steps_rows_with_and_without_a_gradient_as_the_cpu_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights, first, second = torch.rand(3, 7, 2, generator=generator).unbind()
+    ids, gradient = torch.tensor([1, 4, 5]), torch.rand(3, 2, generator=generator)
+    state = weights.clone(), first.clone(), second.clone()
+    adam_of_all(state, ids, gradient, torch.zeros(3, 2), rate=0.1, steps=2)
+    with pretended_gpu():
+        on_gpu = weights.to(CUDA), first.to(CUDA), second.to(CUDA)
+        zeros, counts = torch.zeros(3, 2).to(CUDA), counted()
+        adam_of_all(on_gpu, ids.to(CUDA), gradient.to(CUDA), zeros, rate=0.1, steps=2)
+        assert not counts.waits
+    for found, expected in zip(on_gpu, state, strict=True):
+        torch.testing.assert_close(stages.host_value(found), expected)
+
+
+def test_dropout_of_a_gpu_zeroes_its_share_and_keeps_the_mean() -> None:
+    ones = torch.ones(400, 100)
+    with pretended_gpu():
+        on_gpu = ones.to(CUDA)
+        of_values = dropout(on_gpu, 0.3, training=True)
+        found = [of_values, dropout_mask((400, 100), 0.3, on_gpu)]
+        assert torch.equal(stages.host_value(dropout(on_gpu, 0.3, training=False)), ones)
+    for values in map(stages.host_value, found):
+        assert (values == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+        assert values.mean().item() == pytest.approx(1, abs=0.02)
 
 
 def test_dropout_and_hidden_items_do_not_wait(root: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mdsrec.config import MDSRecConfig
 from mdsrec.errors import InputError
 from training.data import device_matrices, long_rows
-from training.data.device_matrices import DeviceMatrix, stack
+from training.data.device_matrices import DeviceMatrix, cut_rows, entries_of, stack
 from training.data.long_rows import LongRows
 from training.data.sparse import SparseMatrix, multiply_all, product
 from training.layers import losses
@@ -160,6 +160,19 @@ def test_a_step_with_more_entries_than_an_int32_counts_is_refused() -> None:
         InputError, match=r"2 items .* have 2,147,483,648 entries .* set graph\.max_c"
     ):
         matrix.select(np.array([0, 1]), CPU)
+
+
+def test_a_graph_with_more_entries_than_an_int32_counts_is_refused_on_a_gpu() -> None:
+    starts = np.array([0, 2**31], dtype=np.int64)
+    matrix = SparseMatrix(starts, np.empty(0, np.int32), np.empty(0, np.float32))
+    with pytest.raises(InputError, match=r"2,147,483,648 entries: at most .* on a GPU: set train"):
+        entries_of(matrix)
+
+
+def test_no_bag_is_longer_than_allowed_and_an_empty_row_is_an_empty_bag() -> None:
+    bag_starts, row_starts = cut_rows(np.array([0, 7, 7, 10, 11]), most=3)
+    assert bag_starts.tolist() == [0, 3, 6, 7, 7, 10, 11]
+    assert row_starts.tolist() == [0, 3, 4, 5, 6]
 
 
 def test_a_sparse_product_equals_the_dense_one() -> None:
