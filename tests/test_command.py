@@ -208,6 +208,7 @@ def test_the_next_commands_of_a_run_name_the_other_run_once():
 def test_a_signal_that_an_import_turns_into_an_error_is_no_mistake_of_ours(signum, code):
     script = f"""
 import os
+import signal
 from mdsrec.command import run_command
 
 def body(words):
@@ -216,6 +217,7 @@ def body(words):
     except BaseException:
         raise ImportError("cannot load module more than once per process") from None
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 raise SystemExit(run_command("etl", body))
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)

@@ -167,7 +167,7 @@ def test_a_run_and_its_export_recommend_the_items_of_one_category(tmp_path):
 def test_a_category_is_refused_where_the_items_have_none(root):
     model = Recommender.load(run_of(trained_experiment(root, "sasrec")))
     assert model.categories == []
-    with pytest.raises(InputError, match="category 'Arts': the items of sasrec have no categories"):
+    with pytest.raises(InputError, match="category 'Arts': the items of small have no categories"):
         model.recommend(["B0004"], category="Arts")
 
 
