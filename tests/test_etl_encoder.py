@@ -18,7 +18,7 @@ from vectors_by_item import vectors_by_item
 
 from etl.catalogue.content_hashes import ContentHashes
 from etl.features.encoders import check_encoder, encoder_identity
-from etl.features.encoding import _encode_chunk, _progress_line, cache_name, encode_items
+from etl.features.encoding import _encode_chunks, _progress_line, cache_name, encode_items
 from etl.features.vector_cache import (
     CacheFiles,
     _delete_damaged,
@@ -232,32 +232,57 @@ class Lengths:
         return np.array(lengths, np.float32).reshape(-1, 1), missed
 
 
-def chunk_of(*contents):
-    keys = [hashlib.sha256(content.encode()).digest() for content in contents]
-    return pa.RecordBatch.from_pydict({"key": keys, "content": list(contents)})
+def key_of(content):
+    return hashlib.sha256(content.encode()).digest()
 
 
-def test_a_chunk_stores_its_vectors_and_returns_the_reasons_of_others(tmp_path):
-    first, second = chunk_of("7", "x"), chunk_of("123")
-    (outcome,) = _encode_chunk(Lengths(), str(tmp_path), iter([first, second]))
-    assert outcome.column("missed").to_pylist() == [None, "not a number", None]
-    (path,) = tmp_path.iterdir()
-    (batch,) = CacheFiles(str(tmp_path), (path.name,)).batches(0)
-    keys = [*first.column("key").to_pylist(), *second.column("key").to_pylist()]
-    assert batch.labels.to_pylist() == [keys[0], keys[2]]
-    assert batch.values.tolist() == [1.0, 3.0]
+def batch_of(**contents_by_chunk):
+    """Return a batch of the contents of chunk_1, chunk_2 and so on."""
+    rows = [
+        {"key": key_of(content), "content": content, "chunk": int(name.removeprefix("chunk_"))}
+        for name, contents in contents_by_chunk.items()
+        for content in contents
+    ]
+    return pa.RecordBatch.from_pylist(rows)
 
 
-def test_a_chunk_without_a_vector_stores_nothing(tmp_path):
-    (outcome,) = _encode_chunk(Lengths(), str(tmp_path), iter([chunk_of("x", "y")]))
-    assert outcome.column("missed").to_pylist() == ["not a number"] * 2
+def stored(folder):
+    """Return the keys and vectors of every file in a cache."""
+    found = []
+    for path in folder.iterdir():
+        (batch,) = CacheFiles(str(folder), (path.name,)).batches(0)
+        found.append((batch.labels.to_pylist(), batch.values.tolist()))
+    return sorted(found)
+
+
+def test_every_chunk_of_a_task_becomes_a_file_however_batches_are_cut(tmp_path):
+    batches = [
+        batch_of(chunk_1=["7", "x"]),
+        batch_of(chunk_1=["123"], chunk_4=["55"], chunk_6=["y"]).slice(0, 0),
+        batch_of(chunk_1=["123"], chunk_4=["55"], chunk_6=["y"]),
+        batch_of(chunk_7=["4444", "1"]),
+    ]
+    outcomes = list(_encode_chunks(Lengths(), str(tmp_path), iter(batches)))
+    assert [o.column("missed").to_pylist() for o in outcomes] == [
+        [None, "not a number", None],
+        [None],
+        ["not a number"],
+        [None, None],
+    ]
+    contents_and_lengths = [(["7", "123"], [1, 3]), (["55"], [2]), (["4444", "1"], [4, 1])]
+    assert stored(tmp_path) == sorted((list(map(key_of, c)), n) for c, n in contents_and_lengths)
+
+
+def test_a_task_without_rows_encodes_nothing(tmp_path):
+    empty = batch_of(chunk_1=["7"]).slice(0, 0)
+    assert list(_encode_chunks(Lengths(), str(tmp_path), iter([empty]))) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_encoder_that_returns_nan_is_named_and_nothing_is_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(Lengths, "encode", lambda self, c: (np.array([[np.nan]]), [None]))
     with pytest.raises(InputError, match="encoder 'lengths' returns vectors with a NaN"):
-        list(_encode_chunk(Lengths(), str(tmp_path), iter([chunk_of("1")])))
+        list(_encode_chunks(Lengths(), str(tmp_path), iter([batch_of(chunk_1=["1"])])))
     assert list(tmp_path.iterdir()) == []
 
 

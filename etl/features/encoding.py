@@ -7,6 +7,7 @@ hash of its content.
 import logging
 from collections.abc import Iterator
 from functools import partial
+from itertools import groupby, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -129,9 +130,10 @@ def _encode(
 ) -> DataFrame:
     """Encode all contents and return DataFrame(key, missed).
 
-    `missed` is null once the vector is in the cache, otherwise the reason why there is none. A task
-    encodes one chunk. Contents are assigned to chunks by hash, so chunks are the same for any
-    partitioning.
+    `missed` is null once the vector is in the cache, otherwise the reason why there is none.
+    Contents are assigned to chunks by hash, so chunks are the same for any partitioning. A task
+    encodes one chunk. Chunks of the smallest size are shared among as few tasks as run at a time,
+    because each starts a process that loads the encoder.
     """
     spark = contents.sparkSession
     if not num_contents:
@@ -139,11 +141,15 @@ def _encode(
     smallest, largest = CHUNK_SIZES[config.sees]
     size = min(largest, max(smallest, num_contents // MAX_CHUNKS))
     chunks = -(-num_contents // size)
-    encoder = _encoder(config, min(chunks, tasks_per_executor(spark)), reads_paths)
-    encode = partial(_encode_chunk, encoder, cache.files.folder)
+    slots = spark.sparkContext.defaultParallelism
+    tasks = min(chunks, slots) if size == smallest else chunks
+    encoder = _encoder(config, min(tasks, tasks_per_executor(spark)), reads_paths)
+    encode = partial(_encode_chunks, encoder, cache.files.folder)
+    chunk = F.pmod(F.xxhash64("key"), F.lit(chunks)).cast("int")
     rows = (
-        contents.repartitionById(chunks, F.pmod(F.xxhash64("key"), F.lit(chunks)).cast("int"))
-        .sortWithinPartitions("key")
+        contents.withColumn("chunk", chunk)
+        .repartitionById(tasks, F.col("chunk") % tasks)
+        .sortWithinPartitions("chunk", "key")
         .mapInArrow(encode, OUTCOME)
     )
     with step_progress(lambda: _progress_line(name, cache, num_contents)):
@@ -163,14 +169,25 @@ def _encoder(config: FeatureConfig, num_tasks: int, reads_paths: bool) -> Encode
     return ImageEncoder(encoder, download, reads_paths)
 
 
-def _encode_chunk(
+def _encode_chunks(
     encoder: Encoder, folder: str, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Encode the contents of a task and write their vectors as one file of the cache."""
-    filled = [batch for batch in batches if batch.num_rows]
-    if not filled:
-        return
-    chunk = pa.Table.from_batches(filled)
+    """Encode the chunks of a task, which holds the contents of one of them at a time."""
+    parts = (part for batch in batches for part in _split_by_chunk(batch))
+    for _, chunk in groupby(parts, key=lambda part: part.column("chunk")[0]):
+        yield _encode_chunk(encoder, folder, pa.Table.from_batches(chunk))
+
+
+def _split_by_chunk(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Split a batch, which is ordered by chunk, where the next chunk begins."""
+    chunk = batch.column("chunk").to_numpy()
+    ends = [*(np.flatnonzero(np.diff(chunk)) + 1), len(chunk)] if len(chunk) else []
+    for start, end in pairwise([0, *ends]):
+        yield batch.slice(start, end - start)
+
+
+def _encode_chunk(encoder: Encoder, folder: str, chunk: pa.Table) -> pa.RecordBatch:
+    """Encode a chunk, write its vectors as one file of the cache, and return the outcome."""
     keys = chunk.column("key").combine_chunks()
     vectors, missed = encoder.encode(chunk.column("content").to_pylist())
     if not np.isfinite(vectors).all():
@@ -179,7 +196,7 @@ def _encode_chunk(
     if len(vectors):
         keys = outcome.column("key").filter(outcome.column("missed").is_null())
         vector_cache.write_cache_file(folder, keys, vectors)
-    yield outcome
+    return outcome
 
 
 def _count_missed(hashes: DataFrame, outcomes: DataFrame, locations: DataFrame) -> dict[str, int]:

@@ -173,10 +173,10 @@ class _FullSoftmax(torch.autograd.Function):
                 vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
                 scores = items.scores(q_CPD[c], vectors, first, dtype)
                 own = targets.own_scores(scores, first, own)
-                sums = torch.logsumexp(scores, dim=1)
+                maxima, sums = _exponentiate(scores)
                 log_sums = sums if log_sums is None else torch.logaddexp(log_sums, sums)
                 if items.chunk >= items.number:
-                    ctx.saved[c] = vectors, lengths, scores
+                    ctx.saved[c] = vectors, lengths, scores, maxima
             if log_sums is None or own is None:  # this rank owns no item
                 own = q_CPD.new_zeros(target_P.shape)
                 log_sums = own - torch.inf
@@ -201,12 +201,13 @@ class _FullSoftmax(torch.autograd.Function):
         for c, channel in enumerate(items.channels):
             for first, last in items.chunks():
                 if c in ctx.saved:
-                    vectors, lengths, scores = ctx.saved.pop(c)
+                    vectors, lengths, exponentials, maxima = ctx.saved.pop(c)
+                    error = exponentials.mul_((maxima - log_sums[c]).exp_()[:, None])
                 else:
                     vectors = channel.vectors(tables, first, last)
                     vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
                     scores = items.scores(q_CPD[c], vectors, first, ctx.dtype)
-                error = scores.sub_(log_sums[c][:, None]).exp_()  # probabilities
+                    error = scores.sub_(log_sums[c][:, None]).exp_()  # probabilities
                 ctx.targets.subtract_one(error, first)
                 error = error.to(ctx.dtype)
                 _add_product(of_queries[c], error, vectors.to(ctx.dtype))
@@ -224,6 +225,17 @@ class _FullSoftmax(torch.autograd.Function):
         of_queries = group.reduce_scatter(of_queries) * gradients[0][:, None, None]
         returned = (None if is_own else g for g, is_own in zip(of_tables, in_place, strict=True))
         return None, None, of_queries, None, *returned
+
+
+def _exponentiate(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace scores [P, n] by exp(score - m), m [P] the highest of a row -> m, log-sum-exp [P].
+
+    A pass of `torch.logsumexp` would write its differences to new memory. Here the backward pass
+    also finds the exponentials.
+    """
+    maxima = scores.amax(dim=1).clamp_min_(torch.finfo(scores.dtype).min)  # all may be -inf
+    sums = scores.sub_(maxima[:, None]).exp_().sum(dim=1)
+    return maxima, sums.log_().add_(maxima)
 
 
 def _normalize_rows(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
