@@ -19,9 +19,11 @@ from etl.spark.progress import task_progress
 from etl.spark.session import materialize, open_session, unwrap_worker_errors
 from etl.spark.sizing import (
     DRIVER_MEMORY,
+    MIB,
     PARTITIONS,
     driver_cores,
     is_local,
+    java_flags,
     memory_of_task,
     settings_for,
     task_slots,
@@ -209,6 +211,22 @@ def test_on_a_cluster_frames_outlive_their_executors_and_close_deletes_them(tmp_
     )
     assert done.stdout.split() == ["2", "1000", "1"]
     assert list((tmp_path / "root").rglob(".checkpoints-*")) == []
+
+
+@pytest.mark.parametrize(
+    "master, mebibytes, is_short",
+    [("local[*]", 64, True), ("local[2]", 65, False), ("spark://head:7077", 1, False)],
+)
+def test_java_compiles_once_in_a_short_job_on_one_machine(master, mebibytes, is_short):
+    flags = java_flags(master, mebibytes * MIB)
+    assert ("-XX:TieredStopAtLevel=1" in flags) is is_short
+
+
+@pytest.mark.spark
+def test_a_session_without_input_runs_a_short_job(spark):
+    management = spark.sparkContext._jvm.java.lang.management.ManagementFactory
+    flags = list(management.getRuntimeMXBean().getInputArguments())
+    assert set(java_flags("local[2]", 0)) <= set(flags)
 
 
 SUBMITTED = """

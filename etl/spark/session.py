@@ -25,6 +25,7 @@ from etl.spark.sizing import (
     PARTITIONS,
     driver_cores,
     is_local,
+    java_flags,
     memory_of_task,
     settings_for,
     task_slots,
@@ -69,7 +70,8 @@ def open_session(
         os.environ["PYTHONPATH"] = child_environment()["PYTHONPATH"]
     memory = machine_memory()
     sized = settings_for(config, input_bytes, driver_cores(config.master), memory)
-    spark = _start(config.master, _base_settings(local) | sized)
+    flags = java_flags(config.master, input_bytes)
+    spark = _start(config.master, _base_settings(local, flags) | sized)
     if not local:
         _send_packages(spark)
         cores = spark.sparkContext.defaultParallelism  # of the executors that have registered
@@ -193,12 +195,16 @@ def unwrap_worker_errors() -> Iterator[None]:
         raise
 
 
-def _base_settings(local: bool) -> dict[str, str]:
+def _base_settings(local: bool, flags: list[str]) -> dict[str, str]:
     scratch = scratch_folder()
     rules = write_log_rules(scratch / "log4j2.properties")
-    java = f'-Dlog4j2.configurationFile={rules.as_uri()} "-Djava.io.tmpdir={scratch}"'
+    flags = [
+        *flags,
+        f"-Dlog4j2.configurationFile={rules.as_uri()}",
+        f'"-Djava.io.tmpdir={scratch}"',
+    ]
     settings = {
-        "spark.driver.extraJavaOptions": java,
+        "spark.driver.extraJavaOptions": " ".join(flags),
         "spark.executorEnv.PYTHONSAFEPATH": "1",  # no worker takes a folder named etl for ours
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",  # etl/spark/progress.py draws one line for all

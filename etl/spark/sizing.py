@@ -17,6 +17,7 @@ GZIP_RATIO = 5  # of the Amazon files
 BASE_MEMORY, MEMORY_PER_CORE = 1024 * MIB, 512 * MIB
 MIN_MEMORY = 512 * MIB  # Spark does not start with less than 450
 INPUT_PER_MEMORY = 8  # bytes of raw input per byte of memory beyond BASE_MEMORY
+SHORT_JOB = 64 * MIB  # of raw input
 PARTITIONS_PER_CORE = 4
 PARTITION_BYTES = 128 * MIB  # of raw input
 PYTHON_PART = 4  # of what the driver leaves of one machine; the rest caches files
@@ -44,6 +45,15 @@ def settings_for(config: SparkConfig, input_bytes: int, cores: int, memory: int)
         PARTITIONS: str(config.partitions or partitions),
         ARROW_BATCH: str(BATCH_BYTES),
     } | config.settings
+
+
+def java_flags(master: str, input_bytes: int) -> list[str]:
+    """Return the flags of Java: on one machine, a short job uses the first of its two compilers.
+
+    The second one, and threads of the garbage collector, then cost more time than they save.
+    """
+    is_short = is_local(master) and input_bytes <= SHORT_JOB
+    return ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"] if is_short else []
 
 
 def task_slots(settings: Mapping[str, str], cores: int) -> int:
