@@ -1,17 +1,26 @@
-"""All stages in turn, each a process of its own with the same configuration."""
+"""All stages in turn, with the same configuration.
+
+The stages on Ray run in this process: they import the same packages and use one Ray. The others are
+processes of their own.
+"""
 
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib import import_module
 
 from cluster.stages import STAGE_COMMANDS, STAGES
 from mdsrec import files
+from mdsrec.command import run_command
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.command.names import process_of
 from mdsrec.config.loading import load_experiment
 from mdsrec.packages import child_environment
 from mdsrec.run_paths import RunPaths
+
+ON_RAY = ("training", "evaluation")
 
 
 def run_stages(
@@ -30,10 +39,13 @@ def run_stages(
     for stage in stages:
         flags = ["--fresh"] if fresh and stage == "training" else []
         name, more = STAGE_COMMANDS[stage]
-        command = [*process_of(name), *more, *flags, config, *overrides]
+        words = [*more, *flags, config, *overrides]
         print(f"\n--- {stage}", flush=True)
         start = time.monotonic()
-        code = run_process(command)
+        if stage in ON_RAY:
+            code = run_here(name, words, keeps_ray=stage == "training" and "evaluation" in stages)
+        else:
+            code = run_process([*process_of(name), *words])
         seconds[stage] = time.monotonic() - start
         if code:
             code = code if code > 0 else 128 - code  # a shell's exit code for a signal
@@ -51,6 +63,18 @@ def run_stages(
 def _is_trained(paths: RunPaths) -> bool:
     """Return whether training finished, rather than saved and stopped on a signal."""
     return bool(paths.read_history().get("finished"))
+
+
+def run_here(stage: str, words: Sequence[str], keeps_ray: bool) -> int:
+    """Run a stage in this process, and return its exit code.
+
+    With `keeps_ray` the next stage uses the same Ray.
+    """
+    from training.distributed.ray_session import keeping_ray
+
+    main = import_module(f"{stage}.__main__").main
+    with keeping_ray() if keeps_ray else nullcontext():
+        return run_command(stage, lambda _: main(words))
 
 
 def run_process(command: Sequence[str]) -> int:

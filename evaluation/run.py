@@ -60,8 +60,8 @@ def _evaluate(experiment: Experiment, command_with: Callable[..., str]) -> str:
     paths = RunPaths.of(experiment)
     heartbeat.begin("loading the run")
     check_pictures(experiment)
-    trained = describe_weighted(experiment)
     with ray_session():
+        trained = describe_weighted(experiment)
         experiment = experiment.sized_for(uses_gpu(experiment))
         recipe = ranks_recipe(experiment, trained)
         ranks = tables.find_table(paths.ranks, recipe) or rank_all(experiment, trained, recipe)

@@ -1,15 +1,19 @@
-"""`python -m cluster run` runs the stages in order, as processes, until one fails."""
+"""`python -m cluster run` runs the stages in order until one fails."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from raw_catalogue import small_toml, write_raw
 
 from cluster.__main__ import main
+from cluster.run import run_here
+from mdsrec.command.heartbeat import Heartbeat
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
 from mdsrec.files import write_json
@@ -24,21 +28,29 @@ EPOCH = {"ndcg@10": 0.1, "recall@10": 0.1}
 
 
 class FakeStages:
-    """Replacement for the processes: records commands and returns the given exit codes."""
+    """Replacement for the stages: records their words and returns the given exit codes."""
 
     def __init__(self, finishes=True, **codes):
         self.codes = codes
         self.finishes = finishes
         self.started = []
 
-    def run(self, command):
-        self.started.append(command)
-        if command[2] == "training":
-            experiment = load_experiment(command[-2], command[-1:])
+    def install(self, monkeypatch):
+        monkeypatch.setattr("cluster.run.run_process", self.run_process)
+        monkeypatch.setattr("cluster.run.run_here", self.run_here)
+
+    def run_process(self, command):
+        assert command[:2] == [sys.executable, "-m"]
+        return self.run_here(command[2], command[3:])
+
+    def run_here(self, stage, words, keeps_ray=False):
+        self.started.append([stage, *words])
+        if stage == "training":
+            experiment = load_experiment(words[-2], words[-1:])
             history = {"epochs": [EPOCH], "best_epoch": 0, "num_parameters": 1}
             history_file = RunPaths.of(experiment).history
             write_json(history_file, {**history, "finished": self.finishes})
-        return self.codes.get(command[2], 0)
+        return self.codes.get(stage, 0)
 
 
 @pytest.fixture
@@ -49,9 +61,9 @@ def config(tmp_path):
 
 
 def run_with_fake_stages(monkeypatch, words, **behavior):
-    """Return the commands that were started, and the exit code."""
+    """Return the stages that were started, with their words, and the exit code."""
     stages = FakeStages(**behavior)
-    monkeypatch.setattr("cluster.run.run_process", stages.run)
+    stages.install(monkeypatch)
     try:
         main(words)
     except SystemExit as ended:
@@ -61,10 +73,7 @@ def run_with_fake_stages(monkeypatch, words, **behavior):
 
 def test_every_stage_gets_the_same_configuration(monkeypatch, config, capsys):
     started, code = run_with_fake_stages(monkeypatch, ["run", config, "name=b"])
-    assert started == [
-        [sys.executable, "-m", stage, config, "name=b"]
-        for stage in ("etl", "training", "evaluation")
-    ]
+    assert started == [[stage, config, "name=b"] for stage in ("etl", "training", "evaluation")]
     assert code == 0
     last = capsys.readouterr().out.splitlines()[-2:]
     assert last[0] == "etl 0 s, training 0 s, evaluation 0 s"
@@ -73,7 +82,7 @@ def test_every_stage_gets_the_same_configuration(monkeypatch, config, capsys):
 
 def test_a_training_that_was_stopped_is_not_evaluated(monkeypatch, config, capsys):
     started, code = run_with_fake_stages(monkeypatch, ["run", config, "name=b"], finishes=False)
-    assert [command[2] for command in started] == ["etl", "training"]
+    assert [stage for stage, *_ in started] == ["etl", "training"]
     assert code == 0
     assert "run the same command again to continue" in capsys.readouterr().out
 
@@ -91,7 +100,7 @@ def test_fresh_is_passed_only_to_training(monkeypatch, config, words):
 @pytest.mark.parametrize(("returned", "exit_code"), [(3, 3), (-9, 128 + 9)])
 def test_the_first_failed_stage_ends_the_run(monkeypatch, config, capsys, returned, exit_code):
     started, code = run_with_fake_stages(monkeypatch, ["run", config, "name=b"], training=returned)
-    assert [command[2] for command in started] == ["etl", "training"]
+    assert [stage for stage, *_ in started] == ["etl", "training"]
     assert code == exit_code
     assert f"training failed with exit code {exit_code}" in capsys.readouterr().out
 
@@ -111,7 +120,7 @@ def test_sigterm_reaches_the_stage():
 
 def test_no_stage_starts_with_a_mistake_in_the_configuration(monkeypatch, config):
     stages = FakeStages()
-    monkeypatch.setattr("cluster.run.run_process", stages.run)
+    stages.install(monkeypatch)
     with pytest.raises(InputError, match="unknown key modle"):
         main(["run", config, "modle.dim=3"])
     assert stages.started == []
@@ -122,10 +131,10 @@ def test_no_stage_starts_without_the_folder_of_pictures(monkeypatch, config, tmp
     with pytest.raises(InputError, match=r"eval\.pictures = .*/photos: no such folder"):
         run_with_fake_stages(monkeypatch, words)
     started, _ = run_with_fake_stages(monkeypatch, [*words, "--stages", "etl"])
-    assert [command[2] for command in started] == ["etl"]
+    assert [stage for stage, *_ in started] == ["etl"]
     (tmp_path / "photos").mkdir()
     started, code = run_with_fake_stages(monkeypatch, words)
-    assert ([command[2] for command in started], code) == (["etl", "training", "evaluation"], 0)
+    assert ([stage for stage, *_ in started], code) == (["etl", "training", "evaluation"], 0)
 
 
 @pytest.mark.slow
@@ -151,3 +160,69 @@ def test_all_stages_from_raw_files_to_the_report(tmp_path):
     assert found["ndcg@10"] == pytest.approx(best["ndcg@10"], abs=1e-4)
     assert found["recall@10"] == pytest.approx(best["recall@10"], abs=1e-4)
     assert (run / "report.html").stat().st_size > 10_000
+
+
+def run_body(monkeypatch, body):
+    """Return the exit code of a stage whose `main` is `body`."""
+    monkeypatch.setattr("evaluation.__main__.main", body)
+    return run_here("evaluation", ["CONFIG"], keeps_ray=False)
+
+
+def test_a_stage_in_this_process_ends_as_a_process_of_its_own_would(monkeypatch, capsys):
+    def refuse(words):
+        raise InputError(f"{words} is no configuration")
+
+    def stop(words):
+        raise SystemExit(128 + signal.SIGTERM)
+
+    assert run_body(monkeypatch, lambda words: None) == 0
+    assert run_body(monkeypatch, refuse) == 2
+    assert capsys.readouterr().err == "evaluation: ['CONFIG'] is no configuration\n"
+    assert run_body(monkeypatch, stop) == 143
+    assert "evaluation: terminated" in capsys.readouterr().err
+
+
+def test_the_heartbeat_goes_on_after_a_stage_in_this_process(monkeypatch, caplog):
+    beats = Heartbeat(seconds=0.1)
+    with caplog.at_level("INFO", "mdsrec"), beats.beating("cluster"):
+        with beats.beating("training"):
+            beats.begin("work")
+            time.sleep(0.3)
+        caplog.clear()
+        time.sleep(0.3)
+    assert "cluster is still running" in caplog.text
+
+
+RAY_OF_TWO = """
+import os
+import ray
+from training.distributed.ray_session import keeping_ray, ray_session
+
+def address():
+    assert "RAY_ADDRESS" in os.environ
+    return ray.get_runtime_context().gcs_address
+
+with keeping_ray():
+    with ray_session():
+        first = address()
+    assert ray.is_initialized() and "RAY_ADDRESS" not in os.environ
+with ray_session(), ray_session():
+    assert address() == first
+assert not ray.is_initialized()
+with keeping_ray():
+    try:
+        with ray_session():
+            raise ValueError
+    except ValueError:
+        assert not ray.is_initialized()
+print("as expected")
+"""
+
+
+@pytest.mark.ray
+def test_a_session_leaves_its_ray_to_the_next_one_unless_it_fails():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", RAY_OF_TWO]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.stdout == "as expected\n", ended.stderr

@@ -50,7 +50,14 @@ class Heartbeat(logging.Handler):
 
     @contextmanager
     def beating(self, stage: str) -> Iterator[None]:
-        """Log lines about `stage` until the block ends."""
+        """Log lines about `stage` until the block ends. Within another block it is its stage."""
+        if self in logging.getLogger().handlers:
+            before, self._stage, self._step = self._stage, stage, "importing packages"
+            try:
+                yield
+            finally:
+                self._stage = before
+            return
         thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._stage, self._step = stage, "importing packages"
         self._ended.clear()

@@ -21,6 +21,7 @@ from ray.exceptions import GetTimeoutError
 from ray.experimental import tqdm_ray
 from ray.job_config import JobConfig
 from ray.train import UserCallback
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import get_train_context
 
@@ -128,6 +129,11 @@ class _FirstTimeout(logging.Filter):
         is_first, self._is_shown = not self._is_shown, True
         record.msg, record.args, record.exc_info = LATE_ANSWER, (), None
         return is_first
+
+
+def without_datasets(callbacks: Iterable[Any]) -> list[Any]:
+    """Leave out the callback of Ray data sets; with it an actor starts before the workers do."""
+    return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
 
 
 @contextmanager

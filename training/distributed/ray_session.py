@@ -36,20 +36,39 @@ TRACKER_VARIABLES = ("MLFLOW_", "WANDB_")
 ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
 
 
+class _Kept:
+    """Whether the next session leaves its Ray to the one after it, and whether one has."""
+
+    wanted = present = False
+
+
+@contextmanager
+def keeping_ray() -> Iterator[None]:
+    """Leave the Ray of a session within to the next session of this process, unless it fails."""
+    _Kept.wanted = True
+    try:
+        yield
+    finally:
+        _Kept.wanted = False
+
+
 @contextmanager
 def ray_session(log_to_driver: bool = True, graceful: Collection[int] = ()) -> Iterator[None]:
     """Use the Ray that this process has initialized, the cluster of RAY_ADDRESS, or a local Ray.
 
-    In a submitted job RAY_ADDRESS is set. With `log_to_driver` the workers' log lines are printed
+    A local Ray has no dashboard: it ends with this process, and would start seconds later. In a
+    submitted job RAY_ADDRESS is set. With `log_to_driver` the workers' log lines are printed
     here too. `graceful` are signals at which the caller saves and ends (see `ray_watch.py`).
     InputError if Ray cannot be started or reached, or if it ends meanwhile.
     """
-    if ray.is_initialized():
+    if ray.is_initialized() and not _Kept.present:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
     with watch_ray(graceful) as watch:
-        _connect(address, log_to_driver)
+        if not ray.is_initialized():
+            _connect(address, log_to_driver)
+        _Kept.present = False
         watch.connected()
         pin_ray_address()
         if log_to_driver:
@@ -66,9 +85,12 @@ def ray_session(log_to_driver: bool = True, graceful: Collection[int] = ()) -> I
                 raise InputError(RAY_IS_GONE) from None
             log.error("%s", RAY_IS_GONE)
             raise SystemExit(watch.exit_code) from None
+        else:
+            _Kept.present = _Kept.wanted
         finally:
             watch.disconnecting()
-            ray.shutdown()
+            if not _Kept.present:
+                ray.shutdown()
             del os.environ["RAY_ADDRESS"]
             if address:
                 os.environ["RAY_ADDRESS"] = address
@@ -96,7 +118,7 @@ def _connect(address: str | None, log_to_driver: bool) -> None:
                 ray.init(address, **options)
         else:
             with longer_start(), heartbeat.within("starting Ray"):
-                ray.init("local", include_dashboard=True, **options)
+                ray.init("local", include_dashboard=False, **options)
     except Exception as error:
         cause = first_line(error).rstrip(". ")
         if address:
