@@ -35,7 +35,7 @@ class Rivals(NamedTuple):
     differences: Scores  # [sum of n, C], score of the rival minus score of the target
     counts: npt.NDArray[np.int64]  # [T], n of each target
 
-    def count(self, which: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    def num_of(self, which: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Count the rivals of each target that are marked in `which` [sum of n] -> [T]."""
         has_some = self.counts > 0
         starts = (np.cumsum(self.counts) - self.counts)[has_some]
@@ -77,7 +77,7 @@ def search_weights(rivals: Rivals, start: Sequence[float], signed: Collection[in
 def mean_ndcg(rivals: Rivals, weights: Sequence[float]) -> float:
     """Return the mean ndcg@10 of the targets under these weights."""
     lead = rivals.differences @ np.asarray(weights, np.float32)
-    return float(metrics.ndcg(rivals.count(lead > 0), rivals.count(lead == 0), N).mean())
+    return float(metrics.ndcg(rivals.num_of(lead > 0), rivals.num_of(lead == 0), N).mean())
 
 
 def _units(differences: Scores) -> Floats:

@@ -124,4 +124,5 @@ def request_of(
         seconds=seconds,
         rank_users=rank_users,
         negatives=negatives,
+        precision=train.precision,
     )

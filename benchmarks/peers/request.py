@@ -36,8 +36,14 @@ class Request:
     seconds: float  # of a reading of training
     rank_users: int
     negatives: int  # 0: softmax over all items
+    precision: str  # of training, as in `train.precision`
     batch_users: int = 128  # sequences of a step of the peer
     form: str = ""  # one of `Peer.forms`
+
+    @property
+    def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
+        """Return the precision in the words of Lightning."""
+        return "bf16-mixed" if self.precision == "bf16" else "32-true"
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))

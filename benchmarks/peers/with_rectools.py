@@ -119,6 +119,7 @@ class RecTools:
             callbacks=callbacks,
             accelerator="cpu",
             devices=1,
+            precision=self.request.lightning_precision,
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -118,6 +118,7 @@ class RePlay:
         defaults: dict[str, Any] = {
             "accelerator": "cpu",
             "devices": 1,
+            "precision": self.request.lightning_precision,
             "logger": False,
             "enable_progress_bar": False,
             "enable_model_summary": False,

@@ -22,6 +22,7 @@ from ray.experimental import tqdm_ray
 from ray.job_config import JobConfig
 from ray.train import UserCallback
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import get_train_context
 
@@ -131,9 +132,16 @@ class _FirstTimeout(logging.Filter):
         return is_first
 
 
-def without_datasets(callbacks: Iterable[Any]) -> list[Any]:
-    """Leave out the callback of Ray data sets; with it an actor starts before the workers do."""
-    return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+def needed_callbacks(callbacks: Iterable[Any]) -> list[Any]:
+    """Leave out the callbacks of Ray Train whose actors nobody needs; workers wait for them.
+
+    Workers read our tables, so there are no Ray data sets. In a Ray that ends with this process,
+    nothing is left to clean up; the actor for that would ask the dashboard, which is not there.
+    """
+    unneeded: list[type] = [DatasetsCallback]
+    if ray._private.worker._global_node.head:  # this process has started its Ray
+        unneeded.append(PlacementGroupCleanerCallback)
+    return [callback for callback in callbacks if not isinstance(callback, tuple(unneeded))]
 
 
 @contextmanager
