@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -159,8 +158,7 @@ class Observed(NamedTuple):
     metrics: dict[str, float]
     epochs: list[dict[str, float]]
     logs: str
-    dashboard: str  # address of Ray's dashboard
-    status_without_token: int  # of an HTTP request to the dashboard
+    dashboard: str  # address of Ray's dashboard, if there is one
     token: str
     root: Path
 
@@ -184,15 +182,13 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         wait_for(names, NAMES - {USERS})
         files.write_bytes(RunPaths.of(experiment).stop, b"")
 
-    ray.shutdown()  # other tests may have started one without a dashboard
+    ray.shutdown()  # other tests may have started one without these settings
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "1000")
         patch.setenv(FORMAT_KEY, "json")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         with ray_session():
             node = ray._private.worker._global_node
-            with pytest.raises(HTTPError) as answer:
-                urlopen(f"http://{node.webui_url}/api/jobs/")
             watcher = threading.Thread(target=stop_once_all_gauges_are_set)
             watcher.start()
             epochs = fit(experiment).history["epochs"]
@@ -202,7 +198,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
             logs = [p for p in Path(node.get_logs_dir_path()).rglob("*") if p.is_file()]
             logged = "\n".join(path.read_text(errors="replace") for path in logs)
             token = (Path.home() / ".ray" / "auth_token").read_text().strip()
-            yield Observed(metrics, epochs, logged, node.webui_url, answer.value.code, token, root)
+            yield Observed(metrics, epochs, logged, node.webui_url, token, root)
 
 
 @pytest.mark.slow
@@ -228,9 +224,8 @@ def test_log_lines_of_a_rank_carry_run_and_rank(observed: Observed) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_rays_dashboard_is_on_loopback_and_needs_the_token(observed: Observed) -> None:
-    assert observed.dashboard.startswith("127.0.0.1:")
-    assert observed.status_without_token == 401
+def test_a_ray_of_this_machine_has_no_dashboard(observed: Observed) -> None:
+    assert not observed.dashboard
 
 
 @pytest.mark.slow

@@ -74,6 +74,7 @@ def configure_logging(run: str = "", rank: int | None = None) -> None:
     head = "%(asctime)s %(name)s" if rank is None else f"{run}, rank {rank}"
     formatter = TextLines(f"{head}: %(message)s") if wanted == "text" else JsonLines(context)
     logging.basicConfig(level=_level(), handlers=[LineHandler()])
+    logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it logs every chunk of an image
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.StreamHandler):  # leaves Ray's log files as they are
             # In a worker, Ray's handler forwards lines to a plain one.

@@ -173,7 +173,7 @@ class _FullSoftmax(torch.autograd.Function):
                 vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
                 scores = items.scores(q_CPD[c], vectors, first, dtype)
                 own = targets.own_scores(scores, first, own)
-                maxima, sums = _exponentiate(scores)
+                sums, maxima = _log_sum_exp(scores)
                 log_sums = sums if log_sums is None else torch.logaddexp(log_sums, sums)
                 if items.chunk >= items.number:
                     ctx.saved[c] = vectors, lengths, scores, maxima
@@ -201,13 +201,13 @@ class _FullSoftmax(torch.autograd.Function):
         for c, channel in enumerate(items.channels):
             for first, last in items.chunks():
                 if c in ctx.saved:
-                    vectors, lengths, exponentials, maxima = ctx.saved.pop(c)
-                    error = exponentials.mul_((maxima - log_sums[c]).exp_()[:, None])
+                    vectors, lengths, scores, maxima = ctx.saved.pop(c)
                 else:
+                    maxima = None
                     vectors = channel.vectors(tables, first, last)
                     vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
                     scores = items.scores(q_CPD[c], vectors, first, ctx.dtype)
-                    error = scores.sub_(log_sums[c][:, None]).exp_()  # probabilities
+                error = _probabilities(scores, maxima, log_sums[c])
                 ctx.targets.subtract_one(error, first)
                 error = error.to(ctx.dtype)
                 _add_product(of_queries[c], error, vectors.to(ctx.dtype))
@@ -227,15 +227,24 @@ class _FullSoftmax(torch.autograd.Function):
         return None, None, of_queries, None, *returned
 
 
-def _exponentiate(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace scores [P, n] by exp(score - m), m [P] the highest of a row -> m, log-sum-exp [P].
+def _log_sum_exp(scores: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the log-sum-exp of the rows of scores [P, n], and m, the highest score of each [P].
 
-    A pass of `torch.logsumexp` would write its differences to new memory. Here the backward pass
-    also finds the exponentials.
+    On a CPU the scores become exp(score - m), which the backward pass needs too, and nothing is
+    written to new memory. On a GPU they stay, and m is None.
     """
+    if scores.is_cuda:
+        return torch.logsumexp(scores, dim=1), None
     maxima = scores.amax(dim=1).clamp_min_(torch.finfo(scores.dtype).min)  # all may be -inf
     sums = scores.sub_(maxima[:, None]).exp_().sum(dim=1)
-    return maxima, sums.log_().add_(maxima)
+    return sums.log_().add_(maxima), maxima
+
+
+def _probabilities(scores: Tensor, maxima: Tensor | None, log_sums: Tensor) -> Tensor:
+    """Replace scores [P, n], or their exponentials below `maxima`, by probabilities."""
+    if maxima is None:
+        return scores.sub_(log_sums[:, None]).exp_()
+    return scores.mul_((maxima - log_sums).exp_()[:, None])
 
 
 def _normalize_rows(rows_ND: Tensor) -> tuple[Tensor, Tensor]:

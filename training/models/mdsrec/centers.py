@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from training.device import working_set
 from training.layers.in_blocks import in_blocks
+from training.layers.row_softmax import row_softmax
 from training.layers.transformer import split_heads
 
 SAVED_BYTES = 64 << 20  # of all centers: up to this size they are kept for the backward pass
@@ -119,7 +120,7 @@ def _interests_of_users(
         layer = tokens._replace(projection=projection)
         scores = layer.scores(centers)
         scores = scores.view(b, scores.shape[1] // K, K, -1, T).masked_fill(hidden, -torch.inf)
-        weights = torch.softmax(scores, dim=-1).flatten(3).flatten(1, 2)  # Eq. 12
+        weights = row_softmax(scores).flatten(3).flatten(1, 2)  # Eq. 12
         if dropout_masks:
             weights = weights * dropout_masks[index]
         centers = F.gelu(layer.outputs(weights))  # Eq. 15
