@@ -157,7 +157,7 @@ def test_only_the_first_late_answer_of_rays_autoscaler_is_shown_and_without_trac
     from ray.exceptions import GetTimeoutError
     from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
 
-    from training.distributed.ray_internals import LATE_ANSWER, ShortCoordinatorWarnings
+    from training.distributed.ray_train_internals import LATE_ANSWER, ShortCoordinatorWarnings
 
     logger = autoscaling_coordinator_client.logger
     before = list(logger.filters)

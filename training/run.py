@@ -25,7 +25,7 @@ from ray.train.torch import get_device
 
 from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
-from mdsrec.command.logs import configure_logging
+from mdsrec.command.logs import FORMAT_KEY, configure_logging
 from mdsrec.config import Experiment
 from mdsrec.config.loading import experiment_from
 from mdsrec.config.model_base import FeatureModelConfig
@@ -38,12 +38,16 @@ from training.data.table_checks import check_item_tables
 from training.device import warn_of_slow_offload
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
-from training.distributed.ray_internals import ShortCoordinatorWarnings
+from training.distributed.ray_internals import has_started_ray
 from training.distributed.ray_session import (
     check_capacity,
     cpus_per_gpu,
     ray_session,
     uses_gpu,
+)
+from training.distributed.ray_train_internals import (
+    ShortCoordinatorWarnings,
+    propagate_to_workers,
 )
 from training.distributed.trainer import Trainer
 from training.length import check_can_go_on, close, has_ended, is_closed, reopen
@@ -57,6 +61,8 @@ from training.untrained import validate_untrained
 from training.warm.start import prepare_start
 
 log = logging.getLogger("training")
+
+OF_DRIVER = re.compile(f"RAY_ADDRESS|{FORMAT_KEY}|MLFLOW_.*|WANDB_.*")  # variables for the workers
 
 
 @dataclass(frozen=True)
@@ -231,6 +237,9 @@ def _new_trainer(
     experiment: Experiment, use_gpu: bool, lease: RunLease, callbacks: Sequence[UserCallback]
 ) -> Trainer:
     config = experiment.train
+    propagate_to_workers(filter(OF_DRIVER.fullmatch, os.environ))
+    if has_started_ray():  # no autoscaler takes this machine away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray takes the reports of an epoch at its next health check.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # progress bars are printed

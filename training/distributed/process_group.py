@@ -4,7 +4,7 @@ from typing import Any
 
 from ray.train.torch import TorchConfig
 
-from training.distributed.ray_internals import preemption_is_announced
+from training.distributed.ray_train_internals import preemption_is_announced
 from training.lifecycle.signals import catch_sigterm, sigterm_received
 
 

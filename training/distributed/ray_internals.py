@@ -1,10 +1,10 @@
 """The parts of Ray used here that are not public. Tried with Ray 2.60.0.
 
-A new version may change any of them, so each place says what fails then.
+A new version may change any of them, so each place says what fails then. Those of Ray Train are in
+ray_train_internals.py, because its import takes a second and most processes do without it.
 """
 
 import json
-import logging
 import os
 import re
 import time
@@ -17,14 +17,8 @@ import psutil
 import ray
 from ray._private import ray_constants, ray_logging, services
 from ray._private.grpc_utils import init_grpc_channel
-from ray.exceptions import GetTimeoutError
 from ray.experimental import tqdm_ray
 from ray.job_config import JobConfig
-from ray.train import UserCallback
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
-from ray.train.v2._internal.execution.context import get_train_context
 
 SUBMISSION_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -38,14 +32,8 @@ TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 
 LINE_OF_CPP = re.compile(r"\[[-\d]+ [\d:,]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")
 
-LATE_ANSWER = "Ray's autoscaler answers late: the machine is busy; the training goes on without it"
 START_WAIT_KEY = "RAY_raylet_start_wait_time_s"
 START_SECONDS = 600.0  # on a busy machine; Ray itself waits 30 s, for its dashboard 60 s
-COORDINATOR_LOGGER = (
-    "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client"
-)
-"""Logger of requests to the autoscaler. If it is renamed, late answers show as tracebacks again."""
-
 Health = Literal["answers", "is silent", "is gone"]
 NO_ANSWER: dict[grpc.StatusCode, Health] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "is silent",
@@ -96,54 +84,6 @@ def show_lines_of_workers(note_line: Callable[[], None]) -> None:
     dispatcher.add_handler("ray_print_logs", show)
 
 
-class ShortCoordinatorWarnings(UserCallback):  # type: ignore[misc]
-    """Makes one line of the tracebacks about the autoscaler's late answers.
-
-    Ray Train's controller asks the autoscaler for the workers and waits 5 s. On a busy machine the
-    answer comes later and nothing is lost, but the controller logs a traceback each time. It is
-    another process, which gets the filter when this object is unpickled there.
-    """
-
-    def __reduce__(self) -> tuple[Any, tuple[()]]:
-        return (shorten_coordinator_warnings, ())
-
-
-def shorten_coordinator_warnings() -> ShortCoordinatorWarnings:
-    """Add the filter to this process."""
-    logger = logging.getLogger(COORDINATOR_LOGGER)
-    if not any(isinstance(each, _FirstTimeout) for each in logger.filters):
-        logger.addFilter(_FirstTimeout())
-    return ShortCoordinatorWarnings()
-
-
-class _FirstTimeout(logging.Filter):
-    """Shows the first timeout without its traceback and drops the others; keeps other records."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._is_shown = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, GetTimeoutError):
-            return True
-        is_first, self._is_shown = not self._is_shown, True
-        record.msg, record.args, record.exc_info = LATE_ANSWER, (), None
-        return is_first
-
-
-def needed_callbacks(callbacks: Iterable[Any]) -> list[Any]:
-    """Leave out the callbacks of Ray Train whose actors nobody needs; workers wait for them.
-
-    Workers read our tables, so there are no Ray data sets. In a Ray that ends with this process,
-    nothing is left to clean up; the actor for that would ask the dashboard, which is not there.
-    """
-    unneeded: list[type] = [DatasetsCallback]
-    if ray._private.worker._global_node.head:  # this process has started its Ray
-        unneeded.append(PlacementGroupCleanerCallback)
-    return [callback for callback in callbacks if not isinstance(callback, tuple(unneeded))]
-
-
 @contextmanager
 def longer_start() -> Iterator[None]:
     """Let each process of a local Ray take START_SECONDS to start, or what START_WAIT_KEY says.
@@ -182,6 +122,11 @@ def _raylet_has_ended() -> bool:
     return all(raylet.status() == psutil.STATUS_ZOMBIE for raylet in raylets)
 
 
+def has_started_ray() -> bool:
+    """Return whether this process has started the Ray that it uses."""
+    return bool(ray._private.worker._global_node.head)
+
+
 def server_addresses() -> tuple[str, str]:
     """Return the addresses of the servers that this driver depends on: GCS, raylet of this node."""
     node = ray._private.worker.global_worker.node
@@ -200,14 +145,6 @@ def health(address: str, seconds: float) -> Health:
     return "answers"
 
 
-def propagate_to_workers(variables: Iterable[str]) -> None:
-    """Let Ray Train copy these environment variables to its controller and its workers.
-
-    Without this set they would have the values of the node instead of the driver's.
-    """
-    ENV_VARS_TO_PROPAGATE.update(variables)
-
-
 def autoscaler_limits() -> dict[str, float]:
     """Return the most of each resource that the autoscaler may reach; {} if it declares none.
 
@@ -215,15 +152,6 @@ def autoscaler_limits() -> dict[str, float]:
     autoscaler would add nodes for it.
     """
     return ray._private.state.state.get_max_resources_from_cluster_config() or {}
-
-
-def preemption_is_announced() -> bool:
-    """Return True if Ray knows that the node of one of this training's workers will go.
-
-    The public `ray.train.get_preemption_info` is a barrier of all workers; this is not. Without it
-    a worker learns of a preemption only by SIGTERM.
-    """
-    return get_train_context().preemption_context.preemption_info is not None
 
 
 def rung_milestones(scheduler: Any) -> list[float]:

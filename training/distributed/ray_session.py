@@ -9,7 +9,6 @@ from pathlib import Path
 import ray
 
 from mdsrec.command.heartbeat import heartbeat
-from mdsrec.command.logs import FORMAT_KEY
 from mdsrec.config import Experiment
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
@@ -19,7 +18,6 @@ from training.distributed.ray_internals import (
     TOKEN_LOGGER,
     autoscaler_limits,
     longer_start,
-    propagate_to_workers,
     search_path_of_workers,
     show_lines_of_workers,
 )
@@ -32,7 +30,6 @@ START_HINT = (
     "see the logs in /tmp/ray/session_latest/logs; on a busy machine try again later, or let it "
     f"take longer with {START_WAIT_KEY}=1800"
 )
-TRACKER_VARIABLES = ("MLFLOW_", "WANDB_")
 ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
 
 
@@ -128,13 +125,11 @@ def _connect(address: str | None, log_to_driver: bool) -> None:
 
 
 def pin_ray_address() -> None:
-    """Set RAY_ADDRESS to this process's Ray, for the processes of Ray Train too.
+    """Set RAY_ADDRESS to this process's Ray, which a training passes on to Ray Train's processes.
 
     Otherwise Ray Train's clean-up actor may connect to another Ray of the same host, where it does
     not find the training's controller, and end the training.
     """
-    of_trackers = [name for name in os.environ if name.startswith(TRACKER_VARIABLES)]
-    propagate_to_workers(("RAY_ADDRESS", FORMAT_KEY, *of_trackers))
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 

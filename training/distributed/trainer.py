@@ -4,7 +4,7 @@ from typing import Any
 
 from ray.train.torch import TorchTrainer
 
-from training.distributed.ray_internals import needed_callbacks
+from training.distributed.ray_train_internals import needed_callbacks
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
