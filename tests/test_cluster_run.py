@@ -219,6 +219,7 @@ print("as expected")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_session_leaves_its_ray_to_the_next_one_unless_it_fails():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -31,7 +31,7 @@ FIELDS = {  # user, item, time and its factor, by edition
 }
 FORMATS = [*FIELDS, "csv", "jsonl", "parquet"]
 KINDS = ("interactions", "items")
-QUICK = ("2018", "parquet")  # formats of the regular tests
+QUICK = ("2018",)  # formats of the regular tests
 FILES_OF_2018 = {"reviews": "reviews", "metadata": "items"}
 
 

@@ -142,6 +142,7 @@ def test_ranks_are_computed_again_only_when_the_weights_change(experiment):
     assert tables.open_table(f"{run_of(experiment)}/ranks", "").fingerprint != first.fingerprint
 
 
+@pytest.mark.slow
 def test_the_manifest_of_ranks_names_the_sizes_of_the_device(tmp_path, shared_ray, monkeypatch):
     experiment = small_experiment(tmp_path, eval={"user_batch": None, "item_block": None})
     write_dataset(experiment)

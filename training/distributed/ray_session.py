@@ -34,7 +34,7 @@ ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
 
 
 class _Kept:
-    """Whether the next session leaves its Ray to the one after it, and whether one has."""
+    """Ray left by a session to the next one: `wanted` from the next session, `present` by then."""
 
     wanted = present = False
 
