@@ -34,7 +34,7 @@ ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
 
 
 class _Kept:
-    """Ray left by a session to the next one: `wanted` from the next session, `present` by then."""
+    """The Ray between two sessions: the next one to end leaves it if `wanted`; it is `present`."""
 
     wanted = present = False
 
@@ -53,7 +53,7 @@ def keeping_ray() -> Iterator[None]:
 def ray_session(log_to_driver: bool = True, graceful: Collection[int] = ()) -> Iterator[None]:
     """Use the Ray that this process has initialized, the cluster of RAY_ADDRESS, or a local Ray.
 
-    A local Ray has no dashboard: it ends with this process, and would start seconds later. In a
+    A local Ray has no dashboard, which takes seconds to start, and ends with the command. In a
     submitted job RAY_ADDRESS is set. With `log_to_driver` the workers' log lines are printed
     here too. `graceful` are signals at which the caller saves and ends (see `ray_watch.py`).
     InputError if Ray cannot be started or reached, or if it ends meanwhile.
