@@ -127,6 +127,11 @@ def has_started_ray() -> bool:
     return bool(ray._private.worker._global_node.head)
 
 
+def has_dashboard() -> bool:
+    """Return whether the cluster has a dashboard, which answers questions about its actors."""
+    return bool(services.get_webui_url_from_internal_kv())
+
+
 def server_addresses() -> tuple[str, str]:
     """Return the addresses of the servers that this driver depends on: GCS, raylet of this node."""
     node = ray._private.worker.global_worker.node

@@ -14,7 +14,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.context import get_train_context
 
-from training.distributed.ray_internals import has_started_ray
+from training.distributed.ray_internals import has_dashboard
 
 LATE_ANSWER = "Ray's autoscaler answers late: the machine is busy; the training goes on without it"
 COORDINATOR_LOGGER = (
@@ -62,11 +62,11 @@ class _FirstTimeout(logging.Filter):
 def needed_callbacks(callbacks: Iterable[Any]) -> list[Any]:
     """Leave out the callbacks of Ray Train whose actors nobody needs; workers wait for them.
 
-    Workers read our tables, so there are no Ray data sets. In a Ray that ends with this process,
-    nothing is left to clean up; the actor for that would ask the dashboard, which is not there.
+    Workers read our tables, so there are no Ray data sets. The actor that cleans up after a lost
+    controller asks the dashboard each second, and warns if there is none, as in a local Ray.
     """
     unneeded: list[type] = [DatasetsCallback]
-    if has_started_ray():
+    if not has_dashboard():
         unneeded.append(PlacementGroupCleanerCallback)
     return [callback for callback in callbacks if not isinstance(callback, tuple(unneeded))]
 
