@@ -58,11 +58,12 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None
 @pytest.mark.parametrize("chunk", [1, 3, 5, X, 2 * X])
 @pytest.mark.parametrize("num_prefixes", [1, 7])
 @pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("saved_bytes", [0, losses.SAVED_BYTES])
 def test_chunked_cross_entropy_equals_the_plain_one(
-    chunk: int, num_prefixes: int, unit: bool, monkeypatch: pytest.MonkeyPatch
+    chunk: int, num_prefixes: int, unit: bool, saved_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * num_prefixes * chunk)
-    monkeypatch.setattr(losses, "SAVED_BYTES", 8 * num_prefixes * (chunk if chunk >= X else 0))
+    monkeypatch.setattr(losses, "SAVED_BYTES", saved_bytes)
     Ahat = random_matrix(X, X)
     embedding, mapped, queries = parameter(X, D), parameter(X, D), parameter(3, num_prefixes, D)
     targets = torch.randint(0, X, (num_prefixes,))

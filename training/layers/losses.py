@@ -2,10 +2,11 @@
 
 P prefixes, C channels, X items, n of them in a chunk, D width.
 
-The scores of a chunk are added to a running log-sum-exp and dropped; the backward pass computes
-them again. So memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n x D
-vectors. Scores that fit into SAVED_BYTES are computed once, in one chunk. A GPU gets larger chunks:
-the host needs longer to launch the kernels of a small one than the GPU to run them.
+The scores of a chunk are added to a running log-sum-exp. If those of all channels fit into
+SAVED_BYTES they are kept for the backward pass. Otherwise they are dropped and computed again, so
+memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n x D vectors. A
+chunk on a CPU stays in its cache. A GPU gets larger ones: the host needs longer to launch the
+kernels of a small one than the GPU to run them.
 
 Where ranks own items, each scores its own items for the prefixes of all ranks (softmax_group.py).
 """
@@ -20,9 +21,9 @@ from training.data.device_matrices import BLOCK, DeviceGraph
 from training.layers.softmax_group import SoftmaxGroup
 from training.sharding.owners import Owners
 
-SAVED_BYTES = 16 << 20  # scores of a channel up to this size are saved for the backward pass
-CHUNK_BYTES = 8 << 20  # size of the scores of a chunk
-GPU_SAVED_BYTES = 2 << 30  # the same on a GPU, for the scores of all channels together
+SAVED_BYTES = 256 << 20  # scores of all channels up to this size are kept for the backward pass
+CHUNK_BYTES = 8 << 20  # size of the scores of a chunk, or twice that if it then has all items
+GPU_SAVED_BYTES = 2 << 30  # the same on a GPU, where kept scores are in one chunk
 GPU_CHUNK_BYTES = 1 << 30
 EPS = 1e-12  # least length to divide a vector by, as in torch's normalize
 
@@ -61,9 +62,11 @@ def full_softmax_loss(
     group = SoftmaxGroup(owners, queries_CPD.shape[1])
     wider = max(group.num_prefixes, tables[0].shape[1])  # a chunk has scores and graph vectors
     bytes_per_item = queries_CPD.element_size() * wider
+    saved_bytes = GPU_SAVED_BYTES if queries_CPD.is_cuda else SAVED_BYTES
+    keeps = bytes_per_item * num_items * len(channels) <= saved_bytes
     size_of_chunk = _gpu_chunk if queries_CPD.is_cuda else _cpu_chunk
-    chunk = size_of_chunk(num_items, bytes_per_item, len(channels))
-    items = _Items(num_items, chunk, channels, unit, excluded)
+    chunk = size_of_chunk(num_items, bytes_per_item, keeps)
+    items = _Items(num_items, chunk, keeps, channels, unit, excluded)
     losses: Tensor = _FullSoftmax.apply(items, group, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
     return losses
 
@@ -79,13 +82,13 @@ def plain_full_softmax_loss(
     return torch.stack(losses)
 
 
-def _cpu_chunk(num_items: int, bytes_per_item: int, num_channels: int) -> int:
-    in_one_chunk = bytes_per_item * num_items <= SAVED_BYTES
+def _cpu_chunk(num_items: int, bytes_per_item: int, keeps: bool) -> int:
+    in_one_chunk = bytes_per_item * num_items <= 2 * CHUNK_BYTES
     return max(1, num_items if in_one_chunk else CHUNK_BYTES // bytes_per_item)
 
 
-def _gpu_chunk(num_items: int, bytes_per_item: int, num_channels: int) -> int:
-    if bytes_per_item * num_items * num_channels <= GPU_SAVED_BYTES:
+def _gpu_chunk(num_items: int, bytes_per_item: int, keeps: bool) -> int:
+    if keeps:
         return max(1, num_items)
     return max(BLOCK, GPU_CHUNK_BYTES // bytes_per_item // BLOCK * BLOCK)
 
@@ -95,6 +98,7 @@ class _Items(NamedTuple):
 
     number: int
     chunk: int
+    keeps: bool  # the scores, until the backward pass
     channels: Sequence[Channel]
     unit: bool
     excluded: Tensor | None
@@ -175,8 +179,8 @@ class _FullSoftmax(torch.autograd.Function):
                 own = targets.own_scores(scores, first, own)
                 sums, maxima = _log_sum_exp(scores)
                 log_sums = sums if log_sums is None else torch.logaddexp(log_sums, sums)
-                if items.chunk >= items.number:
-                    ctx.saved[c] = vectors, lengths, scores, maxima
+                if items.keeps:
+                    ctx.saved[c, first] = vectors, lengths, scores, maxima
             if log_sums is None or own is None:  # this rank owns no item
                 own = q_CPD.new_zeros(target_P.shape)
                 log_sums = own - torch.inf
@@ -200,8 +204,8 @@ class _FullSoftmax(torch.autograd.Function):
         ]
         for c, channel in enumerate(items.channels):
             for first, last in items.chunks():
-                if c in ctx.saved:
-                    vectors, lengths, scores, maxima = ctx.saved.pop(c)
+                if items.keeps:
+                    vectors, lengths, scores, maxima = ctx.saved.pop((c, first))
                 else:
                     maxima = None
                     vectors = channel.vectors(tables, first, last)
