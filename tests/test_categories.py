@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_dataset import small_experiment, write_categories, write_dataset
 
@@ -145,15 +146,15 @@ def test_categories_make_the_tables_of_all_files_and_then_those_of_one_each(tmp_
     run_etl(path, "--each")
     shared = ("interactions", "metadata", "sequences", "items", "cooccurrence")
     for name in shared:
-        whole, plain = (table_bytes(tmp_path / root, name) for root in ("root", "listed"))
+        whole, plain = (files_of(tmp_path / root, name) for root in ("root", "listed"))
         assert whole == plain
     counters = tables.open_table(tables.table_uri(f"{tmp_path}/root", CATEGORIES)).counters
     assert list(counters) == ["Arts", "Music"] and min(counters.values()) > 0
     only_arts = f'{{Arts={{reviews=["{files[0]}"], metadata=["{files[3]}"]}}}}'
     run_etl(path, f"input.categories={only_arts}")
     for name in shared:
-        one = table_bytes(tmp_path / "root", name)
-        assert one == table_bytes(tmp_path / "root" / "Arts", name)
+        one = files_of(tmp_path / "root", name)
+        assert one == files_of(tmp_path / "root" / "Arts", name)
     assert tables.read_manifest(tables.table_uri(f"{tmp_path}/root/Music", CATEGORIES)) is None
 
 
@@ -162,11 +163,15 @@ def run_etl(*words: object) -> None:
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
 
 
-def table_bytes(root: Path, name: str) -> list[bytes]:
-    """Return the content of the files of a table, in order."""
+def files_of(root: Path, name: str) -> list[pa.Table]:
+    """Return the files of a table, in order, each with its schema and rows.
+
+    Their bytes may differ: Java lists the encodings of a column in the order of a hash set, which
+    changes from process to process.
+    """
     folder = root / "dataset" / name
     listed = tables.open_table(str(folder)).files
-    return [(folder / file.path).read_bytes() for file in listed]
+    return [pq.read_table(folder / file.path) for file in listed]
 
 
 @pytest.fixture(scope="module")

@@ -170,14 +170,14 @@ def run_body(monkeypatch, body):
 
 def test_a_stage_in_this_process_ends_as_a_process_of_its_own_would(monkeypatch, capsys):
     def refuse(words):
-        raise InputError(f"{words} is no configuration")
+        raise InputError(f"{words}: no such file")
 
     def stop(words):
         raise SystemExit(128 + signal.SIGTERM)
 
     assert run_body(monkeypatch, lambda words: None) == 0
     assert run_body(monkeypatch, refuse) == 2
-    assert capsys.readouterr().err == "evaluation: ['CONFIG'] is no configuration\n"
+    assert capsys.readouterr().err == "evaluation: ['CONFIG']: no such file\n"
     assert run_body(monkeypatch, stop) == 143
     assert "evaluation: terminated" in capsys.readouterr().err
 

@@ -1,8 +1,8 @@
 """Test metrics of variants of an experiment over several seeds, compared with the first variant.
 
-Finished runs are not repeated. With a
-memory there are two tables: one of the whole score, and one of the network without the memory. The
-differences are means over users and seeds, with 95% intervals of a bootstrap over users.
+Finished runs are not repeated. With a memory there are two tables: one of the whole score, and one
+of the network without the memory. The differences are means over users and seeds, with 95%
+intervals of a bootstrap over users.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from itertools import product
 
 from benchmarks.seeds import (
     CUTOFFS,
+    Variants,
     channels_of,
     difference_cells,
     events_of,
@@ -25,10 +26,8 @@ from mdsrec.errors import InputError
 from mdsrec.text import markdown_table
 from tuning.stages import RunSpec
 
-Overrides = dict[str, list[str]]  # of each variant, by its name
 
-
-def variants_of(experiment: Experiment) -> Overrides:
+def variants_of(experiment: Experiment) -> Variants:
     """Return the overrides of each variant.
 
     They are those of Table 3 of the paper, a model of ids only, other readings of the paper, and
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"channel {channel}\n\n{_table(runs, channel)}\n")
 
 
-def _chosen_variants(experiment: Experiment, arguments: argparse.Namespace) -> Overrides:
+def _chosen_variants(experiment: Experiment, arguments: argparse.Namespace) -> Variants:
     if arguments.grid:
         key, *values = arguments.grid
         return {f"{key}={value}": [f"{key}={value}"] for value in values}

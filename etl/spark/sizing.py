@@ -48,9 +48,9 @@ def settings_for(config: SparkConfig, input_bytes: int, cores: int, memory: int)
 
 
 def java_flags(master: str, input_bytes: int) -> list[str]:
-    """Return the flags of Java: on one machine, a short job uses the first of its two compilers.
+    """Return the flags of the JVM: for a short job on one machine, less compilation and one thread.
 
-    The second one, and threads of the garbage collector, then cost more time than they save.
+    C2, the optimizing compiler, and a parallel garbage collector then cost more than they save.
     """
     is_short = is_local(master) and input_bytes <= SHORT_JOB
     return ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"] if is_short else []

@@ -2,11 +2,11 @@
 
 P prefixes, C channels, X items, n of them in a chunk, D width.
 
-The scores of a chunk are added to a running log-sum-exp. If those of all channels fit into
-SAVED_BYTES they are kept for the backward pass. Otherwise they are dropped and computed again, so
-memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n x D vectors. A
-chunk on a CPU stays in its cache. A GPU gets larger ones: the host needs longer to launch the
-kernels of a small one than the GPU to run them.
+The scores of a chunk are added to a running log-sum-exp. If those of all channels, and the item
+vectors, fit into SAVED_BYTES they are kept for the backward pass. Otherwise they are dropped and
+computed again, so memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n
+x D vectors. A chunk on a CPU stays in its cache. A GPU gets larger ones: the host needs longer to
+launch the kernels of a small one than the GPU to run them.
 
 Where ranks own items, each scores its own items for the prefixes of all ranks (softmax_group.py).
 """
@@ -21,7 +21,7 @@ from training.data.device_matrices import BLOCK, DeviceGraph
 from training.layers.softmax_group import SoftmaxGroup
 from training.sharding.owners import Owners
 
-SAVED_BYTES = 256 << 20  # scores of all channels up to this size are kept for the backward pass
+SAVED_BYTES = 256 << 20  # scores and vectors of all channels up to this size are kept
 CHUNK_BYTES = 8 << 20  # size of the scores of a chunk, or twice that if it then has all items
 GPU_SAVED_BYTES = 2 << 30  # the same on a GPU, where kept scores are in one chunk
 GPU_CHUNK_BYTES = 1 << 30
@@ -60,12 +60,12 @@ def full_softmax_loss(
     queries_CPD = queries_CPD.to(tables[0].dtype)
     num_items = len(tables[0]) if owners is None else owners.shards.num_own
     group = SoftmaxGroup(owners, queries_CPD.shape[1])
-    wider = max(group.num_prefixes, tables[0].shape[1])  # a chunk has scores and graph vectors
-    bytes_per_item = queries_CPD.element_size() * wider
-    saved_bytes = GPU_SAVED_BYTES if queries_CPD.is_cuda else SAVED_BYTES
-    keeps = bytes_per_item * num_items * len(channels) <= saved_bytes
-    size_of_chunk = _gpu_chunk if queries_CPD.is_cuda else _cpu_chunk
-    chunk = size_of_chunk(num_items, bytes_per_item, keeps)
+    P, D, on_gpu = group.num_prefixes, tables[0].shape[1], queries_CPD.is_cuda
+    number = queries_CPD.element_size()
+    all_bytes = number * (P + D) * num_items * len(channels)  # scores and item vectors
+    keeps = all_bytes <= (GPU_SAVED_BYTES if on_gpu else SAVED_BYTES)
+    size_of_chunk = _gpu_chunk if on_gpu else _cpu_chunk
+    chunk = size_of_chunk(num_items, number * max(P, D), keeps)
     items = _Items(num_items, chunk, keeps, channels, unit, excluded)
     losses: Tensor = _FullSoftmax.apply(items, group, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
     return losses
