@@ -24,10 +24,7 @@ def spark() -> Iterator[Any]:
     from etl.spark.session import open_session
     from mdsrec.config import SparkConfig
 
-    quick_start = {"spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1"}  # jobs are short
-    session = open_session(
-        SparkConfig(master="local[2]", driver_memory="1g", partitions=2, settings=quick_start)
-    )
+    session = open_session(SparkConfig(master="local[2]", driver_memory="1g", partitions=2))
     yield session
     session.stop()
 

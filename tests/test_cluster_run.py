@@ -34,6 +34,7 @@ class FakeStages:
         self.codes = codes
         self.finishes = finishes
         self.started = []
+        self.keeps_ray = {}  # of the stages in this process
 
     def install(self, monkeypatch):
         monkeypatch.setattr("cluster.run.run_process", self.run_process)
@@ -41,9 +42,13 @@ class FakeStages:
 
     def run_process(self, command):
         assert command[:2] == [sys.executable, "-m"]
-        return self.run_here(command[2], command[3:])
+        return self.start(command[2], command[3:])
 
-    def run_here(self, stage, words, keeps_ray=False):
+    def run_here(self, stage, words, keeps_ray):
+        self.keeps_ray[stage] = keeps_ray
+        return self.start(stage, words)
+
+    def start(self, stage, words):
         self.started.append([stage, *words])
         if stage == "training":
             experiment = load_experiment(words[-2], words[-1:])
@@ -85,6 +90,22 @@ def test_a_training_that_was_stopped_is_not_evaluated(monkeypatch, config, capsy
     assert [stage for stage, *_ in started] == ["etl", "training"]
     assert code == 0
     assert "run the same command again to continue" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("chosen", "keeps_ray"),
+    [
+        (["etl", "training", "evaluation"], {"training": True, "evaluation": False}),
+        (["etl", "training"], {"training": False}),
+        (["evaluation"], {"evaluation": False}),
+    ],
+)
+def test_a_training_leaves_its_ray_to_an_evaluation(monkeypatch, config, chosen, keeps_ray):
+    stages = FakeStages()
+    stages.install(monkeypatch)
+    main(["run", config, "name=b", "--stages", *chosen])
+    assert [stage for stage, *_ in stages.started] == chosen
+    assert stages.keeps_ray == keeps_ray
 
 
 @pytest.mark.parametrize(

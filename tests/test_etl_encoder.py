@@ -17,8 +17,15 @@ import pytest
 from vectors_by_item import vectors_by_item
 
 from etl.catalogue.content_hashes import ContentHashes
+from etl.features import encoding
 from etl.features.encoders import check_encoder, encoder_identity
-from etl.features.encoding import _encode_chunks, _progress_line, cache_name, encode_items
+from etl.features.encoding import (
+    _encode,
+    _encode_chunks,
+    _progress_line,
+    cache_name,
+    encode_items,
+)
 from etl.features.vector_cache import (
     CacheFiles,
     _delete_damaged,
@@ -271,6 +278,30 @@ def test_every_chunk_of_a_task_becomes_a_file_however_batches_are_cut(tmp_path):
     ]
     contents_and_lengths = [(["7", "123"], [1, 3]), (["55"], [2]), (["4444", "1"], [4, 1])]
     assert stored(tmp_path) == sorted((list(map(key_of, c)), n) for c, n in contents_and_lengths)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(("smallest", "most", "is_shared"), [(1, 256, True), (1, 5, False)])
+def test_only_chunks_of_the_smallest_size_share_the_tasks_that_run_at_a_time(
+    spark, tmp_path, monkeypatch, smallest, most, is_shared
+):
+    class Zeros:
+        name = "zeros"
+
+        def encode(self, contents):
+            return np.zeros((len(contents), 1), np.float32), [None] * len(contents)
+
+    monkeypatch.setattr(encoding, "CHUNK_SIZES", {"text": (smallest, 4)})
+    monkeypatch.setattr(encoding, "MAX_CHUNKS", most)
+    monkeypatch.setattr(encoding, "_encoder", lambda *_: Zeros())
+    rows = [(key_of(str(n)), str(n)) for n in range(10)]
+    contents = spark.createDataFrame(rows, "key binary, content string")
+    cache = open_cache(spark, str(tmp_path), 1)
+    outcomes = _encode(contents, len(rows), CONFIG, cache, "features/text", False)
+    slots = spark.sparkContext.defaultParallelism
+    assert slots < 5
+    assert outcomes.rdd.getNumPartitions() == (slots if is_shared else 5)
+    assert {row.key for row in outcomes.collect()} == {key for key, _ in rows}
 
 
 def test_a_task_without_rows_encodes_nothing(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -311,3 +313,24 @@ def test_the_report_shows_the_metrics(evaluated):
     html = Path(run_of(evaluated), "report.html").read_text()
     for means in found["split"]["test"].values():
         assert f'<td class="number" data-label="ndcg@10">{means["ndcg@10"]:.4f}</td>' in html
+
+
+def test_weights_are_chosen_on_the_ray_that_ranks(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise an evaluation starts Ray twice."""
+    inside: list[str] = []
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        inside.append("session")
+        yield
+        inside.clear()
+
+    def choose(_: Experiment) -> None:
+        raise InputError(f"inside {inside}")
+
+    monkeypatch.setattr("evaluation.run.ray_session", session)
+    monkeypatch.setattr("evaluation.run.describe_weighted", choose)
+    with pytest.raises(InputError, match=r"inside \['session'\]"):
+        evaluate(experiment)

@@ -1,5 +1,7 @@
 """Cheaper forms equal the plain ones: values and gradients, in float64."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,32 @@ def test_chunked_cross_entropy_equals_the_plain_one(
     assert_same((found,), (expected,))
     inputs = embedding, mapped, queries
     assert_same(gradients(weights @ found, *inputs), gradients(weights @ expected, *inputs))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_scores_are_computed_once_if_they_and_the_vectors_fit(
+    missing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_prefixes, num_channels, computed = 7, 2, []
+    of_all = 8 * (num_prefixes + D) * X * num_channels
+    monkeypatch.setattr(losses, "SAVED_BYTES", of_all - missing)
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * max(num_prefixes, D) * (X // 3))
+    scores = losses._Items.scores
+
+    def counted(self: Any, *inputs: Any) -> Tensor:
+        computed.append(inputs)
+        return scores(self, *inputs)
+
+    monkeypatch.setattr(losses._Items, "scores", counted)
+    embedding, queries = parameter(X, D), parameter(num_channels, num_prefixes, D)
+    channels = [Channel(0, None), Channel(0, DeviceMatrix(sparse(random_matrix(X, X))))]
+    found = full_softmax_loss(
+        queries, torch.zeros(num_prefixes, dtype=torch.int64), channels, [embedding]
+    )
+    in_forward = len(computed)
+    assert in_forward == num_channels * -(-X // (X // 3))
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert len(computed) == in_forward * (1 + missing)
 
 
 def test_scores_far_apart_do_not_overflow() -> None:
