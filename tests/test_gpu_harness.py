@@ -24,7 +24,7 @@ from training.data.long_rows import LongRows
 from training.data.sequences import SequenceReader
 from training.data.sparse import SparseMatrix
 from training.device import product_precision
-from training.layers import losses
+from training.layers import softmax_tiles
 from training.layers.dropout import dropout, dropout_mask
 from training.layers.queries import Queries
 from training.layers.scoring import count_channels
@@ -143,17 +143,17 @@ def test_channels_side_by_side_equal_one_after_the_other(root: Path, model: Any)
     assert_nothing_waits(found)
 
 
-def test_scores_that_are_not_kept_are_computed_in_blocks_of_items(
+def test_scores_that_are_not_kept_are_computed_in_tiles(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chunk begins at a block, for which the graph's rows are ordered by column."""
-    monkeypatch.setattr(losses, "BLOCK", 16)
-    monkeypatch.setattr(losses, "GPU_CHUNK_BYTES", 1)
+    monkeypatch.setattr(softmax_tiles, "BLOCK", 16)
+    monkeypatch.setattr(softmax_tiles, "GPU_TILE_BYTES", 4 * 16 * 5)  # of 5 prefixes
     experiment = experiment_in(root, "mdsrec", SOME_FORMS[0])
     _, whole = taken(experiment)
     assert num_launches(whole) <= LAUNCHES["mdsrec"]
     monkeypatch.setattr(device_matrices, "BLOCK", 16)
-    monkeypatch.setattr(losses, "GPU_SAVED_BYTES", 0)
+    monkeypatch.setattr(softmax_tiles, "GPU_SAVED_BYTES", 0)
     on_cpu, found = taken(experiment)
     assert_equal_steps(on_cpu, found)
     assert num_launches(found) > num_launches(whole)

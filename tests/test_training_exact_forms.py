@@ -1,5 +1,6 @@
 """Cheaper forms equal the plain ones: values and gradients, in float64."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from torch import Tensor
 from mdsrec.config import MDSRecConfig
 from mdsrec.errors import InputError
 from training.data import device_matrices, long_rows
-from training.data.device_matrices import DeviceMatrix, cut_rows, entries_of, stack
+from training.data.device_matrices import BLOCK, DeviceMatrix, cut_rows, entries_of, stack
 from training.data.long_rows import LongRows
 from training.data.sparse import SparseMatrix, multiply_all, product
-from training.layers import losses
+from training.layers import losses, softmax_tiles
 from training.layers.dropout import dropout, dropout_mask
 from training.layers.in_blocks import in_blocks
 from training.layers.losses import Channel, full_softmax_loss, plain_full_softmax_loss
+from training.layers.softmax_tiles import Tiles, tiles_of
 from training.models.mdsrec import centers
 from training.models.mdsrec.interest_block import InterestBlock
 
@@ -57,15 +59,17 @@ def assert_same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 5, X, 2 * X])
-@pytest.mark.parametrize("num_prefixes", [1, 7])
+@pytest.mark.parametrize("chunk", [1, 5, X, 2 * X])
+@pytest.mark.parametrize("block", [1, 3, 2 * X])
+@pytest.mark.parametrize("part", [1, 3, 7])
 @pytest.mark.parametrize("unit", [False, True])
-@pytest.mark.parametrize("saved_bytes", [0, losses.SAVED_BYTES])
-def test_chunked_cross_entropy_equals_the_plain_one(
-    chunk: int, num_prefixes: int, unit: bool, saved_bytes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keeps", [False, True])
+def test_cross_entropy_in_tiles_equals_the_plain_one(
+    chunk: int, block: int, part: int, unit: bool, keeps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * num_prefixes * chunk)
-    monkeypatch.setattr(losses, "SAVED_BYTES", saved_bytes)
+    num_prefixes = 7
+    tiles = Tiles(num_prefixes, X, chunk, block, part, keeps)
+    monkeypatch.setattr(losses, "tiles_of", lambda *_: tiles)
     Ahat = random_matrix(X, X)
     embedding, mapped, queries = parameter(X, D), parameter(X, D), parameter(3, num_prefixes, D)
     targets = torch.randint(0, X, (num_prefixes,))
@@ -88,8 +92,8 @@ def test_scores_are_computed_once_if_they_and_the_vectors_fit(
 ) -> None:
     num_prefixes, num_channels, computed = 7, 2, []
     of_all = 8 * (num_prefixes + D) * X * num_channels
-    monkeypatch.setattr(losses, "SAVED_BYTES", of_all - missing)
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 8 * max(num_prefixes, D) * (X // 3))
+    monkeypatch.setattr(softmax_tiles, "SAVED_BYTES", of_all - missing)
+    monkeypatch.setattr(softmax_tiles, "PREFIXES", 5)
     scores = losses._Items.scores
 
     def counted(self: Any, *inputs: Any) -> Tensor:
@@ -103,9 +107,22 @@ def test_scores_are_computed_once_if_they_and_the_vectors_fit(
         queries, torch.zeros(num_prefixes, dtype=torch.int64), channels, [embedding]
     )
     in_forward = len(computed)
-    assert in_forward == num_channels * -(-X // (X // 3))
+    assert in_forward == num_channels * 2  # tiles: 5 prefixes and 2
     found.sum().backward()  # type: ignore[no-untyped-call]
     assert len(computed) == in_forward * (1 + missing)
+
+
+@pytest.mark.parametrize("num_prefixes", [1, 512, 8_192, 262_144])
+@pytest.mark.parametrize("num_items", [4_000, 70_000, 1_000_000, 48_000_000])
+def test_the_scores_of_a_tile_are_bounded_on_a_gpu(num_prefixes: int, num_items: int) -> None:
+    """With sharded items the prefixes are those of all ranks."""
+    table: Any = SimpleNamespace(shape=(num_items, 300), element_size=lambda: 4, is_cuda=True)
+    tiles = tiles_of(num_prefixes, num_items, 3, table)
+    most = softmax_tiles.GPU_SAVED_BYTES if tiles.keeps else softmax_tiles.GPU_TILE_BYTES
+    assert 4 * min(tiles.block, num_items) * tiles.prefixes <= most
+    assert sum(items.stop - items.start for items in tiles.chunks()) == num_items
+    assert sum(part.stop - part.start for part in tiles.parts()) == num_prefixes
+    assert tiles.keeps or tiles.chunk % BLOCK == 0  # by which the rows of a graph are ordered
 
 
 def test_scores_far_apart_do_not_overflow() -> None:

@@ -21,7 +21,7 @@ from training.data.item_tables import load_item_tables
 from training.data.negatives import StratifiedSampler, UniformSampler, build_sampler
 from training.data.sequences import SequenceReader
 from training.data.sparse import SparseMatrix
-from training.layers import losses
+from training.layers import softmax_tiles
 from training.layers.losses import Channel, full_softmax_loss, plain_full_softmax_loss
 from training.models.base import Model
 from training.models.registry import MODELS
@@ -65,12 +65,12 @@ def experiment_on(root: Path, name: str, **train: Any) -> Experiment:
 
 
 @pytest.mark.parametrize("unit", [False, True])
-@pytest.mark.parametrize("saved_bytes", [0, losses.SAVED_BYTES])
+@pytest.mark.parametrize("saved_bytes", [0, softmax_tiles.SAVED_BYTES])
 def test_the_full_loss_is_that_of_the_other_items(
     unit: bool, saved_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "SAVED_BYTES", saved_bytes)
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 3 * 8 * 13)  # chunks of 3 items, some all excluded
+    monkeypatch.setattr(softmax_tiles, "SAVED_BYTES", saved_bytes)
+    monkeypatch.setattr(softmax_tiles, "VECTOR_BYTES", 3 * 8 * 4)  # 3 items, some all excluded
     torch.manual_seed(0)
     num_items, excluded = 11, torch.zeros(11, dtype=torch.bool)
     excluded[[0, 1, 2, 7]] = True

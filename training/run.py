@@ -50,6 +50,7 @@ from training.distributed.ray_train_internals import (
     propagate_to_workers,
 )
 from training.distributed.trainer import Trainer
+from training.host_memory import keep_freed_memory
 from training.length import check_can_go_on, close, has_ended, is_closed, reopen
 from training.lifecycle.identity import check_claim, claim
 from training.lifecycle.lease import RunLease, run_lease
@@ -284,6 +285,7 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
     device, threads = get_device(), max(1, round(experiment.train.cpus_per_worker))
     threads = threads if device.type == "cpu" else max(threads, cpus_per_gpu())
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if rank == 0:
         warn_of_slow_offload(experiment, device, threads)
     tracking = Tracking.of(experiment) if rank == 0 else None

@@ -17,7 +17,7 @@ from benchmarks.gpu_harness.stages import PlainEngine, new_model, one_rank
 from benchmarks.measure import GIB
 from benchmarks.memory import random_experiment, random_step, random_tables
 from training.data.sequences import SequenceReader
-from training.layers import losses
+from training.layers import softmax_tiles
 from training.models.mdsrec.model import MDSRec
 from training.step import share_of, take_step
 
@@ -92,7 +92,7 @@ def million_items(gpu: Gpu, folder: Path, report: Report) -> None:
         step = random_step(num_items, prefixes)
         share = share_of(model, experiment, step, (0, 0), gpu.device)
         take = partial(_take, engine, experiment, share)
-        _compare_chunks(gpu, report, take)
+        _compare_tiles(gpu, report, take)
 
 
 def _take(engine: PlainEngine, experiment: Any, share: Any) -> Tensor:
@@ -100,20 +100,20 @@ def _take(engine: PlainEngine, experiment: Any, share: Any) -> Tensor:
     return take_step(engine, experiment, share)  # type: ignore[arg-type]
 
 
-def _compare_chunks(gpu: Gpu, report: Report, take: Callable[[], Tensor]) -> None:
-    """Compare the usual chunks of scores with chunks of the CPU's size."""
+def _compare_tiles(gpu: Gpu, report: Report, take: Callable[[], Tensor]) -> None:
+    """Compare the usual tiles of scores with small ones."""
     times = gpu.size(3, 1)
     large = gpu.seconds(take, times, warm_ups=1)
     added = gpu.added_bytes(take)
-    chunk = gpu.size(losses.CHUNK_BYTES, 1 << 12)
+    tile = gpu.size(8 << 20, 1 << 12)
     with (
-        patch.object(losses, "GPU_SAVED_BYTES", 0),
-        patch.object(losses, "GPU_CHUNK_BYTES", chunk),
+        patch.object(softmax_tiles, "GPU_SAVED_BYTES", 0),
+        patch.object(softmax_tiles, "GPU_TILE_BYTES", tile),
     ):
         small = gpu.seconds(take, times, warm_ups=1)
     report.note("ms of a step", 1e3 * large)
-    report.note(f"ms of a step in chunks of {chunk:,} bytes", 1e3 * small)
+    report.note(f"ms of a step in tiles of {tile:,} bytes", 1e3 * small)
     report.note("working set, GiB", added / GIB)
     report.require(added < MOST_WORKING_SET, f"the working set is {added / GIB:.1f} GiB")
     if not gpu.is_pretended:
-        report.require(large <= small, "small chunks are faster")
+        report.require(large <= small, "small tiles are faster")

@@ -25,6 +25,7 @@ from training.building import build_engine
 from training.data.sequences import SequenceReader
 from training.distributed.control import ControlGroup
 from training.distributed.engine_protocol import Engine
+from training.host_memory import keep_freed_memory
 from training.models.base import Model
 from training.step import share_of, take_step
 
@@ -85,6 +86,7 @@ def start_engine(
 ) -> Engine[Model]:
     """Return the engine of one of `workers` processes that rendezvous in `folder`, untrained."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(workers))
     rendezvous = f"file://{folder}/rendezvous"
     distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=workers)

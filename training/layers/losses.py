@@ -1,30 +1,26 @@
-"""Softmax cross-entropy over all items in every channel (Eq. 23-24), in chunks of items.
+"""Softmax cross-entropy over all items in every channel (Eq. 23-24), in tiles of scores.
 
-P prefixes, C channels, X items, n of them in a chunk, D width.
+P prefixes, C channels, X items, n of them, D width.
 
-The scores of a chunk are added to a running log-sum-exp. If those of all channels, and the item
-vectors, fit into SAVED_BYTES they are kept for the backward pass. Otherwise they are dropped and
-computed again, so memory holds P x n scores and, for a channel with item vectors Ahat E (Eq. 6), n
-x D vectors. A chunk on a CPU stays in its cache. A GPU gets larger ones: the host needs longer to
-launch the kernels of a small one than the GPU to run them.
+The scores of a tile are added to a running log-sum-exp. If those of all channels, and the item
+vectors, fit into SAVED_BYTES (softmax_tiles.py) they are kept for the backward pass. Otherwise they
+are dropped and computed again, so memory holds a tile of scores and, for a channel with item
+vectors Ahat E (Eq. 6), the vectors of a chunk.
 
 Where ranks own items, each scores its own items for the prefixes of all ranks (softmax_group.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from training.data.device_matrices import BLOCK, DeviceGraph
+from training.data.device_matrices import DeviceGraph
 from training.layers.softmax_group import SoftmaxGroup
+from training.layers.softmax_tiles import Targets, Tiles, tiles_of
 from training.sharding.owners import Owners
 
-SAVED_BYTES = 256 << 20  # scores and vectors of all channels up to this size are kept
-CHUNK_BYTES = 8 << 20  # size of the scores of a chunk, or twice that if it then has all items
-GPU_SAVED_BYTES = 2 << 30  # the same on a GPU, where kept scores are in one chunk
-GPU_CHUNK_BYTES = 1 << 30
 EPS = 1e-12  # least length to divide a vector by, as in torch's normalize
 
 
@@ -60,13 +56,8 @@ def full_softmax_loss(
     queries_CPD = queries_CPD.to(tables[0].dtype)
     num_items = len(tables[0]) if owners is None else owners.shards.num_own
     group = SoftmaxGroup(owners, queries_CPD.shape[1])
-    P, D, on_gpu = group.num_prefixes, tables[0].shape[1], queries_CPD.is_cuda
-    number = queries_CPD.element_size()
-    all_bytes = number * (P + D) * num_items * len(channels)  # scores and item vectors
-    keeps = all_bytes <= (GPU_SAVED_BYTES if on_gpu else SAVED_BYTES)
-    size_of_chunk = _gpu_chunk if on_gpu else _cpu_chunk
-    chunk = size_of_chunk(num_items, number * max(P, D), keeps)
-    items = _Items(num_items, chunk, keeps, channels, unit, excluded)
+    tiles = tiles_of(group.num_prefixes, num_items, len(channels), tables[0])
+    items = _Items(tiles, channels, unit, excluded)
     losses: Tensor = _FullSoftmax.apply(items, group, queries_CPD, targets_P, *tables)  # type: ignore[no-untyped-call]
     return losses
 
@@ -82,77 +73,35 @@ def plain_full_softmax_loss(
     return torch.stack(losses)
 
 
-def _cpu_chunk(num_items: int, bytes_per_item: int, keeps: bool) -> int:
-    in_one_chunk = bytes_per_item * num_items <= 2 * CHUNK_BYTES
-    return max(1, num_items if in_one_chunk else CHUNK_BYTES // bytes_per_item)
-
-
-def _gpu_chunk(num_items: int, bytes_per_item: int, keeps: bool) -> int:
-    if keeps:
-        return max(1, num_items)
-    return max(BLOCK, GPU_CHUNK_BYTES // bytes_per_item // BLOCK * BLOCK)
-
-
 class _Items(NamedTuple):
     """The items that are scored, and how."""
 
-    number: int
-    chunk: int
-    keeps: bool  # the scores, until the backward pass
+    tiles: Tiles
     channels: Sequence[Channel]
     unit: bool
     excluded: Tensor | None
 
-    def scores(self, query_PD: Tensor, items_ND: Tensor, first: int, dtype: torch.dtype) -> Tensor:
-        """Return the scores of a chunk, which starts at item `first`, -inf for excluded items."""
-        scores = (query_PD.to(dtype) @ items_ND.T.to(dtype)).to(query_PD.dtype)
+    def vectors(self, vectors_nD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the vectors that are scored, and their lengths [n, 1] if they are scaled to 1."""
+        return _normalize_rows(vectors_nD) if self.unit else (vectors_nD, None)
+
+    def scores(self, queries_PD: Tensor, vectors_nD: Tensor, items: slice) -> Tensor:
+        """Return the scores of `items`, which have these vectors, -inf for excluded ones [P, n]."""
+        dtype = torch.promote_types(queries_PD.dtype, torch.float32)
+        scores = (queries_PD @ vectors_nD.T).to(dtype)
         if self.excluded is not None:
-            scores.masked_fill_(self.excluded[first : first + len(items_ND)], -torch.inf)
+            scores.masked_fill_(self.excluded[items], -torch.inf)
         return scores
 
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        """Yield first and last + 1 of the items of each chunk."""
-        for first in range(0, self.number, self.chunk):
-            yield first, min(first + self.chunk, self.number)
 
+class _Block(NamedTuple):
+    """What the backward pass needs of a block of items."""
 
-class _Targets:
-    """The targets of the prefixes among the items of a chunk."""
-
-    def __init__(self, target_P: Tensor, items: _Items, group: SoftmaxGroup) -> None:
-        self._target_P = target_P
-        self._has_all = items.chunk >= items.number and not group.shares_items
-        self._chunk: tuple[int, int] | None = None
-        self._index, self._inside = target_P[:, None], target_P
-        self._minus_one: Tensor | None = None
-
-    def own_scores(self, scores: Tensor, first: int, before: Tensor | None) -> Tensor:
-        """Return the scores of the targets in the chunk, and those of the others `before` [P].
-
-        None means zeros.
-        """
-        if self._has_all:
-            return scores.gather(1, self._index)[:, 0]
-        self._move_to(first, scores.shape[1])
-        own = scores.gather(1, self._index)[:, 0]
-        return torch.where(self._inside, own, torch.zeros_like(own) if before is None else before)
-
-    def subtract_one(self, error: Tensor, first: int) -> None:
-        """Subtract 1 at the target: the gradient of the scores is the probability, less 1 there."""
-        if self._has_all:
-            if self._minus_one is None:
-                self._minus_one = error.new_full(self._index.shape, -1.0)
-            error.scatter_add_(1, self._index, self._minus_one)
-            return
-        self._move_to(first, error.shape[1])
-        error.scatter_add_(1, self._index, -self._inside[:, None].to(error.dtype))
-
-    def _move_to(self, first: int, count: int) -> None:
-        """Find the targets as indexes into a chunk [P, 1], and which of them are in it [P]."""
-        if self._chunk != (first, count):
-            index = self._target_P - first
-            self._chunk, self._index = (first, count), index.clamp(0, count - 1)[:, None]
-            self._inside = (index >= 0) & (index < count)
+    vectors: Tensor  # [n, D]
+    lengths: Tensor | None
+    scores: dict[
+        int, tuple[Tensor, Tensor | None]
+    ]  # as `_log_sum_exp` leaves them, with its maxima
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -165,36 +114,42 @@ class _FullSoftmax(torch.autograd.Function):
         target_P: Tensor,
         *tables: Tensor,
     ) -> Any:
-        ctx.items, ctx.group, ctx.saved = items, group, {}
-        ctx.dtype = dtype = _autocast_dtype(q_CPD)
+        ctx.items, ctx.group, ctx.blocks, tiles = items, group, {}, items.tiles
+        ctx.dtype = _autocast_dtype(q_CPD)
         q_CPD, target_P = group.all_gather(q_CPD, target_P)
-        ctx.targets = targets = _Targets(target_P, items, group)
+        ctx.targets = Targets(target_P, tiles, group)
         sums_of_channels, own_of_channels = [], []
         for c, channel in enumerate(items.channels):
-            log_sums = own = None  # own: scores of the targets
-            for first, last in items.chunks():
-                vectors = channel.vectors(tables, first, last)
-                vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
-                scores = items.scores(q_CPD[c], vectors, first, dtype)
-                own = targets.own_scores(scores, first, own)
-                sums, maxima = _log_sum_exp(scores)
-                log_sums = sums if log_sums is None else torch.logaddexp(log_sums, sums)
-                if items.keeps:
-                    ctx.saved[c, first] = vectors, lengths, scores, maxima
-            if log_sums is None or own is None:  # this rank owns no item
-                own = q_CPD.new_zeros(target_P.shape)
-                log_sums = own - torch.inf
-            sums_of_channels.append(log_sums)
-            own_of_channels.append(own)
-        log_sums = torch.stack(sums_of_channels)
-        log_sums, own = group.all_reduce(log_sums, torch.stack(own_of_channels))
-        ctx.save_for_backward(q_CPD, log_sums, *tables)
-        return (log_sums - own)[:, group.own].sum(dim=1)
+            queries_PD = q_CPD[c].to(ctx.dtype)
+            log_sums: dict[int, Tensor] = {}  # by the first prefix of a tile
+            own: dict[int, Tensor] = {}  # scores of the targets
+            for chunk in tiles.chunks():
+                of_chunk = channel.vectors(tables, chunk.start, chunk.stop)
+                for block in tiles.blocks(chunk):
+                    vectors, lengths = items.vectors(of_chunk[_within(chunk, block)])
+                    kept, factors = _Block(vectors, lengths, {}), vectors.to(ctx.dtype)
+                    for part in tiles.parts():
+                        p, scores = part.start, items.scores(queries_PD[part], factors, block)
+                        own[p] = ctx.targets.scores(scores, part, block, own.get(p))
+                        sums, maxima = _log_sum_exp(scores)
+                        log_sums[p] = torch.logaddexp(log_sums[p], sums) if p in log_sums else sums
+                        kept.scores[p] = scores, maxima
+                    if tiles.keeps:
+                        ctx.blocks[c, block.start] = kept
+            if not own:  # this rank owns no item
+                own[0] = q_CPD.new_zeros(target_P.shape)
+                log_sums[0] = own[0] - torch.inf
+            sums_of_channels.append(_joined(log_sums))
+            own_of_channels.append(_joined(own))
+        all_sums = torch.stack(sums_of_channels)
+        all_sums, all_own = group.all_reduce(all_sums, torch.stack(own_of_channels))
+        ctx.save_for_backward(q_CPD, all_sums, *tables)
+        return (all_sums - all_own)[:, group.own].sum(dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         q_CPD, log_sums, *tables = ctx.saved_tensors
-        items, group = ctx.items, ctx.group
+        items, group, tiles = ctx.items, ctx.group, ctx.items.tiles
         weighted = q_CPD * group.loss_gradients(gradients[0])[..., None]
         of_queries = torch.zeros_like(q_CPD)
         in_place = [group.adds_in_place(table) for table in tables]
@@ -203,32 +158,66 @@ class _FullSoftmax(torch.autograd.Function):
             for table, is_own in zip(tables, in_place, strict=True)
         ]
         for c, channel in enumerate(items.channels):
-            for first, last in items.chunks():
-                if items.keeps:
-                    vectors, lengths, scores, maxima = ctx.saved.pop((c, first))
-                else:
-                    maxima = None
-                    vectors = channel.vectors(tables, first, last)
-                    vectors, lengths = _normalize_rows(vectors) if items.unit else (vectors, None)
-                    scores = items.scores(q_CPD[c], vectors, first, ctx.dtype)
-                error = _probabilities(scores, maxima, log_sums[c])
-                ctx.targets.subtract_one(error, first)
-                error = error.to(ctx.dtype)
-                _add_product(of_queries[c], error, vectors.to(ctx.dtype))
-                of_table, right = of_tables[channel.table], weighted[c].to(ctx.dtype)
-                if channel.graph is None and lengths is None:
-                    _add_product(of_table[first:last], error.T, right)
-                    continue
-                of_items = (error.T @ right).to(of_table.dtype)
-                if lengths is not None:
-                    of_items = _normalize_rows_backward(of_items, vectors, lengths)
-                if channel.graph is None:
-                    of_table[first:last] += of_items
-                else:
-                    channel.graph.add_transposed(first, of_table, of_items, len(tables[0]))
+            of_table, graph = of_tables[channel.table], channel.graph
+            inputs = q_CPD[c].to(ctx.dtype), weighted[c].to(ctx.dtype), log_sums[c], of_queries[c]
+            for chunk in tiles.chunks():
+                of_chunk = of_table[chunk] if graph is None else torch.empty_like(of_table[chunk])
+                vectors = None if tiles.keeps else channel.vectors(tables, chunk.start, chunk.stop)
+                for block in tiles.blocks(chunk):
+                    within = _within(chunk, block)
+                    if vectors is None:
+                        kept = ctx.blocks.pop((c, block.start))
+                    else:
+                        scaled, lengths = items.vectors(vectors[within])
+                        kept = _Block(scaled, lengths, {})
+                    _block_backward(ctx, block, kept, *inputs, of_chunk[within], graph is None)
+                if graph is not None:
+                    graph.add_transposed(chunk.start, of_table, of_chunk, len(tables[0]))
         of_queries = group.reduce_scatter(of_queries) * gradients[0][:, None, None]
         returned = (None if is_own else g for g, is_own in zip(of_tables, in_place, strict=True))
         return None, None, of_queries, None, *returned
+
+
+def _block_backward(
+    ctx: Any,
+    block: slice,
+    kept: _Block,
+    queries_PD: Tensor,
+    weighted_PD: Tensor,
+    log_sums_P: Tensor,
+    of_queries_PD: Tensor,
+    of_items_nD: Tensor,
+    adds: bool,
+) -> None:
+    """Add the gradients of the queries, and write those of the items of a block, or add them."""
+    factors = kept.vectors.to(ctx.dtype)
+    adds_scaled = adds and kept.lengths is not None
+    of_vectors = torch.empty_like(kept.vectors) if adds_scaled else of_items_nD
+    for number, part in enumerate(ctx.items.tiles.parts()):
+        scores, maxima = kept.scores.pop(part.start, (None, None))
+        if scores is None:
+            scores = ctx.items.scores(queries_PD[part], factors, block)
+        error = _probabilities(scores, maxima, log_sums_P[part])
+        ctx.targets.subtract_one(error, part, block)
+        error = error.to(ctx.dtype)
+        _write_product(of_queries_PD[part], error, factors, adds=True)
+        adds_part = number > 0 or (adds and not adds_scaled)
+        _write_product(of_vectors, error.T, weighted_PD[part], adds=adds_part)
+    if kept.lengths is not None:
+        _normalize_rows_backward(of_vectors, kept.vectors, kept.lengths)
+    if adds_scaled:
+        of_items_nD += of_vectors
+
+
+def _within(chunk: slice, items: slice) -> slice:
+    """Return the items as rows of the chunk."""
+    return slice(items.start - chunk.start, items.stop - chunk.start)
+
+
+def _joined(of_prefixes: dict[int, Tensor]) -> Tensor:
+    """Return the values of all prefixes from those of the tiles' prefixes."""
+    parts = list(of_prefixes.values())
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _log_sum_exp(scores: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -258,10 +247,10 @@ def _normalize_rows(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
     return rows_ND / lengths, lengths
 
 
-def _normalize_rows_backward(gradient_ND: Tensor, unit_ND: Tensor, lengths: Tensor) -> Tensor:
-    """Return the gradient of the rows from that of the scaled rows `unit_ND`."""
+def _normalize_rows_backward(gradient_ND: Tensor, unit_ND: Tensor, lengths: Tensor) -> None:
+    """Turn the gradient of the scaled rows `unit_ND` into that of the rows."""
     along = (gradient_ND * unit_ND).sum(dim=1, keepdim=True)
-    return gradient_ND.addcmul_(unit_ND, along, value=-1).div_(lengths)
+    gradient_ND.addcmul_(unit_ND, along, value=-1).div_(lengths)
 
 
 def _autocast_dtype(like: Tensor) -> torch.dtype:
@@ -270,8 +259,11 @@ def _autocast_dtype(like: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
 
 
-def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+def _write_product(out: Tensor, left: Tensor, right: Tensor, adds: bool) -> None:
+    """Set `out` to the product of the matrices, or add the product to it."""
     if left.dtype == out.dtype:
-        torch.addmm(out, left, right, out=out)
-    else:
+        torch.addmm(out, left, right, beta=int(adds), out=out)
+    elif adds:
         out += left @ right
+    else:
+        out.copy_(left @ right)
