@@ -23,9 +23,9 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-gpu: FAISS = gpu
-gpu: $(VENV)/ready
-	$(RUN) -m benchmarks.gpu --out gpu.json
+# an environment of its own, because that of `make demo` may have the CPU's faiss
+gpu: $(VENV)-gpu/ready
+	$(VENV)-gpu/bin/python -m benchmarks.gpu --out gpu.json
 
 # environments of the libraries that benchmarks/peers compares with, in .venv-peers
 peers: $(addprefix $(VENV)-peers/,rectools/ready replay/ready)
@@ -61,11 +61,12 @@ pictures: $(VENV)/ready
 
 # torch first, so that nothing else chooses its build; what it needs comes with the rest. With
 # TORCH_INDEX=ADDRESS it comes from that package index, such as the one of PyTorch's CPU builds.
-$(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -c constraints.txt --no-deps $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
-	$(RUN) -m pip install --quiet -c constraints.txt -e ".[$(FAISS),demo,dev]"
+$(VENV)-gpu/ready: FAISS = gpu
+$(VENV)/ready $(VENV)-gpu/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet -c constraints.txt --no-deps $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
+	$(@D)/bin/pip install --quiet -c constraints.txt -e ".[$(FAISS),demo,dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-second $(VENV)-peers artifacts data/demo
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-second $(VENV)-peers artifacts data/demo

@@ -1,6 +1,7 @@
 """Readings: a command in a new session, its time and the memory of all processes of the session.
 
-The command prints its result as the last line of its output, one JSON object (`print_result`).
+The command prints its result as the last line of its output, one JSON object (`print_result`). One
+that is stopped may have printed a part of it.
 """
 
 import json
@@ -88,7 +89,7 @@ def measure_command(
         seconds = time.monotonic() - started
         if outcome == DONE and process.returncode:
             outcome = f"failed: {_reason(process.returncode, errors)}"
-        result = json.loads(_last_line(out)) if outcome == DONE else {}
+        result = json.loads(_last_line(out)) if outcome == DONE else _partial_result(out)
     return Reading(outcome, seconds, peak, peak_process, result)
 
 
@@ -145,6 +146,15 @@ def _reason(code: int, errors: Any) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     return _last_line(errors) or f"exit code {code}"
+
+
+def _partial_result(out: Any) -> dict[str, Any]:
+    """Return the last result that a command printed before it ended early, or {}."""
+    try:
+        found = json.loads(_last_line(out))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _last_line(file: Any) -> str:

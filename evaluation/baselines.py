@@ -51,7 +51,8 @@ def itemknn_obstacle(experiment: Experiment) -> str | None:
     if pairs is None:
         return f"{uri}: no such table"
     num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
-    users = experiment.eval.users_per_shard
+    num_users = tables.open_table(tables.table_uri(experiment.root, "sequences")).rows
+    users = experiment.eval.users_per_shard(num_users)
     if is_read_in_time(pairs.rows, num_items, users):
         return None
     return (

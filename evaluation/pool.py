@@ -22,7 +22,7 @@ from evaluation.progress import Progress
 from mdsrec import files, tables
 from mdsrec.command.heartbeat import heartbeat
 from mdsrec.config import Experiment
-from mdsrec.config.training import BATCHES_PER_SHARD
+from mdsrec.config.training import BATCHES_PER_SHARD, EvalConfig
 from mdsrec.errors import InputError
 from mdsrec.jobs import promises
 from mdsrec.tables import Manifest, Recipe
@@ -35,18 +35,18 @@ SPARE_ACTORS = 3  # a job survives the loss of this many groups of actors plus o
 log = logging.getLogger("evaluation")
 
 
-def shards_of(total: int, user_batch: int) -> list[Shard]:
-    """Divide all users or items into shards of BATCHES_PER_SHARD batches.
+def shards_of(total: int, settings: EvalConfig) -> list[Shard]:
+    """Divide all users or items into shards of whole batches.
 
     The last one may be shorter. InputError if their numbers need more digits than the names of
     parts have, because a table is read in the order of its files' names.
     """
-    size = BATCHES_PER_SHARD * user_batch
+    size, batch = settings.users_per_shard(total), settings.users_together
     starts = range(0, total, size)
     if len(starts) > MOST_PARTS:
         least = -(-total // (BATCHES_PER_SHARD * MOST_PARTS))
         raise InputError(
-            f"eval.user_batch = {user_batch}: {total:,} rows would be {len(starts):,} files of "
+            f"eval.user_batch = {batch}: {total:,} rows would be {len(starts):,} files of "
             f"{size:,} rows, at most {MOST_PARTS:,} are ordered by name: set it to at least {least}"
         )
     return [Shard(i, first, min(first + size, total)) for i, first in enumerate(starts)]
@@ -63,17 +63,17 @@ def write_table_in_shards(
 ) -> Manifest:
     """Make the table at `uri` with actors of class `worker`, and commit it.
 
-    Parts that an earlier start of the same recipe wrote are kept. `verb` says what is done to
-    users or items in the progress: scored, ranked, served.
+    Parts that an earlier start of the same recipe wrote are kept, if its batches and blocks had the
+    same sizes. `verb` says what is done to users or items in the progress: scored, ranked, served.
     """
-    version = f"{uri}/{recipe.fingerprint[:12]}"
+    settings = experiment.eval
+    sizes = f"{settings.users_together}x{settings.items_together}"
+    version = f"{uri}/{recipe.fingerprint[:12]}-{sizes}"
     filesystem, path = files.file_system(version)
     filesystem.create_dir(path, recursive=True)
     total, kind = worker.total(experiment), worker.kind
     num_rows = rows_of_parts(version)
-    missing = [
-        s for s in shards_of(total, experiment.eval.users_together) if s.number not in num_rows
-    ]
+    missing = [s for s in shards_of(total, settings) if s.number not in num_rows]
     num_missing = sum(shard.last - shard.first for shard in missing)
     if num_missing < total:
         log.info(f"{total - num_missing:,} of {total:,} {kind} were {verb} before")

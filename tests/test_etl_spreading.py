@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_array, vstack
 
 from etl.graph import memory, spreading
-from etl.graph.heaviest import Cut, keep_heaviest, total_cut
+from etl.graph.row_cuts import Cut, keep_heaviest, total_cut
 from etl.graph.spreading import Spreading
 from etl.spark import blocks
 from etl.spark.vector_table import ItemTable

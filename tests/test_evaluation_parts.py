@@ -22,6 +22,7 @@ from evaluation.stored import part_tables
 from evaluation.stored.table_rows import TableRows, smallest_ints
 from evaluation.vector_tables import VectorTables
 from mdsrec import arrays, schema, tables
+from mdsrec.config.training import EvalConfig
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Recipe
@@ -203,11 +204,11 @@ def test_the_best_items_of_vectors_are_found_in_all_files_of_items(tmp_path, mon
 
 
 def test_more_parts_than_file_names_order_are_refused():
-    assert len(pool.shards_of(16 * 100_000, 1)) == 100_000
+    assert len(pool.shards_of(16 * 100_000, EvalConfig(user_batch=1))) == 100_000
     expected = r"eval.user_batch = 1: 1,600,001 rows would be 100,001 files .* to at least 2$"
     with pytest.raises(InputError, match=expected):
-        pool.shards_of(16 * 100_000 + 1, 1)
-    assert pool.shards_of(16 * 100_000 + 1, 2)[-1].last == 1_600_001
+        pool.shards_of(16 * 100_000 + 1, EvalConfig(user_batch=1))
+    assert pool.shards_of(16 * 100_000 + 1, EvalConfig(user_batch=2))[-1].last == 1_600_001
 
 
 @pytest.mark.parametrize(

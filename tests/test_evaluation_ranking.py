@@ -50,11 +50,14 @@ def rank_rows(users, num_items, **changes):
 
 @given(st.integers(0, 200), st.integers(1, 5))
 def test_every_user_is_in_exactly_one_shard(num_users, user_batch):
-    shards = shards_of(num_users, user_batch)
+    shards = shards_of(num_users, EvalConfig(user_batch=user_batch))
     covered = Counter(user for _, first, last in shards for user in range(first, last))
     assert covered == Counter(range(num_users))
     assert [shard.number for shard in shards] == list(range(len(shards)))
-    assert all(shard.first % (16 * user_batch) == 0 for shard in shards)
+    assert all(shard.first % user_batch == 0 for shard in shards)
+    assert all(shard.last - shard.first <= 16 * user_batch for shard in shards)
+    num_batches = -(-num_users // user_batch)
+    assert len(shards) >= min(num_batches, 16)  # enough for several actors
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=20))

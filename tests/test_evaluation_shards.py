@@ -31,6 +31,7 @@ from evaluation.run import evaluate
 from evaluation.workers import ItemVectorWorker, RankWorker, RecommendWorker, UserVectorWorker
 from mdsrec import schema, tables
 from mdsrec.config import Experiment
+from mdsrec.config.training import EvalConfig
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from training.checkpoints import stored_weights
@@ -83,7 +84,7 @@ def write_tables(
     for name, (actor, options) in TABLES.items():
         worker = actor(experiment, weight_of, options, member=member)
         Path(folder, name).mkdir(parents=True, exist_ok=True)
-        for shard in shards_of(actor.total(experiment), experiment.eval.users_together):
+        for shard in shards_of(actor.total(experiment), experiment.eval):
             worker.write_part(shard, f"{folder}/{name}")
     top = TopWorker(experiment, weight_of, [*range(0, 40, 3)], member=member).answer()
     if member.rank == 0:
@@ -107,7 +108,7 @@ def check_same_bytes(
         weight_of[SEEN] = -0.25
     write_tables(experiment, weight_of, str(root / "1"), columns, Member(0, 1))
     expected = content(root / "1")
-    assert len(expected) == 5 * 2 + 97 + 1  # users are in two parts of each table
+    assert len(expected) == 5 * 20 + 97 + 1  # two users in a part
     for size in sizes:
         arguments = experiment, weight_of, str(root / str(size)), columns
         on_ranks(size, write_tables_of_rank, *arguments)
@@ -265,7 +266,7 @@ def test_a_group_that_loses_an_actor_starts_again(tmp_path, shared_ray):
 
     experiment = with_shards(shared_run(tmp_path, "sasrec", {}), 2)
     weight_of = load_trained(experiment).weight_of
-    shards = shards_of(40, 1)
+    shards = shards_of(40, EvalConfig(user_batch=1))
     for name, worker in (("killed", DiesOnce), ("whole", RankWorker)):
         folder = tmp_path / name
         folder.mkdir()

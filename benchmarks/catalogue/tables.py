@@ -30,7 +30,7 @@ from benchmarks.catalogue.graph import Cooccurrence, Modality
 from benchmarks.catalogue.parts import PART_BYTES, write_parts
 from benchmarks.catalogue.raw_lines import ITEM_DIGITS
 from benchmarks.catalogue.vectors import Groups
-from etl.graph.heaviest import keep_heaviest
+from etl.graph.row_cuts import keep_heaviest
 from mdsrec import schema, tables
 from mdsrec.arrays import Floats, Ints, fixed_lists
 from mdsrec.command import add_experiment, positive_int

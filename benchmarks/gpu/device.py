@@ -20,6 +20,7 @@ class Kernels(NamedTuple):
     """The kernels that a piece of work launched."""
 
     names: Counter[str]
+    operators: frozenset[str]  # of PyTorch, by which they were launched
     busy_seconds: float  # of the GPU; 0 for a pretended one
 
 
@@ -71,14 +72,16 @@ class Gpu(NamedTuple):
         if self.is_pretended:
             counts = counted()
             work()
-            return Kernels(Counter(counts.launches), 0.0)
+            return Kernels(Counter(counts.launches), frozenset(counts.launches), 0.0)
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=activities) as profile:
             work()
             self.wait()
-        events = [event for event in profile.events() if str(event.device_type).endswith("CUDA")]
-        busy = sum(event.time_range.elapsed_us() for event in events) / 1e6
-        return Kernels(Counter(event.name for event in events), busy)
+        events = [event for event in profile.events() if not event.is_user_annotation]
+        kernels = [event for event in events if str(event.device_type).endswith("CUDA")]
+        operators = frozenset(event.name for event in events) - {each.name for each in kernels}
+        busy = sum(kernel.time_range.elapsed_us() for kernel in kernels) / 1e6
+        return Kernels(Counter(kernel.name for kernel in kernels), operators, busy)
 
     def added_bytes(self, work: Callable[[], Any]) -> int:
         """Return the most memory that some work takes beyond what is allocated."""

@@ -10,6 +10,7 @@ from torch import nn
 from benchmarks.gpu.device import Gpu
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.world import MODELS, experiment_in, write_world
+from benchmarks.gpu_harness.counts import place_of
 from benchmarks.gpu_harness.stages import Taken, first_step, new_model, one_rank, step_on
 from mdsrec.config import Experiment
 from training.models.base import Model
@@ -55,7 +56,7 @@ def _compare(gpu: Gpu, report: Report, experiment: Experiment, on_cpu: Taken) ->
         step = first_step(experiment)
         found = step_on(_model(experiment), experiment, step, gpu.device, inside)
     except RuntimeError as error:
-        report.require(False, f"{label}: {str(error).splitlines()[0]}")
+        report.require(False, f"{label}: {str(error).splitlines()[0]} at {place_of(error)}")
         return
     waits = sum(counts.waits.total() for counts in found.counts_of.values())
     report.require(waits == 0, f"{label}: {waits} waits for the GPU")

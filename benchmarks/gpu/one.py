@@ -1,4 +1,4 @@
-"""One check in this process: `python -m benchmarks.gpu.one CHECK`; its result is the last line."""
+"""One check in this process: `python -m benchmarks.gpu.one CHECK`; its last line is the result."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pretend", action="store_true")
     given = parser.parse_args(argv)
     report = check(given.name, given.pretend)
-    print_result(values=report.values, failures=report.failures)
+    print_result(values=report.values, failures=report.failures)  # also if nothing was noted
 
 
 def check(name: str, is_pretended: bool) -> Report:

@@ -1,7 +1,7 @@
 """Steps of MDSRec: prefixes per second, kernels by name, and a million items."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,13 +16,15 @@ from benchmarks.gpu.world import experiment_in, write_world
 from benchmarks.gpu_harness.stages import PlainEngine, new_model, one_rank
 from benchmarks.measure import GIB
 from benchmarks.memory import random_experiment, random_step, random_tables
+from training.data.prefetch import Prefetch
 from training.data.sequences import SequenceReader
 from training.layers import softmax_tiles
 from training.models.mdsrec.model import MDSRec
-from training.step import share_of, take_step
+from training.step import Share, share_of, take_step
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 ATTENTION = ("attention", "flash", "fmha", "softmax")  # in names of kernels
+PLAIN_ATTENTION = "aten::_scaled_dot_product_attention_math"
 MOST_WORKING_SET = 4 * GIB
 
 
@@ -56,22 +58,28 @@ def _pace(gpu: Gpu, report: Report, experiment: Any, label: str) -> int:
         for number, step in enumerate(steps)
     ]
 
-    def take_all() -> None:
+    def take(shares: Iterable[Share]) -> None:
         for share in shares:
             engine.optimizer.zero_grad()
             take_step(engine, experiment, share)  # type: ignore[arg-type]
 
-    seconds = gpu.seconds(take_all, gpu.size(10, 1), gpu.size(3, 1)) / len(shares)
+    seconds = gpu.seconds(partial(take, shares), gpu.size(10, 1), gpu.size(3, 1)) / len(shares)
+    repeated = list(enumerate(steps)) * gpu.size(10, 1)
     mean = sum(step.num_prefixes for step in steps) / len(steps)
-    names, busy_seconds = gpu.kernels(take_all)
+    prepared = (share_of(model, experiment, step, (0, n), gpu.device) for n, step in repeated)
+    with_host = gpu.seconds(partial(take, Prefetch(prepared)), 1, 0) / len(repeated)
+    names, operators, busy_seconds = gpu.kernels(partial(take, shares))
     if gpu.is_pretended:  # the engine begins new counts for each part of a step
         names = sum((part.launches for part in engine.counts_of.values()), Counter[str]())
     count, busy = names.total() // len(shares), busy_seconds / len(shares) / seconds
     attention = [name for name in names if any(word in name.lower() for word in ATTENTION)]
+    is_fused = gpu.is_pretended or PLAIN_ATTENTION not in operators
+    report.require(is_fused, f"{label}: attention is not fused")
     report.note(
         label,
         {
             "prefixes/s": round(mean / seconds),
+            "prefixes/s, prepared meanwhile": round(mean / with_host),
             "ms": round(1e3 * seconds, 2),
             "kernels": count,
             "busy share": round(busy, 2),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.checks import CHECKS, PRETENDED_SECONDS
 from benchmarks.gpu.device import Gpu
 from benchmarks.gpu.report import Report
 from benchmarks.measure import kill_session
@@ -23,13 +24,17 @@ FORMS = {
 NDCG, MOST_DISTANCE = "ndcg@10", 0.01
 KILL_SECONDS = 120.0
 POLL_SECONDS = 0.05
+SHARE_OF_TIME = 0.9
 
 
 class Demo:
-    """The demo in a folder, and its commands."""
+    """The demo in a folder, and its commands, which end before the check does.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    They run in sessions of their own, so they would outlive it.
+    """
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.deadline = folder, time.monotonic() + seconds
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start `python -m WORDS` in a session of its own, with its output in a file."""
@@ -44,10 +49,13 @@ class Demo:
             )
 
     def run(self, *words: str) -> None:
-        """Run `python -m WORDS`; RuntimeError with its last line if it fails."""
+        """Run `python -m WORDS`; RuntimeError with its last line if it fails.
+
+        TimeoutExpired after the deadline.
+        """
         process = self.start(*words)
         try:
-            code = process.wait()
+            code = process.wait(self.deadline - time.monotonic())
         finally:
             kill_session(process)
         if code:
@@ -68,7 +76,8 @@ def keys_of(gpu: Gpu, name: str, device: str) -> list[str]:
 
 
 def whole_path(gpu: Gpu, folder: Path, report: Report) -> None:
-    demo, device = Demo(folder), gpu.size("gpu", "cpu")
+    seconds = gpu.size(CHECKS["whole path"].seconds, PRETENDED_SECONDS)
+    demo, device = Demo(folder, SHARE_OF_TIME * seconds), gpu.size("gpu", "cpu")
     size = gpu.size([], ["--users", "400", "--items", "200"])
     demo.run("etl.synthetic", DEMO_FOLDER, *size)
     demo.run("etl", "configs/demo.toml")

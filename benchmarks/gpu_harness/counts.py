@@ -1,8 +1,11 @@
 """What a GPU would do: kernels that are launched, copies, and where the host waits for it."""
 
 import sys
+import traceback
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).parent.parent.parent
 OURS = [ROOT / name for name in ("cluster", "etl", "evaluation", "mdsrec", "training", "tuning")]
@@ -39,10 +42,17 @@ class Counts:
 
 def place() -> str:
     """Return `training/step.py:87`, the innermost line of this project's code that is running."""
-    frame = sys._getframe(1)
-    while frame is not None:
+    return _innermost(traceback.walk_stack(sys._getframe(1)))
+
+
+def place_of(error: BaseException) -> str:
+    """Return the innermost line of this project's code that an error came through."""
+    return _innermost(reversed(list(traceback.walk_tb(error.__traceback__))))
+
+
+def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
+    for frame, line in frames:
         path = Path(frame.f_code.co_filename)
         if any(map(path.is_relative_to, OURS)):
-            return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+            return f"{path.relative_to(ROOT)}:{line}"
     return "?"

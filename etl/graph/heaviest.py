@@ -1,13 +1,12 @@
-"""The heaviest entries of each row of a sparse matrix, and the table that bounds the rows of O.
+"""The table that bounds the rows of O: the heaviest entries of each.
 
-Shapes: X items, n items of a span. Matrices are sparse, in CSR form with sorted columns.
+X items, n of them in a span.
 """
 
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 
 from etl.graph.cooccurrence import MAX_PARTS
+from etl.graph.row_cuts import Cut, keep_heaviest, total_cut
 from etl.spark.blocks import block_ranges, map_blocks
 from etl.spark.part_files import write_part_file
 from etl.spark.vector_table import ItemTable
@@ -24,36 +24,6 @@ log = logging.getLogger("etl")
 
 ENTRIES_PER_SPAN = 1 << 22  # of O, that a task holds at a time
 CUT = "rows long, rows_cut long, weight double, lost double"
-
-
-class Cut(NamedTuple):
-    """Entries that are left out of a matrix."""
-
-    rows: int  # that have such entries
-    weight: float  # of all entries of the matrix
-    lost: float  # weight of those left out
-
-
-def keep_heaviest(M: csr_array, most: int) -> tuple[csr_array, Cut]:
-    """Return the `most` heaviest entries of each row, ties by column, and what was left out."""
-    lengths = np.diff(M.indptr)
-    weight = float(M.data.sum())
-    if lengths.max(initial=0) <= most:
-        return M, Cut(0, weight, 0.0)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    by_weight = np.lexsort((-M.data, row))
-    rank = np.arange(len(row)) - np.repeat(M.indptr[:-1], lengths)
-    kept = np.sort(by_weight[rank < most])
-    starts = np.concatenate([[0], np.cumsum(np.minimum(lengths, most))])
-    heaviest = csr_array((M.data[kept], M.indices[kept], starts), shape=M.shape)
-    lost = float(M.data[by_weight[rank >= most]].sum())
-    return heaviest, Cut(int((lengths > most).sum()), weight, lost)
-
-
-def total_cut(cuts: Sequence[Cut]) -> Cut:
-    """Return the sums over parts of a matrix."""
-    rows, weights, lost = zip(*cuts, strict=True)
-    return Cut(sum(rows), math.fsum(weights), math.fsum(lost))
 
 
 def read_rows(table: ItemTable, first: int, last: int, num_items: int) -> csr_array:

@@ -19,7 +19,7 @@ from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 from scipy.sparse import csr_array
 
-from etl.graph.heaviest import Cut, total_cut
+from etl.graph.row_cuts import Cut, total_cut
 from etl.graph.spreading import KINDS, MAX_SPANS, TRANSITIONS, Spreading
 from etl.graph.tiles import ENTRY, SPAN_BYTES
 from etl.spark.blocks import block_ranges, map_blocks

@@ -21,7 +21,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.sparse import coo_array, csr_array, vstack
 
-from etl.graph.heaviest import Cut, keep_heaviest, read_rows, total_cut
+from etl.graph.heaviest import read_rows
+from etl.graph.row_cuts import Cut, keep_heaviest, total_cut
 from etl.graph.tiles import ENTRY, ENTRY_BYTES, SPAN_BYTES, Entries
 from etl.spark.blocks import block_size
 from etl.spark.vector_table import ItemTable

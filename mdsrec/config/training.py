@@ -22,7 +22,8 @@ from mdsrec.errors import InputError
 
 USER_BATCH, ITEM_BLOCK = 256, 1024  # sizes of ranking on a CPU
 GPU_USER_BATCH, GPU_ITEM_BLOCK = 2048, 65_536
-BATCHES_PER_SHARD = 16  # of users, which an actor of the evaluation ranks and writes together
+BATCHES_PER_SHARD = 16  # at most, of users whose rows an actor of the evaluation writes together
+FEWEST_SHARDS = 16  # if there are as many batches, so that few users still occupy several actors
 
 
 class OptimConfig(Section):
@@ -229,10 +230,10 @@ class EvalConfig(Section):
         """Items scored together: those of a CPU, if they are not set."""
         return self.item_block or ITEM_BLOCK
 
-    @property
-    def users_per_shard(self) -> int:
-        """Users that an actor ranks together: their rows are one file."""
-        return BATCHES_PER_SHARD * self.users_together
+    def users_per_shard(self, num_users: int) -> int:
+        """Return how many of the users an actor ranks together: their rows are one file."""
+        batches = num_users // (FEWEST_SHARDS * self.users_together)
+        return self.users_together * min(max(1, batches), BATCHES_PER_SHARD)
 
     def sized_for(self, gpu: bool) -> Self:
         """Return the section with the sizes that are used on a GPU, or on a CPU."""

@@ -114,7 +114,7 @@ class SparseMatrix:
             )
         entry = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], lengths)
         parts = starts.astype(np.int32), self.columns[entry], self.weights[entry]
-        return Entries(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
+        return Entries(*(torch.from_numpy(part).to(device) for part in parts))
 
 
 def product(

@@ -26,11 +26,10 @@ def clip_together(
         squared = torch.stack([g.double().square().sum() for g in present]).sum()[None]
         if is_partitioned:
             distributed.all_reduce(squared)
-        norm = float((squared + items.squared_norm()).sqrt())
-        factor = most / (norm + EPS)
-        if factor < 1:
-            for gradient in present:
-                gradient.mul_(factor)
-            items.scale_gradients(factor)
+        norm = (squared + items.squared_norm()).sqrt()
+        factor = (most / (norm + EPS)).clamp(max=1.0)[0]  # a number would wait for a GPU
+        for gradient in present:
+            gradient.mul_(factor)
+        items.scale_gradients(factor)
 
     optimizer.register_step_pre_hook(clip)

@@ -179,7 +179,7 @@ class ItemShards:
         parts = [gradient.double().square().sum() for gradient in gradients]
         return self._peers.sum("norm", torch.stack(parts).sum()[None])
 
-    def scale_gradients(self, factor: float) -> None:
+    def scale_gradients(self, factor: Tensor) -> None:
         for gradient in self._gradients.values():
             gradient.mul_(factor)
 
