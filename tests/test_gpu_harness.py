@@ -1,6 +1,7 @@
 """Every model on a pretended GPU: one device, nothing that waits inside a step, few launches."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, random_array
 from small_dataset import small_experiment, write_dataset
 from small_models import experiment_of
 
@@ -17,17 +18,22 @@ from benchmarks.gpu_harness.device import pretended_gpu
 from benchmarks.gpu_harness.kernels import has_kernel
 from benchmarks.gpu_harness.stages import Taken
 from benchmarks.gpu_harness.tensor import CUDA, MixedDevicesError, PretendTensor, counted
+from evaluation.ranking import seen_pairs
+from evaluation.serving.lists import best_items
 from mdsrec.config import Experiment
 from training import step as training_step
 from training.data import device_matrices, long_rows
+from training.data.item_tables import load_item_tables
 from training.data.long_rows import LongRows
 from training.data.sequences import SequenceReader
 from training.data.sparse import SparseMatrix
 from training.device import product_precision
+from training.inference import ALL, SEEN, trained_model
 from training.layers import softmax_tiles
 from training.layers.dropout import dropout, dropout_mask
 from training.layers.queries import Queries
 from training.layers.scoring import count_channels
+from training.memory import Memory
 from training.models.next_item import NextItem
 from training.sharding.adam import adam_of_all
 
@@ -124,6 +130,22 @@ def test_a_step_keeps_to_one_device_and_never_waits(root: Path, name: str, form:
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_every_form_of_a_step_keeps_to_one_device(root: Path, name: str, form: Form) -> None:
     check_step(root, name, form)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"accumulation": 2},
+        {"untrained_items": "excluded"},
+        {"loss": "sampled", "negatives": "in_batch"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["mdsrec", "sasrec"])
+def test_settings_of_a_step_keep_to_one_device(root: Path, name: str, train: Any) -> None:
+    on_cpu, found = taken(experiment_of(root, name, train=train, model={"dim": 16}))
+    assert_equal_steps(on_cpu, found)
+    assert_nothing_waits(found)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +281,34 @@ def test_ranks_and_best_items_equal_those_of_the_cpu(root: Path, name: str) -> N
     assert not any(counts.missing for counts in found.counts_of.values())
     for part in ("item vectors", "user vectors"):
         assert not found.counts_of[part].waits, found.counts_of[part].waits
+
+
+def ranked_with_memory(experiment: Experiment, device: torch.device) -> list[Any]:
+    """Return the ranks in the whole score and in each channel, and the lists of best items."""
+    model = stages.new_model(experiment).eval().to(device)
+    item_tables = load_item_tables(experiment)
+    of_pairs = random_array((item_tables.num_items,) * 2, density=0.3, format="csr", rng=0)
+    parts = of_pairs.indptr.astype(np.int64), of_pairs.indices, of_pairs.data.astype(np.float32)
+    memory = Memory(SparseMatrix(*parts), experiment.transitions, "")
+    trained = trained_model(model, memory, item_tables)
+    trained = replace(trained, weight_of={**trained.weight_of, SEEN: -0.25})
+    targets = SequenceReader(experiment).targets(0, 20)
+    histories = [target.history for target in targets]
+    ranking, block = trained.ranking(histories), experiment.eval.items_together
+    of_targets = torch.tensor([target.target for target in targets])
+    seen = torch.from_numpy(seen_pairs(histories))
+    counted_items = ranking.count(trained.sums[ALL][None], of_targets, block, seen)
+    lists = best_items(trained, histories, 5, exclude_seen=True, item_block=block)
+    return [*(stages.host_value(counts).tolist() for counts in counted_items), lists.items.tolist()]
+
+
+def test_a_memory_is_ranked_on_a_gpu_as_on_the_cpu(root: Path) -> None:
+    experiment = experiment_in(root, "mdsrec", SOME_FORMS[0], model={"memory": True})
+    on_cpu = ranked_with_memory(experiment, stages.HOST)
+    with pretended_gpu():
+        counts = counted()
+        assert ranked_with_memory(experiment, CUDA) == on_cpu
+    assert not counts.missing, counts.missing
 
 
 @pytest.mark.parametrize("num_targets", [0, 1, 64, 150])
