@@ -123,7 +123,8 @@ def top_by_channel(
     parts += [(name, ranking.only(n), torch.ones(1)) for n, name in enumerate(singles)]
     top = {}
     for name, part, weights in parts:
-        scores, items = part.top(weights, count, settings.items_together, seen)
+        found = part.top(weights, count, settings.items_together, seen)
+        scores, items = (each.cpu() for each in found)
         is_item = scores > -torch.inf
         top[name] = [row[kept].tolist() for row, kept in zip(items, is_item, strict=True)]
     return top

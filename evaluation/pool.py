@@ -66,20 +66,34 @@ def write_table_in_shards(
     Parts that an earlier start of the same recipe wrote are kept, if its batches and blocks had the
     same sizes. `verb` says what is done to users or items in the progress: scored, ranked, served.
     """
-    settings = experiment.eval
-    sizes = f"{settings.users_together}x{settings.items_together}"
-    version = f"{uri}/{recipe.fingerprint[:12]}-{sizes}"
+    with ray_session():
+        sized = experiment.sized_for(uses_gpu(experiment))
+        settings = sized.eval
+        sizes = f"{settings.users_together}x{settings.items_together}"
+        version = f"{uri}/{recipe.fingerprint[:12]}-{sizes}"
+        counts = _write_parts(sized, weight_of, worker, version, verb, options)
+    return tables.commit(uri, version, recipe, *counts)
+
+
+def _write_parts(
+    experiment: Experiment,
+    weight_of: Mapping[str, float],
+    worker: type[ShardWorker],
+    version: str,
+    verb: str,
+    options: Any,
+) -> tuple[int, dict[str, Any]]:
+    """Write the parts that are missing -> the rows of all parts, and counters."""
     filesystem, path = files.file_system(version)
     filesystem.create_dir(path, recursive=True)
     total, kind = worker.total(experiment), worker.kind
     num_rows = rows_of_parts(version)
-    missing = [s for s in shards_of(total, settings) if s.number not in num_rows]
+    missing = [s for s in shards_of(total, experiment.eval) if s.number not in num_rows]
     num_missing = sum(shard.last - shard.first for shard in missing)
     if num_missing < total:
         log.info(f"{total - num_missing:,} of {total:,} {kind} were {verb} before")
     heartbeat.begin(f"{kind} are {verb}")
     with (
-        ray_session(),
         Pool(worker, _num_groups(experiment, len(missing)), experiment, weight_of, options) as pool,
         Progress(num_missing, kind, verb, experiment.name) as progress,
     ):
@@ -87,8 +101,7 @@ def write_table_in_shards(
             num_rows[shard.number] = count
             progress.advance(shard.last - shard.first)
         seconds = progress.seconds
-    counters = {kind: total, "seconds": round(seconds, 3)}
-    return tables.commit(uri, version, recipe, sum(num_rows.values()), counters)
+    return sum(num_rows.values()), {kind: total, "seconds": round(seconds, 3)}
 
 
 def _num_groups(experiment: Experiment, num_missing: int) -> int:

@@ -20,6 +20,7 @@ from evaluation.workers import HistoryWorker, ItemVectorWorker, RecommendWorker,
 from mdsrec import files, schema, tables
 from mdsrec.arrays import MOST_VALUES
 from mdsrec.config import Experiment
+from mdsrec.config.training import EvalConfig
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from mdsrec.table_names import memory_name
@@ -49,7 +50,7 @@ def recommend(experiment: Experiment, options: Options) -> str:
 
 def _recommend(experiment: Experiment, options: Options) -> str:
     trained, paths = describe_weighted(experiment), RunPaths.of(experiment)
-    _check_top(trained, options, experiment.eval.users_together)
+    _check_top(trained, options, experiment.eval)
     files.check_room(paths.uri, _vector_bytes(experiment, trained), "the vectors of this run")
     inputs = model_inputs(trained)
     users = None if options.users is None else sorted(options.users)
@@ -98,7 +99,7 @@ def recommend_histories(experiment: Experiment, path: str, options: Options) -> 
 
 def _recommend_histories(experiment: Experiment, path: str, options: Options) -> str:
     trained, uri = describe_weighted(experiment), RunPaths.of(experiment).recommendations
-    _check_top(trained, options, experiment.eval.users_together)
+    _check_top(trained, options, experiment.eval)
     histories, left_out = write_histories(experiment, path)
     settings = _settings(options) | {"histories": histories.fingerprint}
     recipe = _recipe(experiment, trained, schema.RECOMMENDATIONS, **settings)
@@ -128,7 +129,8 @@ def _recipe(
     return Recipe(all_settings, model_inputs(trained))
 
 
-def _check_top(trained: TrainedRun, options: Options, user_batch: int) -> None:
+def _check_top(trained: TrainedRun, options: Options, settings: EvalConfig) -> None:
+    user_batch = settings.sized_for(gpu=True).users_together  # the larger size, if it is not set
     if options.top > trained.num_items:
         raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
     if options.top * user_batch > MOST_VALUES:

@@ -131,7 +131,7 @@ def test_a_data_set_with_too_many_pairs_has_popularity_only(tmp_path, monkeypatc
     assert baseline_names(experiment) == ("popularity", "itemknn")
     monkeypatch.setattr(baselines, "HELD_ENTRIES", 10)
     assert baseline_names(experiment) == ("popularity",)
-    expected = "1,208 pairs of items would be read for every 112 users, more slowly than"
+    expected = "1,208 pairs of items would be read for every 7 users, more slowly than"
     assert itemknn_obstacle(experiment).startswith(expected)
     monkeypatch.setattr(baselines, "SCORES_PER_PAIR", 1)
     assert baseline_names(experiment) == ("popularity", "itemknn")

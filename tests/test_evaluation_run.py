@@ -66,7 +66,7 @@ def test_ranks_and_cases_have_the_same_bytes_for_any_number_of_workers(evaluated
     small_run(tmp_path)
     evaluate(two)
     assert evaluated.eval.num_workers == 1
-    assert len(parts_of(two)) == 2  # one for each worker
+    assert len(parts_of(two)) == 30  # of two users each
     assert parts_of(two) == parts_of(evaluated)
     cases = [Path(run_of(run), "cases.json").read_bytes() for run in (two, evaluated)]
     assert cases[0] == cases[1]
