@@ -126,12 +126,12 @@ def test_counts_do_not_depend_on_how_many_targets_are_scored_together(
 
 
 def test_a_data_set_with_too_many_pairs_has_popularity_only(tmp_path, monkeypatch):
-    experiment = small_experiment(tmp_path)
+    experiment = small_experiment(tmp_path, eval={"user_batch": 112})
     write_dataset(experiment)
     assert baseline_names(experiment) == ("popularity", "itemknn")
     monkeypatch.setattr(baselines, "HELD_ENTRIES", 10)
     assert baseline_names(experiment) == ("popularity",)
-    expected = "1,208 pairs of items would be read for every 7 users, more slowly than"
+    expected = "1,208 pairs of items would be read for every 112 users, more slowly than"
     assert itemknn_obstacle(experiment).startswith(expected)
     monkeypatch.setattr(baselines, "SCORES_PER_PAIR", 1)
     assert baseline_names(experiment) == ("popularity", "itemknn")
