@@ -2,7 +2,8 @@
 
 The peer runs in an environment of its own, which `make peers` makes. Both get the same split, sizes
 and threads. First the peer's fastest form and number of sequences a step are found, by one reading
-each. Then readings are taken in turns, each in a new process, and the median counts. With --seeds
+each. Then readings are taken in turns, each in a new process, and the median counts. Where the CPU
+has bfloat16 the models here are trained in it too. With --seeds
 both are trained until validation ndcg@10 has not improved for `train.patience` epochs.
 """
 
@@ -11,7 +12,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from benchmarks.peers.plan import PEERS, Limits, Ours, Theirs, overrides_of_both
 from benchmarks.peers.split import write_split
 from benchmarks.peers.turns import Contestant, described, in_turns, speed_table
 from benchmarks.recbole.metrics import metrics_here, print_tables, runs_of
+from benchmarks.training.workers import CPU
 from mdsrec.command import add_experiment, positive_int
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
+from training.device import has_bf16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,9 +76,14 @@ def run(arguments: argparse.Namespace) -> None:
             "SASRec here": Ours(config, overrides, request, limits),
             f"{peer.name}'s SASRec": theirs,
         }
+        trained: dict[str, Sequence[str]] = {}  # models here whose training alone is measured
         if whole.model.name != "sasrec" and not arguments.negatives:
-            name_here = f"{whole.model.name} here"
-            contestants[name_here] = Ours(config, given, request, limits, ("train",))
+            trained[f"{whole.model.name} here"] = given
+        if sasrec.train.precision == "fp32" and has_bf16(CPU):
+            for name, keys in {"SASRec here": overrides, **trained}.items():
+                trained[f"{name}, bf16"] = [*keys, "train.precision=bf16"]
+        for name, keys in trained.items():
+            contestants[name] = Ours(config, keys, request, limits, ("train",))
         if arguments.readings:
             found = in_turns(contestants, folder, arguments.readings)
             print(speed_table(found, f"{peer.name}'s SASRec"), flush=True)
