@@ -1,5 +1,6 @@
 """Cheaper forms equal the plain ones: values and gradients, in float64."""
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +111,26 @@ def test_scores_are_computed_once_if_they_and_the_vectors_fit(
     assert in_forward == num_channels * 2  # tiles: 5 prefixes and 2
     found.sum().backward()  # type: ignore[no-untyped-call]
     assert len(computed) == in_forward * (1 + missing)
+
+
+def test_scores_that_are_not_kept_are_in_memory_one_tile_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    scores = losses._Items.scores
+
+    def noted(self: Any, *inputs: Any) -> Tensor:
+        found = scores(self, *inputs)
+        alive.append(weakref.ref(found))
+        assert sum(each() is not None for each in alive) <= 2  # the last is released next
+        return found
+
+    monkeypatch.setattr(losses._Items, "scores", noted)
+    monkeypatch.setattr(losses, "tiles_of", lambda *_: Tiles(12, X, X, 4, 3, keeps=False))
+    table, queries = parameter(X, D), parameter(1, 12, D)
+    targets = torch.zeros(12, dtype=torch.int64)
+    full_softmax_loss(queries, targets, [Channel(0, None)], [table]).backward()  # type: ignore[no-untyped-call]
+    assert len(alive) == 2 * 3 * 4  # 3 blocks of 4 parts, forward and backward
 
 
 @pytest.mark.parametrize("num_prefixes", [1, 512, 8_192, 262_144])

@@ -73,6 +73,14 @@ def plain_full_softmax_loss(
     return torch.stack(losses)
 
 
+class _Block(NamedTuple):
+    """What the backward pass needs of a block of items."""
+
+    vectors: Tensor  # [n, D]
+    lengths: Tensor | None  # that the vectors had, if they are scaled
+    scores: dict[int, tuple[Tensor, Tensor | None]]  # by first prefix, as `_log_sum_exp` left them
+
+
 class _Items(NamedTuple):
     """The items that are scored, and how."""
 
@@ -81,9 +89,10 @@ class _Items(NamedTuple):
     unit: bool
     excluded: Tensor | None
 
-    def vectors(self, vectors_nD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the vectors that are scored, and their lengths [n, 1] if they are scaled to 1."""
-        return _normalize_rows(vectors_nD) if self.unit else (vectors_nD, None)
+    def block(self, vectors_nD: Tensor) -> _Block:
+        """Return a block of items without scores, from their vectors."""
+        vectors, lengths = _normalize_rows(vectors_nD) if self.unit else (vectors_nD, None)
+        return _Block(vectors, lengths, {})
 
     def scores(self, queries_PD: Tensor, vectors_nD: Tensor, items: slice) -> Tensor:
         """Return the scores of `items`, which have these vectors, -inf for excluded ones [P, n]."""
@@ -94,14 +103,13 @@ class _Items(NamedTuple):
         return scores
 
 
-class _Block(NamedTuple):
-    """What the backward pass needs of a block of items."""
+class _Prefixes(NamedTuple):
+    """What the backward pass of a channel reads and writes of the prefixes."""
 
-    vectors: Tensor  # [n, D]
-    lengths: Tensor | None
-    scores: dict[
-        int, tuple[Tensor, Tensor | None]
-    ]  # as `_log_sum_exp` leaves them, with its maxima
+    queries: Tensor  # [P, D]
+    weighted: Tensor  # [P, D], queries times the gradient of the prefix's loss
+    log_sums: Tensor  # [P]
+    of_queries: Tensor  # [P, D]
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -114,42 +122,20 @@ class _FullSoftmax(torch.autograd.Function):
         target_P: Tensor,
         *tables: Tensor,
     ) -> Any:
-        ctx.items, ctx.group, ctx.blocks, tiles = items, group, {}, items.tiles
+        ctx.items, ctx.group, ctx.blocks = items, group, {}
         ctx.dtype = _autocast_dtype(q_CPD)
         q_CPD, target_P = group.all_gather(q_CPD, target_P)
-        ctx.targets = Targets(target_P, tiles, group)
-        sums_of_channels, own_of_channels = [], []
-        for c, channel in enumerate(items.channels):
-            queries_PD = q_CPD[c].to(ctx.dtype)
-            log_sums: dict[int, Tensor] = {}  # by the first prefix of a tile
-            own: dict[int, Tensor] = {}  # scores of the targets
-            for chunk in tiles.chunks():
-                of_chunk = channel.vectors(tables, chunk.start, chunk.stop)
-                for block in tiles.blocks(chunk):
-                    vectors, lengths = items.vectors(of_chunk[_within(chunk, block)])
-                    kept, factors = _Block(vectors, lengths, {}), vectors.to(ctx.dtype)
-                    for part in tiles.parts():
-                        p, scores = part.start, items.scores(queries_PD[part], factors, block)
-                        own[p] = ctx.targets.scores(scores, part, block, own.get(p))
-                        sums, maxima = _log_sum_exp(scores)
-                        log_sums[p] = torch.logaddexp(log_sums[p], sums) if p in log_sums else sums
-                        kept.scores[p] = scores, maxima
-                    if tiles.keeps:
-                        ctx.blocks[c, block.start] = kept
-            if not own:  # this rank owns no item
-                own[0] = q_CPD.new_zeros(target_P.shape)
-                log_sums[0] = own[0] - torch.inf
-            sums_of_channels.append(_joined(log_sums))
-            own_of_channels.append(_joined(own))
-        all_sums = torch.stack(sums_of_channels)
-        all_sums, all_own = group.all_reduce(all_sums, torch.stack(own_of_channels))
-        ctx.save_for_backward(q_CPD, all_sums, *tables)
-        return (all_sums - all_own)[:, group.own].sum(dim=1)
+        ctx.targets = Targets(target_P, items.tiles, group)
+        found = [_channel_forward(ctx, c, q_CPD[c], tables) for c in range(len(items.channels))]
+        sums, own = (torch.stack(of_channels) for of_channels in zip(*found, strict=True))
+        sums, own = group.all_reduce(sums, own)
+        ctx.save_for_backward(q_CPD, sums, *tables)
+        return (sums - own)[:, group.own].sum(dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         q_CPD, log_sums, *tables = ctx.saved_tensors
-        items, group, tiles = ctx.items, ctx.group, ctx.items.tiles
+        items, group = ctx.items, ctx.group
         weighted = q_CPD * group.loss_gradients(gradients[0])[..., None]
         of_queries = torch.zeros_like(q_CPD)
         in_place = [group.adds_in_place(table) for table in tables]
@@ -158,51 +144,79 @@ class _FullSoftmax(torch.autograd.Function):
             for table, is_own in zip(tables, in_place, strict=True)
         ]
         for c, channel in enumerate(items.channels):
-            of_table, graph = of_tables[channel.table], channel.graph
-            inputs = q_CPD[c].to(ctx.dtype), weighted[c].to(ctx.dtype), log_sums[c], of_queries[c]
-            for chunk in tiles.chunks():
-                of_chunk = of_table[chunk] if graph is None else torch.empty_like(of_table[chunk])
-                vectors = None if tiles.keeps else channel.vectors(tables, chunk.start, chunk.stop)
-                for block in tiles.blocks(chunk):
-                    within = _within(chunk, block)
-                    if vectors is None:
-                        kept = ctx.blocks.pop((c, block.start))
-                    else:
-                        scaled, lengths = items.vectors(vectors[within])
-                        kept = _Block(scaled, lengths, {})
-                    _block_backward(ctx, block, kept, *inputs, of_chunk[within], graph is None)
-                if graph is not None:
-                    graph.add_transposed(chunk.start, of_table, of_chunk, len(tables[0]))
+            factors = q_CPD[c].to(ctx.dtype), weighted[c].to(ctx.dtype)
+            prefixes = _Prefixes(*factors, log_sums[c], of_queries[c])
+            _channel_backward(ctx, c, prefixes, tables, of_tables[channel.table])
         of_queries = group.reduce_scatter(of_queries) * gradients[0][:, None, None]
         returned = (None if is_own else g for g, is_own in zip(of_tables, in_place, strict=True))
         return None, None, of_queries, None, *returned
 
 
-def _block_backward(
-    ctx: Any,
-    block: slice,
-    kept: _Block,
-    queries_PD: Tensor,
-    weighted_PD: Tensor,
-    log_sums_P: Tensor,
-    of_queries_PD: Tensor,
-    of_items_nD: Tensor,
-    adds: bool,
+def _channel_forward(
+    ctx: Any, c: int, queries_PD: Tensor, tables: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the log-sum-exp over this rank's items, and the scores of its targets [P] each."""
+    items, tiles = ctx.items, ctx.items.tiles
+    log_sums: dict[int, Tensor] = {}  # by the first prefix of a tile
+    own: dict[int, Tensor] = {}
+    factors_PD = queries_PD.to(ctx.dtype)
+    for chunk in tiles.chunks():
+        of_chunk = items.channels[c].vectors(tables, chunk.start, chunk.stop)
+        for block in tiles.blocks(chunk):
+            kept = items.block(of_chunk[_within(chunk, block)])
+            factors_nD = kept.vectors.to(ctx.dtype)
+            for part in tiles.parts():
+                p, scores = part.start, items.scores(factors_PD[part], factors_nD, block)
+                own[p] = ctx.targets.scores(scores, part, block, own.get(p))
+                sums, maxima = _log_sum_exp(scores)
+                log_sums[p] = torch.logaddexp(log_sums[p], sums) if p in log_sums else sums
+                if tiles.keeps:
+                    kept.scores[p] = scores, maxima
+            if tiles.keeps:
+                ctx.blocks[c, block.start] = kept
+    if not own:  # this rank owns no item
+        zeros = queries_PD.new_zeros(len(queries_PD))
+        return zeros - torch.inf, zeros
+    return _joined(log_sums), _joined(own)
+
+
+def _channel_backward(
+    ctx: Any, c: int, prefixes: _Prefixes, tables: Sequence[Tensor], of_table: Tensor
 ) -> None:
-    """Add the gradients of the queries, and write those of the items of a block, or add them."""
-    factors = kept.vectors.to(ctx.dtype)
+    """Add the gradients of a channel's queries and of its table."""
+    items, tiles, channel = ctx.items, ctx.items.tiles, ctx.items.channels[c]
+    is_table = channel.graph is None
+    for chunk in tiles.chunks():
+        of_chunk = of_table[chunk] if is_table else torch.empty_like(of_table[chunk])
+        vectors = None if tiles.keeps else channel.vectors(tables, chunk.start, chunk.stop)
+        for block in tiles.blocks(chunk):
+            within = _within(chunk, block)
+            if vectors is None:
+                kept = ctx.blocks.pop((c, block.start))
+            else:
+                kept = items.block(vectors[within])
+            _block_backward(ctx, block, kept, prefixes, of_chunk[within], adds=is_table)
+        if channel.graph is not None:
+            channel.graph.add_transposed(chunk.start, of_table, of_chunk, len(tables[0]))
+
+
+def _block_backward(
+    ctx: Any, block: slice, kept: _Block, prefixes: _Prefixes, of_items_nD: Tensor, adds: bool
+) -> None:
+    """Add the gradients of the queries, and write those of a block of items, or add them."""
+    factors_nD = kept.vectors.to(ctx.dtype)
     adds_scaled = adds and kept.lengths is not None
     of_vectors = torch.empty_like(kept.vectors) if adds_scaled else of_items_nD
     for number, part in enumerate(ctx.items.tiles.parts()):
         scores, maxima = kept.scores.pop(part.start, (None, None))
         if scores is None:
-            scores = ctx.items.scores(queries_PD[part], factors, block)
-        error = _probabilities(scores, maxima, log_sums_P[part])
+            scores = ctx.items.scores(prefixes.queries[part], factors_nD, block)
+        error = _probabilities(scores, maxima, prefixes.log_sums[part])
         ctx.targets.subtract_one(error, part, block)
         error = error.to(ctx.dtype)
-        _write_product(of_queries_PD[part], error, factors, adds=True)
+        _write_product(prefixes.of_queries[part], error, factors_nD, adds=True)
         adds_part = number > 0 or (adds and not adds_scaled)
-        _write_product(of_vectors, error.T, weighted_PD[part], adds=adds_part)
+        _write_product(of_vectors, error.T, prefixes.weighted[part], adds=adds_part)
     if kept.lengths is not None:
         _normalize_rows_backward(of_vectors, kept.vectors, kept.lengths)
     if adds_scaled:
