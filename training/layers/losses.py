@@ -19,9 +19,14 @@ from torch import Tensor
 from training.data.device_matrices import DeviceGraph
 from training.layers.softmax_group import SoftmaxGroup
 from training.layers.softmax_tiles import Targets, Tiles, tiles_of
+from training.layers.tile_arithmetic import (
+    log_sum_exp,
+    normalize_rows,
+    normalize_rows_backward,
+    probabilities,
+    write_product,
+)
 from training.sharding.owners import Owners
-
-EPS = 1e-12  # least length to divide a vector by, as in torch's normalize
 
 
 class Channel(NamedTuple):
@@ -78,7 +83,7 @@ class _Block(NamedTuple):
 
     vectors: Tensor  # [n, D]
     lengths: Tensor | None  # that the vectors had, if they are scaled
-    scores: dict[int, tuple[Tensor, Tensor | None]]  # by first prefix, as `_log_sum_exp` left them
+    scores: dict[int, tuple[Tensor, Tensor | None]]  # by first prefix, as `log_sum_exp` left them
 
 
 class _Items(NamedTuple):
@@ -91,7 +96,7 @@ class _Items(NamedTuple):
 
     def block(self, vectors_nD: Tensor) -> _Block:
         """Return a block of items without scores, from their vectors."""
-        vectors, lengths = _normalize_rows(vectors_nD) if self.unit else (vectors_nD, None)
+        vectors, lengths = normalize_rows(vectors_nD) if self.unit else (vectors_nD, None)
         return _Block(vectors, lengths, {})
 
     def scores(self, queries_PD: Tensor, vectors_nD: Tensor, items: slice) -> Tensor:
@@ -168,7 +173,7 @@ def _channel_forward(
             for part in tiles.parts():
                 p, scores = part.start, items.scores(factors_PD[part], factors_nD, block)
                 own[p] = ctx.targets.scores(scores, part, block, own.get(p))
-                sums, maxima = _log_sum_exp(scores)
+                sums, maxima = log_sum_exp(scores)
                 log_sums[p] = torch.logaddexp(log_sums[p], sums) if p in log_sums else sums
                 if tiles.keeps:
                     kept.scores[p] = scores, maxima
@@ -211,14 +216,14 @@ def _block_backward(
         scores, maxima = kept.scores.pop(part.start, (None, None))
         if scores is None:
             scores = ctx.items.scores(prefixes.queries[part], factors_nD, block)
-        error = _probabilities(scores, maxima, prefixes.log_sums[part])
+        error = probabilities(scores, maxima, prefixes.log_sums[part])
         ctx.targets.subtract_one(error, part, block)
         error = error.to(ctx.dtype)
-        _write_product(prefixes.of_queries[part], error, factors_nD, adds=True)
+        write_product(prefixes.of_queries[part], error, factors_nD, adds=True)
         adds_part = number > 0 or (adds and not adds_scaled)
-        _write_product(of_vectors, error.T, prefixes.weighted[part], adds=adds_part)
+        write_product(of_vectors, error.T, prefixes.weighted[part], adds=adds_part)
     if kept.lengths is not None:
-        _normalize_rows_backward(of_vectors, kept.vectors, kept.lengths)
+        normalize_rows_backward(of_vectors, kept.vectors, kept.lengths)
     if adds_scaled:
         of_items_nD += of_vectors
 
@@ -234,50 +239,7 @@ def _joined(of_prefixes: dict[int, Tensor]) -> Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _log_sum_exp(scores: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the log-sum-exp of the rows of scores [P, n], and m, the highest score of each [P].
-
-    On a CPU the scores become exp(score - m), which the backward pass needs too, and nothing is
-    written to new memory. On a GPU they stay, and m is None.
-    """
-    if scores.is_cuda:
-        return torch.logsumexp(scores, dim=1), None
-    maxima = scores.amax(dim=1).clamp_min_(torch.finfo(scores.dtype).min)  # all may be -inf
-    sums = scores.sub_(maxima[:, None]).exp_().sum(dim=1)
-    return sums.log_().add_(maxima), maxima
-
-
-def _probabilities(scores: Tensor, maxima: Tensor | None, log_sums: Tensor) -> Tensor:
-    """Replace scores [P, n], or their exponentials below `maxima`, by probabilities."""
-    if maxima is None:
-        return scores.sub_(log_sums[:, None]).exp_()
-    return scores.mul_((maxima - log_sums).exp_()[:, None])
-
-
-def _normalize_rows(rows_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows scaled to length 1, zero rows unchanged, and their lengths [N, 1]."""
-    rows_ND = rows_ND.to(torch.promote_types(rows_ND.dtype, torch.float32))
-    lengths = rows_ND.norm(dim=1, keepdim=True).clamp_min(EPS)
-    return rows_ND / lengths, lengths
-
-
-def _normalize_rows_backward(gradient_ND: Tensor, unit_ND: Tensor, lengths: Tensor) -> None:
-    """Turn the gradient of the scaled rows `unit_ND` into that of the rows."""
-    along = (gradient_ND * unit_ND).sum(dim=1, keepdim=True)
-    gradient_ND.addcmul_(unit_ND, along, value=-1).div_(lengths)
-
-
 def _autocast_dtype(like: Tensor) -> torch.dtype:
     """Return the dtype of matrix products. Autocast does not reach a backward written by hand."""
     device = like.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
-
-
-def _write_product(out: Tensor, left: Tensor, right: Tensor, adds: bool) -> None:
-    """Set `out` to the product of the matrices, or add the product to it."""
-    if left.dtype == out.dtype:
-        torch.addmm(out, left, right, beta=int(adds), out=out)
-    elif adds:
-        out += left @ right
-    else:
-        out.copy_(left @ right)
