@@ -22,6 +22,7 @@ from training.data.batch import Batch, batch_of
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
 from training.data.windows import Step
+from training.host_memory import keep_freed_memory
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     without = load_experiment(arguments.config, [*arguments.overrides, *DETERMINISTIC])
     steps = _steps(without, arguments.steps)
     print(_compare_forms(without, steps), "", sep="\n")
