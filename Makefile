@@ -1,7 +1,7 @@
 # make demo    environment, a small raw catalogue, every stage, a report (minutes, no GPU)
 # make test    environment, tests (minutes)
 # make parsers SECOND=python3.13  the tests of the parsers under another Python (seconds)
-# make gpu     check a machine with a GPU, into gpu.json (ten minutes)
+# make gpu     check a machine with a GPU, into gpu.json (10 to 20 minutes)
 # make peers   environments of the libraries that benchmarks/peers compares with (minutes)
 # make verify  measure a quick part of docs/results.toml again, compare (minutes)
 PYTHON ?= python3

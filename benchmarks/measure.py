@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class Reading:
     seconds: float  # of the whole command, its start included
     peak_bytes: int  # highest sum of resident memory over its processes
     peak_process_bytes: int  # highest resident memory of any one of them
-    result: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)  # if it is DONE
+    partial: Mapping[str, Any] = field(default_factory=dict)  # what it had printed, if it is not
 
 
 def print_result(**values: Any) -> None:
@@ -89,8 +91,11 @@ def measure_command(
         seconds = time.monotonic() - started
         if outcome == DONE and process.returncode:
             outcome = f"failed: {_reason(process.returncode, errors)}"
-        result = json.loads(_last_line(out)) if outcome == DONE else _partial_result(out)
-    return Reading(outcome, seconds, peak, peak_process, result)
+        if outcome == DONE:
+            result, partial = json.loads(_last_line(out)), {}
+        else:
+            result, partial = {}, _partial_result(out)
+    return Reading(outcome, seconds, peak, peak_process, result, partial)
 
 
 def cpu_seconds() -> float:
@@ -150,11 +155,13 @@ def _reason(code: int, errors: Any) -> str:
 
 def _partial_result(out: Any) -> dict[str, Any]:
     """Return the last result that a command printed before it ended early, or {}."""
-    try:
-        found = json.loads(_last_line(out))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    out.seek(0)
+    for line in reversed(out.readlines()):
+        with suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict):
+                return found
+    return {}
 
 
 def _last_line(file: Any) -> str:

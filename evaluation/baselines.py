@@ -15,6 +15,7 @@ from evaluation.stored.table_rows import smallest_ints
 from mdsrec import schema, tables
 from mdsrec.arrays import Counts, Ints
 from mdsrec.config import Experiment
+from mdsrec.config.training import BATCHES_PER_SHARD
 from mdsrec.table_names import whole_cooccurrence_name
 from training.data.sequences import Target
 
@@ -44,15 +45,14 @@ def baseline_names(experiment: Experiment) -> tuple[str, ...]:
 def itemknn_obstacle(experiment: Experiment) -> str | None:
     """Return why ItemKNN is not ranked, or None if it is.
 
-    It is, unless its pairs of items are read more slowly than a shard of users is ranked.
+    It is, unless its pairs of items are read more slowly than a large shard of users is ranked.
     """
     uri = tables.table_uri(experiment.root, whole_cooccurrence_name(experiment))
     pairs = tables.read_manifest(uri)
     if pairs is None:
         return f"{uri}: no such table"
     num_items = tables.open_table(tables.table_uri(experiment.root, "items")).rows
-    num_users = tables.open_table(tables.table_uri(experiment.root, "sequences")).rows
-    users = experiment.eval.users_per_shard(num_users)
+    users = BATCHES_PER_SHARD * experiment.eval.users_together
     if is_read_in_time(pairs.rows, num_items, users):
         return None
     return (

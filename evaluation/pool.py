@@ -63,14 +63,15 @@ def write_table_in_shards(
 ) -> Manifest:
     """Make the table at `uri` with actors of class `worker`, and commit it.
 
-    Parts that an earlier start of the same recipe wrote are kept, if its batches and blocks had the
-    same sizes. `verb` says what is done to users or items in the progress: scored, ranked, served.
+    Parts that an earlier start of the same recipe wrote are kept, if that start had the same batch
+    and block sizes. `verb` says what is done to users or items in the progress: scored, ranked,
+    served.
     """
     with ray_session():
         sized = experiment.sized_for(uses_gpu(experiment))
-        settings = sized.eval
-        sizes = f"{settings.users_together}x{settings.items_together}"
-        version = f"{uri}/{recipe.fingerprint[:12]}-{sizes}"
+        sizes = {"users": sized.eval.users_together, "items": sized.eval.items_together}
+        of_parts = Recipe({"recipe": recipe.fingerprint, **sizes}, {})
+        version = f"{uri}/{of_parts.fingerprint[:12]}"
         counts = _write_parts(sized, weight_of, worker, version, verb, options)
     return tables.commit(uri, version, recipe, *counts)
 

@@ -135,7 +135,7 @@ def _check_top(trained: TrainedRun, options: Options, settings: EvalConfig) -> N
         raise InputError(f"--top {options.top}: there are only {trained.num_items} items")
     if options.top * user_batch > MOST_VALUES:
         raise InputError(
-            f"--top {options.top}: with eval.user_batch = {user_batch} a list column would hold "
+            f"--top {options.top}: with batches of {user_batch} users a list column would hold "
             f"{options.top * user_batch:,} values, at most {MOST_VALUES:,} have an offset: "
             f"set eval.user_batch to at most {MOST_VALUES // options.top}"
         )

@@ -126,7 +126,7 @@ def test_counts_do_not_depend_on_how_many_targets_are_scored_together(
 
 
 def test_a_data_set_with_too_many_pairs_has_popularity_only(tmp_path, monkeypatch):
-    experiment = small_experiment(tmp_path, eval={"user_batch": 112})
+    experiment = small_experiment(tmp_path)
     write_dataset(experiment)
     assert baseline_names(experiment) == ("popularity", "itemknn")
     monkeypatch.setattr(baselines, "HELD_ENTRIES", 10)

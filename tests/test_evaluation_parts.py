@@ -252,7 +252,7 @@ def test_the_step_of_a_table_of_items_is_named_after_items(tmp_path, monkeypatch
 def test_lists_of_more_items_than_offsets_count_are_refused():
     trained = SimpleNamespace(num_items=48_000_000)
     recommend._check_top(trained, Options(8_388_607, False), EvalConfig(user_batch=256))
-    expected = r"--top 8388608: with eval.user_batch = 256 .* 2,147,483,648 values.* at most 255$"
+    expected = r"--top 8388608: with batches of 256 users .* 2,147,483,648 values.* at most 255$"
     with pytest.raises(InputError, match=expected):
         recommend._check_top(trained, Options(8_388_608, False), EvalConfig(user_batch=256))
 

@@ -24,6 +24,7 @@ from mdsrec import metrics, schema, table_names, tables
 from mdsrec.config import Experiment
 from mdsrec.config.models import sections
 from mdsrec.errors import InputError
+from mdsrec.tables.versions import folders_of, versions
 from training.inference import load_trained
 
 pytestmark = pytest.mark.ray
@@ -70,6 +71,17 @@ def test_ranks_and_cases_have_the_same_bytes_for_any_number_of_workers(evaluated
     assert parts_of(two) == parts_of(evaluated)
     cases = [Path(run_of(run), "cases.json").read_bytes() for run in (two, evaluated)]
     assert cases[0] == cases[1]
+
+
+def test_ranks_of_other_batches_are_versions_that_replace_the_old_ones(experiment):
+    evaluate(experiment)
+    before = parts_of(experiment)
+    three_users = experiment.eval.model_copy(update={"user_batch": 3})
+    evaluate(experiment.model_copy(update={"eval": three_users}))
+    assert len(parts_of(experiment)) < len(before)
+    uri = f"{run_of(experiment)}/ranks"
+    [version] = folders_of(uri)
+    assert versions(uri) == {version}
 
 
 def test_every_target_is_ranked_once_in_every_channel(evaluated):

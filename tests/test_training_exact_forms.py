@@ -122,7 +122,7 @@ def test_scores_that_are_not_kept_are_in_memory_one_tile_at_a_time(
     def noted(self: Any, *inputs: Any) -> Tensor:
         found = scores(self, *inputs)
         alive.append(weakref.ref(found))
-        assert sum(each() is not None for each in alive) <= 2  # the last is released next
+        assert sum(each() is not None for each in alive) == 1
         return found
 
     monkeypatch.setattr(losses._Items, "scores", noted)
@@ -133,8 +133,8 @@ def test_scores_that_are_not_kept_are_in_memory_one_tile_at_a_time(
     assert len(alive) == 2 * 3 * 4  # 3 blocks of 4 parts, forward and backward
 
 
-@pytest.mark.parametrize("num_prefixes", [1, 512, 8_192, 262_144])
-@pytest.mark.parametrize("num_items", [4_000, 70_000, 1_000_000, 48_000_000])
+@pytest.mark.parametrize("num_prefixes", [0, 1, 512, 8_192, 262_144])
+@pytest.mark.parametrize("num_items", [0, 4_000, 70_000, 1_000_000, 48_000_000])
 def test_the_scores_of_a_tile_are_bounded_on_a_gpu(num_prefixes: int, num_items: int) -> None:
     """With sharded items the prefixes are those of all ranks."""
     table: Any = SimpleNamespace(shape=(num_items, 300), element_size=lambda: 4, is_cuda=True)
@@ -142,7 +142,7 @@ def test_the_scores_of_a_tile_are_bounded_on_a_gpu(num_prefixes: int, num_items:
     most = softmax_tiles.GPU_SAVED_BYTES if tiles.keeps else softmax_tiles.GPU_TILE_BYTES
     assert 4 * min(tiles.block, num_items) * tiles.prefixes <= most
     assert sum(items.stop - items.start for items in tiles.chunks()) == num_items
-    assert sum(part.stop - part.start for part in tiles.parts()) == num_prefixes
+    assert sum(part.stop - part.start for part in tiles.parts()) == max(1, num_prefixes)
     assert tiles.keeps or tiles.chunk % BLOCK == 0  # by which the rows of a graph are ordered
 
 

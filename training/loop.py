@@ -87,9 +87,13 @@ class TrainingLoop:
         order = None if owners is None else owners.order
         self.reader = SequenceReader(experiment, order=order)
         shapes = full_shapes(self.engine).values()
+        # Sizes of the validation, which decide how its scores are rounded.
+        sizes = experiment.eval.sized_for(device.type == "cuda")
         self.facts: dict[str, Any] = {
             "num_parameters": sum(math.prod(shape) for shape in shapes),
             "num_workers": self.group.world_size,
+            "user_batch": sizes.users_together,
+            "item_block": sizes.items_together,
         }
         if experiment.train.init_from is not None:
             self.facts[STARTED_FROM] = files.read_json(self.paths.initial)

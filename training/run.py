@@ -285,7 +285,8 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
     device, threads = get_device(), max(1, round(experiment.train.cpus_per_worker))
     threads = threads if device.type == "cpu" else max(threads, cpus_per_gpu())
     torch.set_num_threads(threads)
-    keep_freed_memory()
+    if device.type == "cpu":
+        keep_freed_memory()
     if rank == 0:
         warn_of_slow_offload(experiment, device, threads)
     tracking = Tracking.of(experiment) if rank == 0 else None

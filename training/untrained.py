@@ -42,6 +42,8 @@ def validate_untrained(experiment: Experiment) -> dict[str, Any]:
         "best_epoch": 0,
         "num_parameters": 0,
         "num_workers": 1,
+        "user_batch": experiment.eval.users_together,
+        "item_block": experiment.eval.items_together,
         **origin(torch.device("cpu")),
         "finished": True,
     }

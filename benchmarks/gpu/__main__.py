@@ -50,13 +50,14 @@ def run_check(name: str, is_pretended: bool) -> dict[str, Any]:
 
 
 def result_of(name: str, reading: Reading) -> dict[str, Any]:
+    found = reading.result or reading.partial
     return {
         "outcome": reading.outcome,
         "seconds": round(reading.seconds, 1),
         "limit": CHECKS[name].seconds,
-        "failures": reading.result.get("failures", []),
+        "failures": found.get("failures", []),
         "expected": CHECKS[name].expected,
-        "found": reading.result.get("values", {}),
+        "found": found.get("values", {}),
     }
 
 

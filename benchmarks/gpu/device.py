@@ -20,7 +20,7 @@ class Kernels(NamedTuple):
     """The kernels that a piece of work launched."""
 
     names: Counter[str]
-    operators: frozenset[str]  # of PyTorch, by which they were launched
+    operators: frozenset[str]  # PyTorch's, that launched them
     busy_seconds: float  # of the GPU; 0 for a pretended one
 
 

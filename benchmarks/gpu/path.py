@@ -115,12 +115,15 @@ def _kill_and_resume(gpu: Gpu, demo: Demo, device: str, report: Report) -> None:
     words = ["training", *keys_of(gpu, "killed", device)]
     process = demo.start(*words)
     started = time.monotonic()
-    while not demo.history("killed").get("epochs") and process.poll() is None:
-        if time.monotonic() - started > gpu.size(KILL_SECONDS, 10 * KILL_SECONDS):
-            break
-        time.sleep(POLL_SECONDS)
-    was_running = process.poll() is None
-    kill_session(process)
+    until = min(started + gpu.size(KILL_SECONDS, 10 * KILL_SECONDS), demo.deadline)
+    try:
+        while not demo.history("killed").get("epochs") and process.poll() is None:
+            if time.monotonic() > until:
+                break
+            time.sleep(POLL_SECONDS)
+        was_running = process.poll() is None
+    finally:
+        kill_session(process)
     report.require(was_running, "the training ended before it was killed")
     demo.run(*words)
     resumed, plain = demo.history("killed"), demo.history("zero-0")

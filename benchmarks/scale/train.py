@@ -28,6 +28,7 @@ from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
 from training.distributed import engine as ds
 from training.distributed.control import ControlGroup
+from training.host_memory import keep_freed_memory
 from training.models.registry import build_model
 from training.step import share_of, take_step
 
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
 def train(experiment: Experiment, num_steps: int) -> dict[str, float]:
     """Train in one gloo rank of this process; return seconds and bytes."""
     torch.set_num_threads(max(1, round(experiment.train.cpus_per_worker)))  # as a worker does
+    keep_freed_memory()
     before, times = process_bytes("VmRSS"), [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")  # DeepSpeed reads them

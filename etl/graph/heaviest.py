@@ -1,4 +1,4 @@
-"""The table that bounds the rows of O: the heaviest entries of each.
+"""The table of the heaviest entries of each row of O, which bounds its rows.
 
 X items, n of them in a span.
 """

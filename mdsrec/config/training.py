@@ -22,7 +22,7 @@ from mdsrec.errors import InputError
 
 USER_BATCH, ITEM_BLOCK = 256, 1024  # sizes of ranking on a CPU
 GPU_USER_BATCH, GPU_ITEM_BLOCK = 2048, 65_536
-BATCHES_PER_SHARD = 16  # at most, of users whose rows an actor of the evaluation writes together
+BATCHES_PER_SHARD = 16  # most batches of users in one file of an evaluation
 FEWEST_SHARDS = 16  # if there are as many batches, so that few users still occupy several actors
 
 
@@ -231,7 +231,7 @@ class EvalConfig(Section):
         return self.item_block or ITEM_BLOCK
 
     def users_per_shard(self, num_users: int) -> int:
-        """Return how many of the users an actor ranks together: their rows are one file."""
+        """Return the number of users whose rows are one file; one actor ranks them."""
         batches = num_users // (FEWEST_SHARDS * self.users_together)
         return self.users_together * min(max(1, batches), BATCHES_PER_SHARD)
 

@@ -20,6 +20,7 @@ from training.data.device_matrices import DeviceGraph
 from training.layers.softmax_group import SoftmaxGroup
 from training.layers.softmax_tiles import Targets, Tiles, tiles_of
 from training.layers.tile_arithmetic import (
+    dtype_of_scores,
     log_sum_exp,
     normalize_rows,
     normalize_rows_backward,
@@ -101,8 +102,7 @@ class _Items(NamedTuple):
 
     def scores(self, queries_PD: Tensor, vectors_nD: Tensor, items: slice) -> Tensor:
         """Return the scores of `items`, which have these vectors, -inf for excluded ones [P, n]."""
-        dtype = torch.promote_types(queries_PD.dtype, torch.float32)
-        scores = (queries_PD @ vectors_nD.T).to(dtype)
+        scores = (queries_PD @ vectors_nD.T).to(dtype_of_scores(queries_PD.dtype))
         if self.excluded is not None:
             scores.masked_fill_(self.excluded[items], -torch.inf)
         return scores
@@ -177,10 +177,12 @@ def _channel_forward(
                 log_sums[p] = torch.logaddexp(log_sums[p], sums) if p in log_sums else sums
                 if tiles.keeps:
                     kept.scores[p] = scores, maxima
+                del scores  # before the next tile is made
             if tiles.keeps:
                 ctx.blocks[c, block.start] = kept
+            del kept, factors_nD
     if not own:  # this rank owns no item
-        zeros = queries_PD.new_zeros(len(queries_PD))
+        zeros = queries_PD.new_zeros(len(queries_PD), dtype=dtype_of_scores(ctx.dtype))
         return zeros - torch.inf, zeros
     return _joined(log_sums), _joined(own)
 
@@ -208,7 +210,7 @@ def _channel_backward(
 def _block_backward(
     ctx: Any, block: slice, kept: _Block, prefixes: _Prefixes, of_items_nD: Tensor, adds: bool
 ) -> None:
-    """Add the gradients of the queries, and write those of a block of items, or add them."""
+    """Add the gradients of the queries, and write or add those of a block of items."""
     factors_nD = kept.vectors.to(ctx.dtype)
     adds_scaled = adds and kept.lengths is not None
     of_vectors = torch.empty_like(kept.vectors) if adds_scaled else of_items_nD
@@ -222,6 +224,7 @@ def _block_backward(
         write_product(prefixes.of_queries[part], error, factors_nD, adds=True)
         adds_part = number > 0 or (adds and not adds_scaled)
         write_product(of_vectors, error.T, prefixes.weighted[part], adds=adds_part)
+        del scores, error  # before the next tile is made
     if kept.lengths is not None:
         normalize_rows_backward(of_vectors, kept.vectors, kept.lengths)
     if adds_scaled:

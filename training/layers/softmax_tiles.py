@@ -21,7 +21,7 @@ SAVED_BYTES = 256 << 20  # scores and vectors of all channels up to this size ar
 VECTOR_BYTES = 8 << 20  # item vectors of a chunk
 PREFIXES = 512  # of a tile
 ITEMS = 384  # of a block, for each thread
-GPU_SAVED_BYTES = 2 << 30  # kept on a GPU, where the scores are then one tile
+GPU_SAVED_BYTES = 2 << 30  # kept on a GPU, where a channel's scores are then one tile
 GPU_TILE_BYTES = 1 << 30
 
 
@@ -44,7 +44,7 @@ class Tiles(NamedTuple):
         return _parts(chunk.start, chunk.stop, self.block)
 
     def parts(self) -> Iterator[slice]:
-        """Yield the prefixes of each tile of a block; one part if there is none."""
+        """Yield the prefixes of each tile; one empty part if there are no prefixes."""
         return _parts(0, max(1, self.num_prefixes), self.prefixes)
 
 
@@ -54,10 +54,12 @@ def tiles_of(num_prefixes: int, num_items: int, num_channels: int, table_XD: Ten
     all_bytes = number * (num_prefixes + D) * num_items * num_channels  # scores and item vectors
     keeps = all_bytes <= (GPU_SAVED_BYTES if on_gpu else SAVED_BYTES)
     if not on_gpu:
-        chunk, block = max(1, VECTOR_BYTES // (number * D)), ITEMS * torch.get_num_threads()
+        block = ITEMS * torch.get_num_threads()
+        chunk = block * max(1, VECTOR_BYTES // (number * D * block))
         return Tiles(num_prefixes, num_items, chunk, block, PREFIXES, keeps)
     if keeps:
-        return Tiles(num_prefixes, num_items, num_items, num_items, num_prefixes, keeps)
+        items, prefixes = max(1, num_items), max(1, num_prefixes)
+        return Tiles(num_prefixes, num_items, items, items, prefixes, keeps)
     blocks = GPU_TILE_BYTES // (number * max(num_prefixes, D)) // BLOCK
     chunk = BLOCK * max(1, blocks)
     prefixes = max(1, GPU_TILE_BYTES // (number * min(chunk, num_items)))
@@ -78,7 +80,7 @@ class Targets:
     def scores(
         self, scores: Tensor, prefixes: slice, items: slice, before: Tensor | None
     ) -> Tensor:
-        """Return the scores of the targets in the tile, and those of the others `before` [p].
+        """Return the targets' scores [p]: from this tile where it holds the target, else `before`.
 
         None means zeros.
         """

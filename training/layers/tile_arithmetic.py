@@ -9,6 +9,11 @@ from torch import Tensor
 EPS = 1e-12  # least length to divide a vector by, as in torch's normalize
 
 
+def dtype_of_scores(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of scores whose factors have `dtype`: float32 or more precise."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def log_sum_exp(scores: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the log-sum-exp of the rows of scores [P, n], and m, the highest score of each [P].
 
