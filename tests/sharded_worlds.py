@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from training.data.item_order import ItemOrder
 from training.data.plans import SumPlan
 from training.data.sparse import SparseMatrix
-from training.layers.losses import Channel, full_softmax_loss, plain_full_softmax_loss
+from training.losses.full_softmax import Channel, full_softmax_loss, plain_full_softmax_loss
 from training.sharding import ownership
 from training.sharding.exchange import add_rows, plan_rows, read_rows
 from training.sharding.own_rows import OwnRows

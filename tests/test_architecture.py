@@ -22,10 +22,12 @@ BASE = {
 }
 KERNEL = {*BASE, "mdsrec.command"}
 ETL_STEPS = {
-    *("etl.spark", "etl.catalogue", "etl.graph", "etl.places", "etl.features", "etl.tabular")
+    *("etl.spark", "etl.catalogue", "etl.graph", "etl.transitions", "etl.places"),
+    *("etl.features", "etl.tabular"),
 }
 DATA = {"training.data", "training.device"}
-TRAINING = {"training", "training.lifecycle", "training.distributed", "training.layers", *DATA}
+PARTS = {"training.layers", "training.losses"}
+TRAINING = {"training", "training.lifecycle", "training.distributed", *PARTS, *DATA}
 MODELS = {"training.models", "training.sharding"}
 RANKING = {"evaluation.metrics", "evaluation.baselines", "evaluation.ranking"}
 TRIALS = {"tuning.trials", "tuning.plan", "tuning.space"}
@@ -52,6 +54,7 @@ ROOMS: dict[str, set[str]] = {
     "etl.catalogue": {*KERNEL, "etl.spark", "etl.catalogue.pages"},
     "etl.catalogue.pages": set(),
     "etl.graph": {*KERNEL, "etl.spark"},
+    "etl.transitions": {*KERNEL, "etl.spark", "etl.graph"},
     "etl.places": {*KERNEL, "etl.spark", "etl.graph"},
     "etl.features": {*KERNEL, "etl.spark", "etl.catalogue", "etl.tabular"},
     "etl.tabular": {*KERNEL, "etl.spark", "etl.catalogue"},
@@ -64,8 +67,9 @@ ROOMS: dict[str, set[str]] = {
     "training.data": {*KERNEL, "training.device"},
     "training.sharding": {*KERNEL, *DATA},
     "training.layers": {*KERNEL, *DATA, "training.sharding"},
-    "training.models": {*KERNEL, *DATA, "training.sharding", "training.layers"},
-    "training.models.mdsrec": {*KERNEL, *DATA, *MODELS, "training.layers"},
+    "training.losses": {*KERNEL, *DATA, "training.sharding"},
+    "training.models": {*KERNEL, *DATA, "training.sharding", *PARTS},
+    "training.models.mdsrec": {*KERNEL, *DATA, *MODELS, *PARTS},
     "training.lifecycle": KERNEL,
     "training.distributed": {*KERNEL, "training.device", "training.lifecycle", *MODELS},
     "training.checkpoints": {*KERNEL, "training.distributed", *MODELS},

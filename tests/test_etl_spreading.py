@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_array, vstack
 
-from etl.graph import memory, spreading
 from etl.graph.row_cuts import Cut, keep_heaviest, total_cut
-from etl.graph.spreading import Spreading
 from etl.spark import blocks
 from etl.spark.vector_table import ItemTable
+from etl.transitions import memory, spreading
+from etl.transitions.spreading import Spreading
 from mdsrec.config import TransitionsConfig
 from mdsrec.schema import COOCCURRENCE, NEIGHBORS, TRANSITIONS
 

@@ -9,7 +9,7 @@ import pytest
 
 from etl.builders.transitions import TransitionsBuilder
 from etl.builders.workspace import Workspace
-from etl.graph import memory, spreading
+from etl.transitions import memory, spreading
 from mdsrec import schema, tables
 from mdsrec.config.loading import experiment_from
 from mdsrec.errors import InputError

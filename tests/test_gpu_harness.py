@@ -29,10 +29,10 @@ from training.data.sequences import SequenceReader
 from training.data.sparse import SparseMatrix
 from training.device import product_precision
 from training.inference import ALL, SEEN, trained_model
-from training.layers import softmax_tiles
 from training.layers.dropout import dropout, dropout_mask
 from training.layers.queries import Queries
 from training.layers.scoring import count_channels
+from training.losses import softmax_tiles
 from training.memory import Memory
 from training.models.next_item import NextItem
 from training.sharding.adam import adam_of_all

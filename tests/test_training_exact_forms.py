@@ -17,11 +17,11 @@ from training.data import device_matrices, long_rows
 from training.data.device_matrices import BLOCK, DeviceMatrix, cut_rows, entries_of, stack
 from training.data.long_rows import LongRows
 from training.data.sparse import SparseMatrix, multiply_all, product
-from training.layers import losses, softmax_tiles
 from training.layers.dropout import dropout, dropout_mask
 from training.layers.in_blocks import in_blocks
-from training.layers.losses import Channel, full_softmax_loss, plain_full_softmax_loss
-from training.layers.softmax_tiles import Tiles, tiles_of
+from training.losses import full_softmax, softmax_tiles
+from training.losses.full_softmax import Channel, full_softmax_loss, plain_full_softmax_loss
+from training.losses.softmax_tiles import Tiles, tiles_of
 from training.models.mdsrec import centers
 from training.models.mdsrec.interest_block import InterestBlock
 
@@ -70,7 +70,7 @@ def test_cross_entropy_in_tiles_equals_the_plain_one(
 ) -> None:
     num_prefixes = 7
     tiles = Tiles(num_prefixes, X, chunk, block, part, keeps)
-    monkeypatch.setattr(losses, "tiles_of", lambda *_: tiles)
+    monkeypatch.setattr(full_softmax, "tiles_of", lambda *_: tiles)
     Ahat = random_matrix(X, X)
     embedding, mapped, queries = parameter(X, D), parameter(X, D), parameter(3, num_prefixes, D)
     targets = torch.randint(0, X, (num_prefixes,))
@@ -95,13 +95,13 @@ def test_scores_are_computed_once_if_they_and_the_vectors_fit(
     of_all = 8 * (num_prefixes + D) * X * num_channels
     monkeypatch.setattr(softmax_tiles, "SAVED_BYTES", of_all - missing)
     monkeypatch.setattr(softmax_tiles, "PREFIXES", 5)
-    scores = losses._Items.scores
+    scores = full_softmax._Items.scores
 
     def counted(self: Any, *inputs: Any) -> Tensor:
         computed.append(inputs)
         return scores(self, *inputs)
 
-    monkeypatch.setattr(losses._Items, "scores", counted)
+    monkeypatch.setattr(full_softmax._Items, "scores", counted)
     embedding, queries = parameter(X, D), parameter(num_channels, num_prefixes, D)
     channels = [Channel(0, None), Channel(0, DeviceMatrix(sparse(random_matrix(X, X))))]
     found = full_softmax_loss(
@@ -117,7 +117,7 @@ def test_scores_that_are_not_kept_are_in_memory_one_tile_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alive: list[weakref.ref[Tensor]] = []
-    scores = losses._Items.scores
+    scores = full_softmax._Items.scores
 
     def noted(self: Any, *inputs: Any) -> Tensor:
         found = scores(self, *inputs)
@@ -125,8 +125,8 @@ def test_scores_that_are_not_kept_are_in_memory_one_tile_at_a_time(
         assert sum(each() is not None for each in alive) == 1
         return found
 
-    monkeypatch.setattr(losses._Items, "scores", noted)
-    monkeypatch.setattr(losses, "tiles_of", lambda *_: Tiles(12, X, X, 4, 3, keeps=False))
+    monkeypatch.setattr(full_softmax._Items, "scores", noted)
+    monkeypatch.setattr(full_softmax, "tiles_of", lambda *_: Tiles(12, X, X, 4, 3, keeps=False))
     table, queries = parameter(X, D), parameter(1, 12, D)
     targets = torch.zeros(12, dtype=torch.int64)
     full_softmax_loss(queries, targets, [Channel(0, None)], [table]).backward()  # type: ignore[no-untyped-call]

@@ -30,7 +30,7 @@ from training.data.negatives import (
 )
 from training.data.sequences import SequenceReader
 from training.data.windows import Step, windows_of
-from training.layers.sampled_softmax import sampled_softmax_loss
+from training.losses.sampled_softmax import sampled_softmax_loss
 from training.models.mdsrec.model import MDSRec
 from training.step import negatives_of
 

@@ -21,8 +21,8 @@ from training.data.item_tables import load_item_tables
 from training.data.negatives import StratifiedSampler, UniformSampler, build_sampler
 from training.data.sequences import SequenceReader
 from training.data.sparse import SparseMatrix
-from training.layers import softmax_tiles
-from training.layers.losses import Channel, full_softmax_loss, plain_full_softmax_loss
+from training.losses import softmax_tiles
+from training.losses.full_softmax import Channel, full_softmax_loss, plain_full_softmax_loss
 from training.models.base import Model
 from training.models.registry import MODELS
 from training.step import negatives_of, noise_of

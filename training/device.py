@@ -1,5 +1,6 @@
-"""Properties of the device that a process computes on: cache size, bfloat16, memory, its name."""
+"""The device that a process computes on: its cache, precisions, memory, heap and name."""
 
+import ctypes
 import logging
 import os
 import platform
@@ -21,6 +22,10 @@ log = logging.getLogger("training")
 
 CACHE_BYTES = 1 << 20  # of a CPU core
 GPU_BYTES = 256 << 20
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # numbers of mallopt(3)
+KEPT_BYTES = 256 << 20  # free memory that stays in the process
+GROWTH_BYTES = 64 << 20
+LARGE_BYTES = 32 << 20  # an array of this size has pages of its own: glibc allows no more
 OFFLOAD_THREADS = 8  # of a worker with offloaded state: Adam moves 28 bytes a weight and step
 
 
@@ -31,6 +36,19 @@ def working_set(like: Tensor) -> int:
     the GPU busy and small beside its memory.
     """
     return GPU_BYTES if like.is_cuda else CACHE_BYTES * torch.get_num_threads()
+
+
+def keep_freed_memory() -> None:
+    """Let this process use the memory of freed arrays again, if its C library is glibc.
+
+    By default, the memory returns to the system, which clears the pages of the next array. That
+    took a tenth of a step of SASRec in bf16 (4,385 items, D 300).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(TOP_PAD, GROWTH_BYTES)
+        mallopt(MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -5,7 +5,7 @@ The score of item i for a history h1 (the last event), h2, ... is
     sum over k of recency^(k-1) log(1 + M[hk, i] X / tau)
 
 over the last `max_events` events. M is the table `memory`: decayed counts of what follows an item
-in training sequences, spread over the neighbors of the modalities (etl/graph/spreading.py).
+in training sequences, spread over the neighbors of the modalities (etl/transitions/spreading.py).
 
 B histories, X items, n of them.
 """

@@ -35,7 +35,7 @@ from mdsrec.run_paths import STARTED_FROM, RunPaths
 from mdsrec.table_settings import stored_fingerprints
 from training.checkpoints.carried_record import CarriedRecord
 from training.data.table_checks import check_item_tables
-from training.device import warn_of_slow_offload
+from training.device import keep_freed_memory, warn_of_slow_offload
 from training.distributed.control import CollectiveInputError
 from training.distributed.process_group import process_group, worker_is_leaving
 from training.distributed.ray_internals import has_started_ray
@@ -50,7 +50,6 @@ from training.distributed.ray_train_internals import (
     propagate_to_workers,
 )
 from training.distributed.trainer import Trainer
-from training.host_memory import keep_freed_memory
 from training.length import check_can_go_on, close, has_ended, is_closed, reopen
 from training.lifecycle.identity import check_claim, claim
 from training.lifecycle.lease import RunLease, run_lease

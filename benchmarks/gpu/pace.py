@@ -18,7 +18,7 @@ from benchmarks.measure import GIB
 from benchmarks.memory import random_experiment, random_step, random_tables
 from training.data.prefetch import Prefetch
 from training.data.sequences import SequenceReader
-from training.layers import softmax_tiles
+from training.losses import softmax_tiles
 from training.models.mdsrec.model import MDSRec
 from training.step import Share, share_of, take_step
 

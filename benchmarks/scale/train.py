@@ -26,9 +26,9 @@ from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
+from training.device import keep_freed_memory
 from training.distributed import engine as ds
 from training.distributed.control import ControlGroup
-from training.host_memory import keep_freed_memory
 from training.models.registry import build_model
 from training.step import share_of, take_step
 

@@ -22,7 +22,7 @@ from training.data.batch import Batch, batch_of
 from training.data.item_tables import load_item_tables
 from training.data.sequences import SequenceReader
 from training.data.windows import Step
-from training.host_memory import keep_freed_memory
+from training.device import keep_freed_memory
 from training.models.mdsrec.model import MDSRec
 from training.step import noise_of
 

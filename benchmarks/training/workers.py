@@ -23,9 +23,9 @@ from mdsrec.config.loading import load_experiment
 from mdsrec.text import markdown_table
 from training.building import build_engine
 from training.data.sequences import SequenceReader
+from training.device import keep_freed_memory
 from training.distributed.control import ControlGroup
 from training.distributed.engine_protocol import Engine
-from training.host_memory import keep_freed_memory
 from training.models.base import Model
 from training.step import share_of, take_step
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from etl.builders.workspace import Workspace
 from etl.catalogue.sequences import only_training_events
 from etl.graph.cooccurrence import write_cooccurrence
-from etl.graph.memory import write_memory, write_transposed
-from etl.graph.spreading import Spreading
 from etl.graph.weighting import Transitions
 from etl.spark.vector_table import ItemTable
+from etl.transitions.memory import write_memory, write_transposed
+from etl.transitions.spreading import Spreading
 from mdsrec import files, schema, tables
 from mdsrec.table_names import memory_name, neighbors_name, transitions_name
 from mdsrec.tables import Manifest

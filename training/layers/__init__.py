@@ -1,1 +1,1 @@
-"""Layers and losses that several models share."""
+"""Layers that several models share."""

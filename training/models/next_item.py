@@ -17,9 +17,9 @@ from mdsrec.config import Experiment, TransformerConfig
 from training.data.batch import Batch
 from training.data.item_tables import ItemTables
 from training.data.negatives import ScoredItems
-from training.layers.losses import Channel, full_softmax_loss
-from training.layers.sampled_softmax import sampled_softmax_loss
 from training.layers.transformer import Encoder, gather_positions
+from training.losses.full_softmax import Channel, full_softmax_loss
+from training.losses.sampled_softmax import sampled_softmax_loss
 from training.models.base import Model, OwnItemVectors
 
 

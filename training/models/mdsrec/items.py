@@ -19,9 +19,9 @@ from training.data.item_tables import ItemTables
 from training.data.long_rows import LongRows
 from training.data.plans import SumPlan
 from training.data.sparse import Entries, Rows, identity, multiply_all
-from training.layers.losses import Channel
 from training.layers.modality import Modality
-from training.layers.tile_arithmetic import EPS
+from training.losses.full_softmax import Channel
+from training.losses.tile_arithmetic import EPS
 
 ROWS = 8192  # items whose vectors are computed at once for ranking
 

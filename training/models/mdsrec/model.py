@@ -19,9 +19,9 @@ from training.data.long_rows import LongRows
 from training.data.sparse import Entries
 from training.layers.dropout import dropout_mask
 from training.layers.linear import ROWS
-from training.layers.losses import full_softmax_loss
-from training.layers.sampled_softmax import sampled_softmax_loss
 from training.layers.transformer import Encoder
+from training.losses.full_softmax import full_softmax_loss
+from training.losses.sampled_softmax import sampled_softmax_loss
 from training.models.base import Model, OwnItemVectors
 from training.models.mdsrec.centers import (
     PrefixStates,

@@ -20,11 +20,11 @@ from pyspark.sql import functions as F
 from scipy.sparse import csr_array
 
 from etl.graph.row_cuts import Cut, total_cut
-from etl.graph.spreading import KINDS, MAX_SPANS, TRANSITIONS, Spreading
 from etl.graph.tiles import ENTRY, SPAN_BYTES
 from etl.spark.blocks import block_ranges, map_blocks
 from etl.spark.part_files import write_part_file
 from etl.spark.vector_table import ItemTable
+from etl.transitions.spreading import KINDS, MAX_SPANS, TRANSITIONS, Spreading
 from mdsrec import schema
 from mdsrec.arrays import Ints
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from training.data.device_matrices import BLOCK
-from training.layers.softmax_group import SoftmaxGroup
+from training.losses.softmax_group import SoftmaxGroup
 
 SAVED_BYTES = 256 << 20  # scores and vectors of all channels up to this size are kept
 VECTOR_BYTES = 8 << 20  # item vectors of a chunk

@@ -8,7 +8,7 @@ import pytest
 FREE = """
 import psutil
 import torch
-from training.host_memory import keep_freed_memory
+from training.device import keep_freed_memory
 
 {call}
 before = psutil.Process().memory_info().rss

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from training.data.device_matrices import DeviceGraph
-from training.layers.softmax_group import SoftmaxGroup
-from training.layers.softmax_tiles import Targets, Tiles, tiles_of
-from training.layers.tile_arithmetic import (
+from training.losses.softmax_group import SoftmaxGroup
+from training.losses.softmax_tiles import Targets, Tiles, tiles_of
+from training.losses.tile_arithmetic import (
     dtype_of_scores,
     log_sum_exp,
     normalize_rows,
@@ -80,7 +80,7 @@ def plain_full_softmax_loss(
 
 
 class _Block(NamedTuple):
-    """What the backward pass needs of a block of items."""
+    """A block of items, as the backward pass needs it."""
 
     vectors: Tensor  # [n, D]
     lengths: Tensor | None  # that the vectors had, if they are scaled
@@ -109,7 +109,7 @@ class _Items(NamedTuple):
 
 
 class _Prefixes(NamedTuple):
-    """What the backward pass of a channel reads and writes of the prefixes."""
+    """The prefixes' values that the backward pass of a channel reads and writes."""
 
     queries: Tensor  # [P, D]
     weighted: Tensor  # [P, D], queries times the gradient of the prefix's loss

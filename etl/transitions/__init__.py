@@ -1,0 +1,1 @@
+"""The memory of transitions between items, and its spreading to similar items."""
