@@ -69,11 +69,15 @@ def write_table_in_shards(
     """
     with ray_session():
         sized = experiment.sized_for(uses_gpu(experiment))
-        sizes = {"users": sized.eval.users_together, "items": sized.eval.items_together}
-        of_parts = Recipe({"recipe": recipe.fingerprint, **sizes}, {})
-        version = f"{uri}/{of_parts.fingerprint[:12]}"
+        version = f"{uri}/{version_of(recipe, sized.eval)}"
         counts = _write_parts(sized, weight_of, worker, version, verb, options)
     return tables.commit(uri, version, recipe, *counts)
+
+
+def version_of(recipe: Recipe, settings: EvalConfig) -> str:
+    """Return the name of the version folder, another one for other batch and block sizes."""
+    sizes = {"users": settings.users_together, "items": settings.items_together}
+    return Recipe({"recipe": recipe.fingerprint, **sizes}, {}).fingerprint[:12]
 
 
 def _write_parts(

@@ -26,6 +26,7 @@ from mdsrec.config.training import EvalConfig
 from mdsrec.errors import InputError
 from mdsrec.run_paths import RunPaths
 from mdsrec.tables import Recipe
+from mdsrec.tables.versions import VERSION
 
 
 def rows_of(seed, users=range(30)):
@@ -247,6 +248,15 @@ def test_the_step_of_a_table_of_items_is_named_after_items(tmp_path, monkeypatch
     experiment, uri = small_experiment(tmp_path), str(tmp_path / "items")
     pool.write_table_in_shards(experiment, {}, NoItems, uri, Recipe({}, {}), "served")
     assert steps == ["items are served"]
+
+
+def test_parts_of_other_batch_or_block_sizes_are_in_another_version():
+    recipe = Recipe({"run": "one"}, {})
+    sizes = [{}, {"user_batch": 512}, {"item_block": 512}]
+    names = [pool.version_of(recipe, EvalConfig(**each)) for each in sizes]
+    assert len(set(names)) == 3
+    assert all(VERSION.fullmatch(name) for name in names)
+    assert pool.version_of(recipe, EvalConfig(user_batch=256, item_block=1024)) == names[0]
 
 
 def test_lists_of_more_items_than_offsets_count_are_refused():

@@ -73,15 +73,9 @@ def test_ranks_and_cases_have_the_same_bytes_for_any_number_of_workers(evaluated
     assert cases[0] == cases[1]
 
 
-def test_ranks_of_other_batches_are_versions_that_replace_the_old_ones(experiment):
-    evaluate(experiment)
-    before = parts_of(experiment)
-    three_users = experiment.eval.model_copy(update={"user_batch": 3})
-    evaluate(experiment.model_copy(update={"eval": three_users}))
-    assert len(parts_of(experiment)) < len(before)
-    uri = f"{run_of(experiment)}/ranks"
-    [version] = folders_of(uri)
-    assert versions(uri) == {version}
+def test_the_ranks_are_a_version_that_others_replace(evaluated):
+    uri = f"{run_of(evaluated)}/ranks"
+    assert len(versions(uri)) == len(folders_of(uri)) == 1
 
 
 def test_every_target_is_ranked_once_in_every_channel(evaluated):
