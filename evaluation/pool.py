@@ -70,8 +70,8 @@ def write_table_in_shards(
     with ray_session():
         sized = experiment.sized_for(uses_gpu(experiment))
         version = f"{uri}/{version_of(recipe, sized.eval)}"
-        counts = _write_parts(sized, weight_of, worker, version, verb, options)
-    return tables.commit(uri, version, recipe, *counts)
+        rows, counters = _write_parts(sized, weight_of, worker, version, verb, options)
+    return tables.commit(uri, version, recipe, rows, counters)
 
 
 def version_of(recipe: Recipe, settings: EvalConfig) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 
 from benchmarks import restrict
 from benchmarks.catalogue.events import HOT_ITEMS, Catalogue, write_sequences
-from benchmarks.measure import DONE, measure
+from benchmarks.measure import DONE, measure, measure_command
 from mdsrec import schema, tables
 from mdsrec.errors import InputError
 
@@ -126,3 +127,10 @@ def test_a_line_without_an_asin_is_named_and_leaves_no_file(raw_files):
 def test_files_are_not_restricted_onto_themselves(raw_files):
     with pytest.raises(InputError, match="name another folder"):
         run_restrict(raw_files, raw_files)
+
+
+def test_a_stopped_command_keeps_what_it_had_printed():
+    program = "import time; print('{\"a\": 1}\\n{\"a\"', end='', flush=True); time.sleep(60)"
+    reading = measure_command([sys.executable, "-c", program], 10.0, 2.0)
+    assert reading.outcome != DONE
+    assert (reading.result, reading.partial) == ({}, {"a": 1})

@@ -232,3 +232,13 @@ def test_a_peer_learns_the_next_item_and_ranks_every_item(tmp_path, peer, negati
     assert found.result["test"]["recall@10"] > 0.9
     for method in ("train", "rank"):
         assert theirs.measure(method, tmp_path).result["rate"] > 0
+
+
+def test_the_models_here_are_trained_in_bf16_too_where_the_cpu_has_it():
+    models = {"mdsrec here": ["seed=1"]}
+    assert command.only_trained(["x=1"], models, in_bf16=False) == models
+    assert command.only_trained(["x=1"], models, in_bf16=True) == {
+        **models,
+        "SASRec here, bf16": ["x=1", "train.precision=bf16"],
+        "mdsrec here, bf16": ["seed=1", "train.precision=bf16"],
+    }

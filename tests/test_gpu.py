@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from benchmarks.gpu.__main__ import is_passed, result_of, run_check, summary
 from benchmarks.gpu.checks import CHECKS
 from benchmarks.gpu.one import check
+from benchmarks.gpu.report import Report
 from benchmarks.measure import Reading
 from training.layers import scoring
 from training.layers.gru import GRU
@@ -98,3 +100,11 @@ def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
     assert result["outcome"] == (
         "failed: benchmarks.gpu.one: torch sees no GPU: --pretend runs the checks on the CPU"
     )
+
+
+def test_the_result_so_far_is_printed_with_every_claim_that_does_not_hold(capsys: Any) -> None:
+    report = Report()
+    report.note("ms", 1.5)
+    report.require(False, "too slow")
+    *_, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last) == {"values": {"ms": 1.5}, "failures": ["too slow"]}

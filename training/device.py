@@ -41,8 +41,7 @@ def working_set(like: Tensor) -> int:
 def keep_freed_memory() -> None:
     """Let this process use the memory of freed arrays again, if its C library is glibc.
 
-    By default, the memory returns to the system, which clears the pages of the next array. That
-    took a tenth of a step of SASRec in bf16 (4,385 items, D 300).
+    By default, the memory returns to the system, which clears the pages of the next array.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

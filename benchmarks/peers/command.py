@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,10 @@ def run(arguments: argparse.Namespace) -> None:
             "SASRec here": Ours(config, overrides, request, limits),
             f"{peer.name}'s SASRec": theirs,
         }
-        trained: dict[str, Sequence[str]] = {}  # models here whose training alone is measured
-        if whole.model.name != "sasrec" and not arguments.negatives:
-            trained[f"{whole.model.name} here"] = given
-        if sasrec.train.precision == "fp32" and has_bf16(CPU):
-            for name, keys in {"SASRec here": overrides, **trained}.items():
-                trained[f"{name}, bf16"] = [*keys, "train.precision=bf16"]
-        for name, keys in trained.items():
+        has_whole = whole.model.name != "sasrec" and not arguments.negatives
+        models = {f"{whole.model.name} here": given} if has_whole else {}
+        in_bf16 = sasrec.train.precision == "fp32" and has_bf16(CPU)
+        for name, keys in only_trained(overrides, models, in_bf16).items():
             contestants[name] = Ours(config, keys, request, limits, ("train",))
         if arguments.readings:
             found = in_turns(contestants, folder, arguments.readings)
@@ -91,6 +88,15 @@ def run(arguments: argparse.Namespace) -> None:
             runs = list(runs_of(config, overrides, arguments.seeds))
             ours = metrics_here(runs)
             print_tables(ours, list(_metrics_of_peer(theirs, folder, arguments.seeds)), peer.name)
+
+
+def only_trained(
+    sasrec: Sequence[str], models: Mapping[str, Sequence[str]], in_bf16: bool
+) -> dict[str, Sequence[str]]:
+    """Return the overrides of the runs here that make no lists: models, and all in bfloat16."""
+    all_here = {"SASRec here": sasrec, **models} if in_bf16 else {}
+    of_bf16 = {f"{n}, bf16": [*keys, "train.precision=bf16"] for n, keys in all_here.items()}
+    return {**models, **of_bf16}
 
 
 def interpreter(name: str) -> str:
