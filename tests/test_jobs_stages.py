@@ -71,6 +71,7 @@ def test_a_training_whose_tables_were_replaced_never_goes_on_with_others(tmp_pat
     assert of_table.startswith(f"{uri}: replaced by another job meanwhile (this one began with ")
     history = json.loads((tmp_path / "runs/small/history.json").read_text())
     assert len(history["epochs"]) == 1  # of the first tables only
+    assert (history["user_batch"], history["item_block"]) == (7, 16)  # of the validation
 
 
 def test_figures_of_other_ranks_than_those_beside_them_are_not_compared(tmp_path: Path) -> None:
