@@ -7,15 +7,15 @@ one, and a restart continues with the parts that are missing.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
-from functools import partial
 from typing import Any, Self
 
 import ray
 
 from evaluation.actors.group import Group, LostActorError
+from evaluation.actors.job_groups import JobGroups
+from evaluation.actors.model_actor import Job
 from evaluation.actors.parts import rows_of_parts
 from evaluation.actors.shard_worker import AskedWorker, Shard, ShardWorker
 from evaluation.progress import Progress
@@ -61,7 +61,7 @@ def write_table_in_shards(
     verb: str,
     options: Any = None,
 ) -> Manifest:
-    """Make the table at `uri` with actors of class `worker`, and commit it.
+    """Make the table at `uri` with actors that have the `worker`, and commit it.
 
     Parts that an earlier start of the same recipe wrote are kept, if that start had the same batch
     and block sizes. `verb` says what is done to users or items in the progress: scored, ranked,
@@ -116,30 +116,35 @@ def _num_groups(experiment: Experiment, num_missing: int) -> int:
     return min(max(1, num_workers // experiment.eval.item_shards), num_missing)
 
 
-def ask_worker(worker: type[AskedWorker], experiment: Experiment, *arguments: Any) -> Any:
-    """Return `answer` of actors of class `worker`; they are started again if one is lost.
-
-    `arguments` are the weights of the channels, then the options.
-    """
+def ask_worker(
+    worker: type[AskedWorker], experiment: Experiment, weight_of: Mapping[str, float], options: Any
+) -> Any:
+    """Return `answer` of actors with the `worker`; they are started again if one is lost."""
     with ray_session():
-        start = _group_starter(worker, experiment, *arguments)
+        groups = _groups_of(worker, experiment, weight_of, options)
         for _ in range(SPARE_ACTORS):
             with suppress(LostActorError):
-                return _answer(start)
-        return _answer(start)
+                return _answer(groups)
+        return _answer(groups)
 
 
-def _answer(start: Callable[[], Group]) -> Any:
-    with start() as group:
+def _answer(groups: JobGroups) -> Any:
+    group = groups.start()
+    try:
         group.wait()
         group.call("answer")
-        return group.wait()[0]
+        answer = group.wait()[0]
+    except BaseException:
+        group.kill()
+        raise
+    groups.leave(group)
+    return answer
 
 
-def _group_starter(
-    worker: type[ShardWorker], experiment: Experiment, *arguments: Any
-) -> Callable[[], Group]:
-    """Return a function that starts a group. InputError if the cluster can never hold one."""
+def _groups_of(
+    worker: type[ShardWorker], experiment: Experiment, weight_of: Mapping[str, float], options: Any
+) -> JobGroups:
+    """Return the groups of a job. InputError if the cluster can never hold one."""
     size, use_gpu = experiment.eval.item_shards, uses_gpu(experiment)
     most = capacity()["GPU" if use_gpu else "CPU"] if size > 1 else 1
     if size > most:
@@ -147,9 +152,8 @@ def _group_starter(
             f"eval.item_shards = {size}: needs as many {'GPUs' if use_gpu else 'CPUs'}, the "
             f"cluster has {most:g}: lower eval.item_shards or add nodes"
         )
-    timeout = timedelta(minutes=experiment.train.timeout_minutes)
-    given = (experiment, *arguments, promises.current())
-    return partial(Group, worker, given, size, use_gpu, timeout)
+    job = Job(worker, experiment, weight_of, options, promises.current())
+    return JobGroups(job, use_gpu)
 
 
 class Pool:
@@ -167,10 +171,11 @@ class Pool:
         weight_of: Mapping[str, float],
         options: Any,
     ) -> None:
-        self._start = _group_starter(worker, experiment, weight_of, options)
+        self._groups = _groups_of(worker, experiment, weight_of, options)
         self._losses_left = num_groups + SPARE_ACTORS
+        groups = [self._groups.start() for _ in range(num_groups)]
         # The shard of each group; None while it starts.
-        self._shard_of: dict[Group, Shard | None] = {self._start(): None for _ in range(num_groups)}
+        self._shard_of: dict[Group, Shard | None] = dict.fromkeys(groups)
 
     def __enter__(self) -> Self:
         """Wait for the first actor, so that its start is not counted as working time."""
@@ -185,7 +190,7 @@ class Pool:
     def run(self, shards: Sequence[Shard], version: str) -> Iterator[tuple[Shard, int]]:
         """Write the part of every shard; yield each shard and its number of rows when it is done.
 
-        A group is killed when no shard is left for it.
+        A group that no shard is left for is left to the next job.
         """
         waiting, num_left = deque(shards), len(shards)
         while num_left:
@@ -207,15 +212,11 @@ class Pool:
                 self._shard_of[group] = waiting.popleft()
                 group.call("write_part", self._shard_of[group], version)
             else:
-                self._end(group)
+                del self._shard_of[group]
+                self._groups.leave(group)
 
     def _group_of_call(self) -> dict[Any, Group]:
         return {call: group for group in self._shard_of for call in group.unfinished}
-
-    def _end(self, group: Group) -> Shard | None:
-        """End a group and return its shard."""
-        group.kill()
-        return self._shard_of.pop(group)
 
     def _replace(self, group: Group, error: LostActorError) -> Shard | None:
         """Start a new group for one that lost an actor, and return the shard of the old one."""
@@ -223,6 +224,6 @@ class Pool:
             raise error
         self._losses_left -= 1
         log.warning("lost a worker process, starting another")
-        shard = self._end(group)
-        self._shard_of[self._start()] = None
-        return shard
+        group.kill()
+        self._shard_of[self._groups.start()] = None
+        return self._shard_of.pop(group)

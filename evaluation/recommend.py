@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluation.actors.job_groups import keeping_groups
 from evaluation.channel_weights import describe_weighted
 from evaluation.metrics.coverage import list_metrics, list_metrics_text
 from evaluation.pool import write_table_in_shards
@@ -65,7 +66,7 @@ def _recommend(experiment: Experiment, options: Options) -> str:
         )
         if tables.find_table(uri, recipe) is None
     ]
-    with ray_session() if missing else nullcontext():
+    with ray_session() if missing else nullcontext(), keeping_groups():
         for uri, worker, recipe in missing:
             weight_of = trained.weight_of
             write_table_in_shards(experiment, weight_of, worker, uri, recipe, "served", options)

@@ -4,6 +4,7 @@ import logging
 import shlex
 from collections.abc import Callable, Sequence
 
+from evaluation.actors.job_groups import keeping_groups
 from evaluation.baselines import baseline_names, itemknn_obstacle
 from evaluation.case_study import case_study
 from evaluation.channel_weights import describe_weighted
@@ -60,7 +61,7 @@ def _evaluate(experiment: Experiment, command_with: Callable[..., str]) -> str:
     paths = RunPaths.of(experiment)
     heartbeat.begin("loading the run")
     check_pictures(experiment)
-    with ray_session():
+    with ray_session(), keeping_groups():
         trained = describe_weighted(experiment)
         experiment = experiment.sized_for(uses_gpu(experiment))
         recipe = ranks_recipe(experiment, trained)

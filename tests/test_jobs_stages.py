@@ -132,10 +132,10 @@ def test_an_actor_refuses_weights_and_tables_other_than_those_of_its_driver(
         pytest.raises(InputError, match=r"best\.safetensors: replaced by another job"),
         promised({}),
     ):
-        RankWorker(trained, weight_of, None, claimed).ready()
+        assert RankWorker(trained, weight_of, None, claimed).trained
     write_dataset(trained, seed=1)
     with pytest.raises(InputError, match="sequences: replaced by another job"), promised({}):
-        RankWorker(trained, weight_of, None, claimed).ready()
+        assert RankWorker(trained, weight_of, None, claimed).trained
 
 
 def test_trials_of_a_sweep_have_the_same_tables_also_when_it_is_resumed(

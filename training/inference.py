@@ -5,9 +5,10 @@ Shapes: B users, T positions, C channels, K of them the model's, X items, D widt
 
 import hashlib
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -68,6 +69,15 @@ class TrainedModel:
         if self.model is not None and self.memory is not None:
             sums[NETWORK] = F.pad(self.model.channel_weights.cpu(), (0, 2))
         return sums
+
+    def with_weights(self, weight_of: Mapping[str, float]) -> Self:
+        """Return the same model with these weights of the channels.
+
+        It has the item vectors, if they are computed already.
+        """
+        other = copy(self)
+        vars(other)["weight_of"] = weight_of
+        return other
 
     @cached_property
     def weights_fingerprint(self) -> str:

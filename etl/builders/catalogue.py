@@ -16,6 +16,7 @@ from etl.graph import cooccurrence
 from etl.graph.heaviest import write_heaviest
 from etl.graph.weighting import Cooccurrence
 from etl.spark import table_io
+from etl.spark.rows import frame_of_rows
 from etl.spark.session import materialize
 from etl.spark.vector_table import ItemTable
 from mdsrec import schema, tables
@@ -24,6 +25,7 @@ from mdsrec.table_names import CATEGORIES, cooccurrence_name, whole_cooccurrence
 from mdsrec.table_settings import text_fields
 from mdsrec.tables import Manifest
 
+SOURCES = pa.schema({"file": pa.int32(), "position": pa.int32(), "source": pa.string()})
 CATEGORIES_READ = (
     ("items", schema.ITEMS),
     ("metadata", schema.METADATA),
@@ -207,10 +209,12 @@ def _with_source(parsed: ParsedLines, sources: list[str]) -> DataFrame:
 
     A table stays up to date when its input is copied or moved. Then `source` is the former place.
     """
-    positions = [(n, sources.index(f.uri), f.uri) for n, f in enumerate(parsed.files)]
+    positions = [
+        {"file": number, "position": sources.index(file.uri), "source": file.uri}
+        for number, file in enumerate(parsed.files)
+    ]
     rows = parsed.rejected_rows
-    columns = "file int, position int, source string"
-    named = rows.sparkSession.createDataFrame(positions, columns)
+    named = frame_of_rows(rows.sparkSession, positions, SOURCES)
     return rows.join(F.broadcast(named), "file").select(
         F.col("position").alias("file"), "line", "source", "reason", "raw"
     )

@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.builders.workspace import FileCounts, Workspace
 from etl.catalogue.parsing import with_outcome
 from etl.spark import table_io
 from etl.spark.file_checks import check_table
+from etl.spark.rows import empty_frame, frame_of_rows
 from mdsrec import tables
 from mdsrec.errors import InputError
 from mdsrec.tables import Manifest, Recipe
@@ -29,6 +29,7 @@ from mdsrec.tables import Manifest, Recipe
 log = logging.getLogger("etl")
 
 FOLDER = "parsed"
+POSITIONS = pa.schema(dict.fromkeys(("batch", "file", "position"), pa.int32()))
 
 
 @dataclass(frozen=True)
@@ -120,19 +121,19 @@ def _joined(
     A content that the input has twice gives its rows twice.
     """
     if not batches:
-        return space.spark.createDataFrame([], from_arrow_schema(schema))
+        return empty_frame(space.spark, schema)
     rows = [
         table_io.read_table(space.spark, batch.uri, schema).withColumn("batch", F.lit(number))
         for number, batch in enumerate(batches)
     ]
     positions = [
-        (number, file, position)
+        {"batch": number, "file": file, "position": position}
         for number, batch in enumerate(batches)
         for file, content in batch.files
         for position, text in enumerate(contents)
         if text == content
     ]
-    named = space.spark.createDataFrame(positions, "batch int, file int, position int")
+    named = frame_of_rows(space.spark, positions, POSITIONS)
     return (
         reduce(DataFrame.unionAll, rows)
         .join(F.broadcast(named), ["batch", "file"])

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from etl.catalogue import compression
 from etl.catalogue.compression import STREAM_ERRORS, open_stream, unreadable
+from etl.spark.rows import frame_of_rows
 from etl.spark.sizing import uncompressed_bytes
 from mdsrec.errors import InputError, near_file
 from mdsrec.files import file_system, join
@@ -29,7 +30,9 @@ SHARE_BYTES = 4 << 30  # of decompressed lines
 LINES_PER_RUN = 1024
 LONGEST_LINE = 1 << 30  # bytes, with its end; Arrow and Spark count those of a batch in 31 bits
 OWN_NAMES = ("_SUCCESS", "_committed_", "_started_")  # that Spark writes beside its files
-SHARES = "task int, file int, uri string, share int, shares int"
+SHARES = pa.schema(
+    dict.fromkeys(("task", "file", "share", "shares"), pa.int32()) | {"uri": pa.string()}
+)
 RAW_LINES = "file int, line long, raw binary"
 
 
@@ -73,13 +76,13 @@ def raw_lines(spark: SparkSession, files: Sequence[RawFile]) -> DataFrame:
     nobody needs.
     """
     tasks = [
-        (number, file.uri, share, num_shares)
+        {"file": number, "uri": file.uri, "share": share, "shares": num_shares}
         for number, file in enumerate(files)
         for num_shares in [shares_of(file, len(files), spark.sparkContext.defaultParallelism)]
         for share in range(num_shares)
     ]
     return (
-        spark.createDataFrame([(n, *task) for n, task in enumerate(tasks)], SHARES)
+        frame_of_rows(spark, [{"task": n, **task} for n, task in enumerate(tasks)], SHARES)
         .repartitionById(max(len(tasks), 1), "task")
         .mapInArrow(_read_shares, RAW_LINES)
     )

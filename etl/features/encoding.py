@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.catalogue.content_hashes import ContentHashes
 from etl.features import images, vector_cache
@@ -22,6 +23,7 @@ from etl.features.vector_blocks import VectorLocations
 from etl.features.vector_cache import VectorCache
 from etl.features.vision import DownloadSettings, ImageEncoder
 from etl.spark.progress import step_progress
+from etl.spark.rows import empty_frame
 from etl.spark.session import materialize, tasks_per_executor
 from mdsrec.config import FeatureConfig
 from mdsrec.errors import InputError
@@ -31,7 +33,7 @@ log = logging.getLogger("etl")
 
 MAX_CHUNKS = 256  # exceeded only when chunks have their largest size
 CHUNK_SIZES = {"text": (128, 4096), "images": (64, 512)}  # smallest, largest; a chunk is one file
-OUTCOME = "key binary, missed string"
+OUTCOME = pa.schema({"key": pa.binary(), "missed": pa.string()})
 ADDRESS = "^https?://"
 PIXELS = "upright, 8 bits"  # changes when the same file gives an encoder other pixels
 
@@ -137,7 +139,7 @@ def _encode(
     """
     spark = contents.sparkSession
     if not num_contents:
-        return spark.createDataFrame([], OUTCOME)
+        return empty_frame(spark, OUTCOME)
     smallest, largest = CHUNK_SIZES[config.sees]
     size = min(largest, max(smallest, num_contents // MAX_CHUNKS))
     chunks = -(-num_contents // size)
@@ -150,7 +152,7 @@ def _encode(
         contents.withColumn("chunk", chunk)
         .repartitionById(tasks, F.col("chunk") % tasks)
         .sortWithinPartitions("chunk", "key")
-        .mapInArrow(encode, OUTCOME)
+        .mapInArrow(encode, from_arrow_schema(OUTCOME))
     )
     with step_progress(lambda: _progress_line(name, cache, num_contents)):
         return materialize(rows)

@@ -12,8 +12,10 @@ from pyspark.sql import functions as F
 from etl.places.bisection import Tree
 from etl.places.joint_vectors import JointVectors
 from etl.spark.blocks import block_ranges, block_size, map_blocks
+from etl.spark.rows import frame_of_rows
 
 LOCATED = "item int, leaf int, position float"
+FIRST_PLACES = pa.schema({"leaf": pa.int32(), "first": pa.int32()})
 
 
 def locate_items(
@@ -36,8 +38,10 @@ def number_places(located: DataFrame) -> DataFrame:
     """
     sizes = sorted((row["leaf"], row["count"]) for row in located.groupBy("leaf").count().collect())
     starts = accumulate((size for _, size in sizes), initial=0)
-    first_places = [(leaf, start) for (leaf, _), start in zip(sizes, starts, strict=False)]
-    leaves = located.sparkSession.createDataFrame(first_places, "leaf int, first int")
+    first_places = [
+        {"leaf": leaf, "first": start} for (leaf, _), start in zip(sizes, starts, strict=False)
+    ]
+    leaves = frame_of_rows(located.sparkSession, first_places, FIRST_PLACES)
     inside = F.row_number().over(Window.partitionBy("leaf").orderBy("position", "item")) - 1
     numbered = located.join(F.broadcast(leaves), "leaf")
     return numbered.select("item", (F.col("first") + inside).alias("place"))

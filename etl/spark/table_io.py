@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from etl.spark.file_checks import check_table, digests_by_tasks
+from etl.spark.rows import empty_frame
 from mdsrec import tables
 from mdsrec.tables import Manifest, Needed, Recipe, needed_by_none
 
@@ -50,7 +51,7 @@ def read_table(spark: SparkSession, uri: str, schema: pa.Schema) -> DataFrame:
         GLOB_CHARACTERS.sub(r"\\\1", f"{spark_uri(uri)}/{file.path}") for file in manifest.files
     ]
     if not paths:
-        return spark.createDataFrame([], from_arrow_schema(schema))
+        return empty_frame(spark, schema)
     return spark.read.schema(from_arrow_schema(schema)).parquet(*paths)
 
 

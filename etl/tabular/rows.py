@@ -28,6 +28,7 @@ from etl.catalogue.parsing import (
     with_outcome,
 )
 from etl.catalogue.raw import RawFile, raw_lines
+from etl.spark.rows import frame_of_rows
 from etl.spark.session import num_partitions
 from etl.tabular.delimited import CsvFile, CsvRow, read_csv
 from etl.tabular.listing import CSV, JSON_LINES, PARQUET
@@ -39,6 +40,8 @@ Cells = Mapping[str, Any]  # by column
 ParseCells = Callable[[Cells], Record]
 
 ROWS_PER_BATCH = 4096
+GROUPS = pa.schema({"file": pa.int32(), "row_group": pa.int32(), "first": pa.int64()})
+NUMBERS = pa.schema({"number": pa.int32()})
 CSV_ROWS = pa.schema(
     {
         "file": pa.int32(),
@@ -165,7 +168,7 @@ def _parquet_rows(
     schema: pa.Schema,
 ) -> DataFrame:
     groups = [
-        (number, group, first)
+        {"file": number, "row_group": group, "first": first}
         for number, file in files.items()
         for group, first in enumerate(accumulate((0, *file.group_rows[:-1])))
         if file.group_rows
@@ -187,7 +190,7 @@ def _parquet_rows(
                     yield pa.RecordBatch.from_pylist(found, schema=result)
 
     tasks = max(1, min(num_partitions(spark), len(groups)))
-    frame = spark.createDataFrame(groups, "file int, row_group int, first long")
+    frame = frame_of_rows(spark, groups, GROUPS)
     spread = frame.repartitionByRange(tasks, "file", "row_group")
     return spread.mapInArrow(parse_groups, _spark_schema(result))
 
@@ -224,7 +227,7 @@ def python_values(column: pa.Array) -> list[Any]:
 
 def _one_task_each(spark: SparkSession, numbers: list[int]) -> DataFrame:
     """Return DataFrame(number) with each number in a task of its own."""
-    frame = spark.createDataFrame([(number,) for number in numbers], "number int")
+    frame = frame_of_rows(spark, [{"number": number} for number in numbers], NUMBERS)
     return frame.repartitionByRange(len(numbers), "number")
 
 

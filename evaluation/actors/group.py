@@ -5,10 +5,9 @@ torch, so the loss of one ends the group.
 """
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -59,8 +58,8 @@ class GroupActor:
             timeout=meeting.timeout,
         )
 
-    def ready(self, meeting: Meeting | None) -> None:
-        """Join the group at the meeting, if there is one, and load what calls need."""
+    def ready(self, meeting: Meeting | None, job: Any) -> None:
+        """Join the group at the meeting, if there is one, and load what the job needs."""
         raise NotImplementedError
 
 
@@ -81,12 +80,12 @@ class Group:
     def __init__(
         self,
         actor: type[GroupActor],
-        arguments: Sequence[Any],
         size: int,
         use_gpu: bool,
         timeout: timedelta,
+        job: Any,
     ) -> None:
-        """Request all actors at once, and start the call of `ready`."""
+        """Request all actors at once, and start the call of `ready` with the job."""
         resources, self._placement = {"num_cpus": 1, "num_gpus": int(use_gpu)}, None
         options: dict[str, Any] = {}
         if size > 1:
@@ -94,17 +93,11 @@ class Group:
             self._placement = placement_group([bundle] * size)
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._placement)
         remote = ray.remote(**resources)(actor).options(**options)
-        self._actors = [remote.remote(*arguments, Member(rank, size)) for rank in range(size)]
+        self._actors = [remote.remote(Member(rank, size)) for rank in range(size)]
         self._rank_of: dict[Any, int] = {}  # of each unfinished call
         self._results: list[Any] = [None] * size
         meeting = self._actors[0].open_meeting.remote(timeout) if size > 1 else None
-        self.call("ready", meeting)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
+        self.call("ready", meeting, job)
 
     @property
     def unfinished(self) -> list[Any]:

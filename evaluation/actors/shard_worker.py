@@ -1,8 +1,7 @@
-"""A Ray actor that holds a trained model, or a share of its items, and writes parts of tables."""
+"""A job of an actor: it writes parts of tables with a trained model, or a share of its items."""
 
 import io
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from evaluation.actors.group import GroupActor, Meeting, Member
+from evaluation.actors.group import Member
 from evaluation.actors.parts import write_part
 from mdsrec.config import Experiment
 from mdsrec.jobs import promises
@@ -31,11 +30,12 @@ class Shard(NamedTuple):
     last: int
 
 
-class ShardWorker(GroupActor):
-    """An actor that holds the trained model, or a share of its items, and writes parts.
+class ShardWorker:
+    """The part of an actor that writes parts of one table.
 
     `weight_of` are the weights of the channels. Subclasses define `rows`; `options` are theirs.
-    Tables and weights are held to the fingerprints `promised`.
+    Tables and weights are held to the fingerprints `promised`. `model` is that of the run, if it
+    is loaded already.
     """
 
     kind = "users"  # of which a shard has a range
@@ -47,13 +47,14 @@ class ShardWorker(GroupActor):
         options: Any = None,
         promised: Mapping[str, str] | None = None,
         member: Member = ONLY_MEMBER,
+        model: TrainedModel | None = None,
     ) -> None:
         promises.hold(promised or {})
         self.on_gpu = bool(ray.is_initialized() and ray.get_gpu_ids())
         torch.set_num_threads(cpus_per_gpu() if self.on_gpu else 1)
         self.experiment = experiment.sized_for(self.on_gpu)
         self.options, self.member = options, member
-        self.weight_of = weight_of
+        self.weight_of, self._loaded = weight_of, model
 
     @classmethod
     def open_reader(cls, experiment: Experiment) -> SequenceReader:
@@ -70,16 +71,15 @@ class ShardWorker(GroupActor):
         return self.open_reader(self.experiment)
 
     @cached_property
-    def trained(self) -> TrainedModel:
+    def model(self) -> TrainedModel:
+        """Return the model of the run, with any weights of the channels."""
         device = torch.device("cuda" if self.on_gpu else "cpu")
         load = load_share if self.member.size > 1 else load_trained
-        return replace(load(self.experiment, device), weight_of=self.weight_of)
+        return self._loaded or load(self.experiment, device)
 
-    def ready(self, meeting: Meeting | None = None) -> None:
-        """Join the group and load the model."""
-        if meeting is not None:
-            self.join(meeting)
-        assert self.trained
+    @cached_property
+    def trained(self) -> TrainedModel:
+        return self.model.with_weights(self.weight_of)
 
     def writes(self, shard: Shard) -> bool:
         """Return whether this actor of its group writes the part of a shard."""
@@ -103,7 +103,7 @@ class ShardWorker(GroupActor):
 
 
 class AskedWorker(ShardWorker):
-    """An actor that answers one question about the trained model, with the others of its group."""
+    """The part of an actor that answers one question about the trained model."""
 
     def answer(self) -> Any:
         """Return the answer."""

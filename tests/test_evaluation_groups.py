@@ -1,0 +1,115 @@
+"""Groups of actors that a job leaves to the next job of the same command."""
+
+import os
+import signal
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from random_runs import TWO_USERS, write_weights
+from small_dataset import small_experiment, write_dataset
+
+from evaluation.actors.job_groups import keeping_groups
+from evaluation.actors.shard_worker import AskedWorker
+from evaluation.pool import Pool, ask_worker, shards_of
+from evaluation.workers import RankWorker
+from mdsrec.config import Experiment
+from training.inference import ALL, load_trained
+
+WEIGHT_OF = {"fused": 2.0, "text": 1.0, "image": 1.0}
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Experiment:
+    experiment = small_experiment(tmp_path_factory.mktemp("run"), eval=TWO_USERS)
+    write_dataset(experiment)
+    write_weights(experiment, seed=1)
+    return experiment
+
+
+def who(run: Experiment, weight_of: dict[str, float] = WEIGHT_OF, options: Any = None) -> Any:
+    """Return the process, the model, the weights and the options of an actor."""
+
+    class Who(AskedWorker):  # here, so that it is sent to the actor: tests are no package
+        def answer(self) -> tuple[int, int, list[float], Any]:
+            weights = self.trained.sums[ALL].tolist()
+            return os.getpid(), self.trained.item_vectors().data_ptr(), weights, self.options
+
+    return ask_worker(Who, run, weight_of, options)
+
+
+def is_running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def wait_for_end(pid: int) -> None:
+    end = time.monotonic() + 30
+    while is_running(pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_jobs_of_one_command_share_the_process_and_the_loaded_model(run: Experiment) -> None:
+    with keeping_groups():
+        first, second = who(run), who(run, WEIGHT_OF | {"text": 3.0}, "options of the second")
+    assert first[:2] == second[:2]
+    assert first[2:] == ([2.0, 1.0, 1.0], None)
+    assert second[2:] == ([2.0, 3.0, 1.0], "options of the second")
+    wait_for_end(first[0])
+
+
+def test_a_job_by_itself_ends_its_group(run: Experiment) -> None:
+    pid = who(run)[0]
+    wait_for_end(pid)
+
+
+def test_another_run_gets_another_group(run: Experiment, tmp_path: Path) -> None:
+    other = small_experiment(tmp_path, eval=TWO_USERS)
+    write_dataset(other)
+    write_weights(other, seed=2)
+    with keeping_groups():
+        assert who(run)[0] != who(other)[0]
+
+
+def test_a_group_that_died_while_it_waited_is_replaced(run: Experiment) -> None:
+    with keeping_groups():
+        pid = who(run)[0]
+        os.kill(pid, signal.SIGKILL)
+        wait_for_end(pid)
+        assert who(run)[0] != pid
+
+
+def test_a_job_that_fails_leaves_no_group(run: Experiment) -> None:
+    class Fails(AskedWorker):
+        def answer(self) -> Any:
+            raise ValueError(os.getpid())
+
+    with keeping_groups():
+        with pytest.raises(ValueError) as raised:
+            ask_worker(Fails, run, WEIGHT_OF, None)
+        wait_for_end(raised.value.cause.args[0])
+        assert who(run)[0] != raised.value.cause.args[0]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_parts_are_the_same_in_groups_that_were_left(
+    run: Experiment, tmp_path: Path, keeps: bool
+) -> None:
+    weight_of = load_trained(run).weight_of
+    shards = shards_of(12, run.eval)
+    expected: dict[str, bytes] = {}
+    with keeping_groups() if keeps else nullcontext():
+        for number in range(2):
+            folder = tmp_path / f"{number}"
+            folder.mkdir()
+            with Pool(RankWorker, 1, run, weight_of, None) as pool:
+                assert [shard for shard, _ in pool.run(shards, str(folder))] == shards
+            found = {path.name: path.read_bytes() for path in folder.iterdir()}
+            assert not expected or found == expected
+            expected = found
+    assert len(expected) == len(shards)
