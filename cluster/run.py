@@ -1,7 +1,7 @@
 """All stages in turn, with the same configuration.
 
-The stages on Ray run in this process: they import the same packages and use one Ray. The others are
-processes of their own.
+The stages on Ray run in this process: they import the same packages, while a stage before them
+runs, and use one Ray. The others are processes of their own.
 """
 
 import signal
@@ -20,7 +20,7 @@ from mdsrec.config.loading import load_experiment
 from mdsrec.packages import child_environment
 from mdsrec.run_paths import RunPaths
 
-ON_RAY = ("training", "evaluation")
+ON_RAY = {"training": "training.run", "evaluation": "evaluation.run"}  # and the module of each
 
 
 def run_stages(
@@ -36,7 +36,7 @@ def run_stages(
         files.check_folder(experiment.eval.pictures, "eval.pictures")
     paths = RunPaths.of(experiment)
     seconds: dict[str, float] = {}
-    for stage in stages:
+    for number, stage in enumerate(stages):
         flags = ["--fresh"] if fresh and stage == "training" else []
         name, more = STAGE_COMMANDS[stage]
         words = [*more, *flags, config, *overrides]
@@ -45,7 +45,8 @@ def run_stages(
         if stage in ON_RAY:
             code = run_here(name, words, keeps_ray=stage == "training" and "evaluation" in stages)
         else:
-            code = run_process([*process_of(name), *words])
+            later = [ON_RAY[after] for after in stages[number:] if after in ON_RAY]
+            code = run_process([*process_of(name), *words], imports=later)
         seconds[stage] = time.monotonic() - start
         if code:
             code = code if code > 0 else 128 - code  # a shell's exit code for a signal
@@ -77,10 +78,11 @@ def run_here(stage: str, words: Sequence[str], keeps_ray: bool) -> int:
         return run_command(stage, lambda _: main(words))
 
 
-def run_process(command: Sequence[str]) -> int:
+def run_process(command: Sequence[str], imports: Sequence[str] = ()) -> int:
     """Run a stage to its end and return its exit code.
 
-    SIGTERM, such as the notice of a spot instance, and SIGINT are passed on to it.
+    SIGTERM, such as the notice of a spot instance, and SIGINT are passed on to it. Meanwhile this
+    process `imports` the modules of later stages.
     """
     with heartbeat.paused(), subprocess.Popen(command, env=child_environment()) as stage:
         before = {
@@ -88,6 +90,8 @@ def run_process(command: Sequence[str]) -> int:
             for signum in (signal.SIGTERM, signal.SIGINT)
         }
         try:
+            for module in imports:
+                import_module(module)
             return stage.wait()
         finally:
             for signum, handler in before.items():

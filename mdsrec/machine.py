@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+import psutil
+
+THREADS_KEY = "OMP_NUM_THREADS"  # of the threads that a process computes with
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -11,3 +14,14 @@ def machine_memory() -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CONTAINER_LIMIT.read_text().strip() if CONTAINER_LIMIT.is_file() else "max"
     return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def cores_to_use() -> int:
+    """Return the cores of this machine that a command may compute on.
+
+    OMP_NUM_THREADS says it, or they are all cores. Two threads of one core count once.
+    """
+    given = os.environ.get(THREADS_KEY, "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1

@@ -12,7 +12,7 @@ import pytest
 from raw_catalogue import small_toml, write_raw
 
 from cluster.__main__ import main
-from cluster.run import run_here
+from cluster.run import run_here, run_process
 from mdsrec.command.heartbeat import Heartbeat
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError
@@ -35,12 +35,14 @@ class FakeStages:
         self.finishes = finishes
         self.started = []
         self.keeps_ray = {}  # of the stages in this process
+        self.imported = {}  # while a stage runs
 
     def install(self, monkeypatch):
         monkeypatch.setattr("cluster.run.run_process", self.run_process)
         monkeypatch.setattr("cluster.run.run_here", self.run_here)
 
-    def run_process(self, command):
+    def run_process(self, command, imports):
+        self.imported[command[2]] = [*imports]
         assert command[:2] == [sys.executable, "-m"]
         return self.start(command[2], command[3:])
 
@@ -137,6 +139,34 @@ def test_sigterm_reaches_the_stage():
         started.terminate()
         assert started.wait(timeout=20) == 0  # both have ended, long before the sleep
         assert started.stdout.read() == b""
+
+
+def test_the_modules_of_later_stages_are_imported_while_a_stage_runs(tmp_path, monkeypatch):
+    (tmp_path / "later_stage.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    waits = (
+        "import pathlib, sys, time\n"
+        "for _ in range(300):\n"
+        "    if pathlib.Path(sys.argv[1]).exists(): sys.exit(7)\n"
+        "    time.sleep(0.1)\n"
+    )
+    command = [sys.executable, "-c", waits, str(tmp_path / "imported")]
+    assert run_process(command, imports=["later_stage"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("stages", "imported"),
+    [
+        (["etl", "training", "evaluation"], ["training.run", "evaluation.run"]),
+        (["etl", "evaluation"], ["evaluation.run"]),
+        (["etl"], []),
+    ],
+)
+def test_only_modules_of_stages_to_come_are_imported(monkeypatch, config, stages, imported):
+    fake = FakeStages()
+    fake.install(monkeypatch)
+    main(["run", config, "name=b", "--stages", *stages])
+    assert fake.imported == {"etl": imported}
 
 
 def test_no_stage_starts_with_a_mistake_in_the_configuration(monkeypatch, config):

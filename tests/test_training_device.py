@@ -19,6 +19,7 @@ def test_a_run_records_date_version_and_machine():
     assert before <= datetime.fromisoformat(found["date"]) <= datetime.now(UTC)
     assert found["version"] == __version__
     assert re.fullmatch(rf".+, {os.cpu_count()} cores, \d+ GiB", found["machine"])
+    assert found["threads"] == torch.get_num_threads()
 
 
 def test_ranking_has_larger_sizes_on_a_gpu_unless_they_are_set():

@@ -122,12 +122,16 @@ def memory_used(device: torch.device) -> dict[str, float]:
     return used
 
 
-def origin(device: torch.device) -> dict[str, str]:
-    """Return what history.json says about its making: date (UTC), version and machine."""
+def origin(device: torch.device) -> dict[str, str | int]:
+    """Return what history.json says about its making: date (UTC), version, machine and threads.
+
+    The threads are those of a worker. They decide the last bits of its sums.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
         "machine": machine_text(device),
+        "threads": torch.get_num_threads(),
     }
 
 

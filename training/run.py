@@ -43,6 +43,7 @@ from training.distributed.ray_session import (
     check_capacity,
     cpus_per_gpu,
     ray_session,
+    threads_of_worker,
     uses_gpu,
 )
 from training.distributed.ray_train_internals import (
@@ -251,12 +252,13 @@ def _new_trainer(
             "attempt": lease.begin_attempt(),
             "promised": promises.current(),
             "shows_bar": sys.stderr.isatty(),
+            "threads": threads_of_worker(config),
         },
         torch_config=process_group(config.timeout_minutes),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker={"CPU": config.cpus_requested, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
             name=experiment.name,
@@ -281,7 +283,7 @@ def train_worker(config: dict[str, Any]) -> AttemptResult | str:
     rank = ray_train.get_context().get_world_rank()
     configure_logging(experiment.name, rank)
     # For less than one CPU per worker, Ray leaves torch at one thread per core of the machine.
-    device, threads = get_device(), max(1, round(experiment.train.cpus_per_worker))
+    device, threads = get_device(), config["threads"]
     threads = threads if device.type == "cpu" else max(threads, cpus_per_gpu())
     torch.set_num_threads(threads)
     if device.type == "cpu":

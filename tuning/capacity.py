@@ -34,7 +34,7 @@ class TrialSize(NamedTuple):
 
 def trial_size(experiment: Experiment) -> TrialSize:
     config = experiment.train
-    return TrialSize(config.num_workers, config.cpus_per_worker, int(uses_gpu(experiment)))
+    return TrialSize(config.num_workers, config.cpus_requested, int(uses_gpu(experiment)))
 
 
 def cluster_machines() -> list[Machine]:

@@ -14,6 +14,7 @@ from mdsrec.command.names import process_of
 from mdsrec.config import Experiment
 from mdsrec.config.loading import load_experiment
 from mdsrec.errors import InputError, cause_of
+from mdsrec.machine import THREADS_KEY, cores_to_use
 from mdsrec.packages import child_environment
 from mdsrec.run_paths import RunPaths
 
@@ -33,14 +34,17 @@ class RunSpec(NamedTuple):
     def paths(self) -> RunPaths:
         return RunPaths.of(self.experiment)
 
-    def run_stage(self, name: str, *flags: str, folder: str | None = None) -> None:
+    def run_stage(
+        self, name: str, *flags: str, folder: str | None = None, num_sharing: int = 1
+    ) -> None:
         """Run the stage `name` on the configuration, in `folder` or else the current folder.
 
+        `num_sharing` such stages share the cores of this machine.
         Raises InputError with its last line if it fails. What a mistake of this program has printed
         is printed here too, because it is to be reported.
         """
         command = [*process_of(name), self.config, *self.overrides, *flags]
-        code, errors = _run(command, folder)
+        code, errors = _run(command, folder, num_sharing)
         if code == OWN_MISTAKE:
             print(errors, end="", file=sys.stderr)
         if code:
@@ -55,12 +59,13 @@ _running: set[subprocess.Popen[str]] = set()
 _received: list[int] = []  # signals
 
 
-def _run(command: Sequence[str], folder: str | None) -> tuple[int, str]:
+def _run(command: Sequence[str], folder: str | None, num_sharing: int) -> tuple[int, str]:
     """Run a command that gets the signals of `signals_to_stages` -> exit code, standard error."""
+    threads = {THREADS_KEY: str(max(1, cores_to_use() // num_sharing))} if num_sharing > 1 else {}
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=child_environment(),
+        env=child_environment() | threads,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -113,7 +118,8 @@ def train_and_rank(runs: Sequence[RunSpec], jobs: int, minutes: float | None = N
     with signals_to_stages(), ThreadPoolExecutor(jobs) as pool:
         for any_seed in {run.label: run for run in runs}.values():
             any_seed.run_stage("etl")
-        outcomes = pool.map(lambda run: _train_and_rank_one(run, deadline), runs)
+        num_sharing = min(jobs, len(runs))
+        outcomes = pool.map(lambda run: _train_and_rank_one(run, deadline, num_sharing), runs)
         for run, outcome in zip(runs, outcomes, strict=True):
             if isinstance(outcome, str):
                 result.failed.append(outcome)
@@ -122,13 +128,17 @@ def train_and_rank(runs: Sequence[RunSpec], jobs: int, minutes: float | None = N
     return result
 
 
-def _train_and_rank_one(run: RunSpec, deadline: float | None) -> bool | str:
-    """Return True if the run was finished before the deadline, or the cause if it failed."""
+def _train_and_rank_one(run: RunSpec, deadline: float | None, num_sharing: int) -> bool | str:
+    """Return True if the run was finished before the deadline, or the cause if it failed.
+
+    `num_sharing` runs share the cores.
+    """
     minutes = None if deadline is None else (deadline - time.monotonic()) / 60
     if _received or (minutes is not None and minutes <= 0):
         return False
     try:
-        run.run_stage("training", *([] if minutes is None else [f"--minutes={minutes}"]))
+        flags = [] if minutes is None else [f"--minutes={minutes}"]
+        run.run_stage("training", *flags, num_sharing=num_sharing)
         if not run.history().get("finished"):
             return False
         run.run_stage("evaluation")

@@ -98,9 +98,11 @@ class TrainConfig(Section):
     """Users that are held in memory, sorted by length and cut into batches together."""
     num_workers: NotIdentity[Positive] = 1
     """Ray Train workers, one process each."""
-    cpus_per_worker: NotIdentity[PositiveFloat] = 0.9
-    """CPUs requested from Ray per worker; rounded (at least 1) it is also torch's thread count. A
-    worker with a GPU has at least as many threads as its node has CPUs per GPU.
+    cpus_per_worker: NotIdentity[PositiveFloat | None] = None
+    """CPUs requested from Ray per worker; rounded (at least 1) it is also torch's thread count.
+    Unset means 0.9 CPUs and one thread. But if the training starts a Ray on its own machine, the
+    workers share the cores (or as many as OMP_NUM_THREADS says), at most 8 threads each. A worker
+    with a GPU has at least as many threads as its node has CPUs per GPU.
     """
     device: NotIdentity[Literal["auto", "cpu", "gpu"]] = "auto"
     """auto uses a GPU per worker where the cluster has GPUs."""
@@ -161,6 +163,11 @@ class TrainConfig(Section):
                 'it needs loss "sampled" and negatives "uniform" or "popularity"'
             )
         return self
+
+    @property
+    def cpus_requested(self) -> float:
+        """Return the CPUs that each worker requests from Ray."""
+        return 0.9 if self.cpus_per_worker is None else self.cpus_per_worker
 
     @property
     def draws_by_events(self) -> bool:

@@ -9,14 +9,16 @@ from pathlib import Path
 import ray
 
 from mdsrec.command.heartbeat import heartbeat
-from mdsrec.config import Experiment
+from mdsrec.config import Experiment, TrainConfig
 from mdsrec.errors import InputError
 from mdsrec.files import first_line
+from mdsrec.machine import cores_to_use
 from mdsrec.packages import SOURCE
 from training.distributed.ray_internals import (
     START_WAIT_KEY,
     TOKEN_LOGGER,
     autoscaler_limits,
+    has_started_ray,
     longer_start,
     search_path_of_workers,
     show_lines_of_workers,
@@ -30,6 +32,7 @@ START_HINT = (
     "see the logs in /tmp/ray/session_latest/logs; on a busy machine try again later, or let it "
     f"take longer with {START_WAIT_KEY}=1800"
 )
+MOST_THREADS = 8  # of a worker: more of them wait for each other in the small products of a step
 ROUNDING = 1e-9  # of a quotient of CPUs, which may be just below a whole number
 
 
@@ -158,15 +161,23 @@ def cpus_per_gpu() -> int:
     return max(1, int(resources.get("CPU", 1) / max(1, resources.get("GPU", 1))))
 
 
+def threads_of_worker(config: TrainConfig) -> int:
+    """Return the number of threads of a training's worker without a GPU."""
+    if config.cpus_per_worker is not None or not has_started_ray():
+        return max(1, round(config.cpus_requested))
+    cores = min(cores_to_use(), int(capacity()["CPU"]))
+    return max(1, min(MOST_THREADS, cores // config.num_workers))
+
+
 def check_capacity(experiment: Experiment, use_gpu: bool) -> None:
     """Raise InputError if the cluster can never hold the workers; Ray would wait without end."""
     config, most = experiment.train, capacity()
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    fit = sum(int(cpus / config.cpus_per_worker + ROUNDING) for cpus in nodes)
+    fit = sum(int(cpus / config.cpus_requested + ROUNDING) for cpus in nodes)
     can_grow = most["CPU"] > sum(nodes)
     if config.num_workers > fit and not can_grow:
         raise InputError(
-            f"train.num_workers = {config.num_workers} of {config.cpus_per_worker:g} CPUs each, "
+            f"train.num_workers = {config.num_workers} of {config.cpus_requested:g} CPUs each, "
             f"the cluster of {len(nodes)} nodes and {most['CPU']:g} CPUs holds {fit}: "
             "lower train.num_workers or train.cpus_per_worker"
         )
