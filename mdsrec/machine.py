@@ -17,11 +17,13 @@ def machine_memory() -> int:
 
 
 def cores_to_use() -> int:
-    """Return the cores of this machine that a command may compute on.
+    """Return how many cores of this machine a command computes on.
 
-    OMP_NUM_THREADS says it, or they are all cores. Two threads of one core count once.
+    OMP_NUM_THREADS says it, or they are all but one. That one is for other processes: threads that
+    wait for each other in every operation wait long where one of them has to share its core. Two
+    threads of a core count as one core.
     """
     given = os.environ.get(THREADS_KEY, "")
     if given.isdecimal() and int(given):
         return int(given)
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return max(1, (psutil.cpu_count(logical=False) or os.cpu_count() or 1) - 1)
