@@ -12,7 +12,8 @@ from ray.train import UserCallback
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
-from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution.context import TrainRunContext, get_train_context
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from training.distributed.ray_internals import has_dashboard
 
@@ -69,6 +70,20 @@ def needed_callbacks(callbacks: Iterable[Any]) -> list[Any]:
     if not has_dashboard():
         unneeded.append(PlacementGroupCleanerCallback)
     return [callback for callback in callbacks if not isinstance(callback, tuple(unneeded))]
+
+
+class FixedWorkers(FixedScalingPolicy):  # type: ignore[misc]
+    """As many workers as are configured, for which no autoscaler is asked.
+
+    Ray Train asks through an actor, and waits until its process has started. If Ray renames these
+    methods, it does that again.
+    """
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
+        """Ask for nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Ask for nothing."""
 
 
 def propagate_to_workers(variables: Iterable[str]) -> None:
