@@ -155,7 +155,7 @@ def _fit(
             "%s: %d workers on %s, ZeRO stage %d",
             experiment.name,
             experiment.train.num_workers,
-            "GPU" if use_gpu else "CPU",
+            "GPU" if use_gpu else f"CPU, {threads_of_worker(experiment.train)} threads each",
             experiment.train.zero_stage,
         )
         with stop_on_request(run, minutes) as request:
