@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 
 from cluster.stages import STAGE_COMMANDS, STAGES
@@ -91,7 +91,8 @@ def run_process(command: Sequence[str], imports: Sequence[str] = ()) -> int:
         }
         try:
             for module in imports:
-                import_module(module)
+                with suppress(Exception):  # the stage raises it again
+                    import_module(module)
             return stage.wait()
         finally:
             for signum, handler in before.items():

@@ -37,7 +37,7 @@ class TopItems(NamedTuple):
 
 
 class TopWorker(AskedWorker):
-    """An actor that finds the top items of each channel; `options` are users."""
+    """A job that finds the top items of each channel; `options` are users."""
 
     def answer(self) -> TopItems:
         users: list[int] = self.options

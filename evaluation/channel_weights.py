@@ -94,7 +94,7 @@ def read_rivals(uri: str, num_channels: int) -> Rivals:
 
 
 class RivalWorker(ShardWorker):
-    """An actor that stores the scores of the rivals of validation targets.
+    """A job that stores the scores of the rivals of validation targets.
 
     `options` is a number n: users 0, n, 2 n, ... are scored.
     """

@@ -8,7 +8,7 @@ one, and a restart continues with the parts that are missing.
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 import ray
@@ -135,7 +135,7 @@ def _answer(groups: JobGroups) -> Any:
         group.call("answer")
         answer = group.wait()[0]
     except BaseException:
-        group.kill()
+        groups.end(group)
         raise
     groups.leave(group)
     return answer
@@ -173,9 +173,12 @@ class Pool:
     ) -> None:
         self._groups = _groups_of(worker, experiment, weight_of, options)
         self._losses_left = num_groups + SPARE_ACTORS
-        groups = [self._groups.start() for _ in range(num_groups)]
-        # The shard of each group; None while it starts.
-        self._shard_of: dict[Group, Shard | None] = dict.fromkeys(groups)
+        self._shard_of: dict[Group, Shard | None] = {}  # None while a group starts
+        with ExitStack() as started:
+            started.push(self.__exit__)
+            for _ in range(num_groups):
+                self._shard_of[self._groups.start()] = None
+            started.pop_all()
 
     def __enter__(self) -> Self:
         """Wait for the first actor, so that its start is not counted as working time."""
@@ -224,6 +227,6 @@ class Pool:
             raise error
         self._losses_left -= 1
         log.warning("lost a worker process, starting another")
-        group.kill()
+        self._groups.end(group)
         self._shard_of[self._groups.start()] = None
         return self._shard_of.pop(group)

@@ -1,4 +1,4 @@
-"""Ray actors that write the ranks of held-out events, recommendation lists and vectors.
+"""Jobs of actors: the ranks of held-out events, recommendation lists and vectors.
 
 C channels, D width, n items written together.
 """
@@ -34,11 +34,11 @@ class UserBatch(NamedTuple):
 
 
 class RankWorker(ShardWorker):
-    """An actor that ranks the held-out events of users."""
+    """A job that ranks the held-out events of users."""
 
     @cached_property
     def baselines(self) -> Mapping[str, Baseline]:
-        """Return the baselines, or none for an actor that writes nothing."""
+        """Return the baselines, or none where this actor of a group writes nothing."""
         return {} if self.member.rank else read_baselines(self.experiment)
 
     def rows(self, shard: Shard) -> pa.Table:
@@ -51,7 +51,7 @@ class RankWorker(ShardWorker):
 
 
 class RecommendWorker(ShardWorker):
-    """An actor that finds the items with the highest scores after all events of a user.
+    """A job that finds the items with the highest scores after all events of a user.
 
     `options` are those of `evaluation.recommend`.
     """
@@ -80,7 +80,7 @@ class RecommendWorker(ShardWorker):
 
 
 class HistoryWorker(RecommendWorker):
-    """An actor that finds the items for users who were not in the data."""
+    """A job that finds the items for users who were not in the data."""
 
     @classmethod
     def open_reader(cls, experiment: Experiment) -> SequenceReader:
@@ -88,7 +88,7 @@ class HistoryWorker(RecommendWorker):
 
 
 class UserVectorWorker(ShardWorker):
-    """An actor that writes one vector per user: those of all channels, weighted and concatenated.
+    """A job that writes one vector per user: those of all channels, weighted and concatenated.
 
     Its inner product with an item vector is the score of the network (Eq. 22 with the channels'
     weights). With a memory the user's last events and their weights follow: see
@@ -130,7 +130,7 @@ class UserVectorWorker(ShardWorker):
 
 
 class ItemVectorWorker(ShardWorker):
-    """An actor that writes the vectors of items: those of all channels, concatenated to [C D]."""
+    """A job that writes the vectors of items: those of all channels, concatenated to [C D]."""
 
     kind = "items"
 

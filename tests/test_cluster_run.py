@@ -151,7 +151,7 @@ def test_the_modules_of_later_stages_are_imported_while_a_stage_runs(tmp_path, m
         "    time.sleep(0.1)\n"
     )
     command = [sys.executable, "-c", waits, str(tmp_path / "imported")]
-    assert run_process(command, imports=["later_stage"]) == 7
+    assert run_process(command, imports=["no_such_module", "later_stage"]) == 7
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,14 @@ import pytest
 from random_runs import TWO_USERS, write_weights
 from small_dataset import small_experiment, write_dataset
 
+from evaluation import pool
+from evaluation.actors import job_groups
+from evaluation.actors.group import Group
 from evaluation.actors.job_groups import keeping_groups
 from evaluation.actors.shard_worker import AskedWorker
 from evaluation.pool import Pool, ask_worker, shards_of
+from evaluation.recommend import Options, recommend
+from evaluation.run import evaluate
 from evaluation.workers import RankWorker
 from mdsrec.config import Experiment
 from training.inference import ALL, load_trained
@@ -32,13 +37,29 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Experimen
     return experiment
 
 
+@pytest.fixture
+def new_groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
+    """Return a list to which each group is added that is started anew."""
+    started: list[Group] = []
+
+    class Counted(Group):
+        def __init__(self, *arguments: Any) -> None:
+            started.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(job_groups, "Group", Counted)
+    return started
+
+
 def who(run: Experiment, weight_of: dict[str, float] = WEIGHT_OF, options: Any = None) -> Any:
-    """Return the process, the model, the weights and the options of an actor."""
+    """Return the process of an actor, whether it had the item vectors, weights and options."""
 
     class Who(AskedWorker):  # here, so that it is sent to the actor: tests are no package
-        def answer(self) -> tuple[int, int, list[float], Any]:
+        def answer(self) -> tuple[int, bool, list[float], Any]:
+            had_vectors = "_item_vectors" in vars(self.trained)
+            self.trained.item_vectors()
             weights = self.trained.sums[ALL].tolist()
-            return os.getpid(), self.trained.item_vectors().data_ptr(), weights, self.options
+            return os.getpid(), had_vectors, weights, self.options
 
     return ask_worker(Who, run, weight_of, options)
 
@@ -57,10 +78,30 @@ def wait_for_end(pid: int) -> None:
 def test_jobs_of_one_command_share_the_process_and_the_loaded_model(run: Experiment) -> None:
     with keeping_groups():
         first, second = who(run), who(run, WEIGHT_OF | {"text": 3.0}, "options of the second")
-    assert first[:2] == second[:2]
-    assert first[2:] == ([2.0, 1.0, 1.0], None)
-    assert second[2:] == ([2.0, 3.0, 1.0], "options of the second")
+    assert first[0] == second[0]
+    assert first[1:] == (False, [2.0, 1.0, 1.0], None)
+    assert second[1:] == (True, [2.0, 3.0, 1.0], "options of the second")
     wait_for_end(first[0])
+
+
+def test_jobs_of_one_command_share_the_actors_that_hold_shares_of_the_items(
+    run: Experiment,
+) -> None:
+    settings = run.eval.model_copy(update={"item_shards": 2})
+    shared = run.model_copy(update={"eval": settings})
+    with keeping_groups():
+        pids = {who(shared)[0] for _ in range(2)}
+        assert len(pids) == 1
+        assert who(run)[0] not in pids
+
+
+def test_an_evaluation_and_recommend_start_one_group_each(
+    run: Experiment, new_groups: list[Group]
+) -> None:
+    evaluate(run)
+    assert len(new_groups) == 1
+    recommend(run, Options(5, False))
+    assert len(new_groups) == 2
 
 
 def test_a_job_by_itself_ends_its_group(run: Experiment) -> None:
@@ -84,6 +125,21 @@ def test_a_group_that_died_while_it_waited_is_replaced(run: Experiment) -> None:
         assert who(run)[0] != pid
 
 
+def test_more_groups_may_have_died_than_one_job_may_lose(
+    run: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "SPARE_ACTORS", 1)
+    weight_of = load_trained(run).weight_of
+    with keeping_groups():
+        with Pool(RankWorker, 2, run, weight_of, None) as groups:
+            assert len(dict(groups.run(shards_of(40, run.eval), str(tmp_path)))) == 20
+        [left] = job_groups._Left.groups.values()
+        assert len(left) == 2
+        for group in left:
+            group.kill()
+        assert is_running(who(run)[0])
+
+
 def test_a_job_that_fails_leaves_no_group(run: Experiment) -> None:
     class Fails(AskedWorker):
         def answer(self) -> Any:
@@ -98,7 +154,7 @@ def test_a_job_that_fails_leaves_no_group(run: Experiment) -> None:
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_parts_are_the_same_in_groups_that_were_left(
-    run: Experiment, tmp_path: Path, keeps: bool
+    run: Experiment, tmp_path: Path, keeps: bool, new_groups: list[Group]
 ) -> None:
     weight_of = load_trained(run).weight_of
     shards = shards_of(12, run.eval)
@@ -107,9 +163,10 @@ def test_parts_are_the_same_in_groups_that_were_left(
         for number in range(2):
             folder = tmp_path / f"{number}"
             folder.mkdir()
-            with Pool(RankWorker, 1, run, weight_of, None) as pool:
-                assert [shard for shard, _ in pool.run(shards, str(folder))] == shards
+            with Pool(RankWorker, 1, run, weight_of, None) as groups:
+                assert [shard for shard, _ in groups.run(shards, str(folder))] == shards
             found = {path.name: path.read_bytes() for path in folder.iterdir()}
             assert not expected or found == expected
             expected = found
     assert len(expected) == len(shards)
+    assert len(new_groups) == (1 if keeps else 2)

@@ -211,7 +211,7 @@ def _fit_with_signal(number: signal.Signals, experiment: Experiment, run: Path) 
 
 
 def _send_within_an_epoch(number: signal.Signals, run: Path, sent: list[int]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not sent and time.monotonic() < deadline:
         time.sleep(0.02)
         if not list(run.glob("checkpoints/*-*[1-9]/manifest-*.json")):

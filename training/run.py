@@ -151,11 +151,14 @@ def _fit(
         reopen(experiment)
         claim(experiment, fingerprints)
         prepare_start(experiment)
+        threads = threads_of_worker(experiment.train)
+        if not use_gpu:
+            _note_threads(experiment, threads)
         log.info(
             "%s: %d workers on %s, ZeRO stage %d",
             experiment.name,
             experiment.train.num_workers,
-            "GPU" if use_gpu else f"CPU, {threads_of_worker(experiment.train)} threads each",
+            "GPU" if use_gpu else f"CPU, {threads} threads each",
             experiment.train.zero_stage,
         )
         with stop_on_request(run, minutes) as request:
@@ -170,6 +173,20 @@ def _fit(
     return FitResult(
         experiment, _history(experiment), True, reason, result.position, request.exit_code
     )
+
+
+def _note_threads(experiment: Experiment, threads: int) -> None:
+    """Log it if the run so far was trained on workers of another number of threads."""
+    before = _history(experiment).get("threads", threads)
+    if before != threads:
+        log.info(
+            "%s: workers had %d threads so far and have %d now: sums differ in their last bits; "
+            "train.cpus_per_worker=%d is as before",
+            experiment.name,
+            before,
+            threads,
+            before,
+        )
 
 
 @contextmanager

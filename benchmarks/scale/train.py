@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def train(experiment: Experiment, num_steps: int) -> dict[str, float]:
     """Train in one gloo rank of this process; return seconds and bytes."""
-    torch.set_num_threads(max(1, round(experiment.train.cpus_requested)))  # as a worker does
+    torch.set_num_threads(max(1, round(experiment.train.cpus_requested)))  # as on a cluster
     keep_freed_memory()
     before, times = process_bytes("VmRSS"), [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ So a command loads the model once. For a large catalogue that takes minutes.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -38,10 +38,15 @@ def keeping_groups() -> Iterator[None]:
         yield
     finally:
         _Left.is_expected = False
-        for groups in _Left.groups.values():
-            for group in groups:
-                group.kill()
-        _Left.groups.clear()
+        for kind in [*_Left.groups]:
+            _end_left(kind)
+
+
+def _end_left(kind: Kind) -> None:
+    """End all groups of a kind that were left, also if one cannot be ended."""
+    with ExitStack() as stack:
+        for group in _Left.groups.pop(kind, []):
+            stack.callback(group.kill)
 
 
 class JobGroups:
@@ -54,13 +59,24 @@ class JobGroups:
         self._timeout = timedelta(minutes=job.experiment.train.timeout_minutes)
 
     def start(self) -> Group:
-        """Start the job on a group that was left, or on a new one."""
+        """Start the job on a group that was left, or on a new one.
+
+        Groups that it cannot take are ended first: they may hold the CPUs or GPUs that it needs.
+        """
+        for other in [kind for kind in _Left.groups if kind != self._kind]:
+            _end_left(other)
         if left := _Left.groups.get(self._kind):
             group = left.pop()
             group.call("ready", None, self._job)
             return group
         _, size, use_gpu = self._kind
         return Group(ModelActor, size, use_gpu, self._timeout, self._job)
+
+    def end(self, group: Group) -> None:
+        """End a group that lost an actor, and those that were left: they may have lost theirs."""
+        with ExitStack() as stack:
+            stack.callback(_end_left, self._kind)
+            group.kill()
 
     def leave(self, group: Group) -> None:
         """Leave a group that has done its part to the next job; end it if none is expected."""

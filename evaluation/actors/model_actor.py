@@ -29,7 +29,7 @@ class ModelActor(GroupActor):
         """Join the group at the meeting, if there is one, take the job and load the model."""
         if meeting is not None:
             self.join(meeting)
-        model = None if self._worker is None else self._worker.model
+        model = None if self._worker is None else self._worker.trained
         arguments = job.experiment, job.weight_of, job.options, job.promised
         self._worker = job.worker(*arguments, self.member, model)
         assert self._worker.trained

@@ -31,7 +31,7 @@ class Shard(NamedTuple):
 
 
 class ShardWorker:
-    """The part of an actor that writes parts of one table.
+    """A job that writes the parts of one table, in each actor that has it.
 
     `weight_of` are the weights of the channels. Subclasses define `rows`; `options` are theirs.
     Tables and weights are held to the fingerprints `promised`. `model` is that of the run, if it
@@ -103,7 +103,7 @@ class ShardWorker:
 
 
 class AskedWorker(ShardWorker):
-    """The part of an actor that answers one question about the trained model."""
+    """A job that answers one question about the trained model."""
 
     def answer(self) -> Any:
         """Return the answer."""

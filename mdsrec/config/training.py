@@ -100,9 +100,10 @@ class TrainConfig(Section):
     """Ray Train workers, one process each."""
     cpus_per_worker: NotIdentity[PositiveFloat | None] = None
     """CPUs requested from Ray per worker; rounded (at least 1) it is also torch's thread count.
-    Unset means 0.9 CPUs and one thread. But if the training starts a Ray on its own machine, the
-    workers share all cores but one (or as many as OMP_NUM_THREADS says), at most 8 threads each. A
-    worker with a GPU has at least as many threads as its node has CPUs per GPU.
+    Unset means 0.9 CPUs and one thread. But if the training starts a Ray on its own machine, all
+    cores but one are shared by the workers, at most 8 threads each; OMP_NUM_THREADS is then the
+    number of cores to share. A worker with a GPU has at least as many threads as its node has CPUs
+    per GPU.
     """
     device: NotIdentity[Literal["auto", "cpu", "gpu"]] = "auto"
     """auto uses a GPU per worker where the cluster has GPUs."""

@@ -165,8 +165,7 @@ def threads_of_worker(config: TrainConfig) -> int:
     """Return the number of threads of a training's worker without a GPU."""
     if config.cpus_per_worker is not None or not has_started_ray():
         return max(1, round(config.cpus_requested))
-    cores = min(cores_to_use(), int(capacity()["CPU"]))
-    return max(1, min(MOST_THREADS, cores // config.num_workers))
+    return max(1, min(MOST_THREADS, cores_to_use() // config.num_workers))
 
 
 def check_capacity(experiment: Experiment, use_gpu: bool) -> None:

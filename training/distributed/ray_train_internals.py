@@ -75,8 +75,8 @@ def needed_callbacks(callbacks: Iterable[Any]) -> list[Any]:
 class FixedWorkers(FixedScalingPolicy):  # type: ignore[misc]
     """As many workers as are configured, for which no autoscaler is asked.
 
-    Ray Train asks through an actor, and waits until its process has started. If Ray renames these
-    methods, it does that again.
+    Ray Train asks through an actor, and waits until its process has started. If Ray renames the
+    first method it does so again; if it renames the second, a training ends in an AssertionError.
     """
 
     def after_controller_start(self, train_run_context: TrainRunContext) -> None:
