@@ -133,9 +133,8 @@ def test_more_groups_may_have_died_than_one_job_may_lose(
     with keeping_groups():
         with Pool(RankWorker, 2, run, weight_of, None) as groups:
             assert len(dict(groups.run(shards_of(40, run.eval), str(tmp_path)))) == 20
-        [left] = job_groups._Left.groups.values()
-        assert len(left) == 2
-        for group in left:
+        assert len(job_groups._Left.groups) == 2
+        for group in job_groups._Left.groups:
             group.kill()
         assert is_running(who(run)[0])
 

@@ -24,10 +24,11 @@ class Kind(NamedTuple):
 
 
 class _Left:
-    """Groups that wait for the next job, by kind, if one is expected."""
+    """Groups of one kind that wait for the next job of this process, if one is expected."""
 
     is_expected = False
-    groups: dict[Kind, list[Group]] = {}  # noqa: RUF012 (one for the process)
+    kind: Kind | None = None
+    groups: list[Group] = []  # noqa: RUF012 (there is one)
 
 
 @contextmanager
@@ -38,14 +39,14 @@ def keeping_groups() -> Iterator[None]:
         yield
     finally:
         _Left.is_expected = False
-        for kind in [*_Left.groups]:
-            _end_left(kind)
+        _end_left()
 
 
-def _end_left(kind: Kind) -> None:
-    """End all groups of a kind that were left, also if one cannot be ended."""
+def _end_left() -> None:
+    """End all groups that were left, also if one cannot be ended."""
+    groups, _Left.groups = _Left.groups, []
     with ExitStack() as stack:
-        for group in _Left.groups.pop(kind, []):
+        for group in groups:
             stack.callback(group.kill)
 
 
@@ -63,10 +64,10 @@ class JobGroups:
 
         Groups that it cannot take are ended first: they may hold the CPUs or GPUs that it needs.
         """
-        for other in [kind for kind in _Left.groups if kind != self._kind]:
-            _end_left(other)
-        if left := _Left.groups.get(self._kind):
-            group = left.pop()
+        if _Left.kind != self._kind:
+            _end_left()
+        if _Left.groups:
+            group = _Left.groups.pop()
             group.call("ready", None, self._job)
             return group
         _, size, use_gpu = self._kind
@@ -75,12 +76,13 @@ class JobGroups:
     def end(self, group: Group) -> None:
         """End a group that lost an actor, and those that were left: they may have lost theirs."""
         with ExitStack() as stack:
-            stack.callback(_end_left, self._kind)
+            stack.callback(_end_left)
             group.kill()
 
     def leave(self, group: Group) -> None:
         """Leave a group that has done its part to the next job; end it if none is expected."""
         if _Left.is_expected:
-            _Left.groups.setdefault(self._kind, []).append(group)
+            _Left.kind = self._kind
+            _Left.groups.append(group)
         else:
             group.kill()
