@@ -84,6 +84,7 @@ def test_jobs_of_one_command_share_the_process_and_the_loaded_model(run: Experim
     wait_for_end(first[0])
 
 
+@pytest.mark.slow
 def test_jobs_of_one_command_share_the_actors_that_hold_shares_of_the_items(
     run: Experiment,
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_job_by_itself_ends_its_group(run: Experiment) -> None:
     wait_for_end(pid)
 
 
+@pytest.mark.slow
 def test_another_run_gets_another_group(run: Experiment, tmp_path: Path) -> None:
     other = small_experiment(tmp_path, eval=TWO_USERS)
     write_dataset(other)
@@ -125,6 +127,7 @@ def test_a_group_that_died_while_it_waited_is_replaced(run: Experiment) -> None:
         assert who(run)[0] != pid
 
 
+@pytest.mark.slow
 def test_more_groups_may_have_died_than_one_job_may_lose(
     run: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +142,7 @@ def test_more_groups_may_have_died_than_one_job_may_lose(
         assert is_running(who(run)[0])
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_leaves_no_group(run: Experiment) -> None:
     class Fails(AskedWorker):
         def answer(self) -> Any:
@@ -151,6 +155,7 @@ def test_a_job_that_fails_leaves_no_group(run: Experiment) -> None:
         assert who(run)[0] != raised.value.cause.args[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeps", [True, False])
 def test_parts_are_the_same_in_groups_that_were_left(
     run: Experiment, tmp_path: Path, keeps: bool, new_groups: list[Group]
