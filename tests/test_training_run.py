@@ -176,7 +176,7 @@ def test_a_run_whose_worker_is_killed_equals_one_never_killed(
 ) -> None:
     run = tmp_path / "runs" / "small"
     finished = _fit_with_signal(signal.SIGKILL, experiment, run)
-    assert load_trained(experiment).channels == ("all", "fused", "text", "image")
+    assert load_trained(experiment).channels == ("fused", "text", "image")
     assert files.read_json(str(run / "config.json")) == experiment.resolved()
     assert list((run / "events").iterdir())
     again = fit(experiment)
