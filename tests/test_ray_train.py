@@ -17,7 +17,7 @@ from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_cli
 from small_dataset import small_experiment
 
 from mdsrec.command.logs import FORMAT_KEY
-from training.distributed import ray_internals, ray_session
+from training.distributed import ray_internals
 from training.distributed.trainer import Trainer
 from training.run import _new_trainer
 
@@ -28,7 +28,6 @@ def new_trainer(root: Path, monkeypatch: pytest.MonkeyPatch, local: bool) -> Tra
     node, address = SimpleNamespace(head=local), "" if local else "127.0.0.1:8265"
     monkeypatch.setattr("ray._private.worker._global_node", node)
     monkeypatch.setattr(ray_internals.services, "get_webui_url_from_internal_kv", lambda: address)
-    monkeypatch.setattr(ray_session, "capacity", lambda: {"CPU": 1.0, "GPU": 0.0})
     lease: Any = SimpleNamespace(begin_attempt=lambda: None)
     return _new_trainer(small_experiment(root), False, lease, ())
 
