@@ -16,7 +16,7 @@ from mdsrec.run_paths import RunPaths
 
 
 class Kind(NamedTuple):
-    """What groups have in common that can take each other's jobs."""
+    """Properties of a group: another one with the same can take its jobs."""
 
     run: str  # URI
     size: int

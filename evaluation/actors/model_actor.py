@@ -9,7 +9,7 @@ from mdsrec.config import Experiment
 
 
 class Job(NamedTuple):
-    """What a group of actors is started for, or goes on with: the arguments of a `worker`."""
+    """A job for a group of actors: the arguments of its `worker`."""
 
     worker: type[ShardWorker]
     experiment: Experiment
