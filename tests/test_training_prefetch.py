@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from training.data.prefetch import DEPTH, Prefetch
 
@@ -38,6 +39,17 @@ def test_the_next_items_are_prepared_while_one_is_used() -> None:
     time.sleep(0.05)
     assert prepared == list(range(1 + DEPTH))
     items.close()  # type: ignore[attr-defined]
+
+
+def test_items_are_prepared_with_one_thread_and_the_consumer_keeps_its_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        counts = iter(torch.get_num_threads, None)
+        assert [next(iter(Prefetch(counts))) for _ in range(2)] == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_closing_early_does_not_wait_for_items_in_progress() -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 
 DEPTH = 2  # items prepared in advance
@@ -14,12 +16,15 @@ END = object()
 class Prefetch(Generic[Item]):
     """The items of `source`, which a background thread computes `DEPTH` items in advance.
 
-    An exception of `source` is raised when its item is due.
+    An exception of `source` is raised when its item is due. The background thread computes with one
+    thread: it would get as many of its own as the consumer has, for whose cores they would wait.
     """
 
     def __init__(self, source: Iterator[Item]) -> None:
         self._source = source
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="prefetch", initializer=torch.set_num_threads, initargs=(1,)
+        )
         self._pending = deque(self._thread.submit(next, source, END) for _ in range(DEPTH))
 
     def __iter__(self) -> Iterator[Item]:
