@@ -410,6 +410,7 @@ def test_images_of_a_folder_belong_to_the_items_they_are_named_after(spark, tmp_
         encode_items(items, config, cache, 2, "features/image")
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_images_are_downloaded_once_and_missing_ones_counted(spark, server, tmp_path):
     save_model(tmp_path / "model", clip_tower)

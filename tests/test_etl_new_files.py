@@ -149,6 +149,7 @@ def test_a_new_file_is_the_only_one_that_is_parsed(spark, raw, tmp_path, kind):
     assert found == parse(spark, tmp_path / "turned", raw / kind, [1, 0])[1]
 
 
+@pytest.mark.slow
 def test_a_new_category_is_the_only_one_that_is_parsed(spark, raw, tmp_path):
     first, both, turned = (
         experiment_on_categories(tmp_path / "grown", raw / "2018", names)

@@ -303,6 +303,7 @@ def test_of_several_items_tables_of_a_source_the_first_one_has_the_first_rows(sp
     space.close()
 
 
+@pytest.mark.slow
 def test_a_shop_with_vectors_in_a_column_becomes_tables(spark, tmp_path):
     from etl.run import build_tables
 

@@ -114,6 +114,7 @@ def assert_goes_on(ranks: list[Outcome], whole: list[Outcome], first: int) -> No
             torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_replicated_to_sharded_to_replicated_is_one_training(
     undisturbed: list[list[Outcome]], moved: list[list[Outcome]]
 ) -> None:

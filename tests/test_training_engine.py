@@ -209,6 +209,7 @@ def test_accumulation_and_offloading_have_the_losses_of_plain_torch(
     assert two_ranks[name] == pytest.approx(plain_losses(FEW_STEPS), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", MOVES)
 def test_two_then_three_then_one_workers_have_the_losses_of_plain_torch(
     moved: Losses, move: tuple[int, int]
@@ -481,6 +482,7 @@ def leaves_and_blocks(experiments: list[dict[str, Any]]) -> list[list[list[str]]
     return names
 
 
+@pytest.mark.slow
 def test_every_transformer_block_is_a_leaf_of_zero_3(tmp_path: Path) -> None:
     for leaf in ds.LEAVES:
         module, _, name = leaf.rpartition(".")

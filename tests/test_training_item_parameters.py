@@ -226,6 +226,7 @@ def never_stopped(resolved: dict[str, Any]) -> list[Tensor]:
     return [losses[3:], *state_of(engine)]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_dense_gradient_goes_on_by_rows(root: Path, tmp_path: Path) -> None:
     resolved = experiment_of(root, "bert4rec", train=SAMPLED).resolved()
     [expected] = on_ranks(1, never_stopped, resolved)

@@ -81,6 +81,7 @@ def states(experiment: Experiment, ranks: int, forms: list[Form]) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 def test_every_form_starts_with_the_carried_weights_and_takes_the_same_steps(
     source: Experiment,
 ) -> None:
@@ -131,6 +132,7 @@ def stored_by_ranks(resolved: dict[str, Any]) -> None:
         saver._write_files()
 
 
+@pytest.mark.slow
 def test_a_source_whose_rows_are_in_parts_is_read_in_the_order_of_items(
     source: Experiment,
 ) -> None:
@@ -148,6 +150,7 @@ def run_loop(resolved: dict[str, Any]) -> bool:
     return train(experiment_from(resolved, source="test"), CPU, Reporter()).finished
 
 
+@pytest.mark.slow
 def test_a_warm_training_is_recorded_and_its_checkpoint_is_not_overwritten(
     source: Experiment,
 ) -> None:

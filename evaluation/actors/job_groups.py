@@ -6,7 +6,8 @@ So a command loads the model once. For a large catalogue that takes minutes.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import ray
 
@@ -54,10 +55,15 @@ class JobGroups:
     """Starts the groups of one job, and leaves them to the next one."""
 
     def __init__(self, job: Job, use_gpu: bool) -> None:
-        self._job = ray.put(job)  # its options may be large, and there may be many groups
+        self._given = job
         run, size = RunPaths.of(job.experiment).uri, job.experiment.eval.item_shards
         self._kind = Kind(run, size, use_gpu)
         self._timeout = timedelta(minutes=job.experiment.train.timeout_minutes)
+
+    @cached_property
+    def _job(self) -> Any:
+        """Return a reference to the job: its options may be large, and there may be many groups."""
+        return ray.put(self._given)
 
     def start(self) -> Group:
         """Start the job on a group that was left, or on a new one.
