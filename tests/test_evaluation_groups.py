@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> Experimen
 
 @pytest.fixture
 def new_groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
-    """Return a list to which each group is added that is started anew."""
+    """Return a list that gets each new group of actors, in order of their starts."""
     started: list[Group] = []
 
     class Counted(Group):
